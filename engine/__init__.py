@@ -1,0 +1,33 @@
+"""Offline batch inference for pipeline-class transformers: a corpus in, Arrow out.
+
+    import engine
+    engine.run("models/t5-small", ["corpus/*.parquet"], "out", text=["text"])
+    engine.Bundle.load("models/t5-small")(["The house is wonderful."])
+
+The names below are the public ones. Nothing heavy is imported until one of them is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine import errors
+from engine.config import RunConfig
+from engine.errors import EngineError
+from engine.version import __version__
+
+if TYPE_CHECKING:
+    from engine.model import Bundle
+    from engine.runner import Report, run
+
+__all__ = ["Bundle", "EngineError", "Report", "RunConfig", "__version__", "errors", "run"]
+
+_LATER = {"Bundle": "engine.model", "Report": "engine.runner", "run": "engine.runner"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -1,0 +1,75 @@
+"""Cuts a window into padded batches. Pure: no files, no clock, no settings.
+
+Rows are sorted by length, longest first, so that a batch is padded by little and an allocation that
+will not fit fails at the start, not at the end. A batch takes rows while rows × padded length stays
+within a budget of tokens. Padded lengths are rounded up to a few buckets: varying shapes make ONNX
+Runtime's arena grow (onnxruntime#13500, #9509).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.flow import Arrays, Batch, Encoded, Ints, Output, Ragged
+
+MAX_ROWS = 512
+
+
+def bucket(length: int, limit: int) -> int:
+    """Round a padded length up: by 8 to 64, by 16 to 128, by 32 to 512, by 128 beyond.
+
+    Never above `limit` (tokens a row may have), so that positions stay within the model's.
+    """
+    step = 8 if length <= 64 else 16 if length <= 128 else 32 if length <= 512 else 128
+    return max(1, min(-(-length // step) * step, max(limit, length)))
+
+
+def cut(
+    window: Encoded, *, budget: int, limit: int, pad_id: int, max_rows: int = MAX_ROWS
+) -> Iterator[Batch]:
+    """Yield the batches of a window; an empty window yields one empty, last batch.
+
+    Args:
+        budget: Padded tokens of one batch at most; a single longer row is a batch of its own.
+        limit: Longest row possible, in tokens.
+        pad_id: Filler of input_ids.
+        max_rows: Rows of one batch at most.
+    """
+    lengths = window.ids.lengths
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    start = 0
+    while True:
+        width = bucket(int(lengths[order[start]]), limit) if start < len(order) else 1
+        rows = min(max(1, budget // width), max_rows)
+        stop = min(start + rows, len(order))
+        yield _pad(window, order[start:stop], width, pad_id, last=stop == len(order))
+        start = stop
+        if start >= len(order):
+            return
+
+
+def _pad(window: Encoded, index: Ints, width: int, pad_id: int, *, last: bool) -> Batch:
+    ids = window.ids.take(index)
+    mask = (np.arange(width) < ids.lengths[:, None]).astype(np.int64)
+    feeds = {"input_ids": ids.padded(width, pad_id), "attention_mask": mask}
+    if window.type_ids is not None:
+        feeds["token_type_ids"] = window.type_ids.take(index).padded(width, 0)
+    return Batch(window, index, feeds, tokens=len(ids.values), last=last)
+
+
+def gather(outputs: Sequence[Output]) -> Arrays:
+    """Results of all batches of a window, put back into input order."""
+    outputs = [o for o in outputs if len(o.batch.index)] or outputs[:1]
+    back = np.argsort(np.concatenate([o.batch.index for o in outputs]), kind="stable")
+    return {name: _joined([o.arrays[name] for o in outputs], back) for name in outputs[0].arrays}
+
+
+def _joined(parts: Sequence[object], back: Ints) -> NDArray[Any] | Ragged:
+    ragged = [p for p in parts if isinstance(p, Ragged)]
+    if ragged:
+        return Ragged.concat(ragged).take(back)
+    return np.concatenate([np.asarray(p) for p in parts])[back]

@@ -1,0 +1,75 @@
+"""The command line: the only room that prints, and the only one with exit codes.
+
+0 done · 1 failed · 2 wrong usage or settings · 3 done, with rejected rows · 75 stopped, run again.
+Answers and summaries go to standard output, progress and messages to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from engine.cli import demo, export, run, show
+from engine.errors import EngineError
+from engine.version import __version__
+
+app = typer.Typer(
+    name="engine",
+    help="Offline batch inference for pipeline-class transformers: a corpus in, Arrow out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("export")(export.export)
+app.command("run")(run.run)
+app.command("demo")(demo.demo)
+app.command("inspect")(show.inspect)
+app.command("verify")(show.verify)
+app.command("tasks")(show.tasks)
+app.command("doctor")(show.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"corpus-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: run the command, turn errors into a message and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=True)
+    except EngineError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(75)
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does: nothing is wrong and nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    first, _, rest = text.partition("\n")
+    typer.echo(f"error: {first}" + (f"\n{rest}" if rest else ""), err=True)

@@ -1,0 +1,82 @@
+"""A run's progress on standard error: one bar on a terminal, plain lines when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from engine.telemetry import Progress
+
+_LINE_SECONDS = 10.0
+
+
+@contextmanager
+def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """What to call with each look at a run."""
+    if quiet:
+        yield lambda progress: None
+    elif sys.stderr.isatty():
+        with _bar() as update:
+            yield update
+    else:
+        yield _lines()
+
+
+def _lines() -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def update(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_SECONDS:
+            last = time.monotonic()
+            print(f"{progress.done:4.0%}  {describe(progress)}", file=sys.stderr, flush=True)
+
+    return update
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(24), TextColumn("{task.percentage:3.0f}%  {task.description}"))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def update(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, description=describe(progress))
+
+        yield update
+
+
+def describe(progress: Progress) -> str:
+    """Rows, speed, padding, rejects and time left, in one line."""
+    seconds = progress.seconds or 1e-9
+    said = [
+        f"{progress.rows:,} rows",
+        f"{progress.rows / seconds:,.0f} rows/s",
+        f"{progress.tokens / seconds:,.0f} tokens/s",
+    ]
+    if progress.tokens:
+        said.append(f"padding {progress.padded / progress.tokens:.2f}")
+    if progress.rejects:
+        said.append(f"{progress.rejects:,} rejected")
+    if progress.splits > 1:
+        said.append(f"part {progress.split + 1} of {progress.splits}")
+    if progress.seconds_left is not None:
+        said.append(f"{duration(progress.seconds_left)} left")
+    if progress.stuck:
+        said.append(f"no answer for 2 minutes: {progress.stuck}")
+    return " · ".join(said)
+
+
+def duration(seconds: float) -> str:
+    """12s, 3m05s or 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, second = divmod(whole, 60)
+    return f"{minutes}m{second:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"

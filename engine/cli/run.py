@@ -1,0 +1,128 @@
+"""engine run."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.progress import duration, shown
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="A bundle: the folder that engine export wrote.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Parquet, JSONL (.gz, .zst) or Arrow files, folders or globs."),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Output folder; continued if it holds this run.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Text column; two of them (a,b) for pairs.  [default: text]"),
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Input columns put beside the results: a,b or all.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Rows to read at most; 0 for all.")] = 0,
+    format: Annotated[str, typer.Option(help="Part files: arrow or parquet.")] = "arrow",
+    compression: Annotated[str, typer.Option(help="zstd, lz4 or none.")] = "zstd",
+    split_size: Annotated[str, typer.Option(help="Size of a big file's splits.")] = "256MB",
+    window: Annotated[int, typer.Option(help="Rows sorted by length together.")] = 4096,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Padded tokens of a batch; 0 for the task's own.")
+    ] = 0,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of a row before it is cut; 0 for the model's.")
+    ] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Batches at a time; 0 for one a core, 4 at most.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of one batch; 0 shares the cores out.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    on_error: Annotated[
+        str, typer.Option(help="Bad rows: fail at the first, or reject them.")
+    ] = "fail",
+    max_rejects: Annotated[
+        int, typer.Option(help="Bad rows allowed with reject; -1 for any number.")
+    ] = -1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Clear an output folder of another run.")
+    ] = False,
+    top_k: Annotated[
+        int | None, typer.Option(help="text-classification: best labels, 0 for all.")
+    ] = None,
+    function_to_apply: Annotated[
+        str | None, typer.Option(help="text-classification: softmax, sigmoid or none.")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="feature-extraction: mean, cls or last.")
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="feature-extraction: length 1."),
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="translation: put before each text.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="translation: tokens a row may generate.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
+) -> None:
+    """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
+    from engine import runner
+    from engine.config import parse_size
+
+    options = {
+        "top_k": top_k, "function_to_apply": function_to_apply, "pooling": pooling,
+        "normalize": normalize, "prefix": prefix, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
+    with shown(quiet=as_json) as on_progress:
+        report = runner.run(
+            model,
+            inputs,
+            out,
+            on_progress=on_progress,
+            text=split_names(text) or ("text",),
+            keep=split_names(keep),
+            limit=limit,
+            format=format,
+            compression=compression,
+            split_size=parse_size(split_size),
+            window=window,
+            batch_tokens=batch_tokens,
+            max_length=max_length,
+            workers=workers,
+            threads=threads,
+            device=device,
+            on_error=on_error,
+            max_rejects=max_rejects,
+            overwrite=overwrite,
+            options={name: value for name, value in options.items() if value is not None},
+        )
+    typer.echo(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report))
+    raise typer.Exit(report.exit_code)
+
+
+def split_names(given: list[str] | None) -> tuple[str, ...]:
+    """a,b and repeated options alike."""
+    return tuple(name.strip() for part in given or [] for name in part.split(",") if name.strip())
+
+
+def summary(report: Any) -> str:
+    """A finished run in a few plain lines."""
+    lines = [
+        f"{report.rows_in:,} rows in, {report.rows_out:,} answered, "
+        f"{report.rows_rejected:,} rejected",
+        f"{report.splits} parts in {report.out} ({report.splits_skipped} were already done)",
+    ]
+    if report.rows_computed:
+        lines.append(
+            f"{duration(report.seconds)} on {report.device}: {report.rows_per_second:,.0f} rows/s, "
+            f"{report.tokens_per_second:,.0f} tokens/s, padding {report.padding:.2f}"
+        )
+    if report.rows_rejected:
+        lines.append(f"bad rows, by number and reason: {report.out}/rejects")
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(lines)

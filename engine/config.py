@@ -1,0 +1,162 @@
+"""What a person can set of a run: frozen, validated once, unknown keys refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from engine.errors import SettingsError
+
+FORMATS = {"arrow": ".arrow", "parquet": ".parquet"}
+COMPRESSIONS = ("zstd", "lz4", "none")
+ON_ERROR = ("fail", "reject")
+MIB = 1 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The settings of one run.
+
+    Attributes:
+        text: The text column, or two of them for pairs.
+        keep: Input columns written beside the results; ("all",) keeps every one.
+        limit: Rows to read at most, over all inputs in their order; 0 reads all.
+        format, compression: Of the part files.
+        split_size: Bytes of a big file that make one split.
+        window: Rows that are sorted by length together.
+        batch_tokens: Padded tokens of one batch at most; 0 takes the task's default.
+        max_length: Tokens a row may have before it is cut; 0 takes the model's.
+        workers: Batches computed at a time; 0 takes one for each core, 4 at most.
+        threads: Threads for one batch; 0 shares the cores out among the workers.
+        device: auto, cpu, cuda or cuda:N.
+        on_error: fail stops at the first bad row, reject sets bad rows aside.
+        max_rejects: With reject, bad rows after which the run fails all the same; -1 for no limit.
+        overwrite: Clear an output folder that holds a run of other settings or inputs.
+        options: The task's own options by name; see `engine tasks`.
+    """
+
+    text: tuple[str, ...] = ("text",)
+    keep: tuple[str, ...] = ()
+    limit: int = 0
+    format: str = "arrow"
+    compression: str = "zstd"
+    split_size: int = 256 * MIB
+    window: int = 4096
+    batch_tokens: int = 0
+    max_length: int = 0
+    workers: int = 0
+    threads: int = 0
+    device: str = "auto"
+    on_error: str = "fail"
+    max_rejects: int = -1
+    overwrite: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.text) <= 2 or not all(self.text):
+            raise SettingsError(
+                f"text names {len(self.text)} columns", "give one text column, or two for pairs"
+            )
+        if len(set(self.text)) < len(self.text):
+            raise SettingsError(f"text names column {self.text[0]!r} twice", "name two columns")
+        check_choice("format", self.format, FORMATS)
+        check_choice("compression", self.compression, COMPRESSIONS)
+        check_choice("on_error", self.on_error, ON_ERROR)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise SettingsError(f"device {self.device!r} is unknown", "auto, cpu, cuda or cuda:0")
+        for name, least in _LEAST.items():
+            check_least(name, getattr(self, name), least)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> RunConfig:
+        """From a mapping, as from keyword arguments or a file.
+
+        Raises:
+            SettingsError: A key is unknown or a value is out of range.
+        """
+        check_names("setting", settings, (f.name for f in dataclasses.fields(cls)))
+        given: dict[str, Any] = dict(settings)
+        for name in {"text", "keep"} & given.keys():
+            given[name] = _columns(given[name])
+        return cls(**given)
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that can change a byte of the output, as JSON values.
+
+        Workers and threads are not among them (a row's answer does not depend on them), nor is what
+        happens to bad rows: a finished part has the same good rows either way.
+        """
+        return {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in _SHAPING}
+
+
+_LEAST = {
+    "limit": 0,
+    "split_size": 1,
+    "window": 1,
+    "batch_tokens": 0,
+    "max_length": 0,
+    "workers": 0,
+    "threads": 0,
+    "max_rejects": -1,
+}
+_SHAPING = (
+    "text",
+    "keep",
+    "limit",
+    "format",
+    "compression",
+    "split_size",
+    "window",
+    "batch_tokens",
+    "max_length",
+)
+
+
+def _columns(value: Any) -> tuple[str, ...]:
+    return tuple(c.strip() for c in value.split(",")) if isinstance(value, str) else tuple(value)
+
+
+def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first name that is not known, and offer the nearest that is.
+
+    Raises:
+        SettingsError: With all known names in the hint.
+    """
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise SettingsError(
+                f"unknown {what} {name!r}", f"{meant}known: {', '.join(names) or 'none'}"
+            )
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise SettingsError unless value is one of the choices."""
+    if value not in (known := tuple(choices)):
+        raise SettingsError(f"{name} is {value!r}", f"one of: {', '.join(map(str, known))}")
+
+
+def check_least(name: str, value: object, least: int) -> None:
+    """Raise SettingsError unless value is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingsError(f"{name} is {value!r}", f"a whole number, {least} or more")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "256MB", "64KiB", "1G" or a plain number; units are powers of 1,024.
+
+    Raises:
+        SettingsError: The text is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not match or not (size := int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))):
+        raise SettingsError(f"size {text!r} can not be read", "such as 256MB, 64KB or 1GB")
+    return size

@@ -1,0 +1,128 @@
+"""Writes the sample corpus, runs it, and holds the answers against their truth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine import runner
+from engine.demo import BUNDLE, corpus
+from engine.demo.corpus import Shard
+from engine.manifest import SUCCESS, Entry, Manifest
+from engine.telemetry import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """What came of it.
+
+    Attributes:
+        accuracy: Share of the answered rows whose answer is the truth, letter by letter.
+        rejects_right: The rejected rows are those that were spoilt, with their reasons.
+        in_order: Every other row was answered, in the order of the input.
+        samples: (text, answer, truth) of a few rows.
+        corpus, results: Where the files are.
+        report: The run's own report.
+    """
+
+    accuracy: float
+    rejects_right: bool
+    in_order: bool
+    samples: list[tuple[str, str, str]]
+    corpus: str
+    results: str
+    report: runner.Report
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, the run's report among them on the same level."""
+        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del mine["report"]
+        return mine | self.report.to_dict()
+
+
+def demonstrate(
+    out: Path,
+    *,
+    rows: int = 3000,
+    seed: int = 0,
+    bundle: Path = BUNDLE,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Demonstration:
+    """Write the corpus to OUT/corpus, run it to OUT/results, and compare.
+
+    A run that was stopped is gone on with; one that had finished is run anew.
+    """
+    shards = corpus.write(out / "corpus", rows, seed=seed)
+    results = out / "results"
+    _forget(results)
+    report = runner.run(
+        bundle,
+        [shard.path for shard in shards],
+        results,
+        on_progress=on_progress,
+        **{"keep": ("id", "text", "answer"), "on_error": "reject", "overwrite": True} | settings,
+    )
+    entries = {Path(e.input["path"]).name: e for e in Manifest(results).entries()}
+    pairs = [(shard, entries[shard.path.name]) for shard in shards]
+    checks = [_check(results, shard, entry) for shard, entry in pairs]
+    answered = sum(c.answered for c in checks)
+    return Demonstration(
+        accuracy=sum(c.right for c in checks) / answered if answered else 0.0,
+        rejects_right=all(c.rejects_right for c in checks),
+        in_order=all(c.in_order for c in checks),
+        samples=[sample for c in checks for sample in c.samples],
+        corpus=str(out / "corpus"),
+        results=str(results),
+        report=report,
+    )
+
+
+def _forget(results: Path) -> None:
+    """Let a finished run start anew; `overwrite` alone would find nothing to do."""
+    if (results / SUCCESS).is_file():
+        for part in (results / "_manifest").glob("part-*.json"):
+            part.unlink()
+        for part in results.glob("part-*"):
+            part.unlink()
+
+
+@dataclass(frozen=True)
+class _Check:
+    answered: int
+    right: int
+    rejects_right: bool
+    in_order: bool
+    samples: list[tuple[str, str, str]]
+
+
+def _check(results: Path, shard: Shard, entry: Entry) -> _Check:
+    answered = right = 0
+    in_order = True
+    samples: list[tuple[str, str, str]] = []
+    ids = (shard.first_id + row for row in range(shard.rows) if row not in shard.faults)
+    with pa.OSFile(str(results / entry.part.file)) as stream:
+        reader = pa.ipc.open_file(stream)
+        for batch in map(reader.get_batch, range(reader.num_record_batches)):
+            columns = batch.to_pydict()
+            said, truth = columns["translation_text"], columns["answer"]
+            answered += batch.num_rows
+            right += sum(a == b for a, b in zip(said, truth, strict=True))
+            in_order &= columns["id"] == list(islice(ids, batch.num_rows))
+            samples = samples or list(zip(columns["text"], said, truth, strict=True))[:2]
+    in_order &= next(ids, None) is None
+    return _Check(answered, right, _rejected(results, entry) == shard.faults, in_order, samples)
+
+
+def _rejected(results: Path, entry: Entry) -> dict[int, str]:
+    if entry.rejects is None:
+        return {}
+    table = pq.read_table(results / entry.rejects.file).to_pydict()
+    return dict(zip(table["row"], table["code"], strict=True))

@@ -1,0 +1,108 @@
+"""Every error that the engine raises on purpose.
+
+    EngineError                 exit 1
+    ├── SettingsError           exit 2   a setting is unknown, malformed or contradicts another
+    │   └── ColumnError                  a setting names a column that the input does not have
+    ├── InputError              exit 1   a file is missing, unreadable or not what its name says
+    │   ├── RowError                     one row is bad and the run was told to stop at it
+    │   └── TooManyRejects               more bad rows than --max-rejects allows
+    ├── BundleError             exit 1   a folder is not a bundle, or its bytes have changed
+    ├── ExportError             exit 1   a checkpoint can not become a bundle, or the proof failed
+    ├── BackendError            exit 1   the inference runtime refused or broke
+    │   └── DeviceError                  the device that was asked for is not what would run
+    ├── MissingDependency       exit 1   an extra is not installed; the hint is the pip line
+    ├── OutputError             exit 1   the output can not be written or is in use
+    │   └── OtherRunError       exit 2   it holds a run of other settings or other inputs
+    └── Stopped                 exit 75  interrupted; the same command goes on where it stopped
+
+A message says what and where; `hint` says what to do about it and ends the printed form. Messages
+never carry the text of a row. Foreign exceptions are translated at one border each: the runtime's
+in `backend`, pyarrow's and the file system's in `source` and `sink`.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: What is wrong and where.
+        hint: What the person can do about it; printed on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class SettingsError(EngineError):
+    exit_code = 2
+
+
+class ColumnError(SettingsError):
+    pass
+
+
+class InputError(EngineError):
+    pass
+
+
+class RowError(InputError):
+    """One bad row.
+
+    Args:
+        path: The input file.
+        row: Row number in that file, from 0; in JSONL the line's index.
+        code: One of `source.REASONS`.
+        message: The reason in words, without the row's text.
+    """
+
+    def __init__(self, path: str, row: int, code: str, message: str) -> None:
+        super().__init__(
+            f"{path}: row {row} (counted from 0): {message}",
+            "mend the row, or run with --on-error reject to set bad rows aside and go on",
+        )
+        self.path, self.row, self.code = path, row, code
+
+
+class TooManyRejects(InputError):
+    pass
+
+
+class BundleError(EngineError):
+    pass
+
+
+class ExportError(EngineError):
+    pass
+
+
+class BackendError(EngineError):
+    pass
+
+
+class DeviceError(BackendError):
+    pass
+
+
+class MissingDependency(EngineError):
+    pass
+
+
+class OutputError(EngineError):
+    pass
+
+
+class OtherRunError(OutputError):
+    exit_code = 2
+
+
+class Stopped(EngineError):
+    exit_code = 75

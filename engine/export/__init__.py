@@ -1,0 +1,220 @@
+"""Checkpoint -> bundle. Needs the extra `export`; nothing heavy is imported before `export` is called.
+
+This is the only room that knows torch, transformers, Optimum and onnx.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from engine import bundle
+from engine.errors import MissingDependency, OutputError
+from engine.version import __version__
+
+__all__ = ["ExportReport", "export"]
+
+_NEEDED = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "optimum.exporters.onnx": "optimum-onnx",
+    "onnx": "onnx",
+    "safetensors": "safetensors",
+}
+_RECORDED = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made.
+
+    Attributes:
+        path: The bundle's folder.
+        task: The bundle's task, such as translation for --task translation_en_to_de.
+        recipe: What was done to the weights.
+        compared: What the proof compared with the checkpoint, in words.
+        largest_difference: Largest absolute difference it found.
+        tolerance: What it allowed.
+        bytes: Size of the bundle.
+        seconds: Time it took.
+        notes: What the person should know, such as a revision that is not pinned.
+    """
+
+    path: Path
+    task: str
+    recipe: str
+    compared: str
+    largest_difference: float
+    tolerance: float
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def _silent(message: str) -> None:
+    """The default `progress`."""
+
+
+def export(
+    model: str,
+    out: Path,
+    *,
+    task: str | None,
+    revision: str | None = None,
+    recipe: str = "fp32",
+    allow_pickle: bool = False,
+    progress: Callable[[str], None] = _silent,
+) -> ExportReport:
+    """Turn a checkpoint into a bundle that is proven to answer as the checkpoint does.
+
+    Args:
+        model: A hub id, or a folder in the Hugging Face layout.
+        out: The bundle's folder; it must not exist, or be empty.
+        task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY, or None to infer it.
+        revision: A commit, branch or tag of the hub.
+        recipe: A name of `quantize.RECIPES`.
+        allow_pickle: Accept `.bin` weights where there are no safetensors.
+        progress: Called with one line before each stage.
+
+    Raises:
+        SettingsError: The task or recipe is unknown, or a revision was given for a folder.
+        ExportError: The checkpoint can not become a bundle, or the proof failed; nothing is written.
+        OutputError: `out` is not empty or can not be written.
+        MissingDependency: The extra `export` is not installed.
+    """
+    _check_installed()
+    from engine.export import checkpoint, convert, facts, graph, proof, quantize, tasks
+
+    started = time.monotonic()
+    quantized = quantize.recipe(recipe)
+    with _new_folder(Path(out)) as (work, made):
+        found = checkpoint.resolve(model, revision, allow_pickle, progress)
+        wanted = tasks.resolve_task(task, found.config, bool(found.read_json("modules.json")))
+
+        progress(f"loading {found.name}")
+        tokenizer = facts.load_tokenizer(found)
+        network = convert.load(found, wanted)
+        collected = facts.collect(found, network, tokenizer, wanted, task or wanted.name)
+        answers = proof.ask(network, tokenizer, collected.facts)
+        facts.save_tokenizer(tokenizer, made)
+
+        progress("converting with Optimum")
+        convert.to_onnx(network, wanted, work)
+        progress(f"writing the graphs ({recipe})")
+        for name, rewritten in graph.bundle_graphs(work).items():
+            quantized(rewritten)
+            graph.save(rewritten, made / name)
+
+        progress("comparing with the checkpoint")
+        shown = proof.prove(made, collected.facts, answers, recipe)
+        description = bundle.Description(
+            task=wanted.name,
+            architecture=str(found.config["model_type"]),
+            recipe=recipe,
+            facts=collected.facts,
+            source=found.source(),
+            tools=_tools(),
+            proof=dataclasses.asdict(shown),
+            notes=found.notes + collected.notes,
+        )
+        bundle.save(made, description)
+    return _report(Path(out), description, time.monotonic() - started)
+
+
+def _report(path: Path, description: bundle.Description, seconds: float) -> ExportReport:
+    return ExportReport(
+        path=path,
+        task=description.task,
+        recipe=description.recipe,
+        compared=description.proof["compared"],
+        largest_difference=description.proof["largest_difference"],
+        tolerance=description.proof["tolerance"],
+        bytes=sum(file.stat().st_size for file in path.iterdir()),
+        seconds=seconds,
+        notes=description.notes,
+    )
+
+
+def _check_installed() -> None:
+    missing = [name for module, name in _NEEDED.items() if not _is_installed(module)]
+    if missing:
+        raise MissingDependency(
+            f"export needs packages that are not installed: {', '.join(missing)}",
+            'pip install "corpus-engine[export]"',
+        )
+    if not _is_installed("onnxruntime"):
+        raise MissingDependency(
+            "the proof of an export runs on ONNX Runtime, which is not installed",
+            'pip install "corpus-engine[cpu,export]"',
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _tools() -> dict[str, str]:
+    """Versions of what made the bundle, by distribution name."""
+    tools = {"corpus-engine": __version__}
+    for name in _RECORDED:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            tools[name] = importlib.metadata.version(name)
+    return tools
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
+    """Two empty folders beside `out`: one for work, one that becomes `out` if nothing is raised.
+
+    Raises:
+        OutputError: `out` is there and not empty, or can not be written.
+    """
+    _check_free(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise _not_writable(out, error) from error
+    try:
+        work, made = temporary / "work", temporary / "bundle"
+        work.mkdir()
+        made.mkdir()
+        yield work, made
+        _publish(made, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(made: Path, out: Path) -> None:
+    _check_free(out)
+    try:
+        if out.exists():
+            out.rmdir()
+        made.rename(out)
+    except OSError as error:
+        raise _not_writable(out, error) from error
+
+
+def _check_free(out: Path) -> None:
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists():
+        what = "not empty" if out.is_dir() else "a file"
+        raise OutputError(f"{out}: is there already and {what}", "give a new folder, or remove it")
+
+
+def _not_writable(out: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{out}: can not be written: {error.strerror or error}", "give a folder you may write to"
+    )

@@ -1,0 +1,122 @@
+"""PyTorch checkpoint -> Optimum's ONNX graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ExportError
+from engine.export.checkpoint import Checkpoint
+from engine.export.quiet import quiet
+from engine.export.tasks import ExportTask
+
+# One operator set for every architecture: 18 has LayerNormalization, and ReduceMax takes its axes as
+# an input from there on.
+OPSET = 18
+
+# Weights that a checkpoint may lack because the exported outputs do not depend on them.
+_UNUSED = ("pooler.",)
+
+
+def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
+    """The checkpoint as a transformers model: float32, evaluation mode, nothing from the network.
+
+    Always float32, whatever precision the weights are stored in: the graphs and the proof's
+    reference have to be of one precision, and T5 overflows in float16.
+
+    Raises:
+        ExportError: The architecture does not fit the task, weights are missing or damaged, or
+            Optimum has no export for it.
+    """
+    _check_optimum(checkpoint, task)
+    import torch
+    import transformers
+
+    loader = getattr(transformers, task.auto_class)
+    try:
+        with quiet():
+            model, info = loader.from_pretrained(
+                checkpoint.folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=not checkpoint.pickled,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers raises a dozen classes here
+        raise ExportError(
+            f"{checkpoint.name}: transformers can not load it for {task.name}: {_brief(error)}",
+            "check that the checkpoint is complete and was trained for this task",
+        ) from error
+    _check_complete(checkpoint, task, info)
+    return model.eval()
+
+
+def to_onnx(model: Any, task: ExportTask, folder: Path) -> None:
+    """Let Optimum write its graphs into `folder`.
+
+    An encoder becomes model.onnx; an encoder-decoder becomes encoder_model.onnx,
+    decoder_model.onnx (first step) and decoder_with_past_model.onnx (the others).
+
+    Raises:
+        ExportError: Optimum or torch gave up; their reason is in the message.
+    """
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    try:
+        with quiet():
+            onnx_export_from_model(
+                model,
+                folder,
+                task=task.optimum_task,
+                opset=OPSET,
+                no_post_process=True,
+                # Optimum's own validation compares random inputs and only warns: `proof` is stricter.
+                do_validation=False,
+            )
+    except Exception as error:
+        raise ExportError(
+            f"Optimum can not export {model.config.model_type!r} for {task.name}: {_brief(error)}",
+            "try another checkpoint of the same family, or another --task",
+        ) from error
+
+
+def _check_optimum(checkpoint: Checkpoint, task: ExportTask) -> None:
+    """Ask Optimum's table before anything is loaded."""
+    with quiet():
+        import optimum.exporters.onnx.model_configs  # noqa: F401  (fills the table)
+        from optimum.exporters.tasks import TasksManager
+
+    model_type = checkpoint.config["model_type"].replace("_", "-")
+    try:
+        tasks = TasksManager.get_supported_tasks_for_model_type(
+            model_type, "onnx", library_name="transformers"
+        )
+    except KeyError:
+        tasks = {}
+    if task.optimum_task in tasks:
+        return
+    can = f"only for {', '.join(sorted(tasks))}" if tasks else "for nothing"
+    raise ExportError(
+        f"{checkpoint.name}: Optimum exports the architecture {model_type!r} {can}, "
+        f"not for {task.optimum_task}",
+        "take a checkpoint of another architecture for this task (BERT-like encoders, T5)",
+    )
+
+
+def _check_complete(checkpoint: Checkpoint, task: ExportTask, info: dict[str, Any]) -> None:
+    """transformers fills missing weights with random numbers and only warns."""
+    missing = sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED))
+    wrong = sorted(str(k[0]) for k in info["mismatched_keys"])
+    if missing or wrong:
+        named = ", ".join((missing + wrong)[:4])
+        raise ExportError(
+            f"{checkpoint.name}: the checkpoint lacks weights that {task.name} needs: {named}",
+            "it was not trained for this task: choose another --task or another checkpoint",
+        )
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of a foreign message, which can be pages long."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"

@@ -1,0 +1,281 @@
+"""Optimum's graphs -> the bundle's graphs.
+
+An encoder keeps its one graph. An encoder-decoder becomes two: the cross-attention keys and values of
+every decoder layer depend only on the encoder's output, so their projections are cut out of the
+decoder and put behind the encoder, and one decoder graph is left, which serves the first step with
+an empty cache and every other step with a growing one. Each weight is stored once (the token
+embedding once a graph), and no cache passes through the branches of an If node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ExportError
+
+# A protobuf message ends at 2 GiB; weights outside of the file are not written yet.
+LARGEST = 2**31 - 1
+
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_NOT_YET = "export another checkpoint of this task; this architecture's graph is not handled yet"
+# What lies between the encoder's output and a cross-attention key or value.
+_PROJECTION = ("MatMul", "Add", "Reshape", "Transpose")
+
+
+def bundle_graphs(folder: Path) -> dict[str, Any]:
+    """Read what Optimum wrote into `folder` and return the bundle's graphs by file name.
+
+    Returns:
+        ONNX ModelProtos under the names, inputs and outputs of `engine.bundle.GRAPHS`.
+
+    Raises:
+        ExportError: The graphs have inputs, outputs or projections that are not handled.
+    """
+    import onnx
+
+    read = {file.stem: onnx.load(file) for file in folder.glob("*.onnx")}
+    if "model" in read:
+        graphs = {"model.onnx": _encoder_only(read["model"])}
+    else:
+        decoder = read["decoder_with_past_model"]
+        encoder = _with_projections(read["encoder_model"], read["decoder_model"])
+        graphs = {"encoder.onnx": encoder, "decoder.onnx": _one_step(decoder)}
+    for model in graphs.values():
+        # Optimum's names of inner shapes do not fit the renamed inputs.
+        del model.graph.value_info[:]
+        share_weights(model.graph)
+    return graphs
+
+
+def save(model: Any, file: Path) -> None:
+    """Check a graph and write it with its weights inside.
+
+    Raises:
+        ExportError: The graph is invalid or larger than one file can be.
+    """
+    import onnx
+
+    if model.ByteSize() > LARGEST:
+        raise ExportError(
+            f"{file.name}: {model.ByteSize() / 1e9:.1f} GB of weights; "
+            "graphs over 2 GB are not written yet",
+            "take a smaller checkpoint, or --recipe int8",
+        )
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(
+            f"{file.name}: the rewritten graph is not valid ONNX: {str(error).splitlines()[0]}",
+            _NOT_YET,
+        ) from error
+    onnx.save(model, file)
+
+
+def _encoder_only(model: Any) -> Any:
+    """An encoder with the inputs of `_TEXT_INPUTS` and one output."""
+    names = [i.name for i in model.graph.input]
+    strange = [name for name in names if name not in _TEXT_INPUTS]
+    outputs = [o.name for o in model.graph.output]
+    if strange or len(outputs) != 1 or outputs[0] not in ("last_hidden_state", "logits"):
+        raise ExportError(
+            f"the exported graph takes {', '.join(names)} and gives {', '.join(outputs)}; "
+            f"the engine feeds {', '.join(_TEXT_INPUTS)}",
+            _NOT_YET,
+        )
+    return model
+
+
+def _with_projections(encoder: Any, decoder: Any) -> Any:
+    """The encoder with every decoder layer's cross-attention key and value projection behind it.
+
+    Its outputs are cross.N.key and cross.N.value, float32 (batch, heads, source, head_dim), in
+    place of last_hidden_state.
+    """
+    from onnx import helper
+
+    hidden = encoder.graph.output[0].name
+    outputs = [o for o in decoder.graph.output if ".encoder." in o.name]
+    del encoder.graph.output[:]
+    for output in outputs:
+        name = _bundle_name(output.name)
+        heads, head_dim = _cache_shape(output)
+        _append_projection(encoder.graph, decoder.graph, output.name, name, hidden)
+        shape = ["batch", heads, "source", head_dim]
+        encoder.graph.output.append(_tensor(name, helper.TensorProto.FLOAT, shape))
+    _set_inputs(
+        encoder.graph,
+        {name: ["batch", "source"] for name in ("input_ids", "attention_mask")},
+    )
+    return encoder
+
+
+def _append_projection(target: Any, source: Any, output: str, name: str, hidden: str) -> None:
+    """Copy the nodes from encoder_hidden_states to `output` out of `source`, under new names.
+
+    The copied Reshape gets constant sizes: Optimum's takes the batch from the decoder's input_ids,
+    which would drag the decoder along.
+    """
+    import numpy as np
+    from onnx import NodeProto, helper, numpy_helper
+
+    weights = {w.name: w for w in source.initializer}
+    heads, head_dim = _cache_shape(next(o for o in source.output if o.name == output))
+    carried, last = hidden, f"{name}/0"
+    nodes = _projection(source, output, set(weights))
+    for i, node in enumerate(nodes):
+        last = name if i == len(nodes) - 1 else f"{name}/{i}"
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.name = f"/{name.replace('.', '/')}/{node.op_type}"
+        copy.output[0] = last
+        for k, used in enumerate(node.input):
+            if used in weights:
+                weight = target.initializer.add()
+                weight.CopyFrom(weights[used])
+                weight.name = copy.input[k] = f"{name}.{'weight' if node.op_type == 'MatMul' else 'bias'}"
+            elif node.op_type != "Reshape" or k == 0:
+                copy.input[k] = carried
+        if node.op_type == "Reshape":
+            sizes = np.array([0, -1, heads, head_dim], np.int64)
+            target.initializer.append(numpy_helper.from_array(sizes, f"{name}.shape"))
+            copy = helper.make_node("Reshape", [carried, f"{name}.shape"], [last], copy.name)
+        target.node.append(copy)
+        carried = last
+
+
+def _projection(graph: Any, output: str, weights: set[str]) -> list[Any]:
+    """The nodes that make `output` from encoder_hidden_states, in that order."""
+    makers = {name: node for node in graph.node for name in node.output}
+    nodes: list[Any] = []
+    at = output
+    while at != "encoder_hidden_states":
+        node = makers.get(at)
+        if node is None or node.op_type not in _PROJECTION:
+            what = node.op_type if node is not None else f"the input {at}"
+            raise ExportError(f"{output} is made by {what}, not by a projection alone", _NOT_YET)
+        nodes.append(node)
+        # A bias may stand first in an Add; the data is the input that is no weight.
+        at = next(name for name in node.input if name not in weights)
+    return nodes[::-1]
+
+
+def _one_step(decoder: Any) -> Any:
+    """The decoder step under the bundle's names.
+
+    Inputs: input_ids (batch, 1) and encoder_attention_mask (batch, source), int64; past.N.* (batch,
+    heads, past, head_dim) and cross.N.* (batch, heads, source, head_dim), float32. Outputs: logits
+    (batch, 1, vocabulary) and present.N.* (batch, heads, past + 1, head_dim), float32.
+    """
+    graph = decoder.graph
+    _rename(graph, {n: _bundle_name(n) for n in _names(graph) if _bundle_name(n) != n})
+    inputs: dict[str, list[Any]] = {
+        "input_ids": ["batch", 1],
+        "encoder_attention_mask": ["batch", "source"],
+    }
+    for value in graph.input:
+        if value.name not in inputs:
+            heads, head_dim = _cache_shape(value)
+            length = "past" if value.name.startswith("past") else "source"
+            inputs[value.name] = ["batch", heads, length, head_dim]
+    _set_inputs(graph, inputs)
+    for value in graph.output:
+        dims = value.type.tensor_type.shape.dim
+        dims[0].dim_param = "batch"
+        if value.name == "logits":
+            dims[1].dim_value = 1
+        else:
+            dims[2].dim_param = "total"
+    return decoder
+
+
+def _bundle_name(name: str) -> str:
+    """Optimum's name of a cache tensor -> the bundle's; any other name as it is.
+
+    past_key_values.3.decoder.key -> past.3.key; present.3.decoder.key -> present.3.key;
+    past_key_values.3.encoder.key and present.3.encoder.key -> cross.3.key
+    """
+    found = re.fullmatch(r"(past|present)(?:_key_values)?\.(\d+)\.(decoder|encoder)\.(\w+)", name)
+    if not found:
+        return name
+    when, layer, side, what = found.groups()
+    return f"{'cross' if side == 'encoder' else when}.{layer}.{what}"
+
+
+def _cache_shape(value: Any) -> tuple[int, int]:
+    """Heads and head_dim of a declared (batch, heads, length, head_dim)."""
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) != 4 or not (dims[1].dim_value and dims[3].dim_value):
+        raise ExportError(f"{value.name} is no (batch, heads, length, head_dim) cache", _NOT_YET)
+    return dims[1].dim_value, dims[3].dim_value
+
+
+def _set_inputs(graph: Any, shapes: Mapping[str, list[Any]]) -> None:
+    """Declare the inputs anew, in the given order, with readable names of the free dimensions."""
+    types = {i.name: i.type.tensor_type.elem_type for i in graph.input}
+    if set(types) != set(shapes):
+        odd = ", ".join(sorted(set(types) ^ set(shapes)))
+        raise ExportError(f"the exported graph's inputs are not the expected ones: {odd}", _NOT_YET)
+    del graph.input[:]
+    graph.input.extend(_tensor(name, types[name], shape) for name, shape in shapes.items())
+
+
+def _tensor(name: str, element: int, shape: list[Any]) -> Any:
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, element, shape)
+
+
+def _names(graph: Any) -> Iterable[str]:
+    return [value.name for value in (*graph.input, *graph.output)]
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Rename tensors wherever they are declared, made or used."""
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(n, n) for n in node.input]
+        node.output[:] = [names.get(n, n) for n in node.output]
+
+
+def share_weights(graph: Any) -> None:
+    """Store equal weights once, and a weight that is another one transposed as a Transpose node.
+
+    A tied head is the embedding transposed; ONNX Runtime folds the node when it loads the graph, so
+    that it costs nothing later.
+    """
+    from onnx import helper
+
+    kept: dict[tuple[Any, ...], str] = {}
+    same: dict[str, str] = {}
+    turned: list[Any] = []
+    multiplied = {n.input[1] for n in graph.node if n.op_type == "MatMul"}
+    # Of a tied pair the looked-up one is stored, which is read row by row.
+    for weight in sorted(graph.initializer, key=lambda w: w.name in multiplied):
+        key = _content(weight)
+        if key in kept:
+            same[weight.name] = kept[key]
+        elif len(weight.dims) == 2 and (other := kept.get(_content(weight, turn=True))):
+            turned.append(helper.make_node("Transpose", [other], [weight.name], perm=[1, 0]))
+        else:
+            kept[key] = weight.name
+    names = set(kept.values())
+    stored = [w for w in graph.initializer if w.name in names]
+    del graph.initializer[:]
+    graph.initializer.extend(stored)
+    nodes = [*turned, *graph.node]
+    _rename(graph, same)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _content(weight: Any, turn: bool = False) -> tuple[Any, ...]:
+    from onnx import numpy_helper
+
+    array = numpy_helper.to_array(weight)
+    array = array.T if turn else array
+    return (array.shape, weight.data_type, hashlib.sha256(array.tobytes()).hexdigest())

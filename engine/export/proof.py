@@ -1,0 +1,236 @@
+"""The exported graphs answer as the PyTorch checkpoint does, or there is no bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.bundle import TOKENIZER, Facts, Generation
+from engine.errors import ExportError
+
+# Different in length, script and content, in one padded batch: a mask that leaks or a position that
+# shifts shows in the short ones.
+SENTENCES = (
+    "Hello.",
+    "The house is wonderful.",
+    "A man in a blue shirt is standing on a ladder and cleaning a window.",
+    "No",
+    "In 1969, two people walked on the moon for 2 hours and 31 minutes.",
+    "🎉 Great news!!! 🎉 We won, 3:2 after extra time 😀",
+    "Ein Hund läuft über die grüne Wiese, und niemand ruft ihn zurück.",
+    "Ça coûte déjà 12,50 €, n'est-ce pas?",
+    "The film is slow, far too long and badly lit, yet I could not look away for a minute.",
+    "今日は天気がいいですね。",
+    "x = f(y) + 0.5 * [a, b]  # a line of code, with\ttabs and   spaces",
+    "When the committee met again in the spring, after a winter in which nothing at all had been "
+    "decided, the members who had left in anger came back, took their old seats, and voted, one "
+    "after the other, for the very proposal they had fought in October, as if none of the long "
+    "letters, the public speeches and the broken friendships had ever happened.",
+)
+STEPS = 16
+
+# The largest absolute difference that a recipe may show, as a share of max(1, the largest absolute
+# value of the reference). fp32 only differs in the order of its sums: measured 5e-7 (MiniLM), 9e-7
+# (flan-t5-small). int8 measured 0.059 (MiniLM's hidden states), 0.072 (minilm-sst2's logits), 0.029
+# (flan-t5-small's logits); a scale or zero point gone wrong is off by 0.5 and more.
+TOLERANCES: Mapping[str, float] = {"fp32": 1e-4, "int8": 0.15}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared and how far apart it was.
+
+    Attributes:
+        compared: Which output, in words.
+        sentences: How many there were, in one padded batch.
+        largest_difference: Largest absolute difference of one number.
+        tolerance: The largest that was allowed, in the same unit.
+        relative_error: Norm of the difference over the norm of the reference.
+    """
+
+    compared: str
+    sentences: int
+    largest_difference: float
+    tolerance: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The checkpoint's own answers.
+
+    Attributes:
+        compared: Which output, in words.
+        ids: Token ids of each sentence by the checkpoint's own tokenizer.
+        forced: Decoder inputs (rows, steps), int64; None for an encoder.
+        values: float32. Hidden states (rows, tokens, width); logits (rows, labels); or, under
+            teacher forcing, logits (rows, steps, vocabulary).
+    """
+
+    compared: str
+    ids: tuple[tuple[int, ...], ...]
+    forced: Any
+    values: Any
+
+
+def ask(model: Any, tokenizer: Any, facts: Facts) -> Reference:
+    """Let the PyTorch model answer `SENTENCES`.
+
+    Do it before Optimum gets hold of the model: its export leaves other settings behind.
+    """
+    import torch
+
+    texts = [facts.prefix + sentence for sentence in SENTENCES]
+    ids = tokenizer(texts, truncation=True, max_length=facts.max_length)["input_ids"]
+    batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="right")
+    shared = tuple(tuple(row) for row in ids)
+    with torch.no_grad():
+        if facts.generation is not None:
+            forced, logits = _greedy(model, batch, facts.generation.start_id)
+            compared = f"the logits of {STEPS} teacher-forced steps"
+            return Reference(compared, shared, forced.numpy(), logits.numpy())
+        output = model(**batch)
+    if "logits" in output:
+        return Reference("the logits", shared, None, output["logits"].numpy())
+    hidden = output["last_hidden_state"].numpy()
+    return Reference("the hidden states of the real tokens", shared, None, hidden)
+
+
+def _greedy(model: Any, batch: Mapping[str, Any], start_id: int) -> tuple[Any, Any]:
+    """Decoder inputs (rows, steps) of a greedy decoding and their logits, without any cache.
+
+    Written out because transformers' generate() would follow the checkpoint's beams, penalties and
+    forced tokens, and stops at the end token; numbers after it are as good for a comparison.
+    """
+    import torch
+
+    memory = model.get_encoder()(**batch)
+    tokens = torch.full((len(SENTENCES), 1), start_id, dtype=torch.int64)
+    while True:
+        logits = model(
+            encoder_outputs=memory,
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=tokens,
+            use_cache=False,
+        ).logits
+        if tokens.shape[1] == STEPS:
+            return tokens, logits
+        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+
+
+def prove(folder: Path, facts: Facts, reference: Reference, recipe: str) -> Proof:
+    """Compare the bundle's files in `folder` with the checkpoint's answers.
+
+    Token ids come from the bundle's tokenizer.json. Runs on ONNX Runtime's CPU provider.
+
+    Raises:
+        ExportError: Ids differ, or numbers by more than the recipe's tolerance.
+    """
+    import numpy as np
+
+    batch = _encode(folder, facts)
+    _check_ids(batch, reference)
+    if facts.generation is None:
+        expected, answer = _encoder(folder, batch, reference)
+    else:
+        steps = _steps(folder, facts.generation, batch, reference.forced)
+        expected, answer = reference.values, np.concatenate(list(steps), axis=1)
+    if expected.shape != answer.shape:
+        raise ExportError(
+            f"the proof failed: {reference.compared} have the shape {answer.shape}, "
+            f"not {expected.shape}",
+            _REPORT,
+        )
+    difference = float(np.max(np.abs(expected - answer)))
+    tolerance = TOLERANCES[recipe] * max(1.0, float(np.max(np.abs(expected))))
+    # `not <=`, so that a NaN fails.
+    if not difference <= tolerance:
+        raise ExportError(
+            f"the proof failed: {reference.compared} differ from the PyTorch checkpoint's by up to "
+            f"{difference:.3g} ({tolerance:.3g} allowed for {recipe})",
+            _REPORT if recipe == "fp32" else "nothing was written; export with --recipe fp32",
+        )
+    relative = float(np.linalg.norm(expected - answer) / max(np.linalg.norm(expected), 1e-30))
+    return Proof(reference.compared, len(SENTENCES), difference, tolerance, relative)
+
+
+_REPORT = "nothing was written; this is a fault of the engine or of Optimum: please report the model"
+
+
+def _encode(folder: Path, facts: Facts) -> dict[str, Any]:
+    """`SENTENCES` in one padded batch, by the bundle's tokenizer.json.
+
+    Returns:
+        input_ids, attention_mask and token_type_ids, int64 (rows, tokens).
+    """
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.enable_truncation(facts.max_length)
+    tokenizer.enable_padding(pad_id=facts.pad_id)
+    rows = tokenizer.encode_batch([facts.prefix + sentence for sentence in SENTENCES])
+    return {
+        "input_ids": np.array([row.ids for row in rows], np.int64),
+        "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
+        "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
+    }
+
+
+def _check_ids(batch: Mapping[str, Any], reference: Reference) -> None:
+    pairs = zip(batch["input_ids"], batch["attention_mask"], reference.ids, strict=True)
+    if any(ids[mask == 1].tolist() != list(own) for ids, mask, own in pairs):
+        raise ExportError(
+            "the proof failed: tokenizer.json gives other ids than the checkpoint's tokenizer "
+            "in transformers",
+            _REPORT,
+        )
+
+
+def _encoder(folder: Path, batch: Mapping[str, Any], reference: Reference) -> tuple[Any, Any]:
+    """Reference and answer: logits (rows, labels) or the real tokens' states (tokens, width)."""
+    session = _session(folder / "model.onnx")
+    fed = {i.name: batch[i.name] for i in session.get_inputs()}
+    (answer,) = _run(session, fed).values()
+    if answer.ndim == 2:
+        return reference.values, answer
+    real = batch["attention_mask"] == 1
+    return reference.values[real], answer[real]
+
+
+def _steps(
+    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
+) -> Iterator[Any]:
+    """Logits (rows, 1, vocabulary) of one decoder step after the other, from an empty cache."""
+    import numpy as np
+
+    encoder, decoder = _session(folder / "encoder.onnx"), _session(folder / "decoder.onnx")
+    mask = batch["attention_mask"]
+    cross = _run(encoder, {"input_ids": batch["input_ids"], "attention_mask": mask})
+    empty = np.zeros((len(mask), generation.heads, 0, generation.head_dim), np.float32)
+    past = {i.name: empty for i in decoder.get_inputs() if i.name.startswith("past.")}
+    for step in range(forced.shape[1]):
+        tokens = forced[:, step : step + 1]
+        fed = {"input_ids": tokens, "encoder_attention_mask": mask, **cross, **past}
+        outputs = _run(decoder, fed)
+        yield outputs.pop("logits")
+        past = {name.replace("present.", "past."): value for name, value in outputs.items()}
+
+
+def _session(file: Path) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes are not public
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise ExportError(
+            f"the proof failed: ONNX Runtime does not load {file.name}: {reason}", _REPORT
+        ) from error
+
+
+def _run(session: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))

@@ -1,0 +1,216 @@
+"""The values that travel from stage to stage, and the protocol of what computes.
+
+    Split ─► Rows ─► Encoded ─► Batch ─► Output ─► Answers
+
+Columns all the way: NumPy arrays and Arrow arrays, never one Python object a row. A *window* is the
+rows that travel together from the source to the sink; batches are cut out of one window, so that a
+window's bytes do not depend on timing or on how many workers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Value = Any
+"""An array where the backend keeps it: NumPy on the host, or the runtime's own handle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of different lengths in one flat array.
+
+    `values` has shape (total, ...); row i is values[offsets[i]:offsets[i + 1]]; offsets has shape
+    (rows + 1,), int64, and starts at 0.
+    """
+
+    values: NDArray[Any]
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of(cls, values: NDArray[Any], lengths: NDArray[Any]) -> Ragged:
+        """From flat values and the length of each row."""
+        return cls(values, np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))))
+
+    @classmethod
+    def of_padded(cls, padded: NDArray[Any], lengths: NDArray[Any]) -> Ragged:
+        """From an array of shape (rows, width, ...), keeping the first lengths[i] of row i."""
+        kept = np.arange(padded.shape[1]) < np.asarray(lengths)[:, None]
+        return cls.of(padded[kept], lengths)
+
+    def take(self, index: Ints) -> Ragged:
+        """The rows `index`, in that order."""
+        lengths = self.lengths[index]
+        out = Ragged.of(self.values[:0], lengths)
+        shift = np.repeat(self.offsets[index] - out.offsets[:-1], lengths)
+        return Ragged(self.values[np.arange(len(shift)) + shift], out.offsets)
+
+    def padded(self, width: int, filler: int) -> NDArray[Any]:
+        """As a matrix of shape (rows, width), padded on the right with `filler`."""
+        out = np.full((len(self), width), filler, self.values.dtype)
+        out[np.arange(width) < self.lengths[:, None]] = self.values
+        return out
+
+    @staticmethod
+    def concat(parts: Sequence[Ragged]) -> Ragged:
+        return Ragged.of(
+            np.concatenate([p.values for p in parts]), np.concatenate([p.lengths for p in parts])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The unit of work, of output and of resume: a file or a range of one.
+
+    Attributes:
+        path: The input file, absolute.
+        kind: A key of `source.READERS`.
+        ordinal: Position of this split within its file, from 0.
+        name: Part files are called after it; depends on path and ordinal only.
+        start, stop: Bytes of the file that are this split's own (stop is exclusive).
+        row_groups: Row groups [first, end) of a Parquet file.
+        first_row: Number of the split's first row within the file.
+    """
+
+    path: Path
+    kind: str
+    ordinal: int
+    name: str
+    start: int
+    stop: int
+    row_groups: tuple[int, int] = (0, 0)
+    first_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """Rows that can not be answered: numbers int64 (n,), reason codes and messages."""
+
+    rows: Ints
+    codes: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+
+
+NO_REJECTS = Rejects(np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A window of good rows, with the bad ones of the same stretch set aside.
+
+    Attributes:
+        split: Where they come from; None for rows given in memory.
+        texts: One or two string columns.
+        kept: The input columns that go to the output beside the results; as many rows as `texts`.
+        last: No more rows come from this split.
+    """
+
+    split: Split | None
+    texts: tuple[pa.StringArray, ...]
+    kept: pa.RecordBatch | None = None
+    rejects: Rejects = NO_REJECTS
+    last: bool = True
+
+    def __len__(self) -> int:
+        return len(self.texts[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A window as token ids: ids int64, type_ids int64 or None, truncated bool (rows,)."""
+
+    rows: Rows
+    ids: Ragged
+    type_ids: Ragged | None
+    truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one window, padded to one length.
+
+    Attributes:
+        window: The window they were cut from.
+        index: Positions in the window, int64 (rows,).
+        feeds: Graph inputs by name, int64 (rows, length).
+        tokens: Real tokens among rows × length.
+        last: The window's last batch; may be empty for a window without rows.
+    """
+
+    window: Encoded
+    index: Ints
+    feeds: Mapping[str, Ints]
+    tokens: int
+    last: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, length = next(iter(self.feeds.values())).shape
+        return rows, length
+
+
+Arrays = Mapping[str, "NDArray[Any] | Ragged"]
+"""Results by name; the first axis runs over rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the model said about one batch."""
+
+    batch: Batch
+    arrays: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A finished window: result columns in input order, one row for each row of `rows`."""
+
+    rows: Rows
+    columns: pa.RecordBatch
+    tokens: int
+    truncated: int
+    output_tokens: int
+
+
+class Graph(Protocol):
+    """One ONNX graph, loaded."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
+        """Compute the outputs named in `fetch`, in that order; may be called by many threads.
+
+        Takes NumPy arrays and this backend's own values, mixed; gives its own values.
+        """
+
+
+class Backend(Protocol):
+    """Where the heavy thing begins. `backend.OrtBackend` is the real one; tests have fakes."""
+
+    @property
+    def device(self) -> str:
+        """What really runs, such as "cpu" or "cuda:0"."""
+
+    def graph(self, name: str) -> Graph:
+        """The graph of the bundle's file `name`.onnx."""
+
+    def host(self, value: Value) -> NDArray[Any]:
+        """A value as a NumPy array on the host."""

@@ -1,0 +1,92 @@
+"""What lies in a path: a bundle, a run's output, or one part file; as values to show."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine import bundle
+from engine.errors import InputError
+from engine.manifest import SUCCESS, Manifest, total
+from engine.source.columnar import reading
+from engine.verify import count_rows
+
+
+def inspect(path: Path | str, *, rows: int = 3) -> dict[str, Any]:
+    """Describe a path; `kind` in the answer says what it is.
+
+    Args:
+        path: A bundle, an output folder, or an .arrow or .parquet file.
+        rows: First rows to show.
+
+    Raises:
+        InputError: It is none of these, or can not be read.
+    """
+    found = Path(path)
+    if (found / bundle.DESCRIPTION).is_file():
+        return _bundle(bundle.load(found))
+    if (found / "_manifest").is_dir():
+        return _run(Manifest(found), rows)
+    if found.is_file() and found.suffix in (".arrow", ".parquet"):
+        return {"kind": "part", "rows": _count(found), **_head(found, rows)}
+    if not found.exists():
+        raise InputError(f"{found}: no such file or folder", "give a bundle, an output or a part")
+    raise InputError(
+        f"{found}: neither a bundle, nor a run's output, nor an .arrow or .parquet file",
+        "give what engine export or engine run wrote",
+    )
+
+
+def _bundle(folder: bundle.BundleFolder) -> dict[str, Any]:
+    folder.check()
+    description = dataclasses.asdict(folder.description)
+    size = sum(f["bytes"] for f in description["files"].values())
+    return {"kind": "bundle", "bytes": size, "fingerprint": folder.fingerprint, **description}
+
+
+def _run(manifest: Manifest, rows: int) -> dict[str, Any]:
+    entries = manifest.entries()
+    shown = next((e for e in entries if e.counts["rows_out"]), None)
+    head = _head(manifest.out / shown.part.file, rows) if shown else {}
+    run = manifest.read_run() or {}
+    return {
+        "kind": "run",
+        "finished": (manifest.out / SUCCESS).is_file(),
+        "parts": len(entries),
+        **total(entries),
+        "bytes": sum(e.part.bytes for e in entries),
+        "devices": sorted({e.device for e in entries}),
+        "settings": run.get("settings", {}),
+        **head,
+    }
+
+
+def _count(file: Path) -> int:
+    with reading(file, file.suffix[1:]):
+        return count_rows(file)
+
+
+def _head(file: Path, rows: int) -> dict[str, Any]:
+    with reading(file, file.suffix[1:]):
+        schema, table = _first(file, rows)
+    columns = {field.name: str(field.type) for field in schema}
+    return {"file": file.name, "schema": columns, "first_rows": table.to_pylist()}
+
+
+def _first(file: Path, rows: int) -> tuple[pa.Schema, pa.Table]:
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        parquet = pq.ParquetFile(file)
+        batch = next(parquet.iter_batches(max(rows, 1)), None)
+        schema = parquet.schema_arrow
+    else:
+        with pa.OSFile(str(file)) as stream:
+            reader = pa.ipc.open_file(stream)
+            batch = reader.get_batch(0) if reader.num_record_batches else None
+            schema = reader.schema
+    table = pa.Table.from_batches([batch] if batch else [], schema=schema)
+    return schema, table.slice(0, rows)

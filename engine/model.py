@@ -1,0 +1,204 @@
+"""A bundle opened on a device, and its stages bound to one set of options.
+
+`Bundle` is what `engine.Bundle` gives a person; `Stages` is what the runner joins: encode, cut,
+infer, finish. Neither knows files of rows, threads or output folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine import batcher, bundle, tasks
+from engine.backend import OrtBackend, cores
+from engine.errors import InputError, SettingsError
+from engine.flow import Answers, Backend, Batch, Encoded, Output, Ragged, Rows
+from engine.tokenizer import Tokenizer
+
+WINDOW = 4096
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages between source and sink. Every method may be called from any thread."""
+
+    backend: Backend
+    tokenizer: Tokenizer
+    task: tasks.Task
+    context: tasks.Context
+    budget: int
+    max_length: int
+    type_ids: bool
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the result columns."""
+        return self.task.schema(self.context)
+
+    def encode(self, rows: Rows) -> Encoded:
+        texts = self.task.prepare(rows.texts, self.context)
+        return Encoded(rows, *self.tokenizer.encode(texts, type_ids=self.type_ids))
+
+    def cut(self, window: Encoded) -> Iterator[Batch]:
+        pad = self.context.facts.pad_id
+        return batcher.cut(window, budget=self.budget, limit=self.max_length, pad_id=pad)
+
+    def infer(self, batch: Batch) -> Output:
+        if not len(batch.index):
+            return Output(batch, {})
+        return Output(batch, self.task.infer(self.backend, batch.feeds, self.context))
+
+    def finish(self, outputs: Sequence[Output]) -> Answers:
+        """All outputs of one window to its result columns, in input order."""
+        window = outputs[0].batch.window
+        arrays = batcher.gather(outputs)
+        columns = (
+            self.task.finish(arrays, self.context)
+            if arrays
+            else [pa.array([], field.type) for field in self.schema]
+        )
+        tokens = arrays.get("tokens")
+        return Answers(
+            window.rows,
+            pa.RecordBatch.from_arrays(columns, schema=self.schema),
+            tokens=len(window.ids.values),
+            truncated=int(window.truncated.sum()),
+            output_tokens=len(tokens.values) if isinstance(tokens, Ragged) else 0,
+        )
+
+
+class Bundle:
+    """An exported model, loaded.
+
+    engine.Bundle.load("models/minilm")(["a text", "another"])   # -> pyarrow.Table
+    """
+
+    def __init__(self, folder: bundle.BundleFolder, backend: Backend) -> None:
+        self.folder = folder
+        self.backend = backend
+        self.task = tasks.find(folder.description.task)
+        self.facts = folder.description.facts
+        self._tokenizer = cache(self._open_tokenizer)
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, device: str = "auto", threads: int = 0, check: bool = True
+    ) -> Bundle:
+        """Open a bundle.
+
+        Args:
+            path: The folder that `engine export` wrote.
+            device: auto, cpu, cuda or cuda:N.
+            threads: Threads for one batch; 0 takes all cores.
+            check: Compare every file with its recorded hash first.
+
+        Raises:
+            BundleError: Not a bundle, or its bytes have changed.
+            DeviceError: The device asked for is not what would run.
+        """
+        folder = bundle.load(path)
+        if check:
+            folder.check()
+        backend = OrtBackend(folder.path, folder.graphs, device=device, threads=threads or cores())
+        return cls(folder, backend)
+
+    def stages(
+        self,
+        options: Mapping[str, Any],
+        *,
+        batch_tokens: int = 0,
+        max_length: int = 0,
+        stopped: Callable[[], bool] = never,
+    ) -> Stages:
+        """The stages, bound to task options and sizes (0: the task's and the model's own).
+
+        Raises:
+            SettingsError: An option or a size does not fit this model.
+        """
+        length = max_length or self.facts.max_length
+        self._check_length(length)
+        tokenizer = self._tokenizer(length)
+        settled = tasks.settle(self.task, self.facts, options)
+        return Stages(
+            self.backend,
+            tokenizer,
+            self.task,
+            tasks.Context(self.facts, settled, tokenizer.decode, stopped),
+            batch_tokens or self.task.batch_tokens,
+            length,
+            type_ids="token_type_ids" in self._encoder_inputs(),
+        )
+
+    def __call__(
+        self,
+        texts: Sequence[str] | Sequence[tuple[str, str]],
+        *,
+        max_length: int = 0,
+        **options: Any,
+    ) -> pa.Table:
+        """Answer a list of texts, or of pairs, in memory.
+
+        Args:
+            texts: Strings, or tuples of two strings.
+            max_length: Tokens a text may have before it is cut; 0 takes the model's.
+            options: The task's own, such as max_new_tokens=48 or top_k=3.
+
+        Returns:
+            A table of the result columns, one row for each text, in order.
+
+        Raises:
+            InputError: Something in the list is not text.
+            SettingsError: An option is unknown or out of range.
+        """
+        stages = self.stages(options, max_length=max_length)
+        columns = _columns(texts, self.task)
+        starts = range(0, len(columns[0]), WINDOW)
+        windows = [Rows(None, tuple(c.slice(s, WINDOW) for c in columns)) for s in starts]
+        answers = [answer(stages, rows).columns for rows in windows]
+        return pa.Table.from_batches(answers, schema=stages.schema)
+
+    def _encoder_inputs(self) -> tuple[str, ...]:
+        name = "model" if "model.onnx" in self.folder.graphs else "encoder"
+        return self.backend.graph(name).inputs
+
+    def _open_tokenizer(self, max_length: int) -> Tokenizer:
+        return Tokenizer(self.folder.path / bundle.TOKENIZER, max_length)
+
+    def _check_length(self, length: int) -> None:
+        limit = self.facts.position_limit
+        if length < 4 or (limit and length > limit):
+            raise SettingsError(
+                f"max_length is {length}", f"4 to {limit or 'any number of'} tokens for this model"
+            )
+
+
+def answer(stages: Stages, rows: Rows) -> Answers:
+    """One window through all stages, in this thread."""
+    return stages.finish([stages.infer(batch) for batch in stages.cut(stages.encode(rows))])
+
+
+def _columns(texts: Sequence[Any], task: tasks.Task) -> tuple[pa.StringArray, ...]:
+    if isinstance(texts, str):
+        raise InputError("one string was given, not a list of texts", "put it in a list")
+    pairs = bool(texts) and not isinstance(texts[0], str)
+    if pairs and task.texts < 2:
+        raise InputError(f"{task.name} takes texts, not pairs", "give a list of strings")
+    width = 2 if pairs else 1
+    rows = [tuple(t) if pairs and isinstance(t, (tuple, list)) else (t,) for t in texts]
+    for i, row in enumerate(rows):
+        if len(row) != width or not all(isinstance(text, str) for text in row):
+            kind = " and ".join(type(text).__name__ for text in row)
+            raise InputError(f"item {i} of the list is {kind}, not text", "give strings only")
+    try:
+        return tuple(pa.array([row[i] for row in rows], pa.string()) for i in range(width))
+    except UnicodeEncodeError as error:
+        raise InputError("a text holds half a surrogate pair", "give valid Unicode") from error

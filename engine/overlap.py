@@ -1,0 +1,132 @@
+"""Stages that run beside one another: the only threads and queues of the engine.
+
+One stop event for all of them. The first error anywhere sets it and is the one that the person
+sees; whoever waits at a queue then leaves.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+_POLL = 0.1
+_END = object()
+
+
+class Halted(Exception):
+    """The run is stopping; raised in threads that wait, never seen by a person."""
+
+
+class Overlap:
+    """The threads of one run, and the first error among them."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self.error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def ahead(self, items: Iterable[T], depth: int) -> Iterator[T]:
+        """The same items, produced in a thread of their own from now on.
+
+        Produced and waiting <= depth items, besides one in the producer's hands.
+        """
+        return self._consume(self._started(items, depth), _nothing)
+
+    def ordered(
+        self, call: Callable[[T], R], items: Iterable[T], workers: int, depth: int
+    ) -> Iterator[R]:
+        """call(item) for each item, computed by `workers` threads, results in the items' order.
+
+        Submitted and not yet handed on <= depth items.
+        """
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="infer")
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(self._guarded, call, item))
+                if len(pending) >= depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def last(self, items: Iterable[T], depth: int, tick: Callable[[], None]) -> Iterator[T]:
+        """`ahead` for the thread that drives the run: `tick` is called while it waits, and the
+        first error of any stage is raised here as soon as it happens."""
+        try:
+            yield from self._consume(self._started(items, depth), tick)
+        except Halted:
+            raise self.error or Halted() from None
+
+    def close(self) -> None:
+        """Stop everything and wait until nothing is left running."""
+        self.stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _started(self, items: Iterable[Any], depth: int) -> queue.Queue[Any]:
+        waiting: queue.Queue[Any] = queue.Queue(depth)
+        thread = threading.Thread(target=self._produce, args=(items, waiting), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return waiting
+
+    def _produce(self, items: Iterable[Any], waiting: queue.Queue[Any]) -> None:
+        try:
+            for item in items:
+                self._put(waiting, item)
+            self._put(waiting, _END)
+        except Halted:
+            return
+        except BaseException as error:  # whatever it is, the driving thread must see it
+            self._fail(error)
+        finally:
+            if close := getattr(items, "close", None):
+                close()
+
+    def _put(self, waiting: queue.Queue[Any], item: object) -> None:
+        while not self.stopping.is_set():
+            try:
+                return waiting.put(item, timeout=_POLL)
+            except queue.Full:
+                continue
+        raise Halted
+
+    def _consume(self, waiting: queue.Queue[Any], tick: Callable[[], None]) -> Iterator[Any]:
+        while not self.stopping.is_set():
+            tick()
+            try:
+                item = waiting.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+            if item is _END:
+                return
+            yield item
+        raise Halted
+
+    def _guarded(self, call: Callable[[T], R], item: T) -> R:
+        if self.stopping.is_set():
+            raise Halted
+        try:
+            return call(item)
+        except BaseException as error:
+            self._fail(error)
+            raise Halted from error
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if not self.stopping.is_set():
+                self.error = error
+            self.stopping.set()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,499 @@
+"""Joins the stages into a run over a corpus.
+
+    splits ─► rows ─► encoded ─► batches ─► outputs ─► answers ─► part file ─► manifest entry
+
+`_Run._answers` reads like the first five arrows, `_Run._write` like the last two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine import bundle, sink, source, tasks
+from engine.backend import cores, resolve
+from engine.config import RunConfig
+from engine.errors import ColumnError, InputError, SettingsError, Stopped, TooManyRejects
+from engine.flow import Answers, Batch, Encoded, Output, Rows, Split
+from engine.manifest import Entry, Manifest, total
+from engine.model import Bundle, Stages
+from engine.overlap import Overlap
+from engine.telemetry import Progress, Telemetry
+from engine.version import __version__
+
+_MAX_WORKERS = 4
+_PROGRESS_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the output folder holds now, and what this call did for it.
+
+    Attributes:
+        rows_in, rows_out, rows_rejected: Of the whole folder; rows_in = rows_out + rows_rejected.
+        tokens, truncated, output_tokens: Of the whole folder: tokens read by the model, rows cut at
+            max_length, tokens generated (end tokens included).
+        splits, splits_skipped: Parts in all, and those found finished.
+        rows_computed, padded_tokens, seconds: Of this call; padded tokens are real and filler.
+        stage_seconds: Time at work by stage, of this call. Stages overlap, and inference counts
+            once for each worker, so these add up to more than `seconds`.
+        rejected: Rows set aside in this call, by reason.
+        files: Part files below `out`, in input order.
+        notes: What the person should know.
+    """
+
+    out: str
+    task: str
+    device: str
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    tokens: int
+    truncated: int
+    output_tokens: int
+    splits: int
+    splits_skipped: int
+    rows_computed: int
+    padded_tokens: int
+    seconds: float
+    rows_per_second: float
+    tokens_per_second: float
+    padding: float
+    stage_seconds: dict[str, float]
+    rejected: dict[str, int] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where rows were rejected."""
+        return 3 if self.rows_rejected else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return dataclasses.asdict(self)
+
+
+def run(
+    model: Bundle | Path | str,
+    inputs: Sequence[str | Path] | str | Path,
+    out: Path | str,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Report:
+    """Answer a corpus: inputs in, part files out, resumable.
+
+    Args:
+        model: A bundle's folder, or a loaded bundle.
+        inputs: Files, folders or globs.
+        out: The output folder; made if missing, continued if it holds this very run.
+        on_progress: Called a few times a second from the calling thread.
+        settings: Fields of `RunConfig`, and the task's own options by name.
+
+    Raises:
+        SettingsError: A setting is unknown, out of range or names a missing column.
+        InputError: An input is missing or unreadable, or has a bad row while on_error is "fail".
+        OtherRunError: `out` holds a run of other settings or inputs.
+        OutputError: `out` can not be written.
+        Stopped: Interrupted (SIGINT); the same call goes on.
+    """
+    folder = model.folder if isinstance(model, Bundle) else bundle.load(model)
+    config = settle(folder, settings)
+    files = source.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
+    manifest = Manifest(Path(out))
+    with manifest.held():
+        return _Run(model, folder, config, files, manifest, on_progress).execute()
+
+
+def settle(folder: bundle.BundleFolder, settings: dict[str, Any]) -> RunConfig:
+    """Engine settings and task options told apart and validated, before anything is opened.
+
+    Raises:
+        SettingsError: A name is unknown or a value out of range.
+    """
+    task, facts = tasks.find(folder.description.task), folder.description.facts
+    names = set(task.defaults(facts))
+    options = {n: v for n, v in settings.items() if n in names} | dict(settings.get("options", {}))
+    rest = {n: v for n, v in settings.items() if n not in names}
+    config = RunConfig.of(rest | {"options": options})
+    tasks.settle(task, facts, options)
+    if len(config.text) > task.texts:
+        raise SettingsError(f"{task.name} takes one text column", "name one with --text")
+    return config
+
+
+def default_workers() -> int:
+    return min(_MAX_WORKERS, cores())
+
+
+class _Run:
+    """One execution: what stays the same for its whole length, so that its steps can be short."""
+
+    def __init__(
+        self,
+        model: Bundle | Path | str,
+        folder: bundle.BundleFolder,
+        config: RunConfig,
+        files: list[Path],
+        manifest: Manifest,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.model, self.folder, self.config, self.manifest = model, folder, config, manifest
+        self.on_progress = on_progress
+        self.device = model.backend.device if isinstance(model, Bundle) else resolve(config.device)
+        self.run_json = _identity(folder, config, self.device)
+        self.splits = list(source.plan(files, config.split_size))
+        self.parts = {s: sink.part_name(s.ordinal, s.name, config.format) for s in self.splits}
+        self.bytes = max(1, sum(s.stop - s.start for s in self.splits))
+        self.rows_left = config.limit or sys.maxsize
+        self.telemetry = Telemetry()
+        self.overlap = Overlap()
+        self.rejected: Counter[str] = Counter()
+        self.reading: dict[Split, _Reading] = {}
+        self.skipped = self.written = self.bytes_done = self.rows_written = 0
+        self.progress_at = 0.0
+
+    def execute(self) -> Report:
+        parts = set(self.parts.values())
+        self.manifest.begin(self.run_json, parts, overwrite=self.config.overwrite)
+        try:
+            self._compute()
+        except KeyboardInterrupt as error:
+            raise Stopped(
+                f"stopped with {self.skipped + self.written} of {len(self.splits)} parts finished",
+                "run the same command again to go on",
+            ) from error
+        finally:
+            self.overlap.close()
+        return self._report()
+
+    def _compute(self) -> None:
+        todo = self._todo()
+        if (first := next(todo, None)) is None:
+            return
+        part: _OpenPart | None = None
+        try:
+            for window in self._answers(self._stages(), chain([first], todo)):
+                with self.telemetry.timed("write"):
+                    part = self._write(part, window)
+        finally:
+            if part:
+                part.abandon()
+
+    def _answers(self, stages: Stages, splits: Iterator[Split]) -> Iterator[Answers]:
+        """The pipeline. Windows read, encoded, or answered and waiting: at most 2 of each."""
+        overlap, workers = self.overlap, self._workers()
+        rows = overlap.ahead(self._read(stages.schema, splits), 2)
+        encoded = overlap.ahead(self._encode(stages, rows), 2)
+        batches = self._cut(stages, encoded)
+        # Batches submitted or being computed: at most 3 for each worker.
+        outputs = overlap.ordered(self._infer(stages), batches, workers, depth=3 * workers)
+        return overlap.last(self._finish(stages, overlap.ahead(outputs, workers)), 2, self._tick)
+
+    def _workers(self) -> int:
+        loaded = isinstance(self.model, Bundle)
+        return self.config.workers or (1 if loaded else min(_MAX_WORKERS, cores()))
+
+    def _stages(self) -> Stages:
+        config, model = self.config, self.model
+        if not isinstance(model, Bundle):
+            threads = config.threads or max(1, cores() // self._workers())
+            model = Bundle.load(model, device=self.device, threads=threads)
+        return model.stages(
+            config.options,
+            batch_tokens=config.batch_tokens,
+            max_length=config.max_length,
+            stopped=self.overlap.stopping.is_set,
+        )
+
+    def _todo(self) -> Iterator[Split]:
+        """Splits that are not finished, their bytes hashed on the way, up to the limit of rows."""
+        for split in self.splits:
+            if not self.rows_left:
+                return
+            seen = _seen(split)
+            sha256 = source.identity(split)
+            entry = self.manifest.done(self.parts[split], self.run_json["fingerprint"], sha256)
+            if entry is None:
+                self.reading[split] = _Reading(sha256, seen)
+                yield split
+            else:
+                self.skipped += 1
+                self.bytes_done += split.stop - split.start
+                self._spend(entry.counts["rows_in"])
+
+    def _spend(self, rows: int) -> None:
+        if self.config.limit:
+            self.rows_left -= rows
+
+    def _read(self, schema: pa.Schema, splits: Iterator[Split]) -> Iterator[Rows]:
+        config = self.config
+        for split in splits:
+            limit = self.rows_left if config.limit else 0
+            windows = source.read(
+                split, text=config.text, keep=config.keep, window=config.window, limit=limit
+            )
+            for rows in self.telemetry.each("read", windows):
+                _check_names(rows, schema)
+                self._count_rejects(rows)
+                self._spend(len(rows) + len(rows.rejects.rows))
+                if rows.last and _seen(split) != self.reading[split].seen:
+                    raise InputError(f"{split.path}: changed while it was read", "run again")
+                yield rows
+
+    def _count_rejects(self, rows: Rows) -> None:
+        if not (bad := source.first_bad(rows)):
+            return
+        if self.config.on_error == "fail":
+            raise bad
+        self.rejected.update(rows.rejects.codes)
+        most, found = self.config.max_rejects, sum(self.rejected.values())
+        if 0 <= most < found:
+            listed = ", ".join(f"{code} {n}" for code, n in self.rejected.most_common())
+            raise TooManyRejects(
+                f"{found} bad rows, and at most {most} are allowed ({listed}); the first in the "
+                f"latest stretch is row {bad.row} of {bad.path}",
+                "mend the input, or raise --max-rejects",
+            )
+
+    def _encode(self, stages: Stages, windows: Iterator[Rows]) -> Iterator[Encoded]:
+        for rows in windows:
+            with self.telemetry.timed("tokenize", _where(rows)):
+                encoded = stages.encode(rows)
+            yield encoded
+
+    def _cut(self, stages: Stages, windows: Iterator[Encoded]) -> Iterator[Batch]:
+        for window in windows:
+            yield from self.telemetry.each("batch", stages.cut(window))
+
+    def _infer(self, stages: Stages) -> Callable[[Batch], Output]:
+        def infer(batch: Batch) -> Output:
+            rows, length = batch.shape
+            what = f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
+            with self.telemetry.timed("infer", what):
+                output = stages.infer(batch)
+            self.telemetry.add(rows=len(batch.index), tokens=batch.tokens, padded=rows * length)
+            return output
+
+        return infer
+
+    def _finish(self, stages: Stages, outputs: Iterator[Output]) -> Iterator[Answers]:
+        window: list[Output] = []
+        for output in outputs:
+            window.append(output)
+            if output.batch.last:
+                with self.telemetry.timed("finish", _where(output.batch.window.rows)):
+                    answers = stages.finish(window)
+                window = []
+                yield answers
+
+    def _write(self, part: _OpenPart | None, window: Answers) -> _OpenPart | None:
+        """Append a window to its part; the part that is open afterwards."""
+        split = window.rows.split
+        assert split is not None
+        if part is None:
+            self.manifest.forget(self.parts[split])
+            part = _OpenPart(self.manifest.out, self.parts[split], self.config)
+        part.write(window)
+        if not window.rows.last:
+            return part
+        entry = part.finish(split, self.reading.pop(split), self.run_json, self.device)
+        self.manifest.commit(entry)
+        self.written += 1
+        self.rows_written += entry.counts["rows_out"]
+        self.bytes_done += split.stop - split.start
+        return None
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        if self.on_progress is None or now - self.progress_at < _PROGRESS_SECONDS:
+            return
+        self.progress_at = now
+        counts = self.telemetry.counts
+        self.on_progress(
+            Progress(
+                done=self._done(),
+                rows=counts["rows"],
+                rejects=sum(self.rejected.values()),
+                tokens=counts["tokens"],
+                padded=counts["padded"],
+                split=self.skipped + self.written,
+                splits=len(self.splits),
+                seconds=now - self.telemetry.started,
+                stuck=self.telemetry.stuck(),
+            )
+        )
+
+    def _done(self) -> float:
+        """Share of the input that is answered: finished parts by their bytes, the one in hand by
+        its rows."""
+        part = 0.0
+        if (reading := list(self.reading)) and (expected := source.expect_rows(reading[0])):
+            rows = self.telemetry.counts["rows"] - self.rows_written
+            part = min(1.0, rows / expected) * (reading[0].stop - reading[0].start)
+        return min(1.0, (self.bytes_done + part) / self.bytes)
+
+    def _report(self) -> Report:
+        seconds = time.perf_counter() - self.telemetry.started
+        found = {p: self.manifest.entry(p) for p in map(self.parts.__getitem__, self.splits)}
+        entries = [e for e in found.values() if e]
+        counts, telemetry = total(entries), self.telemetry
+        computed, tokens, padded = (telemetry.counts[n] for n in ("rows", "tokens", "padded"))
+        report = Report(
+            out=str(self.manifest.out),
+            task=self.folder.description.task,
+            device=self.device,
+            **counts,
+            splits=len(entries),
+            splits_skipped=self.skipped,
+            rows_computed=computed,
+            padded_tokens=padded,
+            seconds=round(seconds, 3),
+            rows_per_second=round(computed / seconds, 1),
+            tokens_per_second=round(tokens / seconds, 1),
+            padding=round(padded / tokens, 3) if tokens else 1.0,
+            stage_seconds={n: round(s, 3) for n, s in telemetry.seconds.items()},
+            rejected=dict(self.rejected),
+            files=tuple(e.part.file for e in entries),
+            notes=self._notes(entries, counts),
+        )
+        self.manifest.succeed(_success(report, self.run_json["fingerprint"]))
+        return report
+
+    def _notes(self, entries: list[Entry], counts: dict[str, int]) -> tuple[str, ...]:
+        notes = list(self.folder.description.notes)
+        empty = [str(e.input["path"]) for e in entries if not e.counts["rows_in"]]
+        if empty:
+            notes.append(f"no rows in {len(empty)} of the inputs, such as {empty[0]}")
+        if counts["truncated"]:
+            length = self.config.max_length or self.folder.description.facts.max_length
+            notes.append(f"{counts['truncated']} rows were cut at {length} tokens (--max-length)")
+        if not self.config.keep:
+            notes.append("no input columns were kept; --keep id or --keep all puts them beside")
+        return tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A split in hand: the sha256 of its bytes, and the file's size and date when it was taken."""
+
+    sha256: str
+    seen: tuple[int, int]
+
+
+class _OpenPart:
+    """A part while its windows come in: the answers, the bad rows and the counts."""
+
+    def __init__(self, out: Path, name: str, config: RunConfig) -> None:
+        self._out, self._name, self._config = out, name, config
+        self._answers: sink.Part | None = None
+        self._rejects: sink.Part | None = None
+        self._counts: Counter[str] = Counter()
+        self._started = time.perf_counter()
+
+    def write(self, window: Answers) -> None:
+        columns = _beside(window.rows.kept, window.columns)
+        if self._answers is None:
+            config = self._config
+            self._answers = sink.Part(
+                self._out, self._name, columns.schema, config.format, config.compression
+            )
+        self._answers.write(columns)
+        rejects = window.rows.rejects
+        if len(rejects.rows):
+            self._rejects = self._rejects or sink.rejects_part(self._out, self._name)
+            self._rejects.write(sink.rejects_columns(rejects))
+        rows_out, bad = columns.num_rows, len(rejects.rows)
+        self._counts.update(rows_in=rows_out + bad, rows_out=rows_out, rows_rejected=bad)
+        self._counts.update(
+            tokens=window.tokens, truncated=window.truncated, output_tokens=window.output_tokens
+        )
+
+    def finish(
+        self, split: Split, reading: _Reading, run_json: dict[str, Any], device: str
+    ) -> Entry:
+        """Name the files and say what they hold."""
+        assert self._answers is not None
+        rejects = self._rejects.finish() if self._rejects else None
+        return Entry(
+            part=self._answers.finish(),
+            rejects=rejects,
+            input={
+                "path": str(split.path),
+                "start": split.start,
+                "stop": split.stop,
+                "sha256": reading.sha256,
+            },
+            fingerprint=run_json["fingerprint"],
+            counts=dict(self._counts),
+            device=device,
+            seconds=round(time.perf_counter() - self._started, 3),
+        )
+
+    def abandon(self) -> None:
+        for part in (self._answers, self._rejects):
+            if part:
+                part.abandon()
+
+
+def _beside(kept: pa.RecordBatch | None, columns: pa.RecordBatch) -> pa.RecordBatch:
+    """The kept input columns, then the results."""
+    if kept is None or not kept.num_columns:
+        return columns
+    fields = [*kept.schema, *columns.schema]
+    return pa.RecordBatch.from_arrays([*kept.columns, *columns.columns], schema=pa.schema(fields))
+
+
+def _check_names(rows: Rows, schema: pa.Schema) -> None:
+    kept = rows.kept.schema.names if rows.kept is not None else []
+    if both := sorted(set(kept) & set(schema.names)):
+        assert rows.split is not None
+        raise ColumnError(
+            f"{rows.split.path}: kept column {both[0]!r} is also the name of a result column",
+            f"leave {both[0]!r} out of --keep, or rename it in the input",
+        )
+
+
+def _where(rows: Rows) -> str:
+    return f"{rows.split.path} (part {rows.split.ordinal})" if rows.split else "memory"
+
+
+def _seen(split: Split) -> tuple[int, int]:
+    try:
+        status = split.path.stat()
+    except OSError as error:
+        raise InputError(f"{split.path}: {error.strerror}", "check the file") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _identity(folder: bundle.BundleFolder, config: RunConfig, device: str) -> dict[str, Any]:
+    """The content of run.json: everything that makes two runs the same run."""
+    facts = folder.description.facts
+    options = tasks.settle(tasks.find(folder.description.task), facts, config.options)
+    settings = {
+        **config.shaping(),
+        "options": dataclasses.asdict(options),
+        "device": device.partition(":")[0],
+        "engine": __version__,
+    }
+    content = {"settings": settings, "bundle": folder.fingerprint}
+    text = json.dumps(content, sort_keys=True)
+    return {**json.loads(text), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _success(report: Report, fingerprint: str) -> dict[str, Any]:
+    names = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
+    counts = {name: getattr(report, name) for name in names}
+    return {"files": list(report.files), "fingerprint": fingerprint, **counts}

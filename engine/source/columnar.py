@@ -1,0 +1,163 @@
+"""Parquet and Arrow IPC: pyarrow's readers, with foreign errors translated.
+
+Files are read through a buffered stream rather than a memory map, and a few hundred rows at a time,
+so that neither a big file nor long texts show in the memory of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine.errors import ColumnError, InputError
+from engine.flow import Split
+
+ROWS = 512
+_BUFFER = 1 << 20
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Translate pyarrow's and the file system's errors into one that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError) as error:
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: not readable as {kind}: {said}",
+            "the file is damaged, cut short or of another kind; fetch or write it again",
+        ) from error
+
+
+def row_group_starts(path: Path) -> list[tuple[int, int]]:
+    """(first byte, first row) of each row group of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    with reading(path, "parquet"), pq.ParquetFile(path) as file:
+        found, row = [], 0
+        for i in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(i)
+            found.append((_first_byte(group), row))
+            row += group.num_rows
+        return found
+
+
+def row_count(path: Path, row_groups: tuple[int, int]) -> int:
+    """Rows of the row groups [first, end) of a Parquet file; of all where end is 0."""
+    import pyarrow.parquet as pq
+
+    with reading(path, "parquet"), pq.ParquetFile(path) as file:
+        first, end = row_groups
+        groups = range(first, end or file.metadata.num_row_groups)
+        return int(sum(file.metadata.row_group(i).num_rows for i in groups))
+
+
+def _first_byte(group: Any) -> int:
+    columns = (group.column(i) for i in range(group.num_columns))
+    return int(
+        min(
+            c.dictionary_page_offset
+            if c.dictionary_page_offset and c.dictionary_page_offset < c.data_page_offset
+            else c.data_page_offset
+            for c in columns
+        )
+    )
+
+
+def choose(path: Path, there: Sequence[str], text: Sequence[str], keep: Sequence[str]) -> list[str]:
+    """Names of the columns to keep, `("all",)` spelled out.
+
+    Raises:
+        ColumnError: A text or kept column is not there; the hint names those that are.
+    """
+    wanted = list(there) if tuple(keep) == ("all",) else list(dict.fromkeys(keep))
+    for what, names in (("text", text), ("kept", wanted)):
+        for name in names:
+            if name not in there:
+                listed = ", ".join(map(repr, there[:30]))
+                flag = "--text" if what == "text" else "--keep"
+                raise ColumnError(
+                    f"{path}: no column {name!r}", f"{flag} one of: {listed or 'it has no columns'}"
+                )
+    return wanted
+
+
+def check_text_type(path: Path, name: str, kind: pa.DataType) -> None:
+    """Raise ColumnError unless a column holds text."""
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (
+        pa.types.is_string(inner)
+        or pa.types.is_large_string(inner)
+        or pa.types.is_string_view(inner)
+        or pa.types.is_null(inner)
+    ):
+        raise ColumnError(
+            f"{path}: column {name!r} holds {kind}, not text",
+            f"name a text column with --text, or cast {name!r} to string first",
+        )
+
+
+def read_parquet(
+    split: Split, text: Sequence[str], keep: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The needed columns of a split, some hundred rows at a time, an empty batch first."""
+    import pyarrow.parquet as pq
+
+    path = split.path
+    with reading(path, "parquet"), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+        columns = _checked(path, file.schema_arrow, text, keep)
+        first, end = split.row_groups
+        groups = list(range(first, end or file.metadata.num_row_groups))
+        yield _plain(empty_batch(file.schema_arrow, columns))
+        for batch in file.iter_batches(ROWS, groups, columns=columns, use_threads=False):
+            yield _plain(batch.select(columns))
+
+
+def read_arrow(split: Split, text: Sequence[str], keep: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The needed columns of an Arrow IPC file or stream, an empty batch first."""
+    path = split.path
+    with reading(path, "arrow"), pa.OSFile(str(path)) as stream:
+        is_file = stream.read(6) == b"ARROW1"
+        opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
+        stream.seek(0)
+        schema = opener(stream).schema
+        columns = _checked(path, schema, text, keep)
+        yield _plain(empty_batch(schema, columns))
+        stream.seek(0)
+        included = sorted(schema.get_field_index(name) for name in columns)
+        reader = opener(stream, options=pa.ipc.IpcReadOptions(included_fields=included))
+        indexes = range(reader.num_record_batches) if is_file else ()
+        for batch in map(reader.get_batch, indexes) if is_file else reader:
+            for start in range(0, batch.num_rows, ROWS):
+                yield _plain(batch.slice(start, ROWS).select(columns))
+
+
+def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
+    """No rows, with the types that `columns` have in `schema`."""
+    fields = [schema.field(name) for name in columns]
+    return pa.RecordBatch.from_arrays(
+        [pa.array([], f.type) for f in fields], schema=pa.schema(fields)
+    )
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Dictionary columns as their values: an IPC file takes one dictionary only, and each row
+    group brings its own."""
+    for i, field in enumerate(batch.schema):
+        if pa.types.is_dictionary(field.type):
+            batch = batch.set_column(i, field.name, batch.column(i).dictionary_decode())
+    return batch
+
+
+def _checked(path: Path, schema: pa.Schema, text: Sequence[str], keep: Sequence[str]) -> list[str]:
+    if len(set(schema.names)) < len(schema.names):
+        twice = next(n for n in schema.names if schema.names.count(n) > 1)
+        raise InputError(f"{path}: two columns are called {twice!r}", "give them different names")
+    columns = choose(path, schema.names, text, keep)
+    for name in text:
+        check_text_type(path, name, schema.field(name).type)
+    return list(dict.fromkeys([*text, *columns]))

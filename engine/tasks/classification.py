@@ -1,0 +1,113 @@
+"""text-classification: labels and scores from one row of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.bundle import Facts
+from engine.config import check_choice, check_least
+from engine.flow import Arrays, Backend, Ints
+from engine.tasks.task import Context, Task, as_read
+
+Floats = NDArray[np.float32]
+
+
+def softmax(logits: Floats) -> Floats:
+    """Along the last axis, with the row's maximum taken off first."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """1 / (1 + exp(-x)), by tanh so that nothing overflows."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
+
+
+def unchanged(logits: Floats) -> Floats:
+    return logits
+
+
+FUNCTIONS: Mapping[str, Callable[[Floats], Floats]] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "none": unchanged,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """top_k: best labels to give, 0 for all; function_to_apply: softmax, sigmoid or none.
+
+    With top_k 1 the columns are label and score; otherwise the lists labels and scores.
+    """
+
+    top_k: int
+    function_to_apply: str
+
+    def __post_init__(self) -> None:
+        check_least("top_k", self.top_k, 0)
+        check_choice("function_to_apply", self.function_to_apply, FUNCTIONS)
+
+
+def _defaults(facts: Facts) -> dict[str, Any]:
+    return {"top_k": 1, "function_to_apply": _function(facts)}
+
+
+def _function(facts: Facts) -> str:
+    """The rule of transformers' TextClassificationPipeline.postprocess (4.57)."""
+    if facts.problem_type == "regression":
+        return "none"
+    if facts.problem_type == "multi_label_classification" or len(facts.labels) == 1:
+        return "sigmoid"
+    return "softmax"
+
+
+def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
+    (logits,) = backend.graph("model").run(feeds, ["logits"])
+    return {"scores": FUNCTIONS[context.options.function_to_apply](backend.host(logits))}
+
+
+def _finish(arrays: Arrays, context: Context) -> list[pa.Array]:
+    scores = np.asarray(arrays["scores"])
+    count = _count(context)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    names = pa.array(context.facts.labels, pa.string())
+    labels = names.take(pa.array(best.ravel()))
+    values = pa.array(np.take_along_axis(scores, best, axis=1).ravel(), pa.float32())
+    if context.options.top_k == 1:
+        return [labels, values]
+    offsets = pa.array(np.arange(len(scores) + 1, dtype=np.int32) * count)
+    return [pa.ListArray.from_arrays(offsets, column) for column in (labels, values)]
+
+
+def _count(context: Context) -> int:
+    labels = len(context.facts.labels)
+    return min(context.options.top_k or labels, labels)
+
+
+def _schema(context: Context) -> pa.Schema:
+    if context.options.top_k == 1:
+        return pa.schema([("label", pa.string()), ("score", pa.float32())])
+    return pa.schema([("labels", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))])
+
+
+TASK = Task(
+    name="text-classification",
+    aliases=("sentiment-analysis",),
+    summary="a label and its score for each text or pair of texts",
+    texts=2,
+    batch_tokens=2048,
+    options=Options,
+    defaults=_defaults,
+    prepare=as_read,
+    infer=_infer,
+    finish=_finish,
+    schema=_schema,
+    columns="label: string, score: float32; labels and scores, lists, where top_k is not 1",
+)

@@ -1,0 +1,90 @@
+"""translation with T5: a task prefix in, a decoded sequence out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.bundle import Facts, Generation
+from engine.config import check_least
+from engine.errors import BundleError, SettingsError
+from engine.flow import Arrays, Backend, Ints, Ragged
+from engine.generation import greedy
+from engine.tasks.task import Context, Task, Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """max_new_tokens: tokens a row may generate, its end token included. prefix: put before each
+    text."""
+
+    max_new_tokens: int
+    prefix: str
+
+    def __post_init__(self) -> None:
+        check_least("max_new_tokens", self.max_new_tokens, 1)
+        if not isinstance(self.prefix, str):
+            raise SettingsError(f"prefix is {self.prefix!r}", "a text, such as 'translate: '")
+
+
+def _generation(facts: Facts) -> Generation:
+    if facts.generation is None:
+        raise BundleError("the bundle has no decoder settings", "export the model again")
+    return facts.generation
+
+
+def _defaults(facts: Facts) -> dict[str, Any]:
+    return {"max_new_tokens": _generation(facts).max_new_tokens, "prefix": facts.prefix}
+
+
+def _prepare(texts: Texts, context: Context) -> Texts:
+    prefix = pa.scalar(context.options.prefix)
+    return tuple(pc.binary_join_element_wise(prefix, column, "") for column in texts)
+
+
+def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
+    tokens, ended = greedy(
+        backend,
+        feeds,
+        _generation(context.facts),
+        max_new_tokens=context.options.max_new_tokens,
+        stopped=context.stopped,
+    )
+    return {"tokens": tokens, "ended": ended}
+
+
+def _finish(arrays: Arrays, context: Context) -> list[pa.Array]:
+    tokens, ended = arrays["tokens"], arrays["ended"]
+    assert isinstance(tokens, Ragged)
+    reasons = np.where(np.asarray(ended), "stop", "length")
+    return [
+        context.decode(tokens),
+        pa.array(tokens.lengths, pa.int32()),
+        pa.array(reasons.tolist(), pa.string()),
+    ]
+
+
+def _schema(context: Context) -> pa.Schema:
+    columns = {"translation_text": pa.string(), "output_tokens": pa.int32()}
+    return pa.schema([*columns.items(), ("finish_reason", pa.string())])
+
+
+TASK = Task(
+    name="translation",
+    aliases=("translation_xx_to_yy",),
+    summary="the translation of each text",
+    texts=1,
+    batch_tokens=8192,
+    options=Options,
+    defaults=_defaults,
+    prepare=_prepare,
+    infer=_infer,
+    finish=_finish,
+    schema=_schema,
+    columns="translation_text: string, output_tokens: int32, finish_reason: stop or length",
+)
