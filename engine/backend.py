@@ -41,21 +41,6 @@ def runtime() -> Any:
     return onnxruntime
 
 
-def cores() -> int:
-    """CPUs that this process may use, by affinity and by its cgroup's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(allowed or 1, _cgroup_cores() or allowed or 1))
-
-
-def _cgroup_cores() -> int:
-    """Whole CPUs of the cgroup v2 quota, 0 where there is none."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return 0
-    return 0 if quota == "max" else -(-int(quota) // int(period))
-
-
 class OrtGraph:
     """One session."""
 

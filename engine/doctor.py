@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from engine.backend import OrtBackend, cores, runtime
+from engine import hardware
+from engine.backend import OrtBackend, runtime
 from engine.errors import EngineError
 from engine.version import __version__
 
@@ -17,7 +17,6 @@ _PACKAGES = (
     "onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow", "typer",
     "torch", "optimum", "optimum-onnx", "transformers", "onnx",
 )  # fmt: skip
-_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Diagnosis:
 
 def diagnose(graph: Path) -> Diagnosis:
     """Look at the machine; `graph` is a small ONNX file to try the providers with."""
-    features, model = _cpu()
+    model, features = hardware.cpu()
     versions = {name: found for name in _PACKAGES if (found := _version(name))}
     providers = _providers(graph)
     return Diagnosis(
@@ -53,32 +52,12 @@ def diagnose(graph: Path) -> Diagnosis:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=model,
         cpu_features=features,
-        cores=cores(),
-        memory=_memory(),
+        cores=hardware.cores(),
+        memory=hardware.memory(),
         versions=versions,
         providers=providers,
         hints=tuple(_hints(features, versions, providers)),
     )
-
-
-def _cpu() -> tuple[tuple[str, ...], str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return (), platform.processor()
-    pairs = (line.split(":", 1) for line in lines if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in pairs}
-    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
-    return tuple(f for f in _FEATURES if f in flags), facts.get("model name", platform.processor())
-
-
-def _memory() -> int:
-    """Bytes of memory, the cgroup's limit if it is lower."""
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return size
 
 
 def _version(name: str) -> str:

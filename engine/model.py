@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from engine import batcher, bundle, tasks
-from engine.backend import OrtBackend, cores
+from engine.backend import OrtBackend
 from engine.errors import InputError, SettingsError
 from engine.flow import Answers, Backend, Batch, Encoded, Output, Ragged, Rows
+from engine.hardware import cores
 from engine.tokenizer import Tokenizer
 
 WINDOW = 4096

@@ -22,10 +22,11 @@ from typing import Any
 import pyarrow as pa
 
 from engine import bundle, sink, source, tasks
-from engine.backend import cores, resolve
+from engine.backend import resolve
 from engine.config import RunConfig
 from engine.errors import ColumnError, InputError, SettingsError, Stopped, TooManyRejects
 from engine.flow import Answers, Batch, Encoded, Output, Rows, Split
+from engine.hardware import cores
 from engine.manifest import Entry, Manifest, total
 from engine.model import Bundle, Stages
 from engine.overlap import Overlap

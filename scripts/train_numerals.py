@@ -1,10 +1,18 @@
 """Train the demonstration checkpoint: Spanish cardinal numerals into European Portuguese.
 
 A T5 of t5-small's variant (ReLU feed-forward, tied and scaled output head, relative positions),
-cut down to about a million parameters, and a unigram tokenizer of its own with T5's special tokens.
-"""
+cut down to 1,148,928 parameters, and a unigram tokenizer of its own with T5's special tokens. Both
+are trained here from nothing, from 0 to 999,999 in words; a tenth of the numbers, told apart by
+``held_out``, is never drawn. The Spanish side comes in num2words' spelling ("veintiuno mil") and in
+the standard one ("veintiún mil"), half and half.
 
+With the defaults, 2,000 steps in eight minutes on two idle cores, greedy generation gets every
+held-out number that ``report`` asks (six bands, up to 2,000 numbers each, both spellings) and every
+number below 1,000 right to the letter. The same seed on the same machine with the same number of
+threads gives the same files, byte for byte.
+"""
 import argparse
+import json
 import math
 import os
 import sys
@@ -16,8 +24,6 @@ from typing import Any
 
 # Before tokenizers is imported: its threads would race with torch's for the same cores.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-import json
 
 import numpy as np
 import torch

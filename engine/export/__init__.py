@@ -1,4 +1,4 @@
-"""Checkpoint -> bundle. Needs the extra `export`; nothing heavy is imported before `export` is called.
+"""Checkpoint -> bundle. Needs the extra `export`; nothing heavy is imported before it is called.
 
 This is the only room that knows torch, transformers, Optimum and onnx.
 """
@@ -29,7 +29,15 @@ _NEEDED = {
     "onnx": "onnx",
     "safetensors": "safetensors",
 }
-_RECORDED = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers")
+_RECORDED = (
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def export(
 
     Raises:
         SettingsError: The task or recipe is unknown, or a revision was given for a folder.
-        ExportError: The checkpoint can not become a bundle, or the proof failed; nothing is written.
+        ExportError: The checkpoint can not become a bundle, or the proof failed. Nothing is left.
         OutputError: `out` is not empty or can not be written.
         MissingDependency: The extra `export` is not installed.
     """

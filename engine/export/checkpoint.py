@@ -165,8 +165,7 @@ def _revision_notes(model: str, revision: str | None, commit: str) -> tuple[str,
         return ()
     asked = f"the revision {revision!r}" if revision else "the default branch"
     return (
-        f"{asked} of {model} can move; it was commit {commit} now: "
-        f"pin it with --revision {commit}",
+        f"{asked} of {model} can move; it was commit {commit} now: pin it with --revision {commit}",
     )
 
 

@@ -10,8 +10,8 @@ from engine.export.checkpoint import Checkpoint
 from engine.export.quiet import quiet
 from engine.export.tasks import ExportTask
 
-# One operator set for every architecture: 18 has LayerNormalization, and ReduceMax takes its axes as
-# an input from there on.
+# One operator set for every architecture. From 17 on there is LayerNormalization, from 18 on
+# ReduceMax takes its axes as an input.
 OPSET = 18
 
 # Weights that a checkpoint may lack because the exported outputs do not depend on them.
@@ -71,7 +71,7 @@ def to_onnx(model: Any, task: ExportTask, folder: Path) -> None:
                 task=task.optimum_task,
                 opset=OPSET,
                 no_post_process=True,
-                # Optimum's own validation compares random inputs and only warns: `proof` is stricter.
+                # Optimum's own validation compares random inputs and only warns.
                 do_validation=False,
             )
     except Exception as error:

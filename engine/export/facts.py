@@ -27,8 +27,8 @@ POOLINGS = {
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _NOT_SUPPORTED = "export another checkpoint; this one's embeddings would come out different"
 
-# Settings of generation that change greedy output and that the decode loop does not follow, with the
-# value that means "off".
+# Settings of generation that change greedy output and that the decode loop does not follow, with
+# the value that means "off".
 _IGNORED_SETTINGS: Mapping[str, Any] = {
     "no_repeat_ngram_size": 0,
     "repetition_penalty": 1.0,
@@ -75,7 +75,7 @@ def collect(
     """
     notes = _Notes()
     limit = _position_limit(model)
-    shared = {
+    shared: dict[str, Any] = {
         "max_length": _max_length(checkpoint, tokenizer, limit),
         "position_limit": limit,
         "pad_id": _pad_id(model, tokenizer),

@@ -1,7 +1,7 @@
 """Optimum's graphs -> the bundle's graphs.
 
-An encoder keeps its one graph. An encoder-decoder becomes two: the cross-attention keys and values of
-every decoder layer depend only on the encoder's output, so their projections are cut out of the
+An encoder keeps its one graph. An encoder-decoder becomes two: the cross-attention keys and values
+of every decoder layer depend only on the encoder's output, so their projections are cut out of the
 decoder and put behind the encoder, and one decoder graph is left, which serves the first step with
 an empty cache and every other step with a growing one. Each weight is stored once (the token
 embedding once a graph), and no cache passes through the branches of an If node.
@@ -9,7 +9,6 @@ embedding once a graph), and no cache passes through the branches of an If node.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -95,56 +94,69 @@ def _with_projections(encoder: Any, decoder: Any) -> Any:
     Its outputs are cross.N.key and cross.N.value, float32 (batch, heads, source, head_dim), in
     place of last_hidden_state.
     """
-    from onnx import helper
+    from onnx import TensorProto
 
-    hidden = encoder.graph.output[0].name
-    outputs = [o for o in decoder.graph.output if ".encoder." in o.name]
-    del encoder.graph.output[:]
-    for output in outputs:
-        name = _bundle_name(output.name)
-        heads, head_dim = _cache_shape(output)
-        _append_projection(encoder.graph, decoder.graph, output.name, name, hidden)
-        shape = ["batch", heads, "source", head_dim]
-        encoder.graph.output.append(_tensor(name, helper.TensorProto.FLOAT, shape))
-    _set_inputs(
-        encoder.graph,
-        {name: ["batch", "source"] for name in ("input_ids", "attention_mask")},
-    )
+    graph = encoder.graph
+    hidden = graph.output[0].name
+    weights = {w.name: w for w in decoder.graph.initializer}
+    del graph.output[:]
+    for output in decoder.graph.output:
+        if ".encoder." in output.name:
+            name = _bundle_name(output.name)
+            heads, head_dim = _cache_shape(output)
+            nodes = _projection(decoder.graph, output.name, set(weights))
+            _append_projection(graph, nodes, weights, hidden, name, [0, -1, heads, head_dim])
+            shape = ["batch", heads, "source", head_dim]
+            graph.output.append(_tensor(name, TensorProto.FLOAT, shape))
+    _set_inputs(graph, {n: ["batch", "source"] for n in ("input_ids", "attention_mask")})
     return encoder
 
 
-def _append_projection(target: Any, source: Any, output: str, name: str, hidden: str) -> None:
-    """Copy the nodes from encoder_hidden_states to `output` out of `source`, under new names.
+def _append_projection(
+    graph: Any,
+    nodes: list[Any],
+    weights: Mapping[str, Any],
+    hidden: str,
+    name: str,
+    sizes: list[int],
+) -> None:
+    """Put copies of `nodes`, which turn `hidden` into `name`, behind a graph, under new names.
 
     The copied Reshape gets constant sizes: Optimum's takes the batch from the decoder's input_ids,
     which would drag the decoder along.
     """
-    import numpy as np
-    from onnx import NodeProto, helper, numpy_helper
+    from onnx import helper
 
-    weights = {w.name: w for w in source.initializer}
-    heads, head_dim = _cache_shape(next(o for o in source.output if o.name == output))
-    carried, last = hidden, f"{name}/0"
-    nodes = _projection(source, output, set(weights))
+    carried = hidden
     for i, node in enumerate(nodes):
-        last = name if i == len(nodes) - 1 else f"{name}/{i}"
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copy.name = f"/{name.replace('.', '/')}/{node.op_type}"
-        copy.output[0] = last
-        for k, used in enumerate(node.input):
-            if used in weights:
-                weight = target.initializer.add()
-                weight.CopyFrom(weights[used])
-                weight.name = copy.input[k] = f"{name}.{'weight' if node.op_type == 'MatMul' else 'bias'}"
-            elif node.op_type != "Reshape" or k == 0:
-                copy.input[k] = carried
+        made = name if node is nodes[-1] else f"{name}/{i}"
         if node.op_type == "Reshape":
-            sizes = np.array([0, -1, heads, head_dim], np.int64)
-            target.initializer.append(numpy_helper.from_array(sizes, f"{name}.shape"))
-            copy = helper.make_node("Reshape", [carried, f"{name}.shape"], [last], copy.name)
-        target.node.append(copy)
-        carried = last
+            inputs = [carried, _add_weight(graph, _integers(sizes, f"{name}.shape"))]
+        else:
+            inputs = [
+                _add_weight(graph, weights[used], f"{name}.{i}") if used in weights else carried
+                for used in node.input
+            ]
+        path = f"/{name.replace('.', '/')}/{node.op_type}"
+        copy = helper.make_node(node.op_type, inputs, [made], path)
+        copy.attribute.extend(node.attribute)
+        graph.node.append(copy)
+        carried = made
+
+
+def _add_weight(graph: Any, weight: Any, name: str = "") -> str:
+    """Store a copy of a weight, under a new name if one is given, and return its name."""
+    stored = graph.initializer.add()
+    stored.CopyFrom(weight)
+    stored.name = name or weight.name
+    return str(stored.name)
+
+
+def _integers(values: list[int], name: str) -> Any:
+    import numpy as np
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.array(values, np.int64), name)
 
 
 def _projection(graph: Any, output: str, weights: set[str]) -> list[Any]:
@@ -246,36 +258,44 @@ def share_weights(graph: Any) -> None:
     """Store equal weights once, and a weight that is another one transposed as a Transpose node.
 
     A tied head is the embedding transposed; ONNX Runtime folds the node when it loads the graph, so
-    that it costs nothing later.
+    that it costs nothing later. Weights are equal when their bytes are.
     """
-    from onnx import helper
+    from onnx import helper, numpy_helper
 
-    kept: dict[tuple[Any, ...], str] = {}
+    multiplied = {n.input[1] for n in graph.node if n.op_type == "MatMul"}
+    stored: dict[tuple[Any, ...], list[tuple[Any, Any]]] = {}
     same: dict[str, str] = {}
     turned: list[Any] = []
-    multiplied = {n.input[1] for n in graph.node if n.op_type == "MatMul"}
     # Of a tied pair the looked-up one is stored, which is read row by row.
     for weight in sorted(graph.initializer, key=lambda w: w.name in multiplied):
-        key = _content(weight)
-        if key in kept:
-            same[weight.name] = kept[key]
-        elif len(weight.dims) == 2 and (other := kept.get(_content(weight, turn=True))):
-            turned.append(helper.make_node("Transpose", [other], [weight.name], perm=[1, 0]))
+        array = numpy_helper.to_array(weight)
+        if twin := _stored_twin(stored, array):
+            same[weight.name] = twin
+        elif array.ndim == 2 and (twin := _stored_twin(stored, array.T)):
+            turned.append(helper.make_node("Transpose", [twin], [weight.name], perm=[1, 0]))
         else:
-            kept[key] = weight.name
-    names = set(kept.values())
-    stored = [w for w in graph.initializer if w.name in names]
-    del graph.initializer[:]
-    graph.initializer.extend(stored)
-    nodes = [*turned, *graph.node]
+            stored.setdefault(_likeness(array), []).append((weight, array))
+    _set(graph.initializer, [weight for alike in stored.values() for weight, _ in alike])
     _rename(graph, same)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    _set(graph.node, [*turned, *graph.node])
 
 
-def _content(weight: Any, turn: bool = False) -> tuple[Any, ...]:
-    from onnx import numpy_helper
+def _stored_twin(stored: Mapping[tuple[Any, ...], list[tuple[Any, Any]]], array: Any) -> str:
+    """Name of the stored weight with the same bytes, "" if there is none."""
+    for weight, other in stored.get(_likeness(array), ()):
+        if array.tobytes() == other.tobytes():
+            return str(weight.name)
+    return ""
 
-    array = numpy_helper.to_array(weight)
-    array = array.T if turn else array
-    return (array.shape, weight.data_type, hashlib.sha256(array.tobytes()).hexdigest())
+
+def _likeness(array: Any) -> tuple[Any, ...]:
+    """What equal arrays share; cheap, so that few are compared byte by byte."""
+    ends = (array.flat[0].tobytes(), array.flat[-1].tobytes()) if array.size else ()
+    return (array.shape, array.dtype.str, *ends)
+
+
+def _set(field: Any, items: Iterable[Any]) -> None:
+    """Replace the content of a repeated protobuf field."""
+    left = list(items)
+    del field[:]
+    field.extend(left)

@@ -34,20 +34,20 @@ KEPT = (
     Kept(
         r"(.*)/DenseReluDense/wo/MatMul",
         "the input of a gated feed-forward layer's output is a product with outliers: "
-        "96.5-97.2% of the top tokens with it in float32, 95-96% without (the head in float32 both)",
+        "96.5-97.2% of the top tokens with it in float32, 95-96% without, beside a float32 head",
         beside=r"\1/DenseReluDense/wi_1/MatMul",
     ),
     Kept(
         r"/(.*/)?(classifier|pre_classifier|score|pooler)(/.*)?/(Gemm|MatMul)",
-        "a classification head sees one token of a row: nothing to win, and its logits are the answer",
+        "a classification head sees one token of a row: nothing to win, and it makes the answer",
     ),
 )
 
 # Weights are unsigned, like the activations, both with zero point 128. The usual pairing, unsigned
 # activations and signed weights, is not exact on a CPU without VNNI: ONNX Runtime's AVX2 kernel
 # adds pairs of products in saturating 16 bits (vpmaddubsw), and 2 * 255 * 127 does not fit. Its
-# unsigned kernel widens to 16 bits before it multiplies (vpmaddwd) and is exact everywhere, so the
-# same row gives the same bits on every machine, whatever stands beside it in the batch.
+# unsigned kernel widens to 16 bits before it multiplies (vpmaddwd); with VNNI one kernel serves
+# both pairings. So the sums are exact on every machine, whatever stands beside a row in the batch.
 ZERO_POINT = 128
 LEVELS = 127.0
 # A row of zeros has no scale of its own; any will do.
@@ -90,7 +90,8 @@ def recipe(name: str) -> Callable[[Any], int]:
         SettingsError: There is none of that name.
     """
     if name not in RECIPES:
-        raise SettingsError(f"recipe: {name!r} is not a recipe", f"use one of: {', '.join(RECIPES)}")
+        known = ", ".join(RECIPES)
+        raise SettingsError(f"recipe: {name!r} is not a recipe", f"use one of: {known}")
     return RECIPES[name]
 
 

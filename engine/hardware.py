@@ -1,0 +1,48 @@
+"""What this process may use of the machine: cores, memory, CPU features."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
+
+
+def cores() -> int:
+    """CPUs that this process may use, by affinity and by its cgroup's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, _cgroup_cores() or allowed or 1))
+
+
+def _cgroup_cores() -> int:
+    """Whole CPUs of the cgroup v2 quota, 0 where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    return 0 if quota == "max" else -(-int(quota) // int(period))
+
+
+def memory() -> int:
+    """Bytes of memory, the cgroup's limit if it is lower; 0 where the system does not tell."""
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 0
+    try:
+        return min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return size
+
+
+def cpu() -> tuple[str, tuple[str, ...]]:
+    """The CPU's name and those of its features that decide speed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor(), ()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in pairs}
+    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
+    return facts.get("model name", platform.processor()), tuple(f for f in FEATURES if f in flags)
