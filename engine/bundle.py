@@ -77,11 +77,12 @@ class Facts:
             may be raised up to here.
         pad_id: Filler of padded positions.
         labels: Class names in the order of the logits (classification).
-        problem_type: single_label_classification, multi_label_classification or regression.
+        problem_type: single_label_classification, multi_label_classification or regression; ""
+            where the checkpoint does not say.
         pooling: mean, cls or last (feature-extraction).
         normalize: Scale embeddings to length 1 (feature-extraction).
         dimensions: Width of an embedding (feature-extraction).
-        prefix: Put before every text (T5's task prefix).
+        prefix: Put before every text (T5's task prefix, an embedder's default prompt).
         generation: Decoder settings (translation).
     """
 

@@ -59,7 +59,9 @@ class RunConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.text) <= 2 or not all(self.text):
+        for name in ("text", "keep"):
+            check_columns(name, getattr(self, name))
+        if not 1 <= len(self.text) <= 2:
             raise SettingsError(
                 f"text names {len(self.text)} columns", "give one text column, or two for pairs"
             )
@@ -68,8 +70,11 @@ class RunConfig:
         check_choice("format", self.format, FORMATS)
         check_choice("compression", self.compression, COMPRESSIONS)
         check_choice("on_error", self.on_error, ON_ERROR)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        check_choice("overwrite", self.overwrite, (True, False))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SettingsError(f"device {self.device!r} is unknown", "auto, cpu, cuda or cuda:0")
+        if not isinstance(self.options, Mapping):
+            raise SettingsError(f"options is {self.options!r}", "values by name, such as top_k=3")
         for name, least in _LEAST.items():
             check_least(name, getattr(self, name), least)
 
@@ -119,7 +124,9 @@ _SHAPING = (
 
 
 def _columns(value: Any) -> tuple[str, ...]:
-    return tuple(c.strip() for c in value.split(",")) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str):
+        return tuple(name for c in value.split(",") if (name := c.strip()))
+    return tuple(value) if isinstance(value, Iterable) else (value,)
 
 
 def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -136,6 +143,12 @@ def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise SettingsError(
                 f"unknown {what} {name!r}", f"{meant}known: {', '.join(names) or 'none'}"
             )
+
+
+def check_columns(name: str, value: object) -> None:
+    """Raise SettingsError unless value is a tuple of column names."""
+    if not isinstance(value, tuple) or not all(isinstance(c, str) and c for c in value):
+        raise SettingsError(f"{name} is {value!r}", "column names, such as ('text',)")
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
@@ -156,7 +169,7 @@ def parse_size(text: str) -> int:
     Raises:
         SettingsError: The text is not a size.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
     if not match or not (size := int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))):
         raise SettingsError(f"size {text!r} can not be read", "such as 256MB, 64KB or 1GB")
     return size

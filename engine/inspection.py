@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,17 @@ def _first(file: Path, rows: int) -> tuple[pa.Schema, pa.Table]:
         import pyarrow.parquet as pq
 
         parquet = pq.ParquetFile(file)
-        batch = next(parquet.iter_batches(max(rows, 1)), None)
-        schema = parquet.schema_arrow
-    else:
-        with pa.OSFile(str(file)) as stream:
-            reader = pa.ipc.open_file(stream)
-            batch = reader.get_batch(0) if reader.num_record_batches else None
-            schema = reader.schema
-    table = pa.Table.from_batches([batch] if batch else [], schema=schema)
-    return schema, table.slice(0, rows)
+        batches = parquet.iter_batches(max(rows, 1))
+        return parquet.schema_arrow, _taken(batches, parquet.schema_arrow, rows)
+    with pa.OSFile(str(file)) as stream:
+        reader = pa.ipc.open_file(stream)
+        batches = map(reader.get_batch, range(reader.num_record_batches))
+        return reader.schema, _taken(batches, reader.schema, rows)
+
+
+def _taken(batches: Iterator[pa.RecordBatch], schema: pa.Schema, rows: int) -> pa.Table:
+    taken = []
+    while rows > 0 and (batch := next(batches, None)):
+        taken.append(batch.slice(0, rows))
+        rows -= batch.num_rows
+    return pa.Table.from_batches(taken, schema=schema)

@@ -4,8 +4,9 @@
     OUT/_manifest/part-00000-NAME.json   the commit record of a split, written after its part
     OUT/_SUCCESS                         written last
 
-A split is done when its record names the fingerprint of this run and the sha256 of the split's
-bytes as they are now, and the part still has the size that the record claims.
+A split is done when its record names the fingerprint of this run, the sha256 of the split's bytes
+as they are now and the rows that the limit leaves to it, and its files still have the sizes that
+the record claims.
 """
 
 from __future__ import annotations
@@ -13,19 +14,24 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from engine.errors import OtherRunError, OutputError
-from engine.sink import Written, write_text, writing
+from engine.sink import Written, rejects_name, write_text, writing
 
 FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
 OURS = (FOLDER, SUCCESS, "_tmp", "rejects")
+COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
+_INPUT = ("path", "start", "stop", "sha256", "limit")
+_PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +40,10 @@ class Entry:
 
     Attributes:
         part: The part file; rejects: the file of its bad rows, if it has any.
-        input: path, start, stop and sha256 of the bytes that were read.
+        input: path, start, stop and sha256 of the bytes that were read, and the limit of rows that
+            held for them, 0 for none.
         fingerprint: Of bundle, settings and device.
-        counts: rows_in, rows_out, rows_rejected, tokens, truncated, output_tokens.
+        counts: Those of `COUNTS`.
         device: What ran.
         seconds: From the split's first row to its part's name.
     """
@@ -53,8 +60,20 @@ class Entry:
     def of(cls, content: Mapping[str, Any]) -> Entry:
         """From parsed JSON; raises TypeError or KeyError where it is not a record."""
         rejects = content["rejects"]
-        written = {"part": Written(**content["part"]), "rejects": rejects and Written(**rejects)}
-        return cls(**{**content, **written})
+        return cls(
+            **{
+                **content,
+                "part": Written(**content["part"]),
+                "rejects": rejects and Written(**rejects),
+                "input": {name: content["input"][name] for name in _INPUT},
+                "counts": {name: index(content["counts"][name]) for name in COUNTS},
+            }
+        )
+
+    @property
+    def files(self) -> tuple[Written, ...]:
+        """What lies under final names."""
+        return (self.part, self.rejects) if self.rejects else (self.part,)
 
 
 class Manifest:
@@ -70,8 +89,11 @@ class Manifest:
 
         Raises:
             OutputError: Another run is writing here, or the folder can not be written.
+            OtherRunError: The folder holds something else; nothing in it is touched.
         """
         with writing(self.out):
+            if not self.folder.is_dir():
+                self._refuse_foreign()
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("w")
         with lock:
@@ -98,9 +120,9 @@ class Manifest:
         try:
             self._check(run, parts)
         except OtherRunError:
-            if not overwrite:
+            if not overwrite and any(self.out.glob("part-*")):
                 raise
-            self._clear()
+            self._clear()  # without an answer in it, another run's folder is free to take
         with writing(self.out):
             shutil.rmtree(self.out / "_tmp", ignore_errors=True)
         if self.read_run() is None:
@@ -109,11 +131,7 @@ class Manifest:
     def _check(self, run: Mapping[str, Any], parts: set[str]) -> None:
         earlier = self.read_run()
         if earlier is None:
-            if foreign := [p.name for p in self.out.iterdir() if p.name != FOLDER]:
-                raise OtherRunError(
-                    f"{self.out}: not empty, and not a run's output (it holds {foreign[0]!r})",
-                    "choose an empty or new folder with -o",
-                )
+            self._refuse_foreign()
             return
         if earlier.get("fingerprint") != run["fingerprint"]:
             raise OtherRunError(
@@ -127,8 +145,16 @@ class Manifest:
                     "name that input too, " + _CHOOSE,
                 )
 
+    def _refuse_foreign(self) -> None:
+        there = sorted(self.out.iterdir()) if self.out.is_dir() else []
+        if foreign := [p.name for p in there if p.name != FOLDER]:
+            raise OtherRunError(
+                f"{self.out}: not empty, and not a run's output (it holds {foreign[0]!r})",
+                "choose an empty or new folder with -o",
+            )
+
     def _clear(self) -> None:
-        """Remove what runs write and nothing else."""
+        """Remove what runs write and nothing else; run.json last, to be recognized until then."""
         if self.read_run() is None:
             raise OtherRunError(
                 f"{self.out}: not empty, and not a run's output; it is left as it is",
@@ -138,9 +164,9 @@ class Manifest:
             for path in self.out.iterdir():
                 if path.is_dir() and path.name in OURS and path.name != FOLDER:
                     shutil.rmtree(path)
-                elif path.name == SUCCESS or (path.is_file() and path.name.startswith("part-")):
+                elif path.name == SUCCESS or (path.is_file() and _PART.fullmatch(path.name)):
                     path.unlink()
-            for path in self.folder.glob("*.json"):
+            for path in sorted(self.folder.glob("*.json")):
                 path.unlink()
 
     def read_run(self) -> dict[str, Any] | None:
@@ -160,21 +186,27 @@ class Manifest:
         names = sorted(p.stem for p in self.folder.glob("part-*.json"))
         return [e for e in map(self.entry, names) if e]
 
-    def done(self, part: str, fingerprint: str, sha256: str) -> Entry | None:
-        """The record of a split that need not be computed again, or None."""
+    def done(self, part: str, fingerprint: str, taken: Mapping[str, Any]) -> Entry | None:
+        """The record of a split that need not be computed again, or None.
+
+        Args:
+            taken: What `Entry.input` would say of it now.
+        """
         entry = self.entry(part)
-        if entry is None or entry.fingerprint != fingerprint or entry.input["sha256"] != sha256:
+        if entry is None or entry.fingerprint != fingerprint or entry.input != taken:
             return None
-        file = self.out / entry.part.file
-        whole = file.is_file() and file.stat().st_size == entry.part.bytes
+        files = ((self.out / written.file, written.bytes) for written in entry.files)
+        whole = all(file.is_file() and file.stat().st_size == size for file, size in files)
         return entry if whole else None
 
     def forget(self, part: str) -> None:
-        """A part is about to be written anew: its record and the run's success no longer hold."""
+        """A part is to be written anew, or is none of this run's any more: what was said of it and
+        of the run's success no longer holds."""
         with writing(self.folder):
             (self.folder / f"{Path(part).stem}.json").unlink(missing_ok=True)
-            (self.out / "rejects" / f"{Path(part).stem}.parquet").unlink(missing_ok=True)
             (self.out / SUCCESS).unlink(missing_ok=True)
+            (self.out / rejects_name(part)).unlink(missing_ok=True)
+            (self.out / part).unlink(missing_ok=True)
 
     def commit(self, entry: Entry) -> None:
         name = f"{Path(entry.part.file).stem}.json"
@@ -191,8 +223,7 @@ _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"
 
 def total(entries: list[Entry]) -> dict[str, int]:
     """Counts summed over records."""
-    names = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
-    return {name: sum(e.counts[name] for e in entries) for name in names}
+    return {name: sum(e.counts[name] for e in entries) for name in COUNTS}
 
 
 def _difference(earlier: Mapping[str, Any], run: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -23,11 +24,18 @@ import pyarrow as pa
 
 from engine import bundle, sink, source, tasks
 from engine.backend import resolve
-from engine.config import RunConfig
-from engine.errors import ColumnError, InputError, SettingsError, Stopped, TooManyRejects
+from engine.config import RunConfig, check_names
+from engine.errors import (
+    ColumnError,
+    DeviceError,
+    InputError,
+    SettingsError,
+    Stopped,
+    TooManyRejects,
+)
 from engine.flow import Answers, Batch, Encoded, Output, Rows, Split
 from engine.hardware import cores
-from engine.manifest import Entry, Manifest, total
+from engine.manifest import COUNTS, Entry, Manifest, total
 from engine.model import Bundle, Stages
 from engine.overlap import Overlap
 from engine.telemetry import Progress, Telemetry
@@ -114,6 +122,7 @@ def run(
     config = settle(folder, settings)
     files = source.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
     manifest = Manifest(Path(out))
+    files = _apart(files, manifest.out)
     with manifest.held():
         return _Run(model, folder, config, files, manifest, on_progress).execute()
 
@@ -126,9 +135,10 @@ def settle(folder: bundle.BundleFolder, settings: dict[str, Any]) -> RunConfig:
     """
     task, facts = tasks.find(folder.description.task), folder.description.facts
     names = set(task.defaults(facts))
-    options = {n: v for n, v in settings.items() if n in names} | dict(settings.get("options", {}))
-    rest = {n: v for n, v in settings.items() if n not in names}
-    config = RunConfig.of(rest | {"options": options})
+    check_names("setting", settings, names | {f.name for f in dataclasses.fields(RunConfig)})
+    config = RunConfig.of({n: v for n, v in settings.items() if n not in names})
+    options = {n: v for n, v in settings.items() if n in names} | dict(config.options)
+    config = dataclasses.replace(config, options=options)
     tasks.settle(task, facts, options)
     if len(config.text) > task.texts:
         raise SettingsError(f"{task.name} takes one text column", "name one with --text")
@@ -153,7 +163,7 @@ class _Run:
     ) -> None:
         self.model, self.folder, self.config, self.manifest = model, folder, config, manifest
         self.on_progress = on_progress
-        self.device = model.backend.device if isinstance(model, Bundle) else resolve(config.device)
+        self.device = _device(model, config.device)
         self.run_json = _identity(folder, config, self.device)
         self.splits = list(source.plan(files, config.split_size))
         self.parts = {s: sink.part_name(s.ordinal, s.name, config.format) for s in self.splits}
@@ -162,7 +172,9 @@ class _Run:
         self.telemetry = Telemetry()
         self.overlap = Overlap()
         self.rejected: Counter[str] = Counter()
+        self.rejected_before = 0
         self.reading: dict[Split, _Reading] = {}
+        self.part: _OpenPart | None = None
         self.skipped = self.written = self.bytes_done = self.rows_written = 0
         self.progress_at = 0.0
 
@@ -184,14 +196,13 @@ class _Run:
         todo = self._todo()
         if (first := next(todo, None)) is None:
             return
-        part: _OpenPart | None = None
         try:
             for window in self._answers(self._stages(), chain([first], todo)):
                 with self.telemetry.timed("write"):
-                    part = self._write(part, window)
+                    self._write(window)
         finally:
-            if part:
-                part.abandon()
+            if self.part:
+                self.part.abandon()
 
     def _answers(self, stages: Stages, splits: Iterator[Split]) -> Iterator[Answers]:
         """The pipeline. Windows read, encoded, or answered and waiting: at most 2 of each."""
@@ -222,17 +233,22 @@ class _Run:
     def _todo(self) -> Iterator[Split]:
         """Splits that are not finished, their bytes hashed on the way, up to the limit of rows."""
         for split in self.splits:
+            part = self.parts[split]
             if not self.rows_left:
-                return
+                # It may have been within the limit before an earlier input grew.
+                if self.manifest.entry(part):
+                    self.manifest.forget(part)
+                continue
             seen = _seen(split)
-            sha256 = source.identity(split)
-            entry = self.manifest.done(self.parts[split], self.run_json["fingerprint"], sha256)
+            taken = _taken(split, self.rows_left if self.config.limit else 0)
+            entry = self.manifest.done(part, self.run_json["fingerprint"], taken)
             if entry is None:
-                self.reading[split] = _Reading(sha256, seen)
+                self.reading[split] = _Reading(taken, seen)
                 yield split
             else:
                 self.skipped += 1
                 self.bytes_done += split.stop - split.start
+                self.rejected_before += entry.counts["rows_rejected"]
                 self._spend(entry.counts["rows_in"])
 
     def _spend(self, rows: int) -> None:
@@ -260,7 +276,7 @@ class _Run:
         if self.config.on_error == "fail":
             raise bad
         self.rejected.update(rows.rejects.codes)
-        most, found = self.config.max_rejects, sum(self.rejected.values())
+        most, found = self.config.max_rejects, self.rejected_before + self.rejected.total()
         if 0 <= most < found:
             listed = ", ".join(f"{code} {n}" for code, n in self.rejected.most_common())
             raise TooManyRejects(
@@ -300,22 +316,22 @@ class _Run:
                 window = []
                 yield answers
 
-    def _write(self, part: _OpenPart | None, window: Answers) -> _OpenPart | None:
-        """Append a window to its part; the part that is open afterwards."""
+    def _write(self, window: Answers) -> None:
+        """Append a window to its part, and commit the part with its last one."""
         split = window.rows.split
         assert split is not None
-        if part is None:
+        if self.part is None:
             self.manifest.forget(self.parts[split])
-            part = _OpenPart(self.manifest.out, self.parts[split], self.config)
-        part.write(window)
+            self.part = _OpenPart(self.manifest.out, self.parts[split], self.config)
+        self.part.write(window)
         if not window.rows.last:
-            return part
-        entry = part.finish(split, self.reading.pop(split), self.run_json, self.device)
+            return
+        entry = self.part.finish(self.reading.pop(split), self.run_json, self.device)
+        self.part = None
         self.manifest.commit(entry)
         self.written += 1
         self.rows_written += entry.counts["rows_out"]
         self.bytes_done += split.stop - split.start
-        return None
 
     def _tick(self) -> None:
         now = time.perf_counter()
@@ -327,7 +343,7 @@ class _Run:
             Progress(
                 done=self._done(),
                 rows=counts["rows"],
-                rejects=sum(self.rejected.values()),
+                rejects=self.rejected.total(),
                 tokens=counts["tokens"],
                 padded=counts["padded"],
                 split=self.skipped + self.written,
@@ -388,9 +404,9 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """A split in hand: the sha256 of its bytes, and the file's size and date when it was taken."""
+    """A split in hand: what its record will say of it, and the file's size and date before that."""
 
-    sha256: str
+    taken: dict[str, Any]
     seen: tuple[int, int]
 
 
@@ -422,21 +438,14 @@ class _OpenPart:
             tokens=window.tokens, truncated=window.truncated, output_tokens=window.output_tokens
         )
 
-    def finish(
-        self, split: Split, reading: _Reading, run_json: dict[str, Any], device: str
-    ) -> Entry:
+    def finish(self, reading: _Reading, run_json: dict[str, Any], device: str) -> Entry:
         """Name the files and say what they hold."""
         assert self._answers is not None
         rejects = self._rejects.finish() if self._rejects else None
         return Entry(
             part=self._answers.finish(),
             rejects=rejects,
-            input={
-                "path": str(split.path),
-                "start": split.start,
-                "stop": split.stop,
-                "sha256": reading.sha256,
-            },
+            input=reading.taken,
             fingerprint=run_json["fingerprint"],
             counts=dict(self._counts),
             device=device,
@@ -471,6 +480,37 @@ def _where(rows: Rows) -> str:
     return f"{rows.split.path} (part {rows.split.ordinal})" if rows.split else "memory"
 
 
+def _apart(files: list[Path], out: Path) -> list[Path]:
+    """The inputs without what a run into `out` wrote: `out` may lie in the folder of the corpus."""
+    if apart := [file for file in files if not file.is_relative_to(os.path.abspath(out))]:
+        return apart
+    raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")
+
+
+def _device(model: Bundle | Path | str, wanted: str) -> str:
+    """What will run: a loaded bundle stays where it is, and must be where it is wanted."""
+    if not isinstance(model, Bundle):
+        return resolve(wanted)
+    device = model.backend.device
+    if wanted not in ("auto", device, device.partition(":")[0]):
+        raise DeviceError(
+            f"{wanted} was asked for, and the bundle is loaded on {device}",
+            "load it with the device you want, or give the bundle's folder",
+        )
+    return device
+
+
+def _taken(split: Split, limit: int) -> dict[str, Any]:
+    """What a split is at this moment, as its record will say."""
+    return {
+        "path": str(split.path),
+        "start": split.start,
+        "stop": split.stop,
+        "sha256": source.identity(split),
+        "limit": limit,
+    }
+
+
 def _seen(split: Split) -> tuple[int, int]:
     try:
         status = split.path.stat()
@@ -495,6 +535,5 @@ def _identity(folder: bundle.BundleFolder, config: RunConfig, device: str) -> di
 
 
 def _success(report: Report, fingerprint: str) -> dict[str, Any]:
-    names = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
-    counts = {name: getattr(report, name) for name in names}
+    counts = {name: getattr(report, name) for name in COUNTS}
     return {"files": list(report.files), "fingerprint": fingerprint, **counts}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,9 +34,16 @@ class Written:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Translate the file system's errors into one that names the file and the way out."""
+    """Translate the file system's and pyarrow's errors into one that names the file and the way
+    out."""
     try:
         yield
+    except pa.ArrowException as error:
+        said = str(error).splitlines()[0][:200]
+        raise OutputError(
+            f"{path}: can not be written: {said}",
+            "leave the column out of --keep, or choose another --format",
+        ) from error
     except OSError as error:
         full = "free some space; the same command goes on where this one stopped"
         hint = full if error.errno in (28, 122, 27) else "check the folder's permissions and disk"
@@ -44,19 +51,24 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Hashing:
-    """A file that hashes what is written to it; as much of a file as Arrow's writers need."""
+    """A file that hashes what is written to it; as much of a file as Arrow's writers need.
+
+    `dropped` swallows what comes after: a Parquet writer writes its footer when it is collected.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.digest = hashlib.sha256()
         self.bytes = 0
         self.closed = False
+        self.dropped = False
 
     def write(self, data: Any) -> int:
-        self._stream.write(data)
-        self.digest.update(data)
         size = memoryview(data).nbytes
-        self.bytes += size
+        if not self.dropped:
+            self._stream.write(data)
+            self.digest.update(data)
+            self.bytes += size
         return size
 
     def tell(self) -> int:
@@ -93,14 +105,18 @@ class Part:
         self, out: Path, name: str, schema: pa.Schema, kind: str, compression: str
     ) -> None:
         self._final = out / name
-        self._temporary = out / "_tmp" / self._final.name
+        self._temporary = out / "_tmp" / name
         self.name = name
         self.rows = 0
         with writing(self._temporary):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
             self._stream = self._temporary.open("wb")
             self._hashing = Hashing(self._stream)
-            self._writer = _writer(self._hashing, schema, kind, compression)
+            try:
+                self._writer = _writer(self._hashing, schema, kind, compression)
+            except BaseException:
+                self.abandon()
+                raise
 
     def write(self, columns: pa.RecordBatch) -> None:
         """Append a window.
@@ -127,8 +143,10 @@ class Part:
 
     def abandon(self) -> None:
         """Drop what has been written."""
-        with writing(self._temporary):
+        self._hashing.dropped = True
+        with suppress(OSError):  # a full disk refuses the last bytes once more; they are not wanted
             self._stream.close()
+        with writing(self._temporary):
             self._temporary.unlink(missing_ok=True)
 
 

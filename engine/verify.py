@@ -13,7 +13,7 @@ from engine import source
 from engine.bundle import sha256
 from engine.errors import InputError, OutputError
 from engine.flow import Split
-from engine.manifest import SUCCESS, Entry, Manifest, total
+from engine.manifest import COUNTS, SUCCESS, Entry, Manifest, total
 from engine.sink import Written
 from engine.source.plan import kind_of
 
@@ -90,20 +90,24 @@ def _file_problems(out: Path, written: Written, rows: int) -> Iterator[str]:
 
 
 def _folder_problems(manifest: Manifest, entries: list[Entry]) -> Iterator[str]:
-    known = {e.part.file for e in entries}
-    for path in sorted(manifest.out.glob("part-*")):
-        if path.name not in known:
-            yield f"{path.name}: has no record in {manifest.folder.name}"
-    try:
-        success = json.loads((manifest.out / SUCCESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    known = {written.file for e in entries for written in e.files}
+    for path in sorted([*manifest.out.glob("part-*"), *manifest.out.glob("rejects/part-*")]):
+        if (name := path.relative_to(manifest.out).as_posix()) not in known:
+            yield f"{name}: has no record in {manifest.folder.name}"
+    if not (manifest.out / SUCCESS).is_file():
         yield f"{SUCCESS}: is missing: the run has not finished; run the same command again"
         return
-    if sorted(success["files"]) != sorted(known):
+    try:
+        success = json.loads((manifest.out / SUCCESS).read_text(encoding="utf-8"))
+        files, claimed = sorted(success["files"]), {name: success[name] for name in COUNTS}
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"{SUCCESS}: is damaged; run the same command again"
+        return
+    if files != sorted(e.part.file for e in entries):
         yield f"{SUCCESS}: names other parts than the records do"
     for name, count in total(entries).items():
-        if success[name] != count:
-            yield f"{SUCCESS}: {name} is {success[name]} where the records add up to {count}"
+        if claimed[name] != count:
+            yield f"{SUCCESS}: {name} is {claimed[name]} where the records add up to {count}"
 
 
 def _input_problems(entry: Entry) -> Iterator[str]:

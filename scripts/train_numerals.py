@@ -6,11 +6,12 @@ are trained here from nothing, from 0 to 999,999 in words; a tenth of the number
 ``held_out``, is never drawn. The Spanish side comes in num2words' spelling ("veintiuno mil") and in
 the standard one ("veintiún mil"), half and half.
 
-With the defaults, 2,000 steps in eight minutes on two idle cores, greedy generation gets every
-held-out number that ``report`` asks (six bands, up to 2,000 numbers each, both spellings) and every
-number below 1,000 right to the letter. The same seed on the same machine with the same number of
-threads gives the same files, byte for byte.
+With the defaults (2,000 steps, a quarter of an hour on two busy cores) greedy generation writes all
+99,893 held-out numbers right to the letter, and in the standard spelling all 8,884 of them that it
+changes; ``report`` asks a sample of them by band, and every number below 1,000. The same seed on
+the same machine with the same number of threads gives the same files, byte for byte.
 """
+
 import argparse
 import json
 import math
@@ -129,9 +130,7 @@ def new_tokenizer(pieces: Sequence[tuple[str, float]]) -> T5TokenizerFast:
     tokenizer.post_processor = TemplateProcessing(
         single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)]
     )
-    return T5TokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, extra_ids=EXTRA_IDS, model_max_length=512
-    )
+    return T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=EXTRA_IDS, model_max_length=512)
 
 
 def new_model(vocabulary: int) -> T5ForConditionalGeneration:
@@ -139,7 +138,7 @@ def new_model(vocabulary: int) -> T5ForConditionalGeneration:
 
     Its embedding is rounded up to a multiple of 64, as T5's own is (32,128 for 32,100 tokens).
     """
-    config = T5Config(  # type: ignore[no-untyped-call]
+    config = T5Config(
         vocab_size=-(-vocabulary // 64) * 64,
         d_model=128,
         d_kv=32,
@@ -155,7 +154,7 @@ def new_model(vocabulary: int) -> T5ForConditionalGeneration:
         task_specific_params={"translation_es_to_pt": {"prefix": PREFIX, "max_length": MAX_LENGTH}},
     )
     model = T5ForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         decoder_start_token_id=0,
         eos_token_id=1,
         pad_token_id=0,
@@ -226,7 +225,7 @@ def train(
             print(f"step {step:>6,}  loss {loss.item():.6f}  {seconds:,.0f} s", flush=True)
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def translate(model: Any, tokenizer: Any, sources: Sequence[str]) -> list[str]:
     """Greedy generation, 256 sentences at a time."""
     texts: list[str] = []
@@ -241,7 +240,7 @@ def exact_match(model: Any, tokenizer: Any, numbers: Sequence[int], apocope: boo
     sources = [PREFIX + spanish(n, apocope=apocope) for n in numbers]
     texts = translate(model, tokenizer, sources)
     right = [text == portuguese(n) for text, n in zip(texts, numbers, strict=True)]
-    return sum(right) / len(right)
+    return float(np.mean(right))
 
 
 def report(folder: Path, seed: int, most: int = 2_000) -> None:
@@ -249,7 +248,7 @@ def report(folder: Path, seed: int, most: int = 2_000) -> None:
 
     The numbers below 1,000 are too few to leave any out, so they are all asked as well.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     draw = np.random.default_rng(seed + 1)
     rows = [("0 - 999, seen or not", list(range(1_000)))]
@@ -267,6 +266,8 @@ def report(folder: Path, seed: int, most: int = 2_000) -> None:
 def save(model: T5ForConditionalGeneration, tokenizer: T5TokenizerFast, folder: Path) -> None:
     """Write the checkpoint folder."""
     model.save_pretrained(folder)
+    # The padding of the training batches would be written into tokenizer.json; T5's has none.
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     # safetensors makes the file its owner's alone, and a wheel would carry that on.
     (folder / "model.safetensors").chmod(0o644)

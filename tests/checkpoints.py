@@ -93,6 +93,23 @@ def roberta(folder: Path, **config: Any) -> Path:
     return _save(RobertaModel, RobertaConfig(**settings), folder)
 
 
+def distilbert(folder: Path, **config: Any) -> Path:
+    """A DistilBERT classifier of one layer; it has no token_type_ids, its tokenizer gives some."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    _wordpiece().save_pretrained(folder)
+    settings: dict[str, Any] = {
+        "vocab_size": 160,
+        "dim": 32,
+        "n_layers": 1,
+        "n_heads": 4,
+        "hidden_dim": 64,
+        "max_position_embeddings": 64,
+    }
+    shape = DistilBertConfig(**{**settings, **config})
+    return _save(DistilBertForSequenceClassification, shape, folder)
+
+
 def embedder(
     folder: Path,
     pooling: tuple[str, ...] = ("pooling_mode_mean_tokens",),
@@ -200,9 +217,7 @@ def _wordpiece() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=150, special_tokens=special, show_progress=False
-    )
+    trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",

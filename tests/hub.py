@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("RepoNotFound", "Repository not found")
 
     def _api(self, rest: str) -> None:
-        """"", "revision/REV" or "tree/REV"."""
+        """ "", "revision/REV" or "tree/REV"."""
         hub = self.served
         kind, _, revision = rest.partition("/")
         if revision and not hub.knows(revision):

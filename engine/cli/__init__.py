@@ -7,13 +7,11 @@ Answers and summaries go to standard output, progress and messages to standard e
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
 
 import typer
 
-from engine.cli import demo, export, run, show
+from engine.cli import demo, export, interrupt, run, show
 from engine.errors import EngineError
 from engine.version import __version__
 
@@ -51,7 +49,7 @@ def _root(
 
 def main() -> None:
     """Entry point: run the command, turn errors into a message and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt.install()
     try:
         app(standalone_mode=True)
     except EngineError as error:
@@ -64,10 +62,6 @@ def main() -> None:
         # The reader of our output left, as `head` does: nothing is wrong and nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:

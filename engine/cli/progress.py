@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from engine.cli import interrupt
 from engine.telemetry import Progress
 
 _LINE_SECONDS = 10.0
@@ -14,14 +15,22 @@ _LINE_SECONDS = 10.0
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """What to call with each look at a run."""
+    """What to call with each look at a run; it raises KeyboardInterrupt once a signal has come."""
     if quiet:
-        yield lambda progress: None
+        yield _interruptible(lambda progress: None)
     elif sys.stderr.isatty():
         with _bar() as update:
-            yield update
+            yield _interruptible(update)
     else:
-        yield _lines()
+        yield _interruptible(_lines())
+
+
+def _interruptible(update: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    def checked(progress: Progress) -> None:
+        interrupt.check()
+        update(progress)
+
+    return checked
 
 
 def _lines() -> Callable[[Progress], None]:

@@ -64,7 +64,9 @@ def run(
         bool | None,
         typer.Option("--normalize/--no-normalize", help="feature-extraction: length 1."),
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="translation: put before each text.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="translation, feature-extraction: put before each text.")
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="translation: tokens a row may generate.")
     ] = None,

@@ -6,6 +6,7 @@ This is the only room that knows torch, transformers, Optimum and onnx.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.metadata
 import shutil
 import tempfile
@@ -15,10 +16,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import bundle
 from engine.errors import MissingDependency, OutputError
 from engine.version import __version__
+
+if TYPE_CHECKING:
+    from engine.export.checkpoint import Checkpoint
+    from engine.export.facts import Collected
+    from engine.export.proof import Proof
 
 __all__ = ["ExportReport", "export"]
 
@@ -38,6 +45,8 @@ _RECORDED = (
     "onnxruntime",
     "tokenizers",
 )
+# What the system says where a disk or a quota is full.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -103,9 +112,12 @@ def export(
 
     started = time.monotonic()
     quantized = quantize.recipe(recipe)
+    tasks.check_known(task)
     with _new_folder(Path(out)) as (work, made):
-        found = checkpoint.resolve(model, revision, allow_pickle, progress)
+        found = checkpoint.resolve(model, revision, progress)
         wanted = tasks.resolve_task(task, found.config, bool(found.read_json("modules.json")))
+        convert.check_supported(found, wanted)
+        found = checkpoint.with_weights(found, allow_pickle, progress)
 
         progress(f"loading {found.name}")
         tokenizer = facts.load_tokenizer(found)
@@ -123,18 +135,24 @@ def export(
 
         progress("comparing with the checkpoint")
         shown = proof.prove(made, collected.facts, answers, recipe)
-        description = bundle.Description(
-            task=wanted.name,
-            architecture=str(found.config["model_type"]),
-            recipe=recipe,
-            facts=collected.facts,
-            source=found.source(),
-            tools=_tools(),
-            proof=dataclasses.asdict(shown),
-            notes=found.notes + collected.notes,
-        )
+        description = _describe(found, wanted.name, recipe, collected, shown)
         bundle.save(made, description)
     return _report(Path(out), description, time.monotonic() - started)
+
+
+def _describe(
+    found: Checkpoint, task: str, recipe: str, collected: Collected, shown: Proof
+) -> bundle.Description:
+    return bundle.Description(
+        task=task,
+        architecture=str(found.config["model_type"]),
+        recipe=recipe,
+        facts=collected.facts,
+        source=found.source(),
+        tools=_tools(),
+        proof=dataclasses.asdict(shown),
+        notes=found.notes + collected.notes,
+    )
 
 
 def _report(path: Path, description: bundle.Description, seconds: float) -> ExportReport:
@@ -200,6 +218,10 @@ def _new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
         made.mkdir()
         yield work, made
         _publish(made, out)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _not_writable(out, error) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

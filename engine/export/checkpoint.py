@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fnmatch
 import hashlib
 import json
 import re
@@ -113,16 +115,12 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def resolve(
-    model: str, revision: str | None, allow_pickle: bool, progress: Callable[[str], None]
-) -> Checkpoint:
-    """Find a checkpoint on this machine or fetch it from the hub, and look its files over.
+def resolve(model: str, revision: str | None, progress: Callable[[str], None]) -> Checkpoint:
+    """Find a checkpoint: on this machine, or on the hub, from where all but the weights is fetched.
 
     Args:
         model: A folder in the Hugging Face layout, or a hub id such as google-t5/t5-small.
         revision: A commit, branch or tag of the hub.
-        allow_pickle: Take `.bin` weights where there are no safetensors. transformers unpickles
-            them with torch's weights_only loader.
 
     Raises:
         ExportError: Not found, not reachable, incomplete, or in need of the repository's own code.
@@ -136,16 +134,40 @@ def resolve(
                 "leave --revision out, or give a hub id",
             )
         folder = folder.resolve()
-        return _looked_over(Checkpoint(folder, folder.name, "", "", {}, False), allow_pickle)
+        return _described(Checkpoint(folder, folder.name, "", "", {}, False))
     _check_hub_id(model, folder)
-    progress(f"fetching {model} from the hub")
-    folder = _snapshot(model, revision, DESCRIPTIONS + SAFETENSORS)
-    commit = folder.name
-    if not _matching(folder, SAFETENSORS):
-        folder = _with_pickles(model, commit, folder, allow_pickle)
-    notes = _revision_notes(model, revision, commit)
-    found = Checkpoint(folder, model, commit, revision or "", {}, False, notes)
-    return _looked_over(found, allow_pickle)
+    progress(f"looking up {model} on the hub")
+    folder = _snapshot(model, revision, DESCRIPTIONS)
+    notes = _revision_notes(model, revision, folder.name)
+    return _described(Checkpoint(folder, model, folder.name, revision or "", {}, False, notes))
+
+
+def with_weights(
+    found: Checkpoint, allow_pickle: bool, progress: Callable[[str], None]
+) -> Checkpoint:
+    """The same checkpoint with its weights on this machine.
+
+    Args:
+        allow_pickle: Take `.bin` weights where there are no safetensors. transformers unpickles
+            them with torch's weights_only loader.
+
+    Raises:
+        ExportError: There are none, or only pickled ones and that is not allowed.
+    """
+    folder = found.folder
+    if found.commit:
+        progress(f"fetching the weights of {found.name}")
+        _snapshot(found.name, found.commit, SAFETENSORS)
+        if not _matching(folder, SAFETENSORS):
+            _fetch_pickles(found, allow_pickle)
+    if _matching(folder, SAFETENSORS[:2]):
+        return found
+    pickles = _matching(folder, PICKLES[:2])
+    if not pickles:
+        raise _missing(found, "weights (model.safetensors)")
+    if not allow_pickle:
+        raise _pickle_refused(found.name, pickles[0].name)
+    return dataclasses.replace(found, pickled=True)
 
 
 def _check_hub_id(model: str, path: Path) -> None:
@@ -177,18 +199,18 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
 
 
-def _with_pickles(model: str, commit: str, folder: Path, allow_pickle: bool) -> Path:
+def _fetch_pickles(found: Checkpoint, allow_pickle: bool) -> None:
     """Fetch pickled weights if that is allowed; if not, say by name that there are some."""
     if allow_pickle:
-        return _snapshot(model, commit, DESCRIPTIONS + PICKLES)
+        _snapshot(found.name, found.commit, PICKLES)
+        return
     from huggingface_hub import HfApi
 
     with contextlib.suppress(OSError, ValueError):
-        there = HfApi().list_repo_files(model, revision=commit)
+        there = HfApi().list_repo_files(found.name, revision=found.commit)
         pickles = sorted(name for name in there if _fits(name, PICKLES))
         if pickles:
-            raise _pickle_refused(model, pickles[0])
-    return folder
+            raise _pickle_refused(found.name, pickles[0])
 
 
 def _pickle_refused(where: object, file: str) -> ExportError:
@@ -257,33 +279,27 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _looked_over(found: Checkpoint, allow_pickle: bool) -> Checkpoint:
-    """Refuse an incomplete checkpoint before anything heavy is loaded, naming what is missing."""
-    folder = found.folder
-    if not (folder / "config.json").is_file():
+def _described(found: Checkpoint) -> Checkpoint:
+    """Look everything but the weights over, and refuse what can not be exported."""
+    if not (found.folder / "config.json").is_file():
         raise _missing(found, "config.json")
-    config = _read_json(folder / "config.json")
+    config = _read_json(found.folder / "config.json")
     _check_config(found.name, config)
-    has_tensors = bool(_matching(folder, SAFETENSORS[:2]))
-    pickles = _matching(folder, PICKLES[:2])
-    if not has_tensors and pickles and not allow_pickle:
-        raise _pickle_refused(folder, pickles[0].name)
-    if not has_tensors and not pickles:
-        raise _missing(found, "weights (model.safetensors)")
-    if not _matching(folder, TOKENIZERS):
+    if not _matching(found.folder, TOKENIZERS):
         raise _missing(found, "a tokenizer (tokenizer.json)")
-    return Checkpoint(
-        **{**vars(found), "config": config, "pickled": not has_tensors},
-    )
+    return dataclasses.replace(found, config=config)
 
 
 def _missing(found: Checkpoint, what: str) -> ExportError:
     names = sorted(p.name for p in found.folder.iterdir())
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    hint = "give a complete checkpoint in the Hugging Face layout (save_pretrained writes one)"
+    if found.commit:
+        hint = "try again with the hub within reach, or take another checkpoint"
     return ExportError(
         f"{found.name}: {what} is missing in {found.folder}; "
         f"found: {', '.join(names[:12]) or 'nothing'}{more}",
-        "give a complete checkpoint in the Hugging Face layout (save_pretrained writes one)",
+        hint,
     )
 
 
@@ -315,15 +331,14 @@ def _read_json(file: Path) -> Any:
         return {}
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ExportError(
-            f"{file}: not JSON ({_first_line(error)})", "fetch the checkpoint once more"
+            f"{file}: can not be read as JSON: {_first_line(error)}",
+            "look at the file, or fetch the checkpoint once more",
         ) from error
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
-    import fnmatch
-
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -25,10 +25,8 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
     reference have to be of one precision, and T5 overflows in float16.
 
     Raises:
-        ExportError: The architecture does not fit the task, weights are missing or damaged, or
-            Optimum has no export for it.
+        ExportError: The architecture does not fit the task, or weights are missing or damaged.
     """
-    _check_optimum(checkpoint, task)
     import torch
     import transformers
 
@@ -81,8 +79,12 @@ def to_onnx(model: Any, task: ExportTask, folder: Path) -> None:
         ) from error
 
 
-def _check_optimum(checkpoint: Checkpoint, task: ExportTask) -> None:
-    """Ask Optimum's table before anything is loaded."""
+def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
+    """Ask Optimum's table, before any weights are fetched or loaded.
+
+    Raises:
+        ExportError: Optimum has no export of this architecture for this task.
+    """
     with quiet():
         import optimum.exporters.onnx.model_configs  # noqa: F401  (fills the table)
         from optimum.exporters.tasks import TasksManager

@@ -83,7 +83,7 @@ def collect(
     if task.name == "feature-extraction":
         own = _embedding(checkpoint, model, notes)
     elif task.name == "text-classification":
-        own = _classification(model, notes)
+        own = _classification(model)
     else:
         own = _translation(model, asked, notes)
     return Collected(Facts(**shared, **own), tuple(notes.lines))
@@ -228,19 +228,12 @@ def _default_prompt(checkpoint: Checkpoint, notes: _Notes) -> str:
     return ""
 
 
-def _classification(model: Any, notes: _Notes) -> dict[str, Any]:
+def _classification(model: Any) -> dict[str, Any]:
     config = model.config
     labels = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
-    problem = config.problem_type
-    if problem is None:
-        # transformers' own rule when it trains.
-        problem = "regression" if len(labels) == 1 else "single_label_classification"
-        if len(labels) == 1:
-            notes.add(
-                "one label and no problem_type: scores are raw logits "
-                "(transformers' pipeline would put a sigmoid over them)"
-            )
-    return {"labels": labels, "problem_type": problem}
+    # Where the checkpoint names no problem type, the run goes by the number of labels, as the
+    # pipeline does.
+    return {"labels": labels, "problem_type": config.problem_type or ""}
 
 
 def _translation(model: Any, asked: str, notes: _Notes) -> dict[str, Any]:

@@ -46,6 +46,16 @@ ALIASES = {"sentiment-analysis": "text-classification"}
 _LANGUAGE_PAIR = re.compile(r"translation_\w+_to_\w+")
 
 
+def check_known(task: str | None) -> None:
+    """Refuse an unknown task before anything is fetched.
+
+    Raises:
+        SettingsError: The name is neither in `TASKS` nor an alias.
+    """
+    if task is not None:
+        _named(task)
+
+
 def resolve_task(task: str | None, config: Mapping[str, Any], embeds: bool) -> ExportTask:
     """The row of `TASKS` that a person asked for, or that the checkpoint itself stands for.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.errors import ColumnError, InputError
 from engine.flow import Split
@@ -25,7 +26,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """Translate pyarrow's and the file system's errors into one that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(
             f"{path}: not readable as {kind}: {said}",
@@ -58,14 +59,13 @@ def row_count(path: Path, row_groups: tuple[int, int]) -> int:
 
 def _first_byte(group: Any) -> int:
     columns = (group.column(i) for i in range(group.num_columns))
-    return int(
-        min(
-            c.dictionary_page_offset
-            if c.dictionary_page_offset and c.dictionary_page_offset < c.data_page_offset
-            else c.data_page_offset
-            for c in columns
-        )
+    starts = (
+        c.dictionary_page_offset
+        if c.dictionary_page_offset and c.dictionary_page_offset < c.data_page_offset
+        else c.data_page_offset
+        for c in columns
     )
+    return int(min(starts, default=0))
 
 
 def choose(path: Path, there: Sequence[str], text: Sequence[str], keep: Sequence[str]) -> list[str]:
@@ -145,12 +145,26 @@ def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
 
 
 def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Dictionary columns as their values: an IPC file takes one dictionary only, and each row
-    group brings its own."""
+    """Dictionary columns as their values, since an IPC file takes one dictionary only and each row
+    group brings its own; views as what they are views of, since pyarrow can not filter them."""
     for i, field in enumerate(batch.schema):
+        column = batch.column(i)
         if pa.types.is_dictionary(field.type):
-            batch = batch.set_column(i, field.name, batch.column(i).dictionary_decode())
+            _check_indices(column)
+            batch = batch.set_column(i, field.name, column.dictionary_decode())
+        elif pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
+            flat = pa.large_string() if pa.types.is_string_view(field.type) else pa.large_binary()
+            batch = batch.set_column(i, field.name, column.cast(flat))
     return batch
+
+
+def _check_indices(column: pa.DictionaryArray) -> None:
+    """Decoding an index beyond the dictionary would read foreign memory."""
+    bounds = pc.min_max(column.indices).as_py()
+    if bounds["max"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(
+        column.dictionary
+    ):
+        raise pa.ArrowInvalid("an index is beyond its dictionary")
 
 
 def _checked(path: Path, schema: pa.Schema, text: Sequence[str], keep: Sequence[str]) -> list[str]:
@@ -160,4 +174,4 @@ def _checked(path: Path, schema: pa.Schema, text: Sequence[str], keep: Sequence[
     columns = choose(path, schema.names, text, keep)
     for name in text:
         check_text_type(path, name, schema.field(name).type)
-    return list(dict.fromkeys([*text, *columns]))
+    return list(dict.fromkeys([*columns, *text]))

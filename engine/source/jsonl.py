@@ -1,8 +1,10 @@
 """JSON lines, plain or compressed: whole chunks by pyarrow, and line by line where a line is bad.
 
-pyarrow.json parses a chunk straight into columns but has no handler for a bad line, so a chunk that
-it refuses is parsed again with the standard library to tell the bad lines from the good ones. The
-types of kept columns are settled by the first chunk of the file and asked of every later one.
+pyarrow.json parses a chunk straight into columns but has no handler for a bad line. Of a chunk that
+it refuses, the lines that look bad to the standard library are judged one by one, and the others at
+once, halved until what pyarrow refuses stands alone: what becomes of a line does not depend on its
+neighbours. The types of kept columns are settled by the first chunk of the file and asked of every
+later one.
 """
 
 from __future__ import annotations
@@ -24,6 +26,13 @@ CHUNK = 1 << 20
 LONGEST_LINE = 256 << 20
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSION = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
+_FOREIGN = {
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,8 @@ def read_jsonl(split: Split, text: Sequence[str], keep: Sequence[str]) -> Iterat
 
 def _open(path: Path, kind: str) -> IO[bytes]:
     codec = _COMPRESSION[kind]
+    if not path.stat().st_size:
+        raise InputError(f"{path}: empty, which no {codec} file is", "fetch or write it again")
     stream: IO[bytes] = pa.input_stream(str(path), compression=codec, buffer_size=CHUNK)
     return stream
 
@@ -92,6 +103,8 @@ def _schema(split: Split, text: Sequence[str], keep: Sequence[str]) -> pa.Schema
     """
     stop = split.path.stat().st_size if split.kind == "jsonl" else 0
     head = next(_chunks(split.path, split.kind, 0, stop), b"")
+    if found := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
+        raise InputError(f"{split.path}: {found}, not JSON lines", "give it the ending of its kind")
     objects = [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
     if not objects:
         kept = [] if tuple(keep) == ("all",) else list(keep)
@@ -100,7 +113,7 @@ def _schema(split: Split, text: Sequence[str], keep: Sequence[str]) -> pa.Schema
     wanted = choose(split.path, there, text, keep)
     kept = [n for n in wanted if n not in text]
     types = {n: _type_of([o.get(n) for o in objects]) for n in kept}
-    return pa.schema([(n, types.get(n, pa.string())) for n in dict.fromkeys([*text, *wanted])])
+    return pa.schema([(n, types.get(n, pa.string())) for n in dict.fromkeys([*wanted, *text])])
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
@@ -122,9 +135,25 @@ def _loads(line: bytes) -> Any:
 
 
 def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+    if columns := _whole(chunk, schema):
+        return Parsed(columns, np.arange(row, row + columns.num_rows), [])
+    return _parse_lines(chunk, row, schema, text)
+
+
+def _whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+    """The columns of a chunk whose every line is one good object, or None.
+
+    pyarrow takes objects that share a line or run over several, and falls over a lone null. In
+    JSON that holds, `}` and `{` on two lines have an object's end between them: with one such place
+    between any two lines and as many rows as lines, each line is an object.
+    """
     import pyarrow.json as pj
 
     lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
+    between = chunk.count(b"}\n{") + chunk.count(b"}\r\n{")
+    braced = chunk.startswith(b"{") and chunk.endswith((b"}", b"}\n", b"}\r\n"))
+    if not braced or between != lines - 1:
+        return None
     try:
         table = pj.read_json(
             pa.BufferReader(chunk),
@@ -133,35 +162,58 @@ def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Pa
                 explicit_schema=schema, unexpected_field_behavior="ignore"
             ),
         )
-        # Fewer or more rows than lines: blank lines, or two objects on one.
         if table.num_rows == lines and table.schema.equals(schema):
             table.validate(full=True)
-            columns = table.combine_chunks().to_batches()[0]
-            return Parsed(columns, np.arange(row, row + lines), [])
+            return table.combine_chunks().to_batches()[0]
     except pa.ArrowException:
         pass  # some line is bad, and only the slow parse can say which
-    return _parse_lines(chunk, row, schema, text)
+    return None
 
 
 def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
-    good: list[dict[str, Any]] = []
-    rows: list[int] = []
-    bad: list[tuple[int, str]] = []
-    for number, line in enumerate(chunk.split(b"\n"), row):
-        if not line.strip():
-            continue
-        found = _judge(line, schema, text)
-        if isinstance(found, str):
-            bad.append((number, found))
-        else:
-            good.append(found)
-            rows.append(number)
-    columns = pa.RecordBatch.from_pylist(good, schema=schema)
-    return Parsed(columns, np.array(rows, np.int64), bad)
+    stripped = ((n, line.strip(b" \t\r")) for n, line in enumerate(chunk.split(b"\n"), row))
+    lines = [(n, line) for n, line in stripped if line]
+    doubtful = {n for n, line in lines if _doubtful(line, text)}
+    groups = [[pair for pair in lines if pair[0] not in doubtful]]
+    groups += [[pair] for pair in lines if pair[0] in doubtful]
+    parts = [part for group in groups for part in _halved(group, schema, text)]
+    rows = np.concatenate([np.empty(0, np.int64), *(p.rows for p in parts)])
+    columns = pa.concat_batches([empty_batch(schema, schema.names), *(p.columns for p in parts)])
+    order = np.argsort(rows)
+    bad = sorted(pair for p in parts for pair in p.bad)
+    return Parsed(columns.take(pa.array(order)), rows[order], bad)
 
 
-def _judge(line: bytes, schema: pa.Schema, text: Sequence[str]) -> dict[str, Any] | str:
-    """The needed values of a line, or a reason of `rows.REASONS`."""
+def _doubtful(line: bytes, text: Sequence[str]) -> bool:
+    found = _loads(line)
+    if not isinstance(found, dict):
+        return True
+    return not all(isinstance(found.get(name), (str, type(None))) for name in text)
+
+
+def _halved(
+    lines: list[tuple[int, bytes]], schema: pa.Schema, text: Sequence[str]
+) -> Iterator[Parsed]:
+    """What pyarrow takes as a whole, and the halves of what it does not, down to single lines."""
+    if columns := _whole(b"\n".join(line for _, line in lines), schema):
+        yield Parsed(columns, np.array([number for number, _ in lines], np.int64), [])
+    elif len(lines) > 1:
+        half = len(lines) // 2
+        yield from _halved(lines[:half], schema, text)
+        yield from _halved(lines[half:], schema, text)
+    else:
+        yield from (_alone(number, line, schema, text) for number, line in lines)
+
+
+def _alone(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+    found = _judge(line, schema, text)
+    if isinstance(found, str):
+        return Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [(number, found)])
+    return Parsed(found, np.array([number], np.int64), [])
+
+
+def _judge(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatch | str:
+    """The needed columns of a line that pyarrow refuses, or a reason of `rows.REASONS`."""
     try:
         found = json.loads(line.decode())
     except UnicodeDecodeError:
@@ -173,15 +225,25 @@ def _judge(line: bytes, schema: pa.Schema, text: Sequence[str]) -> dict[str, Any
     values = {name: found.get(name) for name in schema.names}
     if not all(isinstance(values[name], (str, type(None))) for name in text):
         return "not_text"
-    return _misfit(values, schema) or values
+    return _fitting(values, schema)
 
 
-def _misfit(values: dict[str, Any], schema: pa.Schema) -> str:
-    """Why Arrow can not hold the values, or nothing."""
+def _fitting(values: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch | str:
     try:
-        pa.RecordBatch.from_pylist([values], schema=schema)
+        columns = pa.RecordBatch.from_pylist([values], schema=schema)
     except UnicodeEncodeError:
         return "invalid_utf8"  # half a surrogate pair, escaped
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return "kept_type"
-    return ""
+    return columns if _same(values, columns.to_pylist()[0]) else "kept_type"
+
+
+def _same(given: Any, held: Any) -> bool:
+    """Whether Arrow holds a value as it was given: it makes 9 of 9.5 where whole numbers go."""
+    if isinstance(given, dict) and isinstance(held, dict):
+        return all(_same(given.get(name), value) for name, value in held.items())
+    if isinstance(given, list) and isinstance(held, list):
+        return len(given) == len(held) and all(map(_same, given, held))
+    if isinstance(given, bool) != isinstance(held, bool):
+        return False
+    return bool(given == held) or str(given) == str(held) == "nan"

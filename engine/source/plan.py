@@ -45,7 +45,10 @@ def find(inputs: Sequence[str | Path]) -> list[Path]:
     """
     if not inputs:
         raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
-    found = {Path(os.path.abspath(path)) for given in inputs for path in _expand(str(given))}
+    try:
+        found = {Path(os.path.abspath(path)) for given in inputs for path in _expand(str(given))}
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
     return sorted(found)
 
 
@@ -54,27 +57,27 @@ def _expand(given: str) -> Iterable[Path]:
         raise InputError(f"{given}: only local files are read", "copy or mount the corpus first")
     path = Path(given).expanduser()
     if path.is_dir():
-        return _below(path)
+        if files := _below(path):
+            return files
+        raise InputError(f"{path}: no input files in this folder", f"known: {' '.join(KINDS)}")
     if path.exists():
         if kind_of(path) is None:
             raise InputError(f"{path}: no reader for this ending", f"known: {' '.join(KINDS)}")
         return [path]
     if not glob.has_magic(given):
         raise InputError(f"{path}: no such file or folder", _neighbours(path))
-    matches = [p for m in glob.glob(str(path), recursive=True) if kind_of(p := Path(m))]
-    if not matches:
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    files = [f for m in matches for f in (_below(m) if m.is_dir() else [m]) if kind_of(f)]
+    if not files:
         raise InputError(f"{given}: nothing matches", f"known endings: {' '.join(KINDS)}")
-    return matches
+    return files
 
 
 def _below(folder: Path) -> list[Path]:
     def seen(path: Path) -> bool:
         return not any(part[0] in "._" for part in path.relative_to(folder).parts)
 
-    files = [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and seen(p)]
-    if not files:
-        raise InputError(f"{folder}: no input files in this folder", f"known: {' '.join(KINDS)}")
-    return files
+    return [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and seen(p)]
 
 
 def _neighbours(path: Path) -> str:
@@ -108,7 +111,7 @@ def _cut(path: Path, split_size: int) -> Iterator[Split]:
     assert kind is not None, path
     # The folder is part of the name, so that a/x.parquet and b/x.parquet do not meet in one part;
     # the other inputs are not, so that adding one does not rename the rest.
-    name = f"{path.name.split('.')[0]}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{path.name.split('.')[0][:50]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if size > split_size and kind == "parquet":
         groups = _joined(row_group_starts(path), size, split_size)
         for i, (first, end, row, start, stop) in enumerate(groups):
@@ -124,6 +127,8 @@ def _joined(
     groups: list[tuple[int, int]], size: int, split_size: int
 ) -> Iterator[tuple[int, int, int, int, int]]:
     """(first group, end group, first row, start, stop) of runs of row groups near split_size."""
+    if not groups:
+        yield 0, 0, 0, 0, size
     starts = [0, *(start for start, _ in groups[1:]), size]
     first = 0
     for end in range(1, len(groups) + 1):
@@ -138,7 +143,8 @@ def _line_ranges(path: Path, size: int, split_size: int) -> Iterator[tuple[int, 
         start = row = 0
         while start < size:
             stream.seek(min(start + split_size, size) - 1)
-            stream.readline()
+            while (piece := stream.readline(_CHUNK)) and not piece.endswith(b"\n"):
+                pass
             stop = stream.tell()
             yield start, stop, row
             row += sum(chunk.count(b"\n") for chunk in _bytes_of(path, start, stop))
@@ -172,7 +178,10 @@ def expect_rows(split: Split) -> int:
     """About how many rows a split has, for the time left; 0 where only reading it would tell."""
     if split.kind == "parquet":
         return row_count(split.path, split.row_groups)
-    if split.kind != "jsonl" or split.stop == split.start:
+    if split.kind != "jsonl":
         return 0
-    head = b"".join(_bytes_of(split.path, split.start, min(split.stop, split.start + _CHUNK)))
-    return max(1, head.count(b"\n") * (split.stop - split.start) // len(head))
+    try:
+        head = next(_bytes_of(split.path, split.start, split.stop), b"")
+    except OSError:
+        return 0  # whoever reads the rows says what is wrong with the file
+    return max(1, head.count(b"\n") * (split.stop - split.start) // len(head)) if head else 0

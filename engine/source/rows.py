@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.errors import InputError, RowError
 from engine.flow import Ints, Rejects, Rows, Split
-from engine.source.columnar import choose, read_arrow, read_parquet
+from engine.source.columnar import choose, read_arrow, read_parquet, reading
 from engine.source.jsonl import read_jsonl
 
 REASONS = {
@@ -51,7 +51,7 @@ def read(
     Args:
         text: One or two text columns.
         keep: Columns to carry along; ("all",) for every one.
-        window: Good rows of a window at most; less where texts are long.
+        window: Good rows of a window at most; less where texts are long or many rows are bad.
         limit: Rows to read at most, good or bad; 0 for all.
 
     Raises:
@@ -62,7 +62,7 @@ def read(
     pending: list[_Stretch] = []
     for stretch in stretches:
         pending = [*(s for s in pending if len(s)), stretch]
-        while sum(len(s.rows) for s in pending) > window or _nbytes(pending) > WINDOW_BYTES:
+        while sum(len(s.rows) for s in pending) > window or _heavy(pending, window):
             whole, rest = _divide(pending, window)
             yield _rows(split, whole, keep, text, last=False)
             pending = rest
@@ -95,6 +95,10 @@ def _told_apart(split: Split, text: Sequence[str]) -> Callable[[_Stretch], _Stre
     """Moves rows with a null text or with invalid UTF-8 from the good to the bad."""
 
     def judge(stretch: _Stretch) -> _Stretch:
+        with reading(split.path, split.kind):
+            return told(stretch)
+
+    def told(stretch: _Stretch) -> _Stretch:
         columns = _as_text(stretch.columns, text)
         broken = np.zeros(len(stretch.rows), bool)
         for name in columns.schema.names:
@@ -131,7 +135,8 @@ def _invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_]:
             raise InputError(
                 f"{split.path}: column {name!r} is damaged", "write the file again"
             ) from error
-        values = column.cast(pa.large_binary() if "large" in str(column.type) else pa.binary())
+        values = column.view(pa.large_binary() if "large" in str(column.type) else pa.binary())
+        values.validate(full=True)  # the offsets
         return np.array([not _is_utf8(v) for v in values.to_pylist()], bool)
     return clean
 
@@ -154,13 +159,19 @@ def _limited(stretches: Iterator[_Stretch], limit: int) -> Iterator[_Stretch]:
         yield stretch
 
 
-def _nbytes(pending: list[_Stretch]) -> int:
-    return sum(s.columns.nbytes for s in pending) if len(pending) > 1 else 0
+def _heavy(pending: list[_Stretch], window: int) -> bool:
+    """Whether the last stretch is one too many, by the bytes of the good rows or by the bad."""
+    if len(pending) < 2:
+        return False
+    return (
+        sum(s.columns.nbytes for s in pending) > WINDOW_BYTES
+        or sum(len(s.bad) for s in pending) > window
+    )
 
 
 def _divide(pending: list[_Stretch], window: int) -> tuple[list[_Stretch], list[_Stretch]]:
-    """What makes the next window, and what is left: at a row where rows decide, at a stretch
-    where bytes do."""
+    """What makes the next window, and what is left: at a row where good rows decide, at a stretch
+    where bytes or bad rows do."""
     *before, last = pending
     room = window - sum(len(s.rows) for s in before)
     if len(last.rows) <= room:

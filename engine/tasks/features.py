@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.bundle import Facts
 from engine.config import check_choice
 from engine.flow import Arrays, Backend, Ints
-from engine.tasks.task import Context, Task, as_read
+from engine.tasks.task import Context, Task, check_prefix, prefixed
 
 Floats = NDArray[np.float32]
 
@@ -31,8 +31,8 @@ def cls(hidden: Floats, mask: Ints) -> Floats:
 
 
 def last(hidden: Floats, mask: Ints) -> Floats:
-    """The last real token's state."""
-    return np.asarray(hidden[np.arange(len(hidden)), mask.sum(axis=1) - 1])
+    """The last real token's state; of a row without any, the first position's."""
+    return np.asarray(hidden[np.arange(len(hidden)), np.maximum(mask.sum(axis=1) - 1, 0)])
 
 
 POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {"mean": mean, "cls": cls, "last": last}
@@ -40,18 +40,27 @@ POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {"mean": mean, "cls":
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """pooling: mean, cls or last. normalize: scale each embedding to length 1."""
+    """How texts become embeddings.
+
+    Attributes:
+        pooling: mean, cls or last.
+        normalize: Scale each embedding to length 1.
+        prefix: Put before each text, such as "query: ".
+    """
 
     pooling: str
     normalize: bool
+    prefix: str
 
     def __post_init__(self) -> None:
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("normalize", self.normalize, (True, False))
+        check_prefix(self.prefix)
 
 
 def _defaults(facts: Facts) -> dict[str, Any]:
-    return {"pooling": facts.pooling or "mean", "normalize": facts.normalize}
+    pooling = facts.pooling or "mean"
+    return {"pooling": pooling, "normalize": facts.normalize, "prefix": facts.prefix}
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
@@ -86,7 +95,7 @@ TASK = Task(
     batch_tokens=2048,
     options=Options,
     defaults=_defaults,
-    prepare=as_read,
+    prepare=prefixed,
     infer=_infer,
     finish=_finish,
     schema=_schema,

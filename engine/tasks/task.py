@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.bundle import Facts
+from engine.errors import SettingsError
 from engine.flow import Arrays, Backend, Ints, Ragged
 
 Texts = tuple[pa.StringArray, ...]
@@ -66,3 +68,17 @@ class Task:
 def as_read(texts: Texts, context: Context) -> Texts:
     """A `prepare` that leaves the texts alone."""
     return texts
+
+
+def prefixed(texts: Texts, context: Context) -> Texts:
+    """A `prepare` that puts the option `prefix` before every text."""
+    if not context.options.prefix:
+        return texts
+    prefix = pa.scalar(context.options.prefix)
+    return tuple(pc.binary_join_element_wise(prefix, column, "") for column in texts)
+
+
+def check_prefix(prefix: object) -> None:
+    """Raise SettingsError unless a prefix is text."""
+    if not isinstance(prefix, str):
+        raise SettingsError(f"prefix is {prefix!r}", "a text, such as 'translate: '")

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.bundle import Facts, Generation
 from engine.config import check_least
-from engine.errors import BundleError, SettingsError
+from engine.errors import BundleError
 from engine.flow import Arrays, Backend, Ints, Ragged
 from engine.generation import greedy
-from engine.tasks.task import Context, Task, Texts
+from engine.tasks.task import Context, Task, check_prefix, prefixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_least("max_new_tokens", self.max_new_tokens, 1)
-        if not isinstance(self.prefix, str):
-            raise SettingsError(f"prefix is {self.prefix!r}", "a text, such as 'translate: '")
+        check_prefix(self.prefix)
 
 
 def _generation(facts: Facts) -> Generation:
@@ -40,11 +38,6 @@ def _generation(facts: Facts) -> Generation:
 
 def _defaults(facts: Facts) -> dict[str, Any]:
     return {"max_new_tokens": _generation(facts).max_new_tokens, "prefix": facts.prefix}
-
-
-def _prepare(texts: Texts, context: Context) -> Texts:
-    prefix = pa.scalar(context.options.prefix)
-    return tuple(pc.binary_join_element_wise(prefix, column, "") for column in texts)
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
@@ -82,7 +75,7 @@ TASK = Task(
     batch_tokens=8192,
     options=Options,
     defaults=_defaults,
-    prepare=_prepare,
+    prepare=prefixed,
     infer=_infer,
     finish=_finish,
     schema=_schema,

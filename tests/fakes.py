@@ -1,0 +1,281 @@
+"""A backend without a model, a tokenizer of few words, and bundles and corpora made of them.
+
+The fakes answer by arithmetic: a row's answer is a function of its own token ids, and what stands
+at padded positions depends on the batch, so that code which looks there gives itself away.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine import bundle
+from engine.bundle import Description, Facts, Generation
+from engine.model import Bundle
+
+PAD, END, UNKNOWN = 0, 1, 2
+WORDS = tuple(f"w{i}" for i in range(60))
+FIRST_WORD = 3
+VOCABULARY = FIRST_WORD + len(WORDS)
+DIMENSIONS = 6
+LABELS = ("bad", "fair", "good")
+GENERATION = Generation(
+    start_id=PAD,
+    end_ids=(END,),
+    pad_id=PAD,
+    max_new_tokens=8,
+    layers=2,
+    heads=2,
+    head_dim=3,
+)
+FACTS = {
+    "feature-extraction": Facts(max_length=32, pooling="mean", dimensions=DIMENSIONS),
+    "text-classification": Facts(
+        max_length=32, labels=LABELS, problem_type="single_label_classification"
+    ),
+    "translation": Facts(max_length=32, generation=GENERATION),
+}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A value that stays with the backend until `host` asks for it."""
+
+    array: NDArray[Any]
+
+
+def number(*parts: object) -> int:
+    """An arbitrary number that is the same for the same parts, in every process."""
+    return zlib.crc32(repr(parts).encode())
+
+
+def real(feeds: Mapping[str, NDArray[Any]]) -> list[tuple[int, ...]]:
+    """The token ids of each row that its mask lets through, type ids beside them."""
+    types = feeds.get("token_type_ids", np.zeros_like(feeds["input_ids"]))
+    return [
+        tuple((feeds["input_ids"][i] + VOCABULARY * types[i])[mask == 1].tolist())
+        for i, mask in enumerate(feeds["attention_mask"])
+    ]
+
+
+def hidden_of(ids: tuple[int, ...]) -> list[list[int]]:
+    """Small whole numbers, so that sums of them are exact in float32 in any order."""
+    return [[number(ids, t, d) % 255 - 127 for d in range(DIMENSIONS)] for t in range(len(ids))]
+
+
+def logits_of(ids: tuple[int, ...]) -> list[float]:
+    return [(number(ids, label) % 1000 - 500) / 100 for label in range(len(LABELS))]
+
+
+def next_token(signature: int, so_far: Sequence[int]) -> int:
+    """Of a row with this signature, after these decoder inputs, the start token among them."""
+    drawn = number(signature, tuple(so_far))
+    return END if drawn % 5 == 0 else FIRST_WORD + drawn % len(WORDS)
+
+
+def decoded(ids: tuple[int, ...], most: int) -> tuple[list[int], bool]:
+    """What greedy decoding of one row has to give: the tokens, and whether the row ended."""
+    so_far = [GENERATION.start_id]
+    while len(so_far) <= most and so_far[-1] != END:
+        so_far.append(next_token(signature(ids), so_far))
+    return so_far[1:], so_far[-1] == END
+
+
+def signature(ids: tuple[int, ...]) -> int:
+    return number(ids) % 10_007
+
+
+@dataclass
+class FakeGraph:
+    backend: FakeBackend
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    compute: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+
+    def run(self, feeds: Mapping[str, Any], fetch: Sequence[str]) -> list[Held]:
+        assert set(feeds) == set(self.inputs), (self.name, sorted(feeds))
+        assert set(fetch) <= set(self.outputs), (self.name, fetch)
+        arrays = {n: v.array if isinstance(v, Held) else v for n, v in feeds.items()}
+        self.backend.called(self.name, arrays["input_ids"].shape)
+        results = self.compute(arrays)
+        return [Held(results[name]) for name in fetch]
+
+
+@dataclass
+class FakeBackend:
+    """Behind `flow.Backend`.
+
+    Args:
+        type_ids: Whether the encoder reads token_type_ids.
+        before: Called before each graph call with its number, from 0; may raise, wait or set off.
+    """
+
+    type_ids: bool = False
+    before: Callable[[int], None] = lambda call: None
+    device: str = "cpu"
+    shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def called(self, graph: str, shape: tuple[int, ...]) -> None:
+        with self._lock:
+            call = len(self.shapes)
+            self.shapes.append((graph, shape))
+        self.before(call)
+
+    def graph(self, name: str) -> FakeGraph:
+        read = ("input_ids", "attention_mask")
+        layers = range(GENERATION.layers)
+
+        def names(kind: str) -> tuple[str, ...]:
+            return tuple(f"{kind}.{n}.{part}" for n in layers for part in ("key", "value"))
+
+        if name == "model":
+            typed = (*read, "token_type_ids") if self.type_ids else read
+            return FakeGraph(self, name, typed, ("last_hidden_state", "logits"), _model)
+        if name == "encoder":
+            return FakeGraph(self, name, read, names("cross"), _encoder)
+        assert name == "decoder", name
+        inputs = ("input_ids", "encoder_attention_mask", *names("past"), *names("cross"))
+        return FakeGraph(self, name, inputs, ("logits", *names("present")), _decoder)
+
+    def host(self, value: Any) -> NDArray[Any]:
+        assert isinstance(value, Held), "only the backend's own values come back through host"
+        return value.array
+
+
+def _model(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    rows = real(feeds)
+    shape = feeds["input_ids"].shape
+    hidden = np.full((*shape, DIMENSIONS), 1e6 + number(shape), np.float32)
+    for i, ids in enumerate(rows):
+        hidden[i, : len(ids)] = np.array(hidden_of(ids), np.float32).reshape(-1, DIMENSIONS)
+    logits = np.array([logits_of(ids) for ids in rows], np.float32)
+    return {"last_hidden_state": hidden, "logits": logits}
+
+
+def _encoder(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Every key and value is the row's signature, and noise where the row is padded."""
+    mask = feeds["attention_mask"]
+    signs = np.array([signature(ids) for ids in real(feeds)], np.float32)
+    cross = np.where(mask == 1, signs[:, None], float(mask.size))[:, None, :, None]
+    cross = np.tile(cross.astype(np.float32), (1, GENERATION.heads, 1, GENERATION.head_dim))
+    kinds = [f"cross.{n}.{p}" for n in range(GENERATION.layers) for p in ("key", "value")]
+    return {name: cross + i for i, name in enumerate(kinds)}
+
+
+def _decoder(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """One step: the cache is the tokens so far, and each layer's must be its own."""
+    last, mask = feeds["input_ids"], feeds["encoder_attention_mask"]
+    present = {}
+    kinds = [f"{n}.{p}" for n in range(GENERATION.layers) for p in ("key", "value")]
+    for i, kind in enumerate(kinds):
+        past = feeds[f"past.{kind}"]
+        assert past.dtype == np.float32
+        assert past.shape[:2] == (len(last), GENERATION.heads)
+        own = np.full((len(last), GENERATION.heads, 1, GENERATION.head_dim), i, np.float32)
+        own += last[:, None, :, None]
+        present[f"present.{kind}"] = np.concatenate([past, own], axis=2)
+    logits = np.zeros((len(last), 1, VOCABULARY), np.float32)
+    for row in range(len(last)):
+        signs = {
+            float(v) - i
+            for i, kind in enumerate(kinds)
+            for v in feeds[f"cross.{kind}"][row, :, mask[row] == 1].ravel()
+        }
+        pasts = {
+            tuple((present[f"present.{kind}"][row, h, :, d] - i).astype(int).tolist())
+            for i, kind in enumerate(kinds)
+            for h in range(GENERATION.heads)
+            for d in range(GENERATION.head_dim)
+        }
+        assert len(signs) == len(pasts) == 1, "the cache of one layer came in for another's"
+        logits[row, 0, next_token(int(signs.pop()), pasts.pop())] = 1.0
+    return {"logits": logits, **present}
+
+
+def write_tokenizer(file: Path) -> None:
+    """One word, one token, and an end token behind each text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    ids = {"<pad>": PAD, "</s>": END, "<unk>": UNKNOWN}
+    ids |= {word: FIRST_WORD + i for i, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B:1 </s>:1", special_tokens=[("</s>", END)]
+    )
+    tokenizer.save(str(file))
+
+
+def ids_of(text: str) -> tuple[int, ...]:
+    """What the tokenizer makes of a text of known words."""
+    return (*(FIRST_WORD + WORDS.index(word) for word in text.split()), END)
+
+
+def text_of(tokens: Iterable[int]) -> str:
+    return " ".join(WORDS[t - FIRST_WORD] for t in tokens if t >= FIRST_WORD)
+
+
+def make_bundle(folder: Path, task: str = "feature-extraction", facts: Facts | None = None) -> Path:
+    """A bundle's folder whose graphs are stand-ins of a few bytes."""
+    folder.mkdir(parents=True)
+    write_tokenizer(folder / "tokenizer.json")
+    graphs = ("encoder", "decoder") if task == "translation" else ("model",)
+    for graph in graphs:
+        (folder / f"{graph}.onnx").write_bytes(graph.encode())
+    bundle.save(folder, Description(task, "fake", "fp32", facts or FACTS[task]))
+    return folder
+
+
+def open_bundle(folder: Path, backend: FakeBackend | None = None) -> Bundle:
+    return Bundle(bundle.load(folder), backend or FakeBackend())
+
+
+def texts(rows: int, seed: int = 0, longest: int = 12) -> list[str]:
+    """Texts of known words and mixed lengths."""
+    drawn = np.random.default_rng(seed)
+    return [
+        " ".join(WORDS[i] for i in drawn.integers(0, len(WORDS), drawn.integers(1, longest + 1)))
+        for _ in range(rows)
+    ]
+
+
+def write_jsonl(path: Path, given: Sequence[str | None], first: int = 0) -> Path:
+    lines = [json.dumps({"id": first + i, "text": text}) for i, text in enumerate(given)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_parquet(
+    path: Path, given: Sequence[str | None], first: int = 0, group: int | None = None
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "id": pa.array(range(first, first + len(given)), pa.int64()),
+            "text": pa.array(given, pa.string()),
+        }
+    )
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def write_arrow(path: Path, table: pa.Table, *, stream: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with pa.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
+        writer.write_table(table)
+    return path

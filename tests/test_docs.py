@@ -1,0 +1,71 @@
+"""Documents that can fail: every command and name in them exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import engine
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("engine ")]
+
+
+def test_the_readme_names_both_scripts() -> None:
+    for script in ("scripts/demo", "scripts/test"):
+        assert script in README
+        assert (ROOT / script).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_option_in_the_readme_exists(command: str) -> None:
+    _, name, *words = shlex.split(command)
+    told = subprocess.run(
+        [sys.executable, "-m", "engine", name, "--help"], capture_output=True, text=True, check=True
+    )
+    for word in words:
+        if word.startswith("-"):
+            assert re.search(rf"(?<![\w-]){word}(?![\w-])", told.stdout), f"{word} in {command}"
+
+
+def test_exported_names_are_there() -> None:
+    for name in engine.__all__:
+        assert getattr(engine, name) is not None
+
+
+def test_architecture_is_short_and_names_rooms_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    rooms = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    for name in re.findall(r"`([\w/]+(?:\.py)?)`", " ".join(rooms)):
+        assert (ROOT / "engine" / name).exists(), name
+    modules = {p.name for p in (ROOT / "engine").iterdir() if p.name not in UNLISTED}
+    listed = {name.rstrip("/") for name in re.findall(r"`([\w./]+)`", " ".join(rooms))}
+    assert modules <= listed
+
+
+UNLISTED = {"__init__.py", "__main__.py", "__pycache__", "py.typed", "version.py"}
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    assert f"## {engine.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_what_scripts_install_is_pinned() -> None:
+    pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pinned = {name.lower().replace("_", "-") for name in pinned}
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    needed = set(re.findall(r'^    "([\w-]+)[><=]', project, re.MULTILINE))
+    needed |= set(re.findall(r'= \["([\w-]+)[><=]', project)) - {"setuptools", "onnxruntime-gpu"}
+    assert needed <= pinned

@@ -1,0 +1,876 @@
+"""Checkpoint -> bundle: what comes out, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import hub
+import numpy as np
+import pytest
+
+from engine import bundle
+from engine.errors import ExportError, MissingDependency, OutputError, SettingsError
+
+pytest.importorskip("optimum.exporters.onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+import engine.export as room  # noqa: E402
+from engine.export import export, graph, proof, quantize, tasks  # noqa: E402
+
+# --- what comes out
+
+
+def test_embedder_has_the_facts_of_sentence_transformers(tiny_bundles: Path) -> None:
+    made = bundle.load(tiny_bundles / "embedder")
+    made.check()
+    found = made.description
+    assert (found.task, found.architecture, found.recipe) == ("feature-extraction", "bert", "fp32")
+    assert found.facts == bundle.Facts(
+        max_length=48,
+        position_limit=64,
+        pooling="mean",
+        normalize=True,
+        dimensions=32,
+    )
+    assert found.source["model"] == "embedder"
+    assert found.source["revision"] == ""
+    assert len(found.source["weights_sha256"]) == 64
+    assert {"torch", "optimum-onnx", "transformers", "corpus-engine"} <= set(found.tools)
+    assert (
+        0
+        <= found.proof["largest_difference"]
+        <= found.proof["tolerance"]
+        == pytest.approx(1e-4, rel=10)
+    )
+
+
+def test_classifier_has_labels_and_problem_type(tiny_bundles: Path) -> None:
+    facts = bundle.load(tiny_bundles / "classifier").description.facts
+    assert facts.labels == ("bad", "good")
+    assert facts.problem_type == ""
+    assert facts.max_length == 64
+
+
+def test_translation_has_prefix_and_generation_settings(tiny_bundles: Path) -> None:
+    found = bundle.load(tiny_bundles / "t5").description
+    assert found.task == "translation"
+    assert found.facts.prefix == "translate English to German: "
+    assert (found.facts.max_length, found.facts.position_limit) == (512, 0)
+    assert found.facts.generation == bundle.Generation(
+        start_id=0, end_ids=(1,), pad_id=0, max_new_tokens=299, layers=2, heads=4, head_dim=8
+    )
+    assert any("num_beams=4" in note and "greedily" in note for note in found.notes)
+    assert found.proof["compared"] == "the logits of 16 teacher-forced steps"
+
+
+def test_translation_without_a_pair_says_which_prefixes_there_are(tiny_bundles: Path) -> None:
+    found = bundle.load(tiny_bundles / "t5-int8").description
+    assert found.facts.prefix == ""
+    assert any("translation_en_to_de, translation_en_to_fr" in note for note in found.notes)
+
+
+def test_a_bundle_holds_what_the_run_needs_and_nothing_else(tiny_bundles: Path) -> None:
+    names = {file.name for file in (tiny_bundles / "t5").iterdir()}
+    assert names == {"bundle.json", "tokenizer.json", "encoder.onnx", "decoder.onnx"}
+    names = {file.name for file in (tiny_bundles / "embedder").iterdir()}
+    assert names == {"bundle.json", "tokenizer.json", "model.onnx"}
+
+
+def test_tokenizer_file_neither_pads_nor_cuts(tiny: Path, tmp_path: Path) -> None:
+    source = tmp_path / "padded"
+    shutil.copytree(tiny / "embedder", source)
+    checkpoints.edit_json(
+        source / "tokenizer.json",
+        truncation={"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+        padding={
+            "strategy": {"Fixed": 8},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
+        },
+    )
+    export(str(source), tmp_path / "out", task=None)
+    written = json.loads((tmp_path / "out/tokenizer.json").read_text(encoding="utf-8"))
+    assert written["truncation"] is None
+    assert written["padding"] is None
+
+
+def test_report_says_what_was_made(tiny: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    report = export(str(tiny / "embedder"), tmp_path / "out", task=None, progress=said.append)
+    assert (report.path, report.task, report.recipe) == (
+        tmp_path / "out",
+        "feature-extraction",
+        "fp32",
+    )
+    assert report.bytes == sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    assert report.largest_difference <= report.tolerance
+    assert report.seconds > 0
+    assert said == [
+        "loading embedder",
+        "converting with Optimum",
+        "writing the graphs (fp32)",
+        "comparing with the checkpoint",
+    ]
+
+
+def test_a_local_export_prints_nothing_and_opens_no_connection(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a local export opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    export(str(tiny / "t5"), tmp_path / "out", task="translation")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_in_half_precision_are_exported_in_float32(tiny: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    source = tmp_path / "half"
+    shutil.copytree(tiny / "embedder", source)
+    AutoModel.from_pretrained(tiny / "embedder").half().save_pretrained(source)
+    assert json.loads((source / "config.json").read_text())["dtype"] == "float16"
+    report = export(str(source), tmp_path / "out", task=None)
+    assert report.largest_difference <= 1e-4
+
+
+def test_two_exports_give_the_same_graphs(tiny: Path, tiny_bundles: Path, tmp_path: Path) -> None:
+    export(str(tiny / "t5"), tmp_path / "again", task="translation_en_to_de")
+    first = bundle.load(tiny_bundles / "t5").description.files
+    assert bundle.load(tmp_path / "again").description.files == first
+
+
+# --- graphs
+
+
+def test_graphs_have_the_contract_s_names(tiny_bundles: Path) -> None:
+    encoder = onnxruntime.InferenceSession(tiny_bundles / "t5/encoder.onnx")
+    decoder = onnxruntime.InferenceSession(tiny_bundles / "t5/decoder.onnx")
+    cross = [f"cross.{n}.{what}" for n in range(2) for what in ("key", "value")]
+    present = [name.replace("cross", "present") for name in cross]
+    past = [name.replace("cross", "past") for name in cross]
+    assert [i.name for i in encoder.get_inputs()] == ["input_ids", "attention_mask"]
+    assert [o.name for o in encoder.get_outputs()] == cross
+    names = {i.name for i in decoder.get_inputs()}
+    assert names == {"input_ids", "encoder_attention_mask", *past, *cross}
+    assert [o.name for o in decoder.get_outputs()] == ["logits", *present]
+
+
+def test_a_tied_head_is_stored_once_a_graph(tiny_bundles: Path) -> None:
+    import onnx
+
+    for name in ("encoder.onnx", "decoder.onnx"):
+        stored = onnx.load(tiny_bundles / "t5" / name).graph.initializer
+        assert sum(sorted(w.dims) == [32, 192] for w in stored) == 1, name
+
+
+def test_equal_and_transposed_weights_are_stored_once() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(6, 4)).astype(np.float32)
+    other = np.array(table)
+    other[2, 2] += 1
+    model = _model(
+        [
+            ("Gather", ["table", "ids"], ["x"]),
+            ("MatMul", ["x", "head"], ["a"]),
+            ("Gather", ["twin", "ids"], ["b"]),
+            ("MatMul", ["x", "stranger"], ["c"]),
+        ],
+        {"table": table, "head": table.T.copy(), "twin": table, "stranger": other.T.copy()},
+        inputs={"ids": (np.int64, ["n"])},
+        outputs=["a", "b", "c"],
+    )
+    before = _run(model, ids=np.arange(5))
+    graph.share_weights(model.graph)
+    assert sorted(w.name for w in model.graph.initializer) == ["stranger", "table"]
+    for one, two in zip(before, _run(model, ids=np.arange(5)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_an_empty_cache_serves_the_first_step(tiny: Path, tiny_bundles: Path) -> None:
+    """The step graph from nothing = the checkpoint's own forward over the whole prefix."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(3, 180, (3, 9)), np.ones((3, 9), np.int64)
+    mask[1, 4:], mask[2, 1:] = 0, 0
+    tokens = np.concatenate([np.zeros((3, 1), np.int64), rng.integers(3, 180, (3, 40))], axis=1)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny / "t5").eval()
+    with torch.no_grad():
+        expected = model(
+            input_ids=torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(mask),
+            decoder_input_ids=torch.from_numpy(tokens),
+        ).logits.numpy()
+    np.testing.assert_allclose(_decode(tiny_bundles / "t5", ids, mask, tokens), expected, atol=1e-4)
+
+
+def test_a_graph_with_unknown_inputs_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    model = _model(
+        [("MatMul", ["pixel_values", "w"], ["last_hidden_state"])],
+        {"w": np.eye(4, dtype=np.float32)},
+        inputs={"pixel_values": (np.float32, ["n", 4])},
+        outputs=["last_hidden_state"],
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="pixel_values"):
+        graph.bundle_graphs(tmp_path)
+
+
+# --- int8
+
+
+def test_int8_sums_are_exact_where_16_bits_would_saturate() -> None:
+    """Extreme weights and activations, against integers in NumPy, bit for bit."""
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((5, 7, 256)) < 0.9, 1.0, -1.0).astype(np.float32)
+    x *= rng.uniform(0.5, 20, (5, 7, 1)).astype(np.float32)
+    weight = np.where(rng.random((256, 48)) < 0.9, 1.0, -1.0).astype(np.float32)
+    model = _model(
+        [("MatMul", ["x", "w"], ["y"])],
+        {"w": weight},
+        inputs={"x": (np.float32, ["rows", "tokens", 256])},
+        outputs=["y"],
+    )
+    assert quantize.int8(model) == 1
+    (answer,) = _run(model, x=x)
+    column = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
+    integers = np.rint(weight / column).astype(np.int64)
+    row = (np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)).astype(np.float32)
+    sums = np.rint(x / row).astype(np.int64) @ integers
+    np.testing.assert_array_equal(answer, sums.astype(np.float32) * column * row)
+
+
+def test_int8_row_of_zeros_stays_zero() -> None:
+    model = _model(
+        [("MatMul", ["x", "w"], ["y"])],
+        {"w": np.ones((8, 4), np.float32)},
+        inputs={"x": (np.float32, ["rows", 8])},
+        outputs=["y"],
+    )
+    quantize.int8(model)
+    x = np.zeros((2, 8), np.float32)
+    x[1] = 3
+    np.testing.assert_array_equal(_run(model, x=x)[0], [[0] * 4, [24] * 4])
+
+
+def test_int8_gemm_keeps_its_bias() -> None:
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(6, 8)), rng.normal(size=6)
+    model = _model(
+        [("Gemm", ["x", "w", "b"], ["y"])],
+        {"w": weight.astype(np.float32), "b": bias.astype(np.float32)},
+        inputs={"x": (np.float32, ["rows", 8])},
+        outputs=["y"],
+        transB=1,
+    )
+    x = rng.normal(size=(3, 8)).astype(np.float32)
+    assert quantize.int8(model) == 1
+    np.testing.assert_allclose(_run(model, x=x)[0], x @ weight.T + bias, atol=0.05)
+
+
+def test_int8_products_of_one_input_share_its_quantization(tiny_bundles: Path) -> None:
+    import onnx
+
+    nodes = onnx.load(tiny_bundles / "t5-int8/encoder.onnx").graph.node
+    products = [n for n in nodes if n.op_type == "MatMulIntegerToFloat"]
+    # q, k, v, o, wi, wo of two layers, and two layers' cross-attention k and v.
+    assert len(products) == 2 * 6 + 4
+    # Of each layer: qkv together, o, wi, wo; and the encoder's output once for all projections.
+    assert sum(n.op_type == "QuantizeLinear" for n in nodes) == 2 * 4 + 1
+
+
+def test_int8_keeps_the_head_and_a_gated_output_in_float32(tmp_path: Path) -> None:
+    import onnx
+
+    checkpoints.t5(tmp_path / "gated", feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    export(str(tmp_path / "gated"), tmp_path / "out", task="translation", recipe="int8")
+    nodes = onnx.load(tmp_path / "out/decoder.onnx").graph.node
+    floats = {n.name for n in nodes if n.op_type == "MatMul" and n.input[1].startswith("onnx::")}
+    assert floats == {"/lm_head/MatMul"} | {
+        f"/decoder/block.{n}/layer.2/DenseReluDense/wo/MatMul" for n in range(2)
+    }
+
+
+def test_int8_answers_do_not_depend_on_the_batch(tiny_bundles: Path) -> None:
+    """Bit for bit, with an outlier among the neighbours and in another order."""
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(3, 180, (8, 12)), np.ones((8, 12), np.int64)
+    mask[3:, 7:] = 0
+    tokens = rng.integers(3, 180, (8, 6))
+    order = rng.permutation(8)
+    folder = tiny_bundles / "t5-int8"
+    whole = _decode(folder, ids, mask, tokens)
+    np.testing.assert_array_equal(
+        _decode(folder, ids[order], mask[order], tokens[order]), whole[order]
+    )
+    np.testing.assert_array_equal(_decode(folder, ids[2:5], mask[2:5], tokens[2:5]), whole[2:5])
+
+
+def test_unknown_recipe_names_the_known_ones(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="fp32, int8"):
+        export(str(tiny / "t5"), tmp_path / "out", task=None, recipe="int4")
+
+
+# --- facts of other checkpoints
+
+
+@pytest.mark.parametrize(
+    ("flags", "pooling"),
+    [(("pooling_mode_cls_token",), "cls"), (("pooling_mode_lasttoken",), "last")],
+)
+def test_pooling_is_read(tmp_path: Path, flags: tuple[str, ...], pooling: str) -> None:
+    checkpoints.embedder(tmp_path / "model", flags, modules=("Transformer", "Pooling"))
+    export(str(tmp_path / "model"), tmp_path / "out", task=None)
+    facts = bundle.load(tmp_path / "out").description.facts
+    assert (facts.pooling, facts.normalize) == (pooling, False)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("pooling_mode_max_tokens",), ("pooling_mode_mean_tokens", "pooling_mode_cls_token"), ()],
+)
+def test_other_poolings_are_refused(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    checkpoints.embedder(tmp_path / "model", flags)
+    with pytest.raises(ExportError, match=r"1_Pooling/config\.json asks for") as caught:
+        export(str(tmp_path / "model"), tmp_path / "out", task=None)
+    assert all(flag in str(caught.value) for flag in flags)
+
+
+def test_dense_module_is_refused(tmp_path: Path) -> None:
+    checkpoints.embedder(tmp_path / "model", modules=("Transformer", "Pooling", "Dense"))
+    with pytest.raises(ExportError, match="Dense layers, which are not supported yet"):
+        export(str(tmp_path / "model"), tmp_path / "out", task=None)
+
+
+def test_without_modules_mean_pooling_is_noted(tmp_path: Path) -> None:
+    checkpoints.bert(tmp_path / "model")
+    report = export(str(tmp_path / "model"), tmp_path / "out", task="feature-extraction")
+    facts = bundle.load(tmp_path / "out").description.facts
+    assert (facts.pooling, facts.normalize, facts.max_length) == ("mean", False, 64)
+    assert any("names no pooling" in note for note in report.notes)
+
+
+def test_default_prompt_becomes_the_prefix_and_others_are_noted(tmp_path: Path) -> None:
+    model = checkpoints.embedder(tmp_path / "model")
+    prompts = {"query": "query: ", "passage": "passage: "}
+    file = model / "config_sentence_transformers.json"
+    checkpoints.write_json(file, {"prompts": prompts, "default_prompt_name": "passage"})
+    export(str(model), tmp_path / "one", task=None)
+    assert bundle.load(tmp_path / "one").description.facts.prefix == "passage: "
+    checkpoints.edit_json(file, default_prompt_name=None)
+    report = export(str(model), tmp_path / "two", task=None)
+    assert bundle.load(tmp_path / "two").description.facts.prefix == ""
+    assert any("prompts" in note for note in report.notes)
+
+
+def test_positions_behind_a_padding_index_do_not_count(tmp_path: Path) -> None:
+    checkpoints.roberta(tmp_path / "model")
+    export(str(tmp_path / "model"), tmp_path / "out", task="feature-extraction")
+    facts = bundle.load(tmp_path / "out").description.facts
+    assert (facts.position_limit, facts.max_length) == (62, 62)
+
+
+def test_a_model_without_token_types(tmp_path: Path) -> None:
+    checkpoints.distilbert(tmp_path / "model")
+    export(str(tmp_path / "model"), tmp_path / "out", task=None, recipe="int8")
+    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx")
+    assert [i.name for i in session.get_inputs()] == ["input_ids", "attention_mask"]
+
+
+def test_problem_types(tmp_path: Path) -> None:
+    checkpoints.classifier(tmp_path / "one", labels=("score",))
+    checkpoints.classifier(
+        tmp_path / "many", labels=("a", "b", "c"), problem_type="multi_label_classification"
+    )
+    export(str(tmp_path / "one"), tmp_path / "1", task=None)
+    assert bundle.load(tmp_path / "1").description.facts.problem_type == ""
+    export(str(tmp_path / "many"), tmp_path / "3", task="text-classification")
+    found = bundle.load(tmp_path / "3").description.facts
+    assert (found.problem_type, found.labels) == ("multi_label_classification", ("a", "b", "c"))
+
+
+def test_generation_settings_that_are_not_followed_are_noted(tiny: Path, tmp_path: Path) -> None:
+    model = _copy(tiny / "t5", tmp_path)
+    checkpoints.write_json(
+        model / "generation_config.json",
+        {
+            "decoder_start_token_id": 0,
+            "eos_token_id": [1, 2],
+            "pad_token_id": 0,
+            "max_new_tokens": 40,
+            "do_sample": True,
+            "no_repeat_ngram_size": 3,
+        },
+    )
+    report = export(str(model), tmp_path / "out", task="translation")
+    generation = bundle.load(tmp_path / "out").description.facts.generation
+    assert generation is not None
+    assert (generation.end_ids, generation.max_new_tokens) == ((1, 2), 40)
+    assert any("do_sample" in note for note in report.notes)
+    assert any("no_repeat_ngram_size=3" in note for note in report.notes)
+
+
+def test_a_forced_first_token_is_refused(tiny: Path, tmp_path: Path) -> None:
+    model = _copy(tiny / "t5", tmp_path)
+    checkpoints.edit_json(model / "generation_config.json", forced_bos_token_id=7)
+    with pytest.raises(ExportError, match="forced_bos_token_id"):
+        export(str(model), tmp_path / "out", task="translation")
+
+
+# --- tasks
+
+
+@pytest.mark.parametrize(
+    ("asked", "config", "embeds", "found"),
+    [
+        ("sentiment-analysis", {"model_type": "bert"}, False, "text-classification"),
+        ("translation_en_to_de", {"model_type": "t5"}, False, "translation"),
+        (None, {"model_type": "bert"}, True, "feature-extraction"),
+        (None, {"architectures": ["XForSequenceClassification"]}, False, "text-classification"),
+        (None, {"model_type": "mt5"}, False, "translation"),
+    ],
+)
+def test_task_is_resolved(
+    asked: str | None, config: dict[str, Any], embeds: bool, found: str
+) -> None:
+    assert tasks.resolve_task(asked, config, embeds).name == found
+
+
+def test_unknown_task_names_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="feature-extraction, text-classification"):
+        tasks.resolve_task("fill-mask", {"model_type": "bert"}, False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "config", "said"),
+    [
+        ("translation", {"model_type": "marian"}, "model types t5, mt5"),
+        ("feature-extraction", {"model_type": "bart", "is_encoder_decoder": True}, "encoders"),
+        (None, {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
+    ],
+)
+def test_task_that_does_not_fit_is_refused(
+    asked: str | None, config: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ExportError, match=said) as caught:
+        tasks.resolve_task(asked, config, False)
+    assert "--task" in caught.value.hint
+
+
+# --- refusals; nothing is left behind
+
+
+def _refused(model: Path, out: Path, kind: type[Exception], said: str, **settings: Any) -> str:
+    """Export must fail with `said` and leave nothing beside `out`."""
+    beside = set(out.parent.iterdir())
+    with pytest.raises(kind, match=said) as caught:
+        export(str(model), out, **{"task": None, **settings})
+    assert set(out.parent.iterdir()) == beside
+    assert caught.value.hint  # type: ignore[attr-defined]
+    return str(caught.value)
+
+
+def test_pickled_weights_are_refused_unless_allowed(tiny: Path, tmp_path: Path) -> None:
+    model = checkpoints.to_pickle(_copy(tiny / "embedder", tmp_path))
+    out = tmp_path / "out"
+    said = _refused(model, out, ExportError, r"pickled \(pytorch_model.bin\)")
+    assert "--allow-pickle" in said
+    assert export(str(model), out, task=None, allow_pickle=True).path == out
+
+
+def test_code_of_a_repository_is_never_executed(tiny: Path, tmp_path: Path) -> None:
+    model = _copy(tiny / "embedder", tmp_path)
+    proof_of_execution = tmp_path / "executed"
+    (model / "modeling_own.py").write_text(
+        f"open({str(proof_of_execution)!r}, 'w').close()\n", encoding="utf-8"
+    )
+    own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    checkpoints.edit_json(model / "config.json", model_type="own", auto_map=own)
+    said = _refused(model, tmp_path / "out", ExportError, "modeling_own.OwnModel")
+    assert "does not execute code from model repositories" in said
+    assert not proof_of_execution.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("config.json", "config.json is missing"),
+        ("model.safetensors", "weights .model.safetensors. is missing"),
+        ("tokenizer.json", "a tokenizer .tokenizer.json. is missing"),
+    ],
+)
+def test_an_incomplete_checkpoint_says_what_is_missing(
+    tiny: Path, tmp_path: Path, file: str, said: str
+) -> None:
+    model = _copy(tiny / "embedder", tmp_path)
+    (model / file).unlink()
+    assert "modules.json" in _refused(model, tmp_path / "out", ExportError, said)
+
+
+def test_damaged_weights(tiny: Path, tmp_path: Path) -> None:
+    model = _copy(tiny / "embedder", tmp_path)
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    _refused(model, tmp_path / "out", ExportError, "can not load it")
+
+
+def test_weights_without_the_task_s_head_are_refused(tiny: Path, tmp_path: Path) -> None:
+    """transformers would put random numbers there and only warn."""
+    said = "lacks weights that text-classification needs: classifier"
+    _refused(tiny / "embedder", tmp_path / "out", ExportError, said, task="text-classification")
+
+
+def test_architecture_that_optimum_does_not_export(tiny: Path, tmp_path: Path) -> None:
+    model = _copy(tiny / "embedder", tmp_path)
+    checkpoints.edit_json(model / "config.json", model_type="canine")
+    _refused(model, tmp_path / "out", ExportError, "Optimum exports the architecture 'canine'")
+
+
+def test_unknown_architecture(tiny: Path, tmp_path: Path) -> None:
+    model = _copy(tiny / "embedder", tmp_path)
+    checkpoints.edit_json(model / "config.json", model_type="nobody-knows")
+    _refused(model, tmp_path / "out", ExportError, "'nobody-knows', unknown to transformers")
+
+
+def test_already_quantized_weights_are_refused(tiny: Path, tmp_path: Path) -> None:
+    model = _copy(tiny / "embedder", tmp_path)
+    checkpoints.edit_json(model / "config.json", quantization_config={"quant_method": "gptq"})
+    _refused(model, tmp_path / "out", ExportError, "already quantized")
+
+
+def test_revision_of_a_folder(tiny: Path, tmp_path: Path) -> None:
+    said = "a local folder, which has no revisions"
+    _refused(tiny / "t5", tmp_path / "out", SettingsError, said, revision="main")
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "a/b/c"])
+def test_no_such_folder(tmp_path: Path, model: str) -> None:
+    with pytest.raises(ExportError, match="no such folder"):
+        export(model, tmp_path / "out", task=None)
+
+
+def test_a_file_is_no_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    _refused(tiny / "t5/config.json", tmp_path / "out", ExportError, "a file, not a checkpoint")
+
+
+def test_output_that_is_there_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep me")
+    _refused(tiny / "embedder", out, OutputError, "not empty")
+    assert (out / "mine.txt").read_text() == "keep me"
+
+
+def test_an_empty_output_folder_is_taken(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export(str(tiny / "embedder"), tmp_path / "out", task=None)
+    bundle.load(tmp_path / "out").check()
+
+
+def test_output_below_a_file(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can not be written"):
+        export(str(tiny / "embedder"), tmp_path / "file/out", task=None)
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "int8"])
+def test_a_bundle_that_fails_the_proof_is_not_written(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    monkeypatch.setattr(proof, "TOLERANCES", {recipe: -1.0})
+    said = "the proof failed: the hidden states .* differ from the PyTorch checkpoint's"
+    _refused(tiny / "embedder", tmp_path / "out", ExportError, said, recipe=recipe)
+
+
+def test_the_proof_sees_one_wrong_weight(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnx import numpy_helper
+
+    def wrong(model: Any) -> int:
+        weight = next(w for w in model.graph.initializer if list(w.dims) == [32, 64])
+        array = numpy_helper.to_array(weight).copy()
+        array[3, 5] += 0.5
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+        return 0
+
+    monkeypatch.setattr(quantize, "RECIPES", {"fp32": wrong})
+    _refused(tiny / "embedder", tmp_path / "out", ExportError, "the proof failed")
+
+
+def test_the_proof_sees_another_tokenizer(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.export import facts
+
+    def wrong(tokenizer: Any, folder: Path) -> None:
+        shutil.copy(tiny / "t5/tokenizer.json", folder)
+
+    monkeypatch.setattr(facts, "save_tokenizer", wrong)
+    _refused(tiny / "embedder", tmp_path / "out", ExportError, "gives other ids")
+
+
+def test_an_interrupted_export_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(proof, "prove", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(str(tiny / "embedder"), tmp_path / "out", task=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_output_error(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(graph, "save", full)
+    _refused(tiny / "embedder", tmp_path / "out", OutputError, "No space left")
+
+
+def test_missing_extra_names_the_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_is_installed", lambda module: module != "torch")
+    with pytest.raises(MissingDependency, match="torch") as caught:
+        export("google-t5/t5-small", tmp_path / "out", task=None)
+    assert caught.value.hint == 'pip install "corpus-engine[export]"'
+
+
+def test_importing_the_room_is_light() -> None:
+    code = (
+        "import engine.export, sys; "
+        "print([m for m in ('torch', 'transformers', 'optimum', 'onnx', 'onnxruntime') "
+        "if m in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# --- the hub, by name, against a stand-in on this machine
+
+_CASES = """
+import json, sys
+from pathlib import Path
+from engine.errors import EngineError
+from engine.export import export
+
+for case in json.loads(sys.argv[1]):
+    try:
+        report = export(case.pop("model"), Path(case.pop("out")), **{"task": None, **case})
+        print(json.dumps({"notes": report.notes}))
+    except EngineError as error:
+        print(json.dumps({"error": type(error).__name__, "said": str(error)}))
+"""
+
+
+def _by_name(
+    cases: list[dict[str, Any]], endpoint: str, home: Path, **more: str
+) -> list[dict[str, Any]]:
+    """Run exports in a process of their own: huggingface_hub reads its settings at import."""
+    root = Path(__file__).resolve().parents[1]
+    ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", _CASES, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env={**inherited, "PYTHONPATH": str(root), **ours, **more},
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+NAME = "google-t5/t5-small"
+
+
+def test_export_by_name_with_and_without_a_revision(tiny: Path, tmp_path: Path) -> None:
+    served = _copy(tiny / "t5", tmp_path)
+    # None of these may be fetched.
+    for extra in ("README.md", "modeling_own.py", "pytorch_model.bin", "onnx/model.onnx"):
+        (served / extra).parent.mkdir(exist_ok=True)
+        (served / extra).write_text("x")
+    repository = hub.Hub(served)
+    task = "translation_en_to_de"
+    with hub.serve(repository) as endpoint:
+        moving, pinned = _by_name(
+            [
+                {"model": NAME, "out": str(tmp_path / "moving"), "task": task},
+                {
+                    "model": NAME,
+                    "out": str(tmp_path / "pinned"),
+                    "task": task,
+                    "revision": hub.COMMIT,
+                },
+            ],
+            endpoint,
+            tmp_path / "home",
+        )
+    assert any(f"--revision {hub.COMMIT}" in note for note in moving["notes"])
+    assert not any("--revision" in note for note in pinned["notes"])
+    assert repository.fetched() == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    for name, requested in (("moving", ""), ("pinned", hub.COMMIT)):
+        made = bundle.load(tmp_path / name)
+        made.check()
+        source = made.description.source
+        assert source["model"] == NAME
+        assert source["revision"] == hub.COMMIT
+        assert source["requested_revision"] == requested
+    # What was fetched once serves offline; a lookup is enough to see it.
+    (offline,) = _by_name(
+        [{"model": NAME, "out": str(tmp_path / "offline"), "task": "text-classification"}],
+        "http://127.0.0.1:9",
+        tmp_path / "home",
+        HF_HUB_OFFLINE="1",
+    )
+    assert "text-classification is exported for encoders; 't5'" in offline["said"]
+
+
+def test_what_the_hub_refuses_is_said_in_plain_words(tiny: Path, tmp_path: Path) -> None:
+    served = checkpoints.to_pickle(_copy(tiny / "t5", tmp_path))
+    out = str(tmp_path / "out")
+    with hub.serve(hub.Hub(served)) as endpoint:
+        answers = _by_name(
+            [
+                {"model": NAME, "out": out, "revision": "no-such-branch"},
+                {"model": "nobody/nothing", "out": out},
+                {"model": NAME, "out": out},
+                {"model": "not a name!", "out": out},
+            ],
+            endpoint,
+            tmp_path / "home",
+        )
+    said = [a["said"] for a in answers]
+    assert {a["error"] for a in answers} == {"ExportError"}
+    assert "no revision 'no-such-branch'" in said[0]
+    assert "nobody/nothing: neither a folder here nor a model" in said[1]
+    assert "pickled (pytorch_model.bin)" in said[2]
+    assert "neither a folder here nor a hub id" in said[3]
+    assert all("\nhint: " in text for text in said)
+    assert not Path(out).exists()
+
+
+def test_without_network_or_cache(tmp_path: Path) -> None:
+    case = {"model": NAME, "out": str(tmp_path / "out")}
+    (unreachable,) = _by_name([dict(case)], "http://127.0.0.1:9", tmp_path / "home")
+    assert unreachable["error"] == "ExportError"
+    assert "http://127.0.0.1:9 did not serve it" in unreachable["said"]
+    (offline,) = _by_name([dict(case)], "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in offline["said"]
+
+
+# --- real shapes and trained weights
+
+
+def test_t5_small_s_shape_with_its_tokenizer(shared: Path, tmp_path: Path) -> None:
+    model = checkpoints.t5_small(tmp_path / "t5-small", shared / "models/tokenizers/t5-small")
+    report = export(str(model), tmp_path / "out", task="translation_en_to_de")
+    found = bundle.load(tmp_path / "out").description
+    assert found.facts.prefix == "translate English to German: "
+    assert found.facts.generation == bundle.Generation(0, (1,), 0, 299, 6, 8, 64)
+    assert report.largest_difference <= report.tolerance
+    # 60.5 million parameters, the embedding once more: each graph has one of its own.
+    assert report.bytes < 4 * (60.6e6 + 32128 * 512) + 4e6
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "int8"])
+def test_minilm(trained: Path, tmp_path: Path, recipe: str) -> None:
+    export(str(trained / "all-MiniLM-L6-v2"), tmp_path / "out", task=None, recipe=recipe)
+    found = bundle.load(tmp_path / "out").description
+    facts = found.facts
+    assert (facts.pooling, facts.normalize, facts.dimensions) == ("mean", True, 384)
+    assert (facts.max_length, facts.position_limit) == (256, 512)
+    most = {"fp32": 1e-5, "int8": 0.1}[recipe]
+    assert found.proof["relative_error"] < most
+
+
+# --- helpers
+
+
+def _copy(model: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(model, folder / "model"))
+
+
+def _model(
+    nodes: list[tuple[str, list[str], list[str]]],
+    weights: dict[str, np.ndarray],
+    inputs: dict[str, tuple[Any, list[Any]]],
+    outputs: list[str],
+    **attributes: Any,
+) -> Any:
+    """A small ONNX model with float32 outputs; attributes go to every node."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def declared(name: str, kind: Any, shape: Any) -> Any:
+        number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        return helper.make_tensor_value_info(name, number, shape)
+
+    body = helper.make_graph(
+        [helper.make_node(op, used, made, made[0], **attributes) for op, used, made in nodes],
+        "test",
+        [declared(name, *what) for name, what in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def _run(model: Any, **inputs: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, inputs)
+
+
+def _decode(folder: Path, ids: np.ndarray, mask: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Teacher-forced logits (rows, steps, vocabulary), one step after the other."""
+    generation = bundle.load(folder).description.facts.generation
+    assert generation is not None
+    encoder = onnxruntime.InferenceSession(folder / "encoder.onnx")
+    decoder = onnxruntime.InferenceSession(folder / "decoder.onnx")
+    names = [o.name for o in encoder.get_outputs()]
+    fed = {"input_ids": ids, "attention_mask": mask}
+    cross = dict(zip(names, encoder.run(names, fed), strict=True))
+    empty = np.zeros((len(ids), generation.heads, 0, generation.head_dim), np.float32)
+    past = {name.replace("cross", "past"): empty for name in cross}
+    names = [o.name for o in decoder.get_outputs()]
+    logits = []
+    for step in range(tokens.shape[1]):
+        fed = {"input_ids": tokens[:, step : step + 1], "encoder_attention_mask": mask}
+        made = dict(zip(names, decoder.run(names, {**fed, **cross, **past}), strict=True))
+        logits.append(made.pop("logits"))
+        past = {name.replace("present", "past"): value for name, value in made.items()}
+    return np.concatenate(logits, axis=1)

@@ -1,0 +1,131 @@
+"""Trained weights on real text: the engine's answers are those of transformers on PyTorch."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engine
+from engine.export import export
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, engine.Bundle]:
+    tasks = {
+        "all-MiniLM-L6-v2": "feature-extraction",
+        "minilm-sst2": "text-classification",
+        "minilm-sick-nli": "text-classification",
+        "flan-t5-small": "translation",
+    }
+    folder = tmp_path_factory.mktemp("exported")
+    for name, task in tasks.items():
+        export(str(trained / name), folder / name, task=task)
+    return {name: engine.Bundle.load(folder / name) for name in tasks}
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def texts(shared: Path) -> list[str]:
+    """Phrases, news items and paragraphs of 1 to some 250 tokens, shuffled."""
+    draw = random.Random(0)
+    phrases = [line.split("\t")[0] for line in lines(shared / "data/sst2/dev.tsv")[1:]]
+    news = [line.split("\t")[0] for line in lines(shared / "data/agnews/dev.tsv")[1:]]
+    prose = [line for line in lines(shared / "data/wikitext2/valid.raw") if len(line) > 60]
+    found = draw.sample(phrases, 120) + draw.sample(news, 60) + draw.sample(prose, 30)
+    draw.shuffle(found)
+    return found
+
+
+def embeddings(bundle: engine.Bundle, texts: list[str]) -> np.ndarray:
+    return np.stack(bundle(texts)["embedding"].to_numpy(zero_copy_only=False))
+
+
+def test_embeddings_equal_the_checkpoints(
+    exported: dict[str, engine.Bundle], trained: Path, texts: list[str]
+) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = trained / "all-MiniLM-L6-v2"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    wanted = []
+    with torch.inference_mode():
+        for text in texts:
+            feeds = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
+            state = model(**feeds).last_hidden_state[0].mean(dim=0)
+            wanted.append(torch.nn.functional.normalize(state, dim=0).numpy())
+    found = embeddings(exported["all-MiniLM-L6-v2"], texts)
+    assert np.abs(found - np.stack(wanted)).max() < 1e-4
+
+
+def test_embeddings_do_not_depend_on_their_neighbours(
+    exported: dict[str, engine.Bundle], texts: list[str]
+) -> None:
+    embed = exported["all-MiniLM-L6-v2"]
+    batched = embeddings(embed, texts)
+    single = np.concatenate([embeddings(embed, [text]) for text in texts])
+    order = random.Random(1).sample(range(len(texts)), len(texts))
+    shuffled = embeddings(embed, [texts[i] for i in order])
+    assert np.abs(batched - single).max() < 1e-5
+    assert np.abs(batched[order] - shuffled).max() < 1e-5
+
+
+def test_labels_equal_the_pipelines(
+    exported: dict[str, engine.Bundle], trained: Path, texts: list[str]
+) -> None:
+    from transformers import pipeline
+
+    pipe = pipeline(
+        "text-classification", model=str(trained / "minilm-sst2"), dtype="float32", device="cpu"
+    )
+    wanted = pipe(texts, truncation=True, top_k=None)
+    found = exported["minilm-sst2"](texts, top_k=0).to_pylist()
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine["labels"] == [t["label"] for t in theirs]
+        assert mine["scores"] == pytest.approx([t["score"] for t in theirs], abs=1e-4)
+
+
+def test_pairs_equal_the_pipelines(
+    exported: dict[str, engine.Bundle], trained: Path, shared: Path
+) -> None:
+    from transformers import pipeline
+
+    rows = [line.split("\t") for line in lines(shared / "data/sick/train_trial.tsv")]
+    first, second = rows[0].index("sentence_A"), rows[0].index("sentence_B")
+    pairs = [(row[first], row[second]) for row in rows[1:151]]
+    pipe = pipeline(
+        "text-classification", model=str(trained / "minilm-sick-nli"), dtype="float32", device="cpu"
+    )
+    wanted = pipe([{"text": a, "text_pair": b} for a, b in pairs])
+    found = exported["minilm-sick-nli"](pairs).to_pylist()
+    assert [f["label"] for f in found] == [w["label"] for w in wanted]
+    assert [f["score"] for f in found] == pytest.approx([w["score"] for w in wanted], abs=1e-4)
+
+
+def test_tokens_equal_those_of_generate(
+    exported: dict[str, engine.Bundle], trained: Path, shared: Path
+) -> None:
+    import gzip
+
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    with gzip.open(shared / "data/multi30k/val.en.gz", "rt", encoding="utf-8") as stream:
+        captions = [line.strip() for line in stream][:48]
+    prompts = [f"translate English to German: {caption}" for caption in captions]
+    tokenizer = AutoTokenizer.from_pretrained(trained / "flan-t5-small")
+    model = AutoModelForSeq2SeqLM.from_pretrained(trained / "flan-t5-small", dtype=torch.float32)
+    feeds = tokenizer(prompts, padding=True, return_tensors="pt")
+    generated = model.eval().generate(**feeds, max_new_tokens=32, do_sample=False, num_beams=1)
+    wanted = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    found = exported["flan-t5-small"](prompts, max_new_tokens=32)
+    assert found["translation_text"].to_pylist() == wanted
+    lengths = [int((row[1:] != 0).sum()) for row in generated]
+    assert found["output_tokens"].to_pylist() == lengths

@@ -1,0 +1,294 @@
+"""Poolings, scores and columns of the tasks against plain arithmetic and the pipelines' rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from fakes import FACTS, LABELS, FakeBackend
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import tasks
+from engine.bundle import Facts
+from engine.errors import BundleError, SettingsError
+from engine.flow import Ragged
+from engine.tasks import TASKS, Context, Task
+from engine.tasks.classification import FUNCTIONS, sigmoid, softmax
+from engine.tasks.features import POOLINGS
+
+calm = settings(deadline=None, max_examples=60)
+FEATURES, CLASSES, TRANSLATION = (
+    TASKS[name] for name in ("feature-extraction", "text-classification", "translation")
+)
+
+
+def context(task: Task, facts: Facts | None = None, **options: object) -> Context:
+    facts = facts or FACTS[task.name]
+    return Context(facts, tasks.settle(task, facts, options), lambda t: pa.array([]), lambda: False)
+
+
+# feature-extraction
+
+states = st.integers(1, 6).flatmap(
+    lambda width: st.lists(
+        st.tuples(
+            st.lists(
+                st.lists(st.integers(-9, 9), min_size=3, max_size=3),
+                min_size=width,
+                max_size=width,
+            ),
+            st.integers(0, width),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+
+
+@calm
+@given(states)
+def test_poolings_are_what_plain_arithmetic_says(
+    rows: list[tuple[list[list[int]], int]],
+) -> None:
+    hidden = np.array([row for row, _ in rows], np.float32)
+    width = hidden.shape[1]
+    mask = (np.arange(width) < np.array([n for _, n in rows])[:, None]).astype(np.int64)
+    pooled = {name: pool(hidden, mask) for name, pool in POOLINGS.items()}
+    for i, (row, real) in enumerate(rows):
+        means = [sum(state[d] for state in row[:real]) / max(real, 1) for d in range(3)]
+        assert pooled["mean"][i].tolist() == pytest.approx(means, abs=1e-6)
+        assert pooled["cls"][i].tolist() == row[0]
+        assert pooled["last"][i].tolist() == row[max(real - 1, 0)]
+    for name, found in pooled.items():
+        wider = np.concatenate([hidden, np.full_like(hidden[:, :1], 7777.0)], axis=1)
+        more = np.concatenate([mask, np.zeros_like(mask[:, :1])], axis=1)
+        assert found.dtype == np.float32
+        assert np.array_equal(POOLINGS[name](wider, more), found), f"{name} looks at padding"
+
+
+def embed(row: list[float], *, normalize: bool) -> list[float]:
+    backend, feeds = FakeBackend(), {"input_ids": np.ones((1, 1), np.int64)}
+    feeds["attention_mask"] = feeds["input_ids"]
+    made = context(FEATURES, pooling="cls", normalize=normalize)
+
+    class One(FakeBackend):
+        def host(self, value: object) -> np.ndarray:
+            return np.array([[row]], np.float32)
+
+    backend = One()
+    found = FEATURES.infer(backend, feeds, made)["embedding"]
+    return np.asarray(found)[0].tolist()
+
+
+@calm
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=6))
+def test_normalize_scales_to_length_1_and_leaves_zero_alone(row: list[float]) -> None:
+    length = math.sqrt(sum(v * v for v in row))
+    assert embed(row, normalize=False) == row
+    expected = [v / max(length, 1e-12) for v in row]
+    assert embed(row, normalize=True) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_an_embedding_is_a_fixed_size_list_of_floats() -> None:
+    made = context(FEATURES)
+    (column,) = FEATURES.finish({"embedding": np.ones((4, 6), np.float64)}, made)
+    assert column.type == pa.list_(pa.float32(), 6)
+    assert column.type == FEATURES.schema(made).field("embedding").type
+    assert len(column) == 4
+
+
+def test_pooling_and_normalize_default_to_the_checkpoints() -> None:
+    assert FEATURES.defaults(Facts(8)) == {"pooling": "mean", "normalize": False, "prefix": ""}
+    facts = Facts(8, pooling="cls", normalize=True, prefix="query: ")
+    assert FEATURES.defaults(facts) == {"pooling": "cls", "normalize": True, "prefix": "query: "}
+    assert context(FEATURES, facts, pooling="last").options.pooling == "last"
+
+
+# text-classification
+
+logits = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=6)
+
+
+@calm
+@given(logits)
+def test_softmax_and_sigmoid_are_what_math_says(row: list[float]) -> None:
+    powers = [math.exp(v) for v in row]
+    given = np.array([row], np.float32)
+    assert softmax(given)[0].tolist() == pytest.approx(
+        [p / sum(powers) for p in powers], rel=1e-4, abs=1e-7
+    )
+    assert sigmoid(given)[0].tolist() == pytest.approx(
+        [1 / (1 + math.exp(-v)) for v in row], rel=1e-4, abs=1e-6
+    )
+    assert softmax(given).dtype == sigmoid(given).dtype == np.float32
+
+
+def test_scores_do_not_overflow() -> None:
+    extreme = np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], np.float32)
+    with np.errstate(over="raise", invalid="raise"):
+        assert softmax(extreme)[0].tolist() == [1.0, 0.0, 0.0]
+        assert softmax(extreme)[1].tolist() == pytest.approx([1 / 3] * 3)
+        assert sigmoid(extreme)[0].tolist() == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels", "function"),
+    [
+        ("regression", 1, "none"),
+        ("regression", 3, "none"),
+        ("multi_label_classification", 3, "sigmoid"),
+        ("multi_label_classification", 1, "sigmoid"),
+        ("single_label_classification", 1, "sigmoid"),
+        ("single_label_classification", 2, "softmax"),
+        ("", 1, "sigmoid"),
+        ("", 2, "softmax"),
+    ],
+)
+def test_the_function_is_chosen_as_the_transformers_pipeline_does(
+    problem_type: str, labels: int, function: str
+) -> None:
+    facts = Facts(8, labels=tuple(f"L{i}" for i in range(labels)), problem_type=problem_type)
+    assert context(CLASSES, facts).options.function_to_apply == function
+    assert context(CLASSES, facts, function_to_apply="none").options.function_to_apply == "none"
+
+
+@calm
+@given(
+    st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=1, max_size=8),
+    st.sampled_from([0, 1, 2, 3, 9]),
+)
+def test_top_k_gives_the_best_labels_first_and_ties_in_label_order(
+    rows: list[list[int]], top_k: int
+) -> None:
+    made = context(CLASSES, top_k=top_k)
+    columns = CLASSES.finish({"scores": np.array(rows, np.float32)}, made)
+    schema = CLASSES.schema(made)
+    assert [c.type for c in columns] == [field.type for field in schema]
+    labels, scores = (c.to_pylist() for c in columns)
+    for i, row in enumerate(rows):
+        # transformers: dict_scores.sort(key=score, reverse=True), which keeps ties in their order
+        best = sorted(range(3), key=lambda label: row[label], reverse=True)[: top_k or None]
+        names, values = [LABELS[b] for b in best], [float(row[b]) for b in best]
+        if top_k == 1:
+            assert (labels[i], scores[i]) == (names[0], values[0])
+        else:
+            assert (labels[i], scores[i]) == (names, values)
+    assert schema.names == (["label", "score"] if top_k == 1 else ["labels", "scores"])
+
+
+def test_infer_applies_the_function_to_the_logits() -> None:
+    ids = np.array([[5, 6, 1], [7, 1, 0]], np.int64)
+    feeds = {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
+    raw = np.asarray(
+        CLASSES.infer(FakeBackend(), feeds, context(CLASSES, function_to_apply="none"))["scores"]
+    )
+    for name, function in FUNCTIONS.items():
+        made = context(CLASSES, function_to_apply=name)
+        found = np.asarray(CLASSES.infer(FakeBackend(), feeds, made)["scores"])
+        assert np.array_equal(found, function(raw))
+
+
+# translation
+
+
+def test_a_prefix_goes_before_every_text() -> None:
+    made = context(TRANSLATION, prefix="say: ")
+    (column,) = TRANSLATION.prepare((pa.array(["w1", "", "w2"]),), made)
+    assert column.to_pylist() == ["say: w1", "say: ", "say: w2"]
+    assert column.type == pa.string()
+
+
+def test_answers_carry_their_tokens_and_why_they_ended() -> None:
+    made = dataclasses.replace(
+        context(TRANSLATION), decode=lambda t: pa.array([str(n) for n in t.lengths])
+    )
+    tokens = Ragged.of(np.array([3, 4, 1, 5]), np.array([3, 1]))
+    columns = TRANSLATION.finish({"tokens": tokens, "ended": np.array([True, False])}, made)
+    schema = TRANSLATION.schema(made)
+    found = pa.RecordBatch.from_arrays(columns, schema=schema).to_pylist()
+    assert found == [
+        {"translation_text": "3", "output_tokens": 3, "finish_reason": "stop"},
+        {"translation_text": "1", "output_tokens": 1, "finish_reason": "length"},
+    ]
+
+
+def test_translation_without_decoder_settings_is_a_damaged_bundle() -> None:
+    with pytest.raises(BundleError, match="no decoder settings"):
+        tasks.settle(TRANSLATION, Facts(8), {})
+
+
+# the table
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_every_option_has_a_default_and_is_told_of(task: Task) -> None:
+    names = {field.name for field in dataclasses.fields(task.options)}
+    assert set(task.defaults(FACTS[task.name])) == names
+    for name in names:
+        assert re.search(rf"\b{name}\b", task.options.__doc__ or ""), name
+    for column in task.schema(context(task)).names:
+        assert re.search(rf"\b{column}\b", task.columns), column
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> None:
+    facts = FACTS[task.name]
+    for name, value in task.defaults(facts).items():
+        with pytest.raises(SettingsError) as caught:
+            tasks.settle(task, facts, {name + "x": value})
+        assert repr(name + "x") in caught.value.message
+        assert f"did you mean {name!r}?" in caught.value.hint
+        assert task.name in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "value"),
+    [
+        (FEATURES, "pooling", "max"),
+        (FEATURES, "pooling", None),
+        (FEATURES, "normalize", "yes"),
+        (CLASSES, "top_k", -1),
+        (CLASSES, "top_k", 1.5),
+        (CLASSES, "top_k", True),
+        (CLASSES, "top_k", None),
+        (CLASSES, "function_to_apply", "relu"),
+        (TRANSLATION, "max_new_tokens", 0),
+        (TRANSLATION, "max_new_tokens", "9"),
+        (TRANSLATION, "prefix", 7),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused_by_name(task: Task, option: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=option) as caught:
+        tasks.settle(task, FACTS[task.name], {option: value})
+    assert caught.value.hint
+
+
+def test_what_is_given_wins_over_the_checkpoint() -> None:
+    made = context(TRANSLATION, max_new_tokens=3)
+    assert (made.options.max_new_tokens, made.options.prefix) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("feature-extraction", FEATURES),
+        ("sentence-similarity", FEATURES),
+        ("sentiment-analysis", CLASSES),
+        ("translation", TRANSLATION),
+        ("translation_en_to_de", TRANSLATION),
+        ("translation_xx_to_yy", TRANSLATION),
+    ],
+)
+def test_tasks_are_found_by_name_and_alias(name: str, task: Task) -> None:
+    assert tasks.find(name) is task
+
+
+def test_an_unknown_task_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="did you mean 'text-classification'"):
+        tasks.find("text-clasification")
