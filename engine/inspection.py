@@ -92,7 +92,7 @@ def _first(file: Path, rows: int) -> tuple[pa.Schema, pa.Table]:
 
 def _taken(batches: Iterator[pa.RecordBatch], schema: pa.Schema, rows: int) -> pa.Table:
     taken = []
-    while rows > 0 and (batch := next(batches, None)):
+    while rows > 0 and (batch := next(batches, None)) is not None:
         taken.append(batch.slice(0, rows))
         rows -= batch.num_rows
     return pa.Table.from_batches(taken, schema=schema)

@@ -30,7 +30,7 @@ FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
 OURS = (FOLDER, SUCCESS, "_tmp", "rejects")
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
-_INPUT = ("path", "start", "stop", "sha256", "limit")
+_INPUT = ("path", "start", "stop", "first_row", "sha256", "limit")
 _PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet)")
 
 
@@ -40,8 +40,8 @@ class Entry:
 
     Attributes:
         part: The part file; rejects: the file of its bad rows, if it has any.
-        input: path, start, stop and sha256 of the bytes that were read, and the limit of rows that
-            held for them, 0 for none.
+        input: path, start, stop and sha256 of the bytes that were read, the number of their first
+            row, and the limit of rows that held for them, 0 for none.
         fingerprint: Of bundle, settings and device.
         counts: Those of `COUNTS`.
         device: What ran.
@@ -137,13 +137,16 @@ class Manifest:
             raise OtherRunError(
                 f"{self.out}: holds a run with {_difference(earlier, run)}", _CHOOSE
             )
-        for entry in self.entries():
-            if entry.part.file not in parts:
+        beyond = [e for e in self.entries() if e.part.file not in parts]
+        for entry in beyond:
+            if _file_of(entry.part.file) not in map(_file_of, parts):
                 raise OtherRunError(
-                    f"{self.out}: holds answers for {entry.input['path']} (bytes "
-                    f"{entry.input['start']} to {entry.input['stop']}), which is not in this run",
+                    f"{self.out}: holds answers for {entry.input['path']}, which is not in this "
+                    "run",
                     "name that input too, " + _CHOOSE,
                 )
+        for entry in beyond:  # of a file that had more splits before it changed
+            self.forget(entry.part.file)
 
     def _refuse_foreign(self) -> None:
         there = sorted(self.out.iterdir()) if self.out.is_dir() else []
@@ -219,6 +222,11 @@ class Manifest:
 
 
 _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"
+
+
+def _file_of(part: str) -> str:
+    """What the parts of one input file have in common: their names without part and ordinal."""
+    return part.split("-", 2)[-1]
 
 
 def total(entries: list[Entry]) -> dict[str, int]:

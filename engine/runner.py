@@ -145,10 +145,6 @@ def settle(folder: bundle.BundleFolder, settings: dict[str, Any]) -> RunConfig:
     return config
 
 
-def default_workers() -> int:
-    return min(_MAX_WORKERS, cores())
-
-
 class _Run:
     """One execution: what stays the same for its whole length, so that its steps can be short."""
 
@@ -165,17 +161,18 @@ class _Run:
         self.on_progress = on_progress
         self.device = _device(model, config.device)
         self.run_json = _identity(folder, config, self.device)
+        self.seen = {file: _seen(file) for file in files}
         self.splits = list(source.plan(files, config.split_size))
         self.parts = {s: sink.part_name(s.ordinal, s.name, config.format) for s in self.splits}
-        self.bytes = max(1, sum(s.stop - s.start for s in self.splits))
+        self.sizes = _sizes(self.splits) if on_progress else {}
         self.rows_left = config.limit or sys.maxsize
         self.telemetry = Telemetry()
         self.overlap = Overlap()
         self.rejected: Counter[str] = Counter()
         self.rejected_before = 0
-        self.reading: dict[Split, _Reading] = {}
+        self.reading: dict[Split, dict[str, Any]] = {}
         self.part: _OpenPart | None = None
-        self.skipped = self.written = self.bytes_done = self.rows_written = 0
+        self.skipped = self.written = self.size_done = self.rows_written = 0
         self.progress_at = 0.0
 
     def execute(self) -> Report:
@@ -239,15 +236,14 @@ class _Run:
                 if self.manifest.entry(part):
                     self.manifest.forget(part)
                 continue
-            seen = _seen(split)
             taken = _taken(split, self.rows_left if self.config.limit else 0)
             entry = self.manifest.done(part, self.run_json["fingerprint"], taken)
             if entry is None:
-                self.reading[split] = _Reading(taken, seen)
+                self.reading[split] = taken
                 yield split
             else:
                 self.skipped += 1
-                self.bytes_done += split.stop - split.start
+                self.size_done += self.sizes.get(split, 0)
                 self.rejected_before += entry.counts["rows_rejected"]
                 self._spend(entry.counts["rows_in"])
 
@@ -266,8 +262,8 @@ class _Run:
                 _check_names(rows, schema)
                 self._count_rejects(rows)
                 self._spend(len(rows) + len(rows.rejects.rows))
-                if rows.last and _seen(split) != self.reading[split].seen:
-                    raise InputError(f"{split.path}: changed while it was read", "run again")
+                if rows.last and _seen(split.path) != self.seen[split.path]:
+                    raise InputError(f"{split.path}: changed during the run", "run again")
                 yield rows
 
     def _count_rejects(self, rows: Rows) -> None:
@@ -331,7 +327,7 @@ class _Run:
         self.manifest.commit(entry)
         self.written += 1
         self.rows_written += entry.counts["rows_out"]
-        self.bytes_done += split.stop - split.start
+        self.size_done += self.sizes.get(split, 0)
 
     def _tick(self) -> None:
         now = time.perf_counter()
@@ -354,13 +350,10 @@ class _Run:
         )
 
     def _done(self) -> float:
-        """Share of the input that is answered: finished parts by their bytes, the one in hand by
-        its rows."""
-        part = 0.0
-        if (reading := list(self.reading)) and (expected := source.expect_rows(reading[0])):
-            rows = self.telemetry.counts["rows"] - self.rows_written
-            part = min(1.0, rows / expected) * (reading[0].stop - reading[0].start)
-        return min(1.0, (self.bytes_done + part) / self.bytes)
+        """Share of the input that is answered: finished parts, and the rows of the one in hand."""
+        rows = max(0, self.telemetry.counts["rows"] - self.rows_written)
+        part = min(rows, max((self.sizes[split] for split in list(self.reading)), default=0))
+        return min(1.0, (self.size_done + part) / max(1, sum(self.sizes.values())))
 
     def _report(self) -> Report:
         seconds = time.perf_counter() - self.telemetry.started
@@ -402,14 +395,6 @@ class _Run:
         return tuple(notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """A split in hand: what its record will say of it, and the file's size and date before that."""
-
-    taken: dict[str, Any]
-    seen: tuple[int, int]
-
-
 class _OpenPart:
     """A part while its windows come in: the answers, the bad rows and the counts."""
 
@@ -438,14 +423,14 @@ class _OpenPart:
             tokens=window.tokens, truncated=window.truncated, output_tokens=window.output_tokens
         )
 
-    def finish(self, reading: _Reading, run_json: dict[str, Any], device: str) -> Entry:
+    def finish(self, taken: dict[str, Any], run_json: dict[str, Any], device: str) -> Entry:
         """Name the files and say what they hold."""
         assert self._answers is not None
         rejects = self._rejects.finish() if self._rejects else None
         return Entry(
             part=self._answers.finish(),
             rejects=rejects,
-            input=reading.taken,
+            input=taken,
             fingerprint=run_json["fingerprint"],
             counts=dict(self._counts),
             device=device,
@@ -506,16 +491,24 @@ def _taken(split: Split, limit: int) -> dict[str, Any]:
         "path": str(split.path),
         "start": split.start,
         "stop": split.stop,
+        "first_row": split.first_row,
         "sha256": source.identity(split),
         "limit": limit,
     }
 
 
-def _seen(split: Split) -> tuple[int, int]:
+def _sizes(splits: list[Split]) -> dict[Split, int]:
+    """What each split weighs in the progress: its rows or, if some can not tell, its bytes."""
+    rows = {split: source.expect_rows(split) for split in splits}
+    return rows if all(rows.values()) else {split: split.stop - split.start for split in splits}
+
+
+def _seen(file: Path) -> tuple[int, int]:
+    """Size and date, to tell whether a file was changed while a run was at it."""
     try:
-        status = split.path.stat()
+        status = file.stat()
     except OSError as error:
-        raise InputError(f"{split.path}: {error.strerror}", "check the file") from error
+        raise InputError(f"{file}: {error.strerror}", "check the file") from error
     return status.st_size, status.st_mtime_ns
 
 

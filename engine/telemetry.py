@@ -18,7 +18,7 @@ class Progress:
     """A look at a running run.
 
     Attributes:
-        done: Share of the input that is answered, 0 to 1, by bytes.
+        done: Share of the input that is answered, 0 to 1; an estimate.
         rows, rejects, tokens, padded: Of this run, so far; padded counts the filler too.
         split, splits: Parts finished and parts in all.
         seconds: Since the first row.

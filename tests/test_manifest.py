@@ -15,7 +15,14 @@ from engine.sink import Written
 
 RUN = {"settings": {"limit": 0, "text": ["text"]}, "bundle": "b1", "fingerprint": "f1"}
 PART = "part-00000-x.arrow"
-TAKEN = {"path": "/data/x.jsonl", "start": 0, "stop": 9, "sha256": "s1", "limit": 0}
+TAKEN = {
+    "path": "/data/x.jsonl",
+    "start": 0,
+    "stop": 9,
+    "first_row": 0,
+    "sha256": "s1",
+    "limit": 0,
+}
 
 
 def other(**settings: object) -> dict[str, Any]:
@@ -81,6 +88,7 @@ def test_the_same_run_goes_on(manifest: Manifest) -> None:
         ("f1", TAKEN | {"sha256": "s2"}),
         ("f1", TAKEN | {"stop": 10}),
         ("f1", TAKEN | {"limit": 5}),
+        ("f1", TAKEN | {"first_row": 5}),
         ("f1", TAKEN | {"path": "/data/y.jsonl"}),
     ],
 )
@@ -192,6 +200,15 @@ def test_a_folder_whose_run_can_not_be_read_is_left_as_it_is(
     with manifest.held(), pytest.raises(OtherRunError, match="not a run's output"):
         manifest.begin(RUN, {PART}, overwrite=overwrite)
     assert tree(manifest.out) == before
+
+
+def test_parts_of_a_file_that_has_fewer_splits_now_are_forgotten(manifest: Manifest) -> None:
+    part = "part-00003-x.arrow"
+    manifest.commit(entry(manifest.out, part))
+    with manifest.held():
+        manifest.begin(RUN, {PART}, overwrite=False)
+    assert [e.part.file for e in manifest.entries()] == [PART]
+    assert not (manifest.out / part).exists()
 
 
 def test_an_empty_or_missing_folder_is_taken(tmp_path: Path) -> None:

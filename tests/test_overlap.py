@@ -271,7 +271,7 @@ def test_an_error_of_the_tick_ends_the_run(overlap: Overlap, error: type[BaseExc
         list(overlap.last(count(), 1, tick))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(st.tuples(*[st.integers(0, 19)] * 3))
 def test_halted_is_never_what_a_person_sees(at: tuple[int, int, int]) -> None:
     errors = [OopsError(str(stage)) for stage in range(3)]

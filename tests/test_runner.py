@@ -598,6 +598,41 @@ def test_a_changed_input_is_answered_anew_and_only_that(
     assert content(out) == content(tmp_path / "fresh")
 
 
+def test_an_input_that_shrank_to_fewer_splits_is_answered_anew(
+    tmp_path: Path, features: Path
+) -> None:
+    path, out = tmp_path / "x.jsonl", tmp_path / "out"
+    write_jsonl(path, texts(100))
+    assert go(features, path, out, split_size=1000).splits > 4
+    kept = path.read_text().splitlines(keepends=True)[:40]
+    path.write_text("".join(kept))
+    report = go(features, path, out, split_size=1000)
+    assert report.rows_in == 40
+    assert report.splits_skipped >= 1
+    go(features, path, tmp_path / "fresh", split_size=1000)
+    assert content(out) == content(tmp_path / "fresh")
+    assert verify(out).problems == ()
+
+
+def test_a_change_that_shifts_the_rows_of_later_splits_shifts_their_rejects(
+    tmp_path: Path, features: Path
+) -> None:
+    path, out = tmp_path / "x.jsonl", tmp_path / "out"
+    given: list[str | None] = [*texts(100)]
+    given[90] = None
+    write_jsonl(path, given)
+    go(features, path, out, split_size=1000, on_error="reject")
+    before = rejects_of(out)["x.jsonl"]
+    lines = path.read_bytes().splitlines(keepends=True)
+    # As many bytes, one line less: the later splits' own bytes are the same.
+    lines[3:5] = [b'{"text": "' + b"w" * (len(lines[3] + lines[4]) - 13) + b'"}\n']
+    path.write_bytes(b"".join(lines))
+    go(features, path, out, split_size=1000, on_error="reject", keep=("id",))
+    assert (before, rejects_of(out)["x.jsonl"]) == ([(90, "null_text")], [(89, "null_text")])
+    go(features, path, tmp_path / "fresh", split_size=1000, on_error="reject")
+    assert content(out) == content(tmp_path / "fresh")
+
+
 def test_an_input_whose_date_alone_changed_is_not_answered_again(
     tmp_path: Path, features: Path, corpus: Path
 ) -> None:
@@ -878,6 +913,29 @@ def test_an_input_that_changes_while_it_is_read_is_an_error(
     with pytest.raises(InputError, match=r"x\.jsonl"):
         go(features, path, tmp_path / "out", on_error="reject")
     assert list((tmp_path / "out").glob("part-*")) == []
+
+
+@pytest.mark.parametrize("more", [b'{"id": 9, "text": "w1"}\n', b"{"])
+def test_an_input_that_changes_before_its_turn_is_an_error_and_the_next_run_takes_it_as_it_is(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    folder, out = tmp_path / "corpus", tmp_path / "out"
+    for name in "ab":
+        write_jsonl(folder / f"{name}.jsonl", texts(20))
+    identity = source.identity
+
+    def grow(split: Any) -> str:
+        if split.path.stem == "a":
+            with (folder / "b.jsonl").open("ab") as stream:
+                stream.write(more)
+        return identity(split)
+
+    monkeypatch.setattr(runner.source, "identity", grow)
+    with pytest.raises(InputError, match=r"b\.jsonl: changed"):
+        go(features, folder, out, on_error="reject")
+    monkeypatch.undo()
+    report = go(features, folder, out, on_error="reject")
+    assert report.rows_in == 41
 
 
 def test_progress_of_an_input_that_went_is_no_crash(

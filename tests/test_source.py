@@ -260,18 +260,44 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     assert source.expect_rows(split) == 0
 
 
-def test_identity_is_the_hash_of_the_splits_own_bytes(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "x.jsonl", [f"w{i}" for i in range(50)])
+def test_identity_is_the_hash_of_a_files_bytes(tmp_path: Path) -> None:
+    for path in (
+        write_jsonl(tmp_path / "x.jsonl", ["w1"] * 9),
+        write_parquet(tmp_path / "x.parquet", ["w1"] * 9),
+    ):
+        (split,) = source.plan([path], 1 << 30)
+        assert source.identity(split) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def changed(path: Path, content: bytes, split_size: int) -> list[bool]:
+    """Which splits of a file are others after its content is replaced."""
+    before = [source.identity(s) for s in source.plan([path], split_size)]
+    path.write_bytes(content)
+    after = [source.identity(s) for s in source.plan([path], split_size)]
+    assert len(before) == len(after) > 3
+    return [a != b for a, b in zip(before, after, strict=True)]
+
+
+def test_a_change_touches_its_own_split_only_unless_all_depend_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_CHUNK", 60)
+    path = write_jsonl(tmp_path / "x.jsonl", [f"w{i:02}" for i in range(50)])
     content = path.read_bytes()
-    before = list(source.plan([path], 400))
-    for split in before:
-        assert (
-            source.identity(split) == hashlib.sha256(content[split.start : split.stop]).hexdigest()
-        )
-    path.write_bytes(content.replace(b'"w49"', b'"w48"'))
-    changed = [source.identity(s) != hashlib.sha256(content[s.start : s.stop]).hexdigest()
-               for s in before]  # fmt: skip
-    assert changed == [False] * (len(before) - 1) + [True]
+    tail = changed(path, content.replace(b'"w49"', b'"w48"'), 400)
+    assert tail == [False] * (len(tail) - 1) + [True]
+    path.write_bytes(content)
+    assert changed(path, content.replace(b'"w20"', b'"w21"'), 400).count(True) == 1
+    path.write_bytes(content)
+    # The first lines say of what types the kept columns are, in every split.
+    assert all(changed(path, content.replace(b'"id": 0,', b'"id":.0,'), 400))
+
+
+def test_another_footer_makes_every_split_of_a_parquet_file_another(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "x.parquet", [f"w{i}" for i in range(50)], group=10)
+    table = pq.read_table(path).rename_columns(["no", "text"])
+    pq.write_table(table, tmp_path / "y.parquet", row_group_size=10)
+    assert all(changed(path, (tmp_path / "y.parquet").read_bytes(), 200))
 
 
 def test_expected_rows_are_near_the_truth_where_it_is_cheap_to_know(tmp_path: Path) -> None:

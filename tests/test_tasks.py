@@ -261,7 +261,7 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
         (TRANSLATION, "max_new_tokens", "9"),
         (TRANSLATION, "prefix", 7),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", repr(value)),
 )
 def test_an_option_out_of_range_is_refused_by_name(task: Task, option: str, value: object) -> None:
     with pytest.raises(SettingsError, match=option) as caught:

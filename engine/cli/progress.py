@@ -50,8 +50,15 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
-    columns = (BarColumn(24), TextColumn("{task.percentage:3.0f}%  {task.description}"))
+    # A narrow terminal cuts the line rather than breaking it.
+    said = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (
+        BarColumn(12),
+        TextColumn("{task.percentage:3.0f}%", table_column=Column(min_width=4)),
+        said,
+    )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
 
@@ -74,7 +81,7 @@ def describe(progress: Progress) -> str:
     if progress.rejects:
         said.append(f"{progress.rejects:,} rejected")
     if progress.splits > 1:
-        said.append(f"part {progress.split + 1} of {progress.splits}")
+        said.append(f"part {min(progress.split + 1, progress.splits)}/{progress.splits}")
     if progress.seconds_left is not None:
         said.append(f"{duration(progress.seconds_left)} left")
     if progress.stuck:

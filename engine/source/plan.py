@@ -160,18 +160,32 @@ def _bytes_of(path: Path, start: int, stop: int) -> Iterator[bytes]:
 
 
 def identity(split: Split) -> str:
-    """Hex sha256 of the split's bytes: what resume compares, whatever the file's date says.
+    """Hex sha256 of the bytes that a split's rows come from: what resume compares, whatever the
+    file's date says.
 
     Raises:
         InputError: The file can not be read.
     """
     digest = hashlib.sha256()
     try:
-        for chunk in _bytes_of(split.path, split.start, split.stop):
-            digest.update(chunk)
+        for start, stop in ((split.start, split.stop), _borrowed(split)):
+            for chunk in _bytes_of(split.path, start, stop):
+                digest.update(chunk)
     except OSError as error:
         raise InputError(f"{split.path}: {error.strerror or error}", "check the file") from error
     return digest.hexdigest()
+
+
+def _borrowed(split: Split) -> tuple[int, int]:
+    """Bytes beyond its own that a split of a cut file depends on: the head of JSON lines, which
+    settles the types of the columns, and the footer of Parquet."""
+    if split.kind == "jsonl":
+        return 0, min(split.start, _CHUNK)
+    size = split.path.stat().st_size
+    if split.kind != "parquet" or split.stop >= size:
+        return 0, 0
+    length = b"".join(_bytes_of(split.path, size - 8, size - 4))
+    return max(split.stop, size - 8 - int.from_bytes(length, "little")), size
 
 
 def expect_rows(split: Split) -> int:

@@ -1,0 +1,261 @@
+"""The house rules: imports go down, heavy modules stay in their rooms, and nothing loads early."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import engine
+from engine import errors
+
+ROOT = Path(engine.__file__).parent
+
+# Rooms may import from any layer below their own; rooms of one layer are blind to one another.
+LAYERS: tuple[set[str], ...] = (
+    {"__main__"},
+    {"cli", "integrations"},
+    {"demo", "__init__"},
+    {"runner", "verify", "inspection", "doctor", "export"},
+    {"model"},
+    {"tasks"},
+    {"generation"},
+    {"source", "tokenizer", "batcher", "backend", "sink", "manifest"},
+    {"bundle"},
+    {"flow", "config", "telemetry", "overlap", "hardware"},
+    {"errors", "version"},
+)
+SIDEWAYS = {
+    ("manifest", "sink"): "records and parts are put on the disk by the same careful writes",
+    ("inspection", "verify"): "both count the rows of a part",
+}
+# The export makes what the run reads and must not need the run.
+ONLY = {"export": {"bundle", "errors", "version"}}
+
+HOMES = {
+    "torch": {"export"},
+    "transformers": {"export"},
+    "optimum": {"export"},
+    "onnx": {"export"},
+    "safetensors": {"export"},
+    "huggingface_hub": {"export"},
+    "onnxruntime": {"backend", "export"},
+    "tokenizers": {"tokenizer", "export"},
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "airflow": {"integrations"},
+    "ray": {"integrations"},
+    "pyspark": {"integrations"},
+    "threading": {"overlap", "telemetry"},
+    "queue": {"overlap"},
+    "concurrent": {"overlap"},
+    "multiprocessing": set(),
+    "asyncio": set(),
+    "pickle": set(),
+    "signal": {"cli"},
+}
+PURE = {"batcher", "tasks", "generation"}
+WORLD = {
+    "os", "io", "time", "datetime", "pathlib", "shutil", "tempfile", "glob", "subprocess", "socket",
+    "sys", "platform", "random", "secrets", "logging", "urllib", "http",
+}  # fmt: skip
+HEAVY = (
+    "onnxruntime", "tokenizers", "pyarrow", "numpy", "torch", "transformers", "optimum", "onnx",
+    "rich", "huggingface_hub", "safetensors", "pandas", "scipy", "asyncio", "multiprocessing",
+)  # fmt: skip
+
+
+def room(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES}
+ROOMS = {room(path) for path in FILES}
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import, those within functions and TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def engine_room(name: str) -> str | None:
+    """The room that engine.x.y names; `__init__` for a public name of the package."""
+    top, _, rest = name.partition(".")
+    first = rest.partition(".")[0]
+    return None if top != "engine" else first if first in ROOMS else "__init__"
+
+
+def layer(name: str) -> int:
+    return next(i for i, rooms in enumerate(LAYERS) if name in rooms)
+
+
+def called(tree: ast.AST, *names: str) -> list[int]:
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in names
+    ]
+
+
+def test_every_room_has_a_layer() -> None:
+    placed = [name for rooms in LAYERS for name in rooms]
+    assert len(placed) == len(set(placed))
+    assert set(placed) >= ROOMS, "give the new room a layer"
+    assert set(placed) - ROOMS <= {"integrations"}
+
+
+def test_imports_only_go_down() -> None:
+    wrong = []
+    for path, tree in TREES.items():
+        here = room(path)
+        for line, name in imported(tree):
+            there = engine_room(name)
+            if there is None or there == here or (here, there) in SIDEWAYS:
+                continue
+            if layer(there) <= layer(here) or there not in ONLY.get(here, {there}):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong
+
+
+def test_every_exception_to_the_layers_is_in_use() -> None:
+    used = {
+        (room(path), engine_room(name))
+        for path, tree in TREES.items()
+        for _, name in imported(tree)
+    }
+    assert SIDEWAYS.keys() <= used
+
+
+def test_heavy_and_risky_modules_stay_in_their_rooms() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path, tree in TREES.items()
+        for line, name in imported(tree)
+        if room(path) not in HOMES.get(name.partition(".")[0], {room(path)})
+    ]
+    assert not wrong
+
+
+def test_the_pure_rooms_know_no_files_clock_or_environment() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} {what}"
+        for path, tree in TREES.items()
+        if room(path) in PURE
+        for line, what in [
+            *((line, n) for line, n in imported(tree) if n.partition(".")[0] in WORLD),
+            *((line, "open()") for line in called(tree, "open")),
+        ]
+    ]
+    assert not wrong
+
+
+def test_only_the_command_line_prints_and_exits() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path, tree in TREES.items()
+        if room(path) != "cli"
+        for line in called(
+            tree, "print", "input", "exit", "quit", "sys.exit", "os._exit", "typer.echo",
+            "sys.stdout.write", "sys.stderr.write", "breakpoint",
+        )
+    ]  # fmt: skip
+    assert not wrong
+
+
+def test_nothing_is_evaluated_or_unpickled() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path, tree in TREES.items()
+        for line in called(tree, "eval", "exec", "compile", "pickle.load", "os.system")
+    ]
+    assert not wrong
+
+
+def test_no_room_is_called_utils() -> None:
+    vague = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert not [path for path in FILES if path.stem in vague or path.parent.name in vague]
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert not [
+        path
+        for path, tree in TREES.items()
+        if not ast.get_docstring(tree) and path.name not in ("version.py", "__main__.py")
+    ]
+
+
+@pytest.mark.parametrize("module", ["engine", "engine.cli"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", f"import {module}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT.parent,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert module in loaded
+    assert not {name for name in loaded if name.partition(".")[0] in HEAVY}
+    if module == "engine":
+        assert not {name for name in loaded if name.partition(".")[0] in ("typer", "click")}
+
+
+def test_the_public_names_are_these() -> None:
+    assert engine.__all__ == [
+        "Bundle", "EngineError", "Report", "RunConfig", "__version__", "errors", "run",
+    ]  # fmt: skip
+    for name in engine.__all__:
+        assert getattr(engine, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        engine.nonsense  # noqa: B018
+    assert inspect.isfunction(engine.run)
+
+
+def test_the_exception_tree_in_the_docstring_is_the_real_one() -> None:
+    drawn: dict[str, tuple[str, int]] = {}
+    above: list[str] = []
+    code = 0
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"    ([│├└─ ]*)([A-Z]\w+)\s+(?:exit (\d+))?", line)
+        if not found:
+            continue
+        depth = len(found[1]) // 4
+        above[depth:] = [found[2]]
+        code = int(found[3]) if found[3] else drawn[above[depth - 1]][1]
+        drawn[found[2]] = (above[depth - 1] if depth else "Exception", code)
+    real = {
+        name: (kind.__bases__[0].__name__, kind.exit_code)
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.EngineError)
+    }
+    assert drawn == real
+
+
+def test_every_error_raised_on_purpose_is_one_of_the_tree() -> None:
+    """Besides signals between threads, what a person may see has an exit code."""
+    allowed = {name for name in vars(errors) if name[0].isupper()}
+    allowed |= {"Halted", "AttributeError", "KeyboardInterrupt", "pa.ArrowInvalid"}
+    wrong = []
+    for path, tree in TREES.items():
+        if room(path) == "demo":
+            continue  # its numerals are a library of their own
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                name = ast.unparse(node.exc.func)
+                if name[0].isupper() and name not in allowed:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} raises {name}")
+    assert not wrong
