@@ -18,11 +18,12 @@ from engine.version import __version__
 
 if TYPE_CHECKING:
     from engine.model import Bundle
-    from engine.runner import Report, run
+    from engine.report import Report
+    from engine.runner import run
 
 __all__ = ["Bundle", "EngineError", "Report", "RunConfig", "__version__", "errors", "run"]
 
-_LATER = {"Bundle": "engine.model", "Report": "engine.runner", "run": "engine.runner"}
+_LATER = {"Bundle": "engine.model", "Report": "engine.report", "run": "engine.runner"}
 
 
 def __getattr__(name: str) -> Any:

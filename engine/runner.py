@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,63 +34,16 @@ from engine.errors import (
 )
 from engine.flow import Answers, Batch, Encoded, Output, Rows, Split
 from engine.hardware import cores
-from engine.manifest import COUNTS, Entry, Manifest, total
+from engine.manifest import Entry, Manifest, total
 from engine.model import Bundle, Stages
 from engine.overlap import Overlap
+from engine.part import OpenPart
+from engine.report import Report
 from engine.telemetry import Progress, Telemetry
 from engine.version import __version__
 
 _MAX_WORKERS = 4
 _PROGRESS_SECONDS = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What the output folder holds now, and what this call did for it.
-
-    Attributes:
-        rows_in, rows_out, rows_rejected: Of the whole folder; rows_in = rows_out + rows_rejected.
-        tokens, truncated, output_tokens: Of the whole folder: tokens read by the model, rows cut at
-            max_length, tokens generated (end tokens included).
-        splits, splits_skipped: Parts in all, and those found finished.
-        rows_computed, padded_tokens, seconds: Of this call; padded tokens are real and filler.
-        stage_seconds: Time at work by stage, of this call. Stages overlap, and inference counts
-            once for each worker, so these add up to more than `seconds`.
-        rejected: Rows set aside in this call, by reason.
-        files: Part files below `out`, in input order.
-        notes: What the person should know.
-    """
-
-    out: str
-    task: str
-    device: str
-    rows_in: int
-    rows_out: int
-    rows_rejected: int
-    tokens: int
-    truncated: int
-    output_tokens: int
-    splits: int
-    splits_skipped: int
-    rows_computed: int
-    padded_tokens: int
-    seconds: float
-    rows_per_second: float
-    tokens_per_second: float
-    padding: float
-    stage_seconds: dict[str, float]
-    rejected: dict[str, int] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 3 where rows were rejected."""
-        return 3 if self.rows_rejected else 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return dataclasses.asdict(self)
 
 
 def run(
@@ -171,7 +123,7 @@ class _Run:
         self.rejected: Counter[str] = Counter()
         self.rejected_before = 0
         self.reading: dict[Split, dict[str, Any]] = {}
-        self.part: _OpenPart | None = None
+        self.part: OpenPart | None = None
         self.skipped = self.written = self.size_done = self.rows_written = 0
         self.progress_at = 0.0
 
@@ -318,7 +270,7 @@ class _Run:
         assert split is not None
         if self.part is None:
             self.manifest.forget(self.parts[split])
-            self.part = _OpenPart(self.manifest.out, self.parts[split], self.config)
+            self.part = OpenPart(self.manifest.out, self.parts[split], self.config)
         self.part.write(window)
         if not window.rows.last:
             return
@@ -379,7 +331,7 @@ class _Run:
             files=tuple(e.part.file for e in entries),
             notes=self._notes(entries, counts),
         )
-        self.manifest.succeed(_success(report, self.run_json["fingerprint"]))
+        self.manifest.succeed(report.success(self.run_json["fingerprint"]))
         return report
 
     def _notes(self, entries: list[Entry], counts: dict[str, int]) -> tuple[str, ...]:
@@ -393,62 +345,6 @@ class _Run:
         if not self.config.keep:
             notes.append("no input columns were kept; --keep id or --keep all puts them beside")
         return tuple(notes)
-
-
-class _OpenPart:
-    """A part while its windows come in: the answers, the bad rows and the counts."""
-
-    def __init__(self, out: Path, name: str, config: RunConfig) -> None:
-        self._out, self._name, self._config = out, name, config
-        self._answers: sink.Part | None = None
-        self._rejects: sink.Part | None = None
-        self._counts: Counter[str] = Counter()
-        self._started = time.perf_counter()
-
-    def write(self, window: Answers) -> None:
-        columns = _beside(window.rows.kept, window.columns)
-        if self._answers is None:
-            config = self._config
-            self._answers = sink.Part(
-                self._out, self._name, columns.schema, config.format, config.compression
-            )
-        self._answers.write(columns)
-        rejects = window.rows.rejects
-        if len(rejects.rows):
-            self._rejects = self._rejects or sink.rejects_part(self._out, self._name)
-            self._rejects.write(sink.rejects_columns(rejects))
-        rows_out, bad = columns.num_rows, len(rejects.rows)
-        self._counts.update(rows_in=rows_out + bad, rows_out=rows_out, rows_rejected=bad)
-        self._counts.update(
-            tokens=window.tokens, truncated=window.truncated, output_tokens=window.output_tokens
-        )
-
-    def finish(self, taken: dict[str, Any], run_json: dict[str, Any], device: str) -> Entry:
-        """Name the files and say what they hold."""
-        assert self._answers is not None
-        rejects = self._rejects.finish() if self._rejects else None
-        return Entry(
-            part=self._answers.finish(),
-            rejects=rejects,
-            input=taken,
-            fingerprint=run_json["fingerprint"],
-            counts=dict(self._counts),
-            device=device,
-            seconds=round(time.perf_counter() - self._started, 3),
-        )
-
-    def abandon(self) -> None:
-        for part in (self._answers, self._rejects):
-            if part:
-                part.abandon()
-
-
-def _beside(kept: pa.RecordBatch | None, columns: pa.RecordBatch) -> pa.RecordBatch:
-    """The kept input columns, then the results."""
-    if kept is None or not kept.num_columns:
-        return columns
-    fields = [*kept.schema, *columns.schema]
-    return pa.RecordBatch.from_arrays([*kept.columns, *columns.columns], schema=pa.schema(fields))
 
 
 def _check_names(rows: Rows, schema: pa.Schema) -> None:
@@ -525,8 +421,3 @@ def _identity(folder: bundle.BundleFolder, config: RunConfig, device: str) -> di
     content = {"settings": settings, "bundle": folder.fingerprint}
     text = json.dumps(content, sort_keys=True)
     return {**json.loads(text), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _success(report: Report, fingerprint: str) -> dict[str, Any]:
-    counts = {name: getattr(report, name) for name in COUNTS}
-    return {"files": list(report.files), "fingerprint": fingerprint, **counts}

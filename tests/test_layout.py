@@ -23,7 +23,7 @@ LAYERS: tuple[set[str], ...] = (
     {"cli", "integrations"},
     {"demo", "__init__"},
     {"runner", "verify", "inspection", "doctor", "export"},
-    {"model"},
+    {"model", "part", "report"},
     {"tasks"},
     {"generation"},
     {"source", "tokenizer", "batcher", "backend", "sink", "manifest"},

@@ -54,7 +54,7 @@ from engine.errors import (
 from engine.flow import Rows
 from engine.inspection import inspect
 from engine.manifest import COUNTS, Manifest
-from engine.runner import Report
+from engine.report import Report
 from engine.telemetry import Progress
 from engine.tokenizer import Tokenizer
 from engine.verify import verify

@@ -16,6 +16,7 @@ from engine import runner
 from engine.demo import BUNDLE, corpus
 from engine.demo.corpus import Shard
 from engine.manifest import SUCCESS, Entry, Manifest
+from engine.report import Report
 from engine.telemetry import Progress
 
 
@@ -38,7 +39,7 @@ class Demonstration:
     samples: list[tuple[str, str, str]]
     corpus: str
     results: str
-    report: runner.Report
+    report: Report
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, the run's report among them on the same level."""
