@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fakes import (
@@ -19,6 +21,7 @@ from fakes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.bundle import Generation
 from engine.errors import Stopped
 from engine.flow import Ragged
 from engine.generation import greedy
@@ -34,14 +37,19 @@ sources = st.lists(
 
 
 def decode(
-    rows: Rows, most: int = 8, *, wider: int = 0, backend: FakeBackend | None = None
+    rows: Rows,
+    most: int = 8,
+    *,
+    wider: int = 0,
+    backend: FakeBackend | None = None,
+    settings: Generation = GENERATION,
 ) -> tuple[list[list[int]], list[bool]]:
     lengths = np.array([len(row) for row in rows])
     ids = Ragged.of(np.array([t for row in rows for t in row], np.int64), lengths)
     width = int(lengths.max()) + wider
     mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
     feeds = {"input_ids": ids.padded(width, PAD), "attention_mask": mask}
-    tokens, ended = greedy(backend or FakeBackend(), feeds, GENERATION, max_new_tokens=most)
+    tokens, ended = greedy(backend or FakeBackend(), feeds, settings, max_new_tokens=most)
     split = np.split(tokens.values, tokens.offsets[1:-1])
     assert len(tokens) == len(ended) == len(rows)
     assert tokens.values.dtype == np.int64
@@ -145,9 +153,13 @@ def test_stopped_is_asked_before_every_step(after: int) -> None:
     assert [name for name, _ in backend.shapes].count("decoder") == after
 
 
-def test_every_id_of_several_ends_a_row() -> None:
-    import dataclasses
+def test_a_padding_that_is_an_end_does_not_end_a_row_twice() -> None:
+    settings = dataclasses.replace(GENERATION, pad_id=END)
+    rows = [ids_of(text) for text in texts(20)]
+    assert decode(rows, settings=settings) == decode(rows)
 
+
+def test_every_id_of_several_ends_a_row() -> None:
     row = next(r for r in map(ids_of, texts(99)) if len(decoded(r, 8)[0]) > 4)
     tokens, _ = decoded(row, 8)
     settings = dataclasses.replace(GENERATION, end_ids=(END, tokens[1]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import importlib
 import json
 import os
 import threading
@@ -615,8 +616,9 @@ def test_an_input_that_shrank_to_fewer_splits_is_answered_anew(
 
 
 def test_a_change_that_shifts_the_rows_of_later_splits_shifts_their_rejects(
-    tmp_path: Path, features: Path
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(importlib.import_module("engine.source.plan"), "_CHUNK", 10)
     path, out = tmp_path / "x.jsonl", tmp_path / "out"
     given: list[str | None] = [*texts(100)]
     given[90] = None
