@@ -128,6 +128,7 @@ class _Run:
         self.progress_at = 0.0
 
     def execute(self) -> Report:
+        """Take the output folder, compute what is missing and report; `run` says what is raised."""
         parts = set(self.parts.values())
         self.manifest.begin(self.run_json, parts, overwrite=self.config.overwrite)
         try:
