@@ -2,9 +2,10 @@
 
     BUNDLE/bundle.json       what it is, where it came from, how it was proven, hashes of the rest
     BUNDLE/tokenizer.json    the `tokenizers` library's own format
-    BUNDLE/model.onnx        an encoder                         (feature-extraction, classification)
+    BUNDLE/model.onnx        an encoder with its head                     (embedding, labels, spans)
+    BUNDLE/dense.onnx        the layers behind the pooling, where an embedder has any
     BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
-    BUNDLE/decoder.onnx          and one decoder step over a growing cache       (translation)
+    BUNDLE/decoder.onnx      and one decoder step over a growing cache; alone for causal models
 
 Graph inputs and outputs, by name, are listed in `GRAPHS` below. Nothing in a bundle is executable
 and nothing is unpickled.
@@ -30,8 +31,9 @@ TOKENIZER = "tokenizer.json"
 GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model.onnx": (
         ("input_ids", "attention_mask", "token_type_ids (if the model has them)"),
-        ("last_hidden_state | logits",),
+        ("last_hidden_state | logits | start_logits, end_logits",),
     ),
+    "dense.onnx": (("embedding",), ("projected",)),
     "encoder.onnx": (
         ("input_ids", "attention_mask"),
         ("cross.N.key", "cross.N.value"),
@@ -39,15 +41,47 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decoder.onnx": (
         (
             "input_ids",
-            "encoder_attention_mask",
+            "encoder_attention_mask (with an encoder)",
+            "attention_mask, position_ids (without one, if the model has them)",
             "past.N.key",
             "past.N.value",
-            "cross.N.key",
-            "cross.N.value",
+            "cross.N.key (with an encoder)",
+            "cross.N.value (with an encoder)",
         ),
-        ("logits", "present.N.key", "present.N.value"),
+        ("logits (of the last position)", "present.N.key", "present.N.value"),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the next token is chosen: the checkpoint's settings under transformers' names.
+
+    Attributes:
+        num_beams: 1 is greedy.
+        length_penalty: Exponent of a finished beam's length, which divides its score.
+        early_stopping: True, False or "never", as GenerationConfig explains them.
+        min_new_tokens: The end token can not come before as many.
+        no_repeat_ngram_size: No n-gram of this size twice; 0 is off.
+        encoder_no_repeat_ngram_size: None that is in the input.
+        repetition_penalty: Weakens tokens already seen (CTRL, arXiv:1909.05858); 1 is off.
+        forced_bos_id, forced_eos_id: The first token, and the one at the limit; -1 is none.
+        bad_words_ids: Token sequences that can not come.
+        suppress_ids, begin_suppress_ids: Tokens that can not come, ever and as the first.
+    """
+
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    min_new_tokens: int = 0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    repetition_penalty: float = 1.0
+    forced_bos_id: int = -1
+    forced_eos_id: int = -1
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppress_ids: tuple[int, ...] = ()
+    begin_suppress_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +90,7 @@ class Generation:
 
     `heads` and `head_dim` are those of the key/value cache: (rows, heads, length, head_dim).
     `max_new_tokens` counts what is generated, the end token included, the start token not.
+    `start_id` is -1 for a causal model, which starts from the prompt.
     """
 
     start_id: int
@@ -65,6 +100,29 @@ class Generation:
     layers: int
     heads: int
     head_dim: int
+    search: Search = Search()
+
+    @property
+    def causal(self) -> bool:
+        """Whether there is no encoder."""
+        return self.start_id < 0
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Language codes of a translator that takes them as tokens (mBART, NLLB, M2M100).
+
+    Attributes:
+        ids: Token id of every code, such as {"en_XX": 250004}.
+        source: The code whose token the bundle's tokenizer puts into every row.
+        target: The code translated into unless the person says otherwise; "" where there is none.
+        starts: The target's token is the decoder's start (mBART-25), not its forced first token.
+    """
+
+    ids: Mapping[str, int]
+    source: str
+    target: str = ""
+    starts: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,27 +133,41 @@ class Facts:
         max_length: Tokens of one encoded row at most, special tokens included; longer rows are cut.
         position_limit: Positions the weights have, 0 where positions are relative: `max_length`
             may be raised up to here.
-        pad_id: Filler of padded positions.
-        labels: Class names in the order of the logits (classification).
+        pad_id, unk_id, mask_id: Token ids; -1 where the tokenizer has none.
+        mask_token: The mask as it stands in a text (fill-mask).
+        clean_up: The tokenizer takes the space before a full stop and the like out of decoded text.
+        labels: Class names in the order of the logits (classification, entailment, tokens).
         problem_type: single_label_classification, multi_label_classification or regression; ""
             where the checkpoint does not say.
-        pooling: mean, cls or last (feature-extraction).
+        function_to_apply: softmax, sigmoid or none where config.json says so, else "".
+        pooling: mean, cls, max or last (feature-extraction).
         normalize: Scale embeddings to length 1 (feature-extraction).
         dimensions: Width of an embedding (feature-extraction).
+        hidden: Width of a token's state (feature-extraction).
         prefix: Put before every text (T5's task prefix, an embedder's default prompt).
-        generation: Decoder settings (translation).
+        prompts: An embedder's other prompts by name.
+        generation: Decoder settings (translation and its kin).
+        languages: Where the translator takes language codes.
     """
 
     max_length: int
     position_limit: int = 0
     pad_id: int = 0
+    unk_id: int = -1
+    mask_id: int = -1
+    mask_token: str = ""
+    clean_up: bool = False
     labels: tuple[str, ...] = ()
     problem_type: str = ""
+    function_to_apply: str = ""
     pooling: str = ""
     normalize: bool = False
     dimensions: int = 0
+    hidden: int = 0
     prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
     generation: Generation | None = None
+    languages: Languages | None = None
 
 
 @dataclass(frozen=True)
@@ -214,12 +286,25 @@ def _what_it_is(folder: Path) -> str:
 
 def _description(file: Path, content: dict[str, Any]) -> Description:
     try:
-        facts = dict(content["facts"])
-        generation = facts.pop("generation", None)
-        facts["labels"] = tuple(facts.get("labels", ()))
-        if generation:
-            generation = Generation(**{**generation, "end_ids": tuple(generation["end_ids"])})
-        content = {**content, "facts": Facts(**facts, generation=generation)}
-        return Description(**{**content, "notes": tuple(content.get("notes", ()))})
+        return Description(**_frozen({**content, "facts": _facts(content["facts"])}))
     except (TypeError, KeyError, ValueError) as error:
         raise BundleError(f"{file}: the description is damaged: {error}", _AGAIN) from error
+
+
+def _facts(content: Mapping[str, Any]) -> Facts:
+    facts = _frozen(content)
+    if given := facts.get("generation"):
+        search = Search(**_frozen(given.get("search", {})))
+        facts["generation"] = Generation(**{**_frozen(given), "search": search})
+    if given := facts.get("languages"):
+        facts["languages"] = Languages(**given)
+    return Facts(**facts)
+
+
+def _frozen(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: _tuple(value) for name, value in content.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
