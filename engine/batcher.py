@@ -1,9 +1,9 @@
 """Cuts a window into padded batches. Pure: no files, no clock, no settings.
 
-Rows are sorted by length, longest first, so that a batch is padded by little and an allocation that
-will not fit fails at the start, not at the end. A batch takes rows while rows × padded length stays
-within a budget of tokens. Padded lengths are rounded up to a few buckets: varying shapes make ONNX
-Runtime's arena grow (onnxruntime#13500, #9509).
+Sequences are sorted by length, longest first, so that a batch is padded by little and an allocation
+that will not fit fails at the start, not at the end. A batch takes sequences while their number ×
+padded length stays within a budget of tokens. Padded lengths are rounded up to a few buckets:
+varying shapes make ONNX Runtime's arena grow (onnxruntime#13500, #9509).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def bucket(length: int, limit: int) -> int:
 def cut(
     window: Encoded, *, budget: int, limit: int, pad_id: int, max_rows: int = MAX_ROWS
 ) -> Iterator[Batch]:
-    """Yield the batches of a window; an empty window yields one empty, last batch.
+    """Yield the batches of a window; one without sequences yields one empty, last batch.
 
     Args:
-        budget: Padded tokens of one batch at most; a single longer row is a batch of its own.
-        limit: Longest row possible, in tokens.
+        budget: Padded tokens of one batch at most; a single longer sequence is a batch of its own.
+        limit: Longest sequence possible, in tokens.
         pad_id: Filler of input_ids.
-        max_rows: Rows of one batch at most.
+        max_rows: Sequences of one batch at most.
     """
     lengths = window.ids.lengths
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
@@ -61,8 +61,21 @@ def _pad(window: Encoded, index: Ints, width: int, pad_id: int, *, last: bool) -
     return Batch(window, index, feeds, tokens=len(ids.values), last=last)
 
 
+def rows_ended(batch: Batch) -> int:
+    """How many rows have their last sequence in this batch, or no sequence at all.
+
+    Rows without sequences count with the window's last batch, so that the sum over a window is its
+    number of rows.
+    """
+    owners = batch.window.owners
+    following = np.minimum(batch.index + 1, len(owners) - 1)
+    at_end = (batch.index == len(owners) - 1) | (owners[following] != owners[batch.index])
+    without = len(batch.window.rows) - len(np.unique(owners)) if batch.last else 0
+    return int(at_end.sum()) + without
+
+
 def gather(outputs: Sequence[Output]) -> Arrays:
-    """Results of all batches of a window, put back into input order."""
+    """Results of all batches of a window, in the order of its sequences; none if it has none."""
     outputs = [o for o in outputs if len(o.batch.index)] or outputs[:1]
     back = np.argsort(np.concatenate([o.batch.index for o in outputs]), kind="stable")
     return {name: _joined([o.arrays[name] for o in outputs], back) for name in outputs[0].arrays}

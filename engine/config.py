@@ -24,7 +24,7 @@ class RunConfig:
     """The settings of one run.
 
     Attributes:
-        text: The text column, or two of them for pairs.
+        text: The input columns, in the order of the task; none takes their usual names.
         keep: Input columns written beside the results; ("all",) keeps every one.
         limit: Rows to read at most, over all inputs in their order; 0 reads all.
         format, compression: Of the part files.
@@ -41,7 +41,7 @@ class RunConfig:
         options: The task's own options by name; see `engine tasks`.
     """
 
-    text: tuple[str, ...] = ("text",)
+    text: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     limit: int = 0
     format: str = "arrow"
@@ -61,12 +61,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("text", "keep"):
             check_columns(name, getattr(self, name))
-        if not 1 <= len(self.text) <= 2:
-            raise SettingsError(
-                f"text names {len(self.text)} columns", "give one text column, or two for pairs"
-            )
         if len(set(self.text)) < len(self.text):
-            raise SettingsError(f"text names column {self.text[0]!r} twice", "name two columns")
+            raise SettingsError(f"text names column {self.text[0]!r} twice", "name each once")
         check_choice("format", self.format, FORMATS)
         check_choice("compression", self.compression, COMPRESSIONS)
         check_choice("on_error", self.on_error, ON_ERROR)

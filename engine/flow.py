@@ -10,7 +10,7 @@ window's bytes do not depend on timing or on how many workers there are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +73,24 @@ class Ragged:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """An input column of a task.
+
+    Attributes:
+        name: What the column is called unless the person says otherwise.
+        holds: "text", "texts" (a list of them in each row) or "either".
+        needed: Whether the task can not do without it.
+    """
+
+    name: str
+    holds: str = "text"
+    needed: bool = True
+
+
+TEXT = Column("text")
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """The unit of work, of output and of resume: a file or a range of one.
 
@@ -114,13 +132,13 @@ class Rows:
 
     Attributes:
         split: Where they come from; None for rows given in memory.
-        texts: One or two string columns.
+        texts: The task's input columns: strings, or lists of strings without nulls among them.
         kept: The input columns that go to the output beside the results; as many rows as `texts`.
         last: No more rows come from this split.
     """
 
     split: Split | None
-    texts: tuple[pa.StringArray, ...]
+    texts: tuple[pa.Array, ...]
     kept: pa.RecordBatch | None = None
     rejects: Rejects = NO_REJECTS
     last: bool = True
@@ -130,25 +148,78 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """Whole texts as tokens, none of them special.
+
+    Attributes:
+        ids: Of each text, int64.
+        chars: First character of every token and the one behind its last, in its text or, for
+            rows of words, in its word; int64 (tokens, 2).
+        words: Number of every token's word in its text, -1 for none; int64 (tokens,).
+    """
+
+    ids: Ragged
+    chars: Ints
+    words: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a tokenizer puts its special tokens.
+
+    Attributes:
+        special: Ids and type ids of those before, between and behind the texts, int64 (n, 2) each;
+            one more than there are texts.
+        types: Type id of each text's own tokens.
+    """
+
+    special: tuple[Ints, ...]
+    types: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Special tokens of a row."""
+        return sum(map(len, self.special))
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """A window as token ids: ids int64, type_ids int64 or None, truncated bool (rows,)."""
+    """A window as token ids: a row may have one sequence, several (pieces of a long text, a pair
+    for each label) or none.
+
+    Attributes:
+        rows: The window.
+        ids, type_ids: Of each sequence, int64; type ids are None where the model reads none.
+        truncated: Which rows were cut, bool (rows,).
+        owners: The row of each sequence, int64 (sequences,), ascending.
+        aside: What the task lays by for `finish`, by name; the model does not see it.
+    """
 
     rows: Rows
     ids: Ragged
     type_ids: Ragged | None
     truncated: NDArray[np.bool_]
+    owners: Ints
+    aside: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def one_each(
+        cls, rows: Rows, ids: Ragged, type_ids: Ragged | None, truncated: NDArray[np.bool_]
+    ) -> Encoded:
+        """One sequence a row."""
+        return cls(rows, ids, type_ids, truncated, np.arange(len(ids), dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one window, padded to one length.
+    """Sequences of one window, padded to one length.
 
     Attributes:
         window: The window they were cut from.
-        index: Positions in the window, int64 (rows,).
-        feeds: Graph inputs by name, int64 (rows, length).
-        tokens: Real tokens among rows × length.
-        last: The window's last batch; may be empty for a window without rows.
+        index: Positions among the window's sequences, int64 (sequences,).
+        feeds: Graph inputs by name, int64 (sequences, length).
+        tokens: Real tokens among sequences × length.
+        last: The window's last batch; may be empty for a window without sequences.
     """
 
     window: Encoded
@@ -164,7 +235,7 @@ class Batch:
 
 
 Arrays = Mapping[str, "NDArray[Any] | Ragged"]
-"""Results by name; the first axis runs over rows."""
+"""Results by name; the first axis runs over sequences."""
 
 
 @dataclass(frozen=True, slots=True)

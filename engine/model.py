@@ -16,12 +16,11 @@ import pyarrow as pa
 
 from engine import batcher, bundle, tasks
 from engine.backend import OrtBackend
-from engine.errors import InputError, SettingsError
-from engine.flow import Answers, Backend, Batch, Encoded, Output, Ragged, Rows
+from engine.errors import SettingsError
+from engine.flow import Answers, Backend, Batch, Encoded, Graph, Output, Ragged, Rows
 from engine.hardware import cores
+from engine.memory import in_memory
 from engine.tokenizer import Tokenizer
-
-WINDOW = 4096
 
 
 def never() -> bool:
@@ -33,12 +32,10 @@ class Stages:
     """The stages between source and sink. Every method may be called from any thread."""
 
     backend: Backend
-    tokenizer: Tokenizer
     task: tasks.Task
     context: tasks.Context
     budget: int
     max_length: int
-    type_ids: bool
 
     @property
     def schema(self) -> pa.Schema:
@@ -46,8 +43,7 @@ class Stages:
         return self.task.schema(self.context)
 
     def encode(self, rows: Rows) -> Encoded:
-        texts = self.task.prepare(rows.texts, self.context)
-        return Encoded(rows, *self.tokenizer.encode(texts, type_ids=self.type_ids))
+        return self.task.encode(rows, self.context)
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
         pad = self.context.facts.pad_id
@@ -63,8 +59,8 @@ class Stages:
         window = outputs[0].batch.window
         arrays = batcher.gather(outputs)
         columns = (
-            self.task.finish(arrays, self.context)
-            if arrays
+            self.task.finish(window, arrays, self.context)
+            if len(window.rows)
             else [pa.array([], field.type) for field in self.schema]
         )
         tokens = arrays.get("tokens")
@@ -129,27 +125,28 @@ class Bundle:
         self._check_length(length)
         tokenizer = self._tokenizer(length)
         settled = tasks.settle(self.task, self.facts, options)
+        type_ids = "token_type_ids" in self._first_graph().inputs
         return Stages(
             self.backend,
-            tokenizer,
             self.task,
-            tasks.Context(self.facts, settled, tokenizer.decode, stopped),
+            tasks.Context(self.facts, settled, tokenizer, type_ids, stopped),
             batch_tokens or self.task.batch_tokens,
             length,
-            type_ids="token_type_ids" in self._encoder_inputs(),
         )
 
     def __call__(
         self,
-        texts: Sequence[str] | Sequence[tuple[str, str]],
+        texts: Sequence[Any],
         *,
         max_length: int = 0,
         **options: Any,
     ) -> pa.Table:
-        """Answer a list of texts, or of pairs, in memory.
+        """Answer a list of texts in memory.
 
         Args:
-            texts: Strings, or tuples of two strings.
+            texts: What the task's input columns hold, item by item: a string; a list of words for
+                token-classification; a tuple or a dict of the columns where there are several,
+                such as (question, context).
             max_length: Tokens a text may have before it is cut; 0 takes the model's.
             options: The task's own, such as max_new_tokens=48 or top_k=3.
 
@@ -161,15 +158,16 @@ class Bundle:
             SettingsError: An option is unknown or out of range.
         """
         stages = self.stages(options, max_length=max_length)
-        columns = _columns(texts, self.task)
-        starts = range(0, len(columns[0]), WINDOW)
-        windows = [Rows(None, tuple(c.slice(s, WINDOW) for c in columns)) for s in starts]
+        columns = in_memory(texts, self.task)
+        size = self.task.window(stages.context.options)
+        starts = range(0, len(columns[0]), size)
+        windows = [Rows(None, tuple(c.slice(s, size) for c in columns)) for s in starts]
         answers = [answer(stages, rows).columns for rows in windows]
         return pa.Table.from_batches(answers, schema=stages.schema)
 
-    def _encoder_inputs(self) -> tuple[str, ...]:
-        name = "model" if "model.onnx" in self.folder.graphs else "encoder"
-        return self.backend.graph(name).inputs
+    def _first_graph(self) -> Graph:
+        names = (n for n in ("model", "encoder", "decoder") if f"{n}.onnx" in self.folder.graphs)
+        return self.backend.graph(next(names))
 
     def _open_tokenizer(self, max_length: int) -> Tokenizer:
         return Tokenizer(self.folder.path / bundle.TOKENIZER, max_length)
@@ -185,21 +183,3 @@ class Bundle:
 def answer(stages: Stages, rows: Rows) -> Answers:
     """One window through all stages, in this thread."""
     return stages.finish([stages.infer(batch) for batch in stages.cut(stages.encode(rows))])
-
-
-def _columns(texts: Sequence[Any], task: tasks.Task) -> tuple[pa.StringArray, ...]:
-    if isinstance(texts, str):
-        raise InputError("one string was given, not a list of texts", "put it in a list")
-    pairs = bool(texts) and not isinstance(texts[0], str)
-    if pairs and task.texts < 2:
-        raise InputError(f"{task.name} takes texts, not pairs", "give a list of strings")
-    width = 2 if pairs else 1
-    rows = [tuple(t) if pairs and isinstance(t, (tuple, list)) else (t,) for t in texts]
-    for i, row in enumerate(rows):
-        if len(row) != width or not all(isinstance(text, str) for text in row):
-            kind = " and ".join(type(text).__name__ for text in row)
-            raise InputError(f"item {i} of the list is {kind}, not text", "give strings only")
-    try:
-        return tuple(pa.array([row[i] for row in rows], pa.string()) for i in range(width))
-    except UnicodeEncodeError as error:
-        raise InputError("a text holds half a surrogate pair", "give valid Unicode") from error

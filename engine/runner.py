@@ -23,12 +23,12 @@ import pyarrow as pa
 
 from engine import bundle, sink, source, tasks
 from engine.backend import resolve
+from engine.batcher import rows_ended
 from engine.config import RunConfig, check_names
 from engine.errors import (
     ColumnError,
     DeviceError,
     InputError,
-    SettingsError,
     Stopped,
     TooManyRejects,
 )
@@ -92,9 +92,7 @@ def settle(folder: bundle.BundleFolder, settings: dict[str, Any]) -> RunConfig:
     options = {n: v for n, v in settings.items() if n in names} | dict(config.options)
     config = dataclasses.replace(config, options=options)
     tasks.settle(task, facts, options)
-    if len(config.text) > task.texts:
-        raise SettingsError(f"{task.name} takes one text column", "name one with --text")
-    return config
+    return dataclasses.replace(config, text=tuple(c.name for c in tasks.columns(task, config.text)))
 
 
 class _Run:
@@ -157,7 +155,7 @@ class _Run:
     def _answers(self, stages: Stages, splits: Iterator[Split]) -> Iterator[Answers]:
         """The pipeline. Windows read, encoded, or answered and waiting: at most 2 of each."""
         overlap, workers = self.overlap, self._workers()
-        rows = overlap.ahead(self._read(stages.schema, splits), 2)
+        rows = overlap.ahead(self._read(stages, splits), 2)
         encoded = overlap.ahead(self._encode(stages, rows), 2)
         batches = self._cut(stages, encoded)
         # Batches submitted or being computed: at most 3 for each worker.
@@ -204,15 +202,17 @@ class _Run:
         if self.config.limit:
             self.rows_left -= rows
 
-    def _read(self, schema: pa.Schema, splits: Iterator[Split]) -> Iterator[Rows]:
+    def _read(self, stages: Stages, splits: Iterator[Split]) -> Iterator[Rows]:
         config = self.config
+        inputs = tasks.columns(stages.task, config.text)
+        window = min(config.window, stages.task.window(stages.context.options))
         for split in splits:
             limit = self.rows_left if config.limit else 0
             windows = source.read(
-                split, text=config.text, keep=config.keep, window=config.window, limit=limit
+                split, inputs=inputs, keep=config.keep, window=window, limit=limit
             )
             for rows in self.telemetry.each("read", windows):
-                _check_names(rows, schema)
+                _check_names(rows, stages.schema)
                 self._count_rejects(rows)
                 self._spend(len(rows) + len(rows.rejects.rows))
                 if rows.last and _seen(split.path) != self.seen[split.path]:
@@ -250,7 +250,7 @@ class _Run:
             what = f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
             with self.telemetry.timed("infer", what):
                 output = stages.infer(batch)
-            self.telemetry.add(rows=len(batch.index), tokens=batch.tokens, padded=rows * length)
+            self.telemetry.add(rows=rows_ended(batch), tokens=batch.tokens, padded=rows * length)
             return output
 
         return infer

@@ -23,7 +23,7 @@ def window_of(lengths: list[int], *, types: bool = False) -> Encoded:
     ids = Ragged.of(values, sizes)
     rows = Rows(None, (pa.array([""] * len(lengths), pa.string()),))
     type_ids = Ragged.of(values + 1000, sizes) if types else None
-    return Encoded(rows, ids, type_ids, np.zeros(len(lengths), np.bool_))
+    return Encoded.one_each(rows, ids, type_ids, np.zeros(len(lengths), np.bool_))
 
 
 def cut(

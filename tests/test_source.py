@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from engine import source
 from engine.errors import ColumnError, EngineError, InputError
-from engine.flow import Rows, Split
+from engine.flow import Column, Rows, Split
 from engine.source import columnar, jsonl, rows
 
 planning = importlib.import_module("engine.source.plan")  # the name is also a function
@@ -45,8 +45,12 @@ def windows(
     return [
         read
         for split in source.plan([path], split_size)
-        for read in source.read(split, text=text, keep=keep, window=window, limit=limit)
+        for read in source.read(split, inputs=columns(text), keep=keep, window=window, limit=limit)
     ]
+
+
+def columns(names: Sequence[str]) -> list[Column]:
+    return [Column(name) for name in names]
 
 
 def good(read: Sequence[Rows]) -> list[str]:
@@ -980,7 +984,7 @@ def test_a_folder_and_a_file_that_is_gone_are_told_in_words(tmp_path: Path) -> N
     (tmp_path / "x.jsonl").mkdir()
     split = Split(tmp_path / "x.jsonl", "jsonl", 0, "x", 0, 10)
     with pytest.raises(InputError, match="directory"):
-        list(source.read(split, text=["text"], keep=[], window=10))
+        list(source.read(split, inputs=columns(["text"]), keep=[], window=10))
     gone = Split(tmp_path / "gone.parquet", "parquet", 0, "x", 0, 10)
     with pytest.raises(InputError, match=r"gone\.parquet"):
-        list(source.read(gone, text=["text"], keep=[], window=10))
+        list(source.read(gone, inputs=columns(["text"]), keep=[], window=10))

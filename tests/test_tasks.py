@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from engine import tasks
 from engine.bundle import Facts
 from engine.errors import BundleError, SettingsError
-from engine.flow import Ragged
+from engine.flow import Encoded, Ragged, Rows
 from engine.tasks import TASKS, Context, Task
 from engine.tasks.classification import FUNCTIONS, sigmoid, softmax
 from engine.tasks.features import POOLINGS
@@ -27,9 +28,18 @@ FEATURES, CLASSES, TRANSLATION = (
 )
 
 
-def context(task: Task, facts: Facts | None = None, **options: object) -> Context:
+def context(
+    task: Task, facts: Facts | None = None, tokenizer: Any = None, **options: object
+) -> Context:
     facts = facts or FACTS[task.name]
-    return Context(facts, tasks.settle(task, facts, options), lambda t: pa.array([]), lambda: False)
+    return Context(facts, tasks.settle(task, facts, options), tokenizer, True, lambda: False)
+
+
+def window(rows: int) -> Encoded:
+    """A window of that many texts of one token."""
+    given = Rows(None, (pa.array(["w1"] * rows),))
+    ids = Ragged.of(np.ones(rows, np.int64), np.ones(rows, np.int64))
+    return Encoded.one_each(given, ids, None, np.zeros(rows, np.bool_))
 
 
 # feature-extraction
@@ -96,7 +106,7 @@ def test_normalize_scales_to_length_1_and_leaves_zero_alone(row: list[float]) ->
 
 def test_an_embedding_is_a_fixed_size_list_of_floats() -> None:
     made = context(FEATURES)
-    (column,) = FEATURES.finish({"embedding": np.ones((4, 6), np.float64)}, made)
+    (column,) = FEATURES.finish(window(4), {"embedding": np.ones((4, 6), np.float64)}, made)
     assert column.type == pa.list_(pa.float32(), 6)
     assert column.type == FEATURES.schema(made).field("embedding").type
     assert len(column) == 4
@@ -166,7 +176,7 @@ def test_top_k_gives_the_best_labels_first_and_ties_in_label_order(
     rows: list[list[int]], top_k: int
 ) -> None:
     made = context(CLASSES, top_k=top_k)
-    columns = CLASSES.finish({"scores": np.array(rows, np.float32)}, made)
+    columns = CLASSES.finish(window(len(rows)), {"scores": np.array(rows, np.float32)}, made)
     schema = CLASSES.schema(made)
     assert [c.type for c in columns] == [field.type for field in schema]
     labels, scores = (c.to_pylist() for c in columns)
@@ -197,18 +207,29 @@ def test_infer_applies_the_function_to_the_logits() -> None:
 
 
 def test_a_prefix_goes_before_every_text() -> None:
-    made = context(TRANSLATION, prefix="say: ")
-    (column,) = TRANSLATION.prepare((pa.array(["w1", "", "w2"]),), made)
-    assert column.to_pylist() == ["say: w1", "say: ", "say: w2"]
-    assert column.type == pa.string()
+    seen: list[str] = []
+
+    class Seeing:
+        def encode(self, texts: tuple[pa.StringArray, ...], *, type_ids: bool) -> Any:
+            (column,) = texts
+            seen.extend(column.to_pylist())
+            empty = Ragged.of(np.empty(0, np.int64), np.zeros(len(column), np.int64))
+            return empty, None, np.zeros(len(column), np.bool_)
+
+    made = context(TRANSLATION, tokenizer=Seeing(), prefix="say: ")
+    TRANSLATION.encode(Rows(None, (pa.array(["w1", "", "w2"]),)), made)
+    assert seen == ["say: w1", "say: ", "say: w2"]
 
 
 def test_answers_carry_their_tokens_and_why_they_ended() -> None:
-    made = dataclasses.replace(
-        context(TRANSLATION), decode=lambda t: pa.array([str(n) for n in t.lengths])
-    )
+    class Counting:
+        def decode(self, tokens: Ragged) -> pa.StringArray:
+            return pa.array([str(n) for n in tokens.lengths])
+
+    made = context(TRANSLATION, tokenizer=Counting())
     tokens = Ragged.of(np.array([3, 4, 1, 5]), np.array([3, 1]))
-    columns = TRANSLATION.finish({"tokens": tokens, "ended": np.array([True, False])}, made)
+    arrays = {"tokens": tokens, "ended": np.array([True, False])}
+    columns = TRANSLATION.finish(window(2), arrays, made)
     schema = TRANSLATION.schema(made)
     found = pa.RecordBatch.from_arrays(columns, schema=schema).to_pylist()
     assert found == [
@@ -229,8 +250,7 @@ def test_translation_without_decoder_settings_is_a_damaged_bundle() -> None:
 def test_every_option_has_a_default_and_is_told_of(task: Task) -> None:
     names = {field.name for field in dataclasses.fields(task.options)}
     assert set(task.defaults(FACTS[task.name])) == names
-    for name in names:
-        assert re.search(rf"\b{name}\b", task.options.__doc__ or ""), name
+    assert all(field.metadata["told"] for field in dataclasses.fields(task.options))
     for column in task.schema(context(task)).names:
         assert re.search(rf"\b{column}\b", task.columns), column
 

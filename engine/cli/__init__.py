@@ -12,6 +12,7 @@ import sys
 import typer
 
 from engine.cli import demo, export, interrupt, run, show
+from engine.cli.options import WithTaskOptions
 from engine.errors import EngineError
 from engine.version import __version__
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("export")(export.export)
-app.command("run")(run.run)
+app.command("run", cls=WithTaskOptions)(run.run)
 app.command("demo")(demo.demo)
 app.command("inspect")(show.inspect)
 app.command("verify")(show.verify)

@@ -11,6 +11,7 @@ from engine.cli.progress import duration, shown
 
 
 def run(
+    ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A bundle: the folder that engine export wrote.")],
     inputs: Annotated[
         list[str],
@@ -21,7 +22,7 @@ def run(
     ],
     text: Annotated[
         list[str] | None,
-        typer.Option(help="Text column; two of them (a,b) for pairs.  [default: text]"),
+        typer.Option(help="Input columns, a,b for two; engine tasks names what a task takes."),
     ] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="Input columns put beside the results: a,b or all.")
@@ -51,42 +52,19 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Clear an output folder of another run.")
     ] = False,
-    top_k: Annotated[
-        int | None, typer.Option(help="text-classification: best labels, 0 for all.")
-    ] = None,
-    function_to_apply: Annotated[
-        str | None, typer.Option(help="text-classification: softmax, sigmoid or none.")
-    ] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="feature-extraction: mean, cls or last.")
-    ] = None,
-    normalize: Annotated[
-        bool | None,
-        typer.Option("--normalize/--no-normalize", help="feature-extraction: length 1."),
-    ] = None,
-    prefix: Annotated[
-        str | None, typer.Option(help="translation, feature-extraction: put before each text.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="translation: tokens a row may generate.")
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
 ) -> None:
     """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
     from engine import runner
     from engine.config import parse_size
 
-    options = {
-        "top_k": top_k, "function_to_apply": function_to_apply, "pooling": pooling,
-        "normalize": normalize, "prefix": prefix, "max_new_tokens": max_new_tokens,
-    }  # fmt: skip
     with shown(quiet=as_json) as on_progress:
         report = runner.run(
             model,
             inputs,
             out,
             on_progress=on_progress,
-            text=split_names(text) or ("text",),
+            text=split_names(text),
             keep=split_names(keep),
             limit=limit,
             format=format,
@@ -101,7 +79,7 @@ def run(
             on_error=on_error,
             max_rejects=max_rejects,
             overwrite=overwrite,
-            options={name: value for name, value in options.items() if value is not None},
+            options=ctx.meta["options"],
         )
     typer.echo(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report))
     raise typer.Exit(report.exit_code)

@@ -50,27 +50,22 @@ def verify(
 
 
 def tasks(as_json: _Json = False) -> None:
-    """List the tasks, their aliases, options and result columns."""
-    from engine.tasks import TASKS
+    """List the tasks: aliases, input columns, options with their defaults, result columns."""
+    from engine.tasks import TASKS, described
 
-    rows = [
-        {
-            "task": task.name,
-            "aliases": list(task.aliases),
-            "summary": task.summary,
-            "options": [f.name for f in dataclasses.fields(task.options)],
-            "columns": task.columns,
-        }
-        for task in TASKS.values()
-    ]
+    rows = [described(task) for task in TASKS.values()]
     if as_json:
         typer.echo(json.dumps(rows))
         return
     for row in rows:
         typer.echo(f"{row['task']}: {row['summary']}")
-        typer.echo(f"  aliases: {', '.join(row['aliases'])}")
-        typer.echo(f"  options: {', '.join(row['options'])}")
+        typer.echo(f"  aliases: {', '.join(row['aliases']) or '-'}")
+        typer.echo(f"  input:   {', '.join(row['inputs'])}")
         typer.echo(f"  columns: {row['columns']}")
+        for option in row["options"]:
+            flag = "--" + option["name"].replace("_", "-")
+            typer.echo(f"  {flag}: {option['told']} [{json.dumps(option['default'])}]")
+    typer.echo("defaults are those of a checkpoint that names none; its own go before them")
 
 
 def doctor(as_json: _Json = False) -> None:

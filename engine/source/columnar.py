@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import ColumnError, InputError
-from engine.flow import Split
+from engine.flow import Column, Split
 
 ROWS = 512
 _BUFFER = 1 << 20
@@ -86,30 +86,39 @@ def choose(path: Path, there: Sequence[str], text: Sequence[str], keep: Sequence
     return wanted
 
 
-def check_text_type(path: Path, name: str, kind: pa.DataType) -> None:
-    """Raise ColumnError unless a column holds text."""
+def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
+    """Raise ColumnError unless a column holds what the task takes."""
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (
-        pa.types.is_string(inner)
-        or pa.types.is_large_string(inner)
-        or pa.types.is_string_view(inner)
-        or pa.types.is_null(inner)
-    ):
-        raise ColumnError(
-            f"{path}: column {name!r} holds {kind}, not text",
-            f"name a text column with --text, or cast {name!r} to string first",
-        )
+    fits = {"text": is_text(inner), "texts": is_texts(inner)}
+    if pa.types.is_null(inner) or fits.get(column.holds, any(fits.values())):
+        return
+    wanted = {"text": "text", "texts": "lists of text"}.get(column.holds, "text or lists of it")
+    raise ColumnError(
+        f"{path}: column {column.name!r} holds {kind}, not {wanted}",
+        f"name a column with {wanted} with --text, or cast {column.name!r} first",
+    )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def is_texts(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(of(kind) for of in lists) and is_text(kind.value_type)
 
 
 def read_parquet(
-    split: Split, text: Sequence[str], keep: Sequence[str]
+    split: Split, inputs: Sequence[Column], keep: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """The needed columns of a split, some hundred rows at a time, an empty batch first."""
     import pyarrow.parquet as pq
 
     path = split.path
     with reading(path, "parquet"), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
-        columns = _checked(path, file.schema_arrow, text, keep)
+        columns = _checked(path, file.schema_arrow, inputs, keep)
         first, end = split.row_groups
         groups = list(range(first, end or file.metadata.num_row_groups))
         yield _plain(empty_batch(file.schema_arrow, columns))
@@ -117,7 +126,9 @@ def read_parquet(
             yield _plain(batch.select(columns))
 
 
-def read_arrow(split: Split, text: Sequence[str], keep: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_arrow(
+    split: Split, inputs: Sequence[Column], keep: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
     """The needed columns of an Arrow IPC file or stream, an empty batch first."""
     path = split.path
     with reading(path, "arrow"), pa.OSFile(str(path)) as stream:
@@ -125,7 +136,7 @@ def read_arrow(split: Split, text: Sequence[str], keep: Sequence[str]) -> Iterat
         opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
         stream.seek(0)
         schema = opener(stream).schema
-        columns = _checked(path, schema, text, keep)
+        columns = _checked(path, schema, inputs, keep)
         yield _plain(empty_batch(schema, columns))
         stream.seek(0)
         included = sorted(schema.get_field_index(name) for name in columns)
@@ -167,11 +178,14 @@ def _check_indices(column: pa.DictionaryArray) -> None:
         raise pa.ArrowInvalid("an index is beyond its dictionary")
 
 
-def _checked(path: Path, schema: pa.Schema, text: Sequence[str], keep: Sequence[str]) -> list[str]:
+def _checked(
+    path: Path, schema: pa.Schema, inputs: Sequence[Column], keep: Sequence[str]
+) -> list[str]:
     if len(set(schema.names)) < len(schema.names):
         twice = next(n for n in schema.names if schema.names.count(n) > 1)
         raise InputError(f"{path}: two columns are called {twice!r}", "give them different names")
-    columns = choose(path, schema.names, text, keep)
-    for name in text:
-        check_text_type(path, name, schema.field(name).type)
-    return list(dict.fromkeys([*columns, *text]))
+    names = [column.name for column in inputs]
+    columns = choose(path, schema.names, names, keep)
+    for column in inputs:
+        check_type(path, column, schema.field(column.name).type)
+    return list(dict.fromkeys([*columns, *names]))

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import InputError
-from engine.flow import Ints, Split
+from engine.flow import Column, Ints, Split
 from engine.source.columnar import choose, empty_batch, reading
 
 CHUNK = 1 << 20
@@ -44,7 +44,7 @@ class Parsed:
     bad: list[tuple[int, str]]
 
 
-def read_jsonl(split: Split, text: Sequence[str], keep: Sequence[str]) -> Iterator[Parsed]:
+def read_jsonl(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> Iterator[Parsed]:
     """The needed columns of a split's lines; a line's row number counts blank lines too.
 
     Raises:
@@ -52,7 +52,8 @@ def read_jsonl(split: Split, text: Sequence[str], keep: Sequence[str]) -> Iterat
         InputError: The file can not be read or decompressed.
     """
     with reading(split.path, split.kind):
-        schema = _schema(split, text, keep)
+        schema = _schema(split, inputs, keep)
+        text = [column.name for column in inputs]
         row = split.first_row
         yield Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
         for chunk in _chunks(split.path, split.kind, split.start, split.stop):
@@ -96,24 +97,33 @@ def _chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
         yield last
 
 
-def _schema(split: Split, text: Sequence[str], keep: Sequence[str]) -> pa.Schema:
+def _schema(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> pa.Schema:
     """Types of the needed columns, from the first chunk of the whole file.
 
-    Text columns are strings here; a line with something else in them is told apart later.
+    Input columns are what the task takes; a line with something else in them is told apart later.
     """
+    text = [column.name for column in inputs]
     stop = split.path.stat().st_size if split.kind == "jsonl" else 0
     head = next(_chunks(split.path, split.kind, 0, stop), b"")
     if found := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
         raise InputError(f"{split.path}: {found}, not JSON lines", "give it the ending of its kind")
     objects = [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
+    own = {c.name: _input_type(c, objects) for c in inputs}
     if not objects:
         kept = [] if tuple(keep) == ("all",) else list(keep)
-        return pa.schema([(n, pa.string()) for n in dict.fromkeys([*text, *kept])])
+        return pa.schema([(n, own.get(n, pa.string())) for n in dict.fromkeys([*text, *kept])])
     there = list(dict.fromkeys(key for o in objects for key in o))
     wanted = choose(split.path, there, text, keep)
     kept = [n for n in wanted if n not in text]
-    types = {n: _type_of([o.get(n) for o in objects]) for n in kept}
-    return pa.schema([(n, types.get(n, pa.string())) for n in dict.fromkeys([*wanted, *text])])
+    types = own | {n: _type_of([o.get(n) for o in objects]) for n in kept}
+    return pa.schema([(n, types[n]) for n in dict.fromkeys([*wanted, *text])])
+
+
+def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
+    """Text or a list of texts; where the task takes either, what the first value is."""
+    found = (o[column.name] for o in objects if o.get(column.name) is not None)
+    listed = column.holds == "either" and isinstance(next(found, None), list)
+    return pa.list_(pa.string()) if listed or column.holds == "texts" else pa.string()
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
@@ -173,7 +183,7 @@ def _whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
 def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
     stripped = ((n, line.strip(b" \t\r")) for n, line in enumerate(chunk.split(b"\n"), row))
     lines = [(n, line) for n, line in stripped if line]
-    doubtful = {n for n, line in lines if _doubtful(line, text)}
+    doubtful = {n for n, line in lines if _doubtful(line, schema, text)}
     groups = [[pair for pair in lines if pair[0] not in doubtful]]
     groups += [[pair] for pair in lines if pair[0] in doubtful]
     parts = [part for group in groups for part in _halved(group, schema, text)]
@@ -184,11 +194,18 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
     return Parsed(columns.take(pa.array(order)), rows[order], bad)
 
 
-def _doubtful(line: bytes, text: Sequence[str]) -> bool:
+def _doubtful(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
     found = _loads(line)
     if not isinstance(found, dict):
         return True
-    return not all(isinstance(found.get(name), (str, type(None))) for name in text)
+    return not all(_suits(found.get(name), schema.field(name).type) for name in text)
+
+
+def _suits(value: object, kind: pa.DataType) -> bool:
+    """Whether an input column of that type can take a value."""
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return all(isinstance(v, (str, type(None))) for v in value)
+    return value is None or (pa.types.is_string(kind) and isinstance(value, str))
 
 
 def _halved(
@@ -223,7 +240,7 @@ def _judge(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatc
     if not isinstance(found, dict):
         return "not_object"
     values = {name: found.get(name) for name in schema.names}
-    if not all(isinstance(values[name], (str, type(None))) for name in text):
+    if not all(_suits(values[name], schema.field(name).type) for name in text):
         return "not_text"
     return _fitting(values, schema)
 

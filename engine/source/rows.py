@@ -7,16 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import InputError, RowError
-from engine.flow import Ints, Rejects, Rows, Split
-from engine.source.columnar import choose, read_arrow, read_parquet, reading
+from engine.flow import Column, Ints, Rejects, Rows, Split
+from engine.source.columnar import (
+    choose,
+    is_text,
+    is_texts,
+    read_arrow,
+    read_parquet,
+    reading,
+)
 from engine.source.jsonl import read_jsonl
 
 REASONS = {
     "null_text": "the text is null or missing",
-    "not_text": "the text column holds something other than text",
+    "not_text": "an input column holds something other than the task takes",
     "invalid_utf8": "a text is not valid UTF-8",
     "broken_json": "the line is not JSON",
     "not_object": "the line is JSON, but not an object",
@@ -44,21 +52,22 @@ class _Stretch:
 
 
 def read(
-    split: Split, *, text: Sequence[str], keep: Sequence[str], window: int, limit: int = 0
+    split: Split, *, inputs: Sequence[Column], keep: Sequence[str], window: int, limit: int = 0
 ) -> Iterator[Rows]:
     """Yield the rows of a split in windows; at least one, the last marked.
 
     Args:
-        text: One or two text columns.
+        inputs: The columns that the task takes.
         keep: Columns to carry along; ("all",) for every one.
         window: Good rows of a window at most; less where texts are long or many rows are bad.
         limit: Rows to read at most, good or bad; 0 for all.
 
     Raises:
         InputError: The file can not be read; no row policy skips that.
-        ColumnError: A column is not there or does not hold text.
+        ColumnError: A column is not there or does not hold what the task takes.
     """
-    stretches = _limited(map(_told_apart(split, text), _stretches(split, text, keep)), limit)
+    text = [column.name for column in inputs]
+    stretches = _limited(map(_told_apart(split, text), _stretches(split, inputs, keep)), limit)
     pending: list[_Stretch] = []
     for stretch in stretches:
         pending = [*(s for s in pending if len(s)), stretch]
@@ -79,14 +88,16 @@ def first_bad(rows: Rows) -> RowError | None:
     )
 
 
-def _stretches(split: Split, text: Sequence[str], keep: Sequence[str]) -> Iterator[_Stretch]:
+def _stretches(
+    split: Split, inputs: Sequence[Column], keep: Sequence[str]
+) -> Iterator[_Stretch]:
     if split.kind.startswith("jsonl"):
-        for parsed in read_jsonl(split, text, keep):
+        for parsed in read_jsonl(split, inputs, keep):
             yield _Stretch(parsed.columns, parsed.rows, parsed.bad)
         return
     row = split.first_row
     reader = {"parquet": read_parquet, "arrow": read_arrow}[split.kind]
-    for batch in reader(split, text, keep):
+    for batch in reader(split, inputs, keep):
         yield _Stretch(batch, np.arange(row, row + batch.num_rows), [])
         row += batch.num_rows
 
@@ -105,7 +116,7 @@ def _told_apart(split: Split, text: Sequence[str]) -> Callable[[_Stretch], _Stre
             broken |= _invalid(split, columns.column(name), name)
         null = np.zeros(len(stretch.rows), bool)
         for name in text:
-            null |= columns.column(name).is_null().to_numpy(zero_copy_only=False)
+            null |= _missing(columns.column(name))
         good = ~(broken | null)
         if good.all():
             return _Stretch(columns, stretch.rows, stretch.bad)
@@ -120,9 +131,20 @@ def _told_apart(split: Split, text: Sequence[str]) -> Callable[[_Stretch], _Stre
 def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
     for name in text:
         i = columns.schema.get_field_index(name)
-        if columns.column(i).type != pa.string():
-            columns = columns.set_column(i, name, columns.column(i).cast(pa.string()))
+        kind = columns.column(i).type
+        plain = pa.list_(pa.string()) if is_texts(kind) else pa.string()
+        if kind != plain:
+            columns = columns.set_column(i, name, columns.column(i).cast(plain))
     return columns
+
+
+def _missing(column: pa.Array) -> NDArray[np.bool_]:
+    """Rows that are null or, of lists, have a null in them."""
+    missing = np.array(column.is_null().to_numpy(zero_copy_only=False))
+    if pa.types.is_list(column.type):
+        inner = column.flatten().is_null().to_numpy(zero_copy_only=False)
+        missing[pc.list_parent_indices(column).to_numpy()[inner]] = True
+    return missing
 
 
 def _invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_]:
@@ -131,6 +153,10 @@ def _invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_]:
     try:
         column.validate(full=True)
     except pa.ArrowException as error:
+        if pa.types.is_list(column.type) and is_text(column.type.value_type):
+            inner = _invalid(split, column.flatten(), name)
+            clean[pc.list_parent_indices(column).to_numpy()[inner]] = True
+            return clean
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise InputError(
                 f"{split.path}: column {name!r} is damaged", "write the file again"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.bundle import Facts
+from engine.bundle import Facts, Generation, Search
 from engine.config import check_names
 from engine.errors import SettingsError
+from engine.flow import Column
 from engine.tasks import classification, features, translation
 from engine.tasks.task import Context, Task
 
@@ -16,7 +18,14 @@ TASKS: Mapping[str, Task] = {
 }
 ALIASES: Mapping[str, str] = {a: task.name for task in TASKS.values() for a in task.aliases}
 
-__all__ = ["ALIASES", "TASKS", "Context", "Task", "find", "settle"]
+# A checkpoint that says nothing: what transformers' pipelines do then.
+_PLAIN = Facts(
+    512,
+    labels=("LABEL_0", "LABEL_1"),
+    generation=Generation(0, (1,), 0, 256, 1, 1, 1, Search(num_beams=4)),
+)
+
+__all__ = ["ALIASES", "TASKS", "Context", "Task", "columns", "described", "find", "settle"]
 
 
 def find(name: str) -> Task:
@@ -30,6 +39,41 @@ def find(name: str) -> Task:
     name = ALIASES.get(name, name)
     check_names("task", [name], TASKS)
     return TASKS[name]
+
+
+def columns(task: Task, text: Sequence[str]) -> tuple[Column, ...]:
+    """The task's input columns under the names that the person gave, or under their usual ones.
+
+    Raises:
+        SettingsError: Too few or too many are named.
+    """
+    names = tuple(text) or task.needed
+    if not len(task.needed) <= len(names) <= len(task.inputs):
+        usual = ", ".join(c.name if c.needed else f"[{c.name}]" for c in task.inputs)
+        raise SettingsError(
+            f"text names {len(names)} columns; {task.name} takes {usual}",
+            f"name them with --text, such as --text {','.join(task.needed)}",
+        )
+    return tuple(
+        dataclasses.replace(column, name=name)
+        for column, name in zip(task.inputs, names, strict=False)
+    )
+
+
+def described(task: Task) -> dict[str, Any]:
+    """A task as JSON values: what it takes, its options with their defaults, what it gives."""
+    defaults = task.defaults(_PLAIN)
+    return {
+        "task": task.name,
+        "aliases": list(task.aliases),
+        "summary": task.summary,
+        "inputs": [c.name + ("" if c.needed else " (optional)") for c in task.inputs],
+        "options": [
+            {"name": f.name, "told": f.metadata["told"], "default": defaults[f.name]}
+            for f in dataclasses.fields(task.options)
+        ],
+        "columns": task.columns,
+    }
 
 
 def settle(task: Task, facts: Facts, given: Mapping[str, Any]) -> Any:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from engine.bundle import Facts
 from engine.config import check_choice, check_least
-from engine.flow import Arrays, Backend, Ints
-from engine.tasks.task import Context, Task, as_read
+from engine.flow import TEXT, Arrays, Backend, Column, Encoded, Ints
+from engine.tasks.task import Context, Task, as_read, option
 
 Floats = NDArray[np.float32]
 
@@ -42,13 +42,10 @@ FUNCTIONS: Mapping[str, Callable[[Floats], Floats]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """top_k: best labels to give, 0 for all; function_to_apply: softmax, sigmoid or none.
+    """With top_k 1 the columns are label and score; otherwise the lists labels and scores."""
 
-    With top_k 1 the columns are label and score; otherwise the lists labels and scores.
-    """
-
-    top_k: int
-    function_to_apply: str
+    top_k: int = option("best labels to give, 0 for all")
+    function_to_apply: str = option("softmax, sigmoid or none")
 
     def __post_init__(self) -> None:
         check_least("top_k", self.top_k, 0)
@@ -73,7 +70,7 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
     return {"scores": FUNCTIONS[context.options.function_to_apply](backend.host(logits))}
 
 
-def _finish(arrays: Arrays, context: Context) -> list[pa.Array]:
+def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     scores = np.asarray(arrays["scores"])
     count = _count(context)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -101,11 +98,11 @@ TASK = Task(
     name="text-classification",
     aliases=("sentiment-analysis",),
     summary="a label and its score for each text or pair of texts",
-    texts=2,
+    inputs=(TEXT, Column("text_pair", needed=False)),
     batch_tokens=2048,
     options=Options,
     defaults=_defaults,
-    prepare=as_read,
+    encode=as_read,
     infer=_infer,
     finish=_finish,
     schema=_schema,

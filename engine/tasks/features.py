@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from engine.bundle import Facts
 from engine.config import check_choice
-from engine.flow import Arrays, Backend, Ints
-from engine.tasks.task import Context, Task, check_prefix, prefixed
+from engine.flow import TEXT, Arrays, Backend, Encoded, Ints
+from engine.tasks.task import Context, Task, check_text, option, prefixed
 
 Floats = NDArray[np.float32]
 
@@ -40,22 +40,16 @@ POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {"mean": mean, "cls":
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How texts become embeddings.
+    """How texts become embeddings."""
 
-    Attributes:
-        pooling: mean, cls or last.
-        normalize: Scale each embedding to length 1.
-        prefix: Put before each text, such as "query: ".
-    """
-
-    pooling: str
-    normalize: bool
-    prefix: str
+    pooling: str = option("mean, cls or last token")
+    normalize: bool = option("scale each embedding to length 1")
+    prefix: str = option('put before each text, such as "query: "')
 
     def __post_init__(self) -> None:
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("normalize", self.normalize, (True, False))
-        check_prefix(self.prefix)
+        check_text("prefix", self.prefix)
 
 
 def _defaults(facts: Facts) -> dict[str, Any]:
@@ -78,7 +72,7 @@ def _scaled(embedding: Floats, context: Context) -> Floats:
     )  # torch.nn.functional.normalize's epsilon
 
 
-def _finish(arrays: Arrays, context: Context) -> list[pa.Array]:
+def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     embedding = np.ascontiguousarray(arrays["embedding"], np.float32)
     return [pa.FixedSizeListArray.from_arrays(embedding.ravel(), embedding.shape[1])]
 
@@ -91,11 +85,11 @@ TASK = Task(
     name="feature-extraction",
     aliases=("embedding", "sentence-similarity"),
     summary="an embedding for each text",
-    texts=1,
+    inputs=(TEXT,),
     batch_tokens=2048,
     options=Options,
     defaults=_defaults,
-    prepare=prefixed,
+    encode=prefixed,
     infer=_infer,
     finish=_finish,
     schema=_schema,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from engine.bundle import Facts
 from engine.errors import SettingsError
-from engine.flow import Arrays, Backend, Ints, Ragged
+from engine.flow import Arrays, Backend, Column, Encoded, Ints, Rows
+from engine.tokenizer import Tokenizer
 
-Texts = tuple[pa.StringArray, ...]
+WINDOW = 4096
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,21 @@ class Context:
     Attributes:
         facts: Of the bundle.
         options: An instance of the task's `options` class.
-        decode: Generated ids to texts.
+        tokenizer: Of the bundle; it cuts at its max_length, which the person may have set.
+        type_ids: Whether the model reads token_type_ids.
         stopped: Whether the run is being stopped; long loops ask.
     """
 
     facts: Facts
     options: Any
-    decode: Callable[[Ragged], pa.StringArray]
+    tokenizer: Tokenizer
+    type_ids: bool
     stopped: Callable[[], bool]
+
+
+def any_number(options: Any) -> int:
+    """A `window` of the usual size."""
+    return WINDOW
 
 
 @dataclass(frozen=True)
@@ -40,45 +48,61 @@ class Task:
     Attributes:
         name, aliases: As the Hugging Face pipelines call it.
         summary: One line for `engine tasks`.
-        texts: How many text columns it takes at most.
+        inputs: The columns it takes, in their order; those that are needed come first.
         batch_tokens: Padded input tokens of one batch, unless the person says otherwise.
-        options: A frozen dataclass that validates itself.
+        options: A frozen dataclass of `option` fields that validates itself.
         defaults: Option values that follow from the checkpoint, every option named.
-        prepare: Texts as read -> texts as the tokenizer gets them.
-        infer: One padded batch -> arrays whose first axis runs over its rows.
-        finish: The arrays of a whole window, in input order -> the result columns.
+        encode: A window of rows -> its sequences.
+        infer: One padded batch -> arrays whose first axis runs over its sequences.
+        finish: A window and its arrays (in the order of its sequences; none where it has none) ->
+            the result columns, one value for each row.
         schema: Names and types of the result columns.
         columns: The same in words, for `engine tasks`.
+        window: Options -> rows of a window at most, where a row brings many sequences or much data.
     """
 
     name: str
     aliases: tuple[str, ...]
     summary: str
-    texts: int
+    inputs: tuple[Column, ...]
     batch_tokens: int
     options: type
     defaults: Callable[[Facts], dict[str, Any]]
-    prepare: Callable[[Texts, Context], Texts]
+    encode: Callable[[Rows, Context], Encoded]
     infer: Callable[[Backend, Mapping[str, Ints], Context], Arrays]
-    finish: Callable[[Arrays, Context], list[pa.Array]]
+    finish: Callable[[Encoded, Arrays, Context], list[pa.Array]]
     schema: Callable[[Context], pa.Schema]
     columns: str
+    window: Callable[[Any], int] = any_number
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The usual names of the input columns that it can not do without."""
+        return tuple(column.name for column in self.inputs if column.needed)
 
 
-def as_read(texts: Texts, context: Context) -> Texts:
-    """A `prepare` that leaves the texts alone."""
-    return texts
+def option(told: str) -> Any:
+    """A field of an options class, with the line that `engine tasks` and `--help` show."""
+    return field(metadata={"told": told})
 
 
-def prefixed(texts: Texts, context: Context) -> Texts:
-    """A `prepare` that puts the option `prefix` before every text."""
-    if not context.options.prefix:
-        return texts
-    prefix = pa.scalar(context.options.prefix)
-    return tuple(pc.binary_join_element_wise(prefix, column, "") for column in texts)
+def as_read(rows: Rows, context: Context) -> Encoded:
+    """An `encode` that takes the texts as they are, one sequence for each row."""
+    found = context.tokenizer.encode(rows.texts, type_ids=context.type_ids)
+    return Encoded.one_each(rows, *found)
 
 
-def check_prefix(prefix: object) -> None:
-    """Raise SettingsError unless a prefix is text."""
-    if not isinstance(prefix, str):
-        raise SettingsError(f"prefix is {prefix!r}", "a text, such as 'translate: '")
+def prefixed(rows: Rows, context: Context) -> Encoded:
+    """An `encode` that puts the option `prefix` before every text."""
+    prefix = context.options.prefix
+    texts = rows.texts
+    if prefix:
+        texts = tuple(pc.binary_join_element_wise(pa.scalar(prefix), t, "") for t in texts)
+    found = context.tokenizer.encode(texts, type_ids=context.type_ids)
+    return Encoded.one_each(rows, *found)
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise SettingsError unless an option is text."""
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} is {value!r}", "a text, such as 'translate: '")

@@ -12,22 +12,21 @@ import pyarrow as pa
 from engine.bundle import Facts, Generation
 from engine.config import check_least
 from engine.errors import BundleError
-from engine.flow import Arrays, Backend, Ints, Ragged
+from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged
 from engine.generation import greedy
-from engine.tasks.task import Context, Task, check_prefix, prefixed
+from engine.tasks.task import Context, Task, check_text, option, prefixed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """max_new_tokens: tokens a row may generate, its end token included. prefix: put before each
-    text."""
+    """How texts are translated."""
 
-    max_new_tokens: int
-    prefix: str
+    max_new_tokens: int = option("tokens a row may generate, its end token included")
+    prefix: str = option("put before each text")
 
     def __post_init__(self) -> None:
         check_least("max_new_tokens", self.max_new_tokens, 1)
-        check_prefix(self.prefix)
+        check_text("prefix", self.prefix)
 
 
 def _generation(facts: Facts) -> Generation:
@@ -51,12 +50,12 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
     return {"tokens": tokens, "ended": ended}
 
 
-def _finish(arrays: Arrays, context: Context) -> list[pa.Array]:
+def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     tokens, ended = arrays["tokens"], arrays["ended"]
     assert isinstance(tokens, Ragged)
     reasons = np.where(np.asarray(ended), "stop", "length")
     return [
-        context.decode(tokens),
+        context.tokenizer.decode(tokens),
         pa.array(tokens.lengths, pa.int32()),
         pa.array(reasons.tolist(), pa.string()),
     ]
@@ -71,11 +70,11 @@ TASK = Task(
     name="translation",
     aliases=("translation_xx_to_yy",),
     summary="the translation of each text",
-    texts=1,
+    inputs=(TEXT,),
     batch_tokens=8192,
     options=Options,
     defaults=_defaults,
-    prepare=prefixed,
+    encode=prefixed,
     infer=_infer,
     finish=_finish,
     schema=_schema,
