@@ -90,7 +90,8 @@ class Generation:
 
     `heads` and `head_dim` are those of the key/value cache: (rows, heads, length, head_dim).
     `max_new_tokens` counts what is generated, the end token included, the start token not.
-    `start_id` is -1 for a causal model, which starts from the prompt.
+    `start_id` is -1 for a causal model, which starts from the prompt, or from `bos_id` where there
+    is none (-1: the tokenizer has no such token).
     """
 
     start_id: int
@@ -101,6 +102,7 @@ class Generation:
     heads: int
     head_dim: int
     search: Search = Search()
+    bos_id: int = -1
 
     @property
     def causal(self) -> bool:
@@ -133,7 +135,7 @@ class Facts:
         max_length: Tokens of one encoded row at most, special tokens included; longer rows are cut.
         position_limit: Positions the weights have, 0 where positions are relative: `max_length`
             may be raised up to here.
-        pad_id, unk_id, mask_id: Token ids; -1 where the tokenizer has none.
+        pad_id, unk_id, mask_id, cls_id: Token ids; -1 where the tokenizer has none.
         mask_token: The mask as it stands in a text (fill-mask).
         clean_up: The tokenizer takes the space before a full stop and the like out of decoded text.
         labels: Class names in the order of the logits (classification, entailment, tokens).
@@ -144,6 +146,7 @@ class Facts:
         normalize: Scale embeddings to length 1 (feature-extraction).
         dimensions: Width of an embedding (feature-extraction).
         hidden: Width of a token's state (feature-extraction).
+        projected: There is a dense.onnx behind the pooling.
         prefix: Put before every text (T5's task prefix, an embedder's default prompt).
         prompts: An embedder's other prompts by name.
         generation: Decoder settings (translation and its kin).
@@ -155,6 +158,7 @@ class Facts:
     pad_id: int = 0
     unk_id: int = -1
     mask_id: int = -1
+    cls_id: int = -1
     mask_token: str = ""
     clean_up: bool = False
     labels: tuple[str, ...] = ()
@@ -164,6 +168,7 @@ class Facts:
     normalize: bool = False
     dimensions: int = 0
     hidden: int = 0
+    projected: bool = False
     prefix: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
     generation: Generation | None = None

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, TypeVar
 
 from engine.errors import SettingsError
@@ -157,6 +158,14 @@ def check_least(name: str, value: object, least: int) -> None:
     """Raise SettingsError unless value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SettingsError(f"{name} is {value!r}", f"a whole number, {least} or more")
+
+
+def check_number(name: str, value: object, above: float | None = None) -> None:
+    """Raise SettingsError unless value is a number, and larger than `above` if that is given."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if not good or (above is not None and float(str(value)) <= above):
+        hint = "a number" if above is None else f"a number above {above:g}"
+        raise SettingsError(f"{name} is {value!r}", hint)
 
 
 def parse_size(text: str) -> int:

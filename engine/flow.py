@@ -65,6 +65,20 @@ class Ragged:
         out[np.arange(width) < self.lengths[:, None]] = self.values
         return out
 
+    def last(self, most: int) -> Ragged:
+        """The last `most` values of each row."""
+        ends = np.repeat(self.offsets[1:], self.lengths)
+        kept = ends - np.arange(len(ends)) <= most
+        return Ragged.of(self.values[kept], np.minimum(self.lengths, most))
+
+    @staticmethod
+    def beside(parts: Sequence[Ragged]) -> Ragged:
+        """Row i of every part, one behind the other, as row i."""
+        rows, count = len(parts[0]), len(parts)
+        order = np.arange(rows * count).reshape(count, rows).T.ravel()
+        joined = Ragged.concat(parts).take(order)
+        return Ragged(joined.values, joined.offsets[::count])
+
     @staticmethod
     def concat(parts: Sequence[Ragged]) -> Ragged:
         return Ragged.of(

@@ -159,7 +159,9 @@ class Bundle:
         """
         stages = self.stages(options, max_length=max_length)
         columns = in_memory(texts, self.task)
-        size = self.task.window(stages.context.options)
+        settled = stages.context.options
+        self.task.check(self.facts, settled, len(columns))
+        size = self.task.window(settled)
         starts = range(0, len(columns[0]), size)
         windows = [Rows(None, tuple(c.slice(s, size) for c in columns)) for s in starts]
         answers = [answer(stages, rows).columns for rows in windows]

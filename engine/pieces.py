@@ -74,6 +74,58 @@ def pair(
     return _joined([first, second], layout, owners, [kept * 0, starts], [kept, lengths], cut)
 
 
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of texts with special tokens.
+
+    Attributes:
+        ids, type_ids: Of each pair, int64.
+        truncated: Which pairs were cut, bool (pairs,).
+    """
+
+    ids: Ragged
+    type_ids: Ragged
+    truncated: NDArray[np.bool_]
+
+
+def first_cut(
+    first: Ragged,
+    second: Ragged,
+    chosen: tuple[Ints, Ints],
+    layout: Layout,
+    *,
+    max_length: int,
+    longest: int = 0,
+) -> Pairs:
+    """Pairs of which the first text is cut, as truncation "only_first" of transformers does it.
+
+    Where the second text leaves the first not one token, transformers' pipelines cut nothing. Here
+    the pair stays whole only within `longest`; else all of the first text goes, and the second is
+    cut, too.
+
+    Args:
+        first, second: Token ids of texts without special tokens.
+        chosen: Which of the first and which of the second texts make each pair, int64 (pairs,).
+        max_length: Tokens of a pair, special tokens included.
+        longest: Tokens that the model can take; below max_length it is max_length.
+    """
+    room = max(max_length - layout.count, 0)
+    ours, theirs = first.lengths[chosen[0]], second.lengths[chosen[1]]
+    total = ours + theirs
+    hopeless = (total > room) & (theirs >= room)
+    over = (total > room) & ~(hopeless & (total + layout.count <= longest))
+    ours = np.where(over, np.maximum(room - theirs, 0), ours)
+    theirs = np.where(over, np.minimum(theirs, room), theirs)
+    special = np.concatenate(layout.special)
+    behind = len(special) + len(first.values)
+    bases = [len(special) + first.offsets[chosen[0]], behind + second.offsets[chosen[1]]]
+    index, totals = _turns(layout, bases, [ours, theirs])
+    ids = np.concatenate([special[:, 0], first.values, second.values])
+    counts = (len(first.values), len(second.values))
+    types = np.concatenate([special[:, 1], np.repeat(layout.types, counts)])
+    return Pairs(Ragged.of(ids[index], totals), Ragged.of(types[index], totals), over)
+
+
 def _windows(
     lengths: Ints, room: Ints, stride: int | None
 ) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:

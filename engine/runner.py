@@ -91,8 +91,9 @@ def settle(folder: bundle.BundleFolder, settings: dict[str, Any]) -> RunConfig:
     config = RunConfig.of({n: v for n, v in settings.items() if n not in names})
     options = {n: v for n, v in settings.items() if n in names} | dict(config.options)
     config = dataclasses.replace(config, options=options)
-    tasks.settle(task, facts, options)
-    return dataclasses.replace(config, text=tuple(c.name for c in tasks.columns(task, config.text)))
+    columns = tasks.columns(task, config.text)
+    task.check(facts, tasks.settle(task, facts, options), len(columns))
+    return dataclasses.replace(config, text=tuple(column.name for column in columns))
 
 
 class _Run:

@@ -6,11 +6,13 @@ at padded positions depends on the batch, so that code which looks there gives i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,16 @@ FACTS = {
         max_length=32, labels=LABELS, problem_type="single_label_classification"
     ),
     "translation": Facts(max_length=32, generation=GENERATION),
+    "summarization": Facts(max_length=32, generation=GENERATION),
+    "text2text-generation": Facts(max_length=32, generation=GENERATION),
+    "text-generation": Facts(
+        max_length=32, generation=dataclasses.replace(GENERATION, start_id=-1, bos_id=END)
+    ),
+    "question-answering": Facts(max_length=32),
+    "zero-shot-classification": Facts(
+        max_length=32, labels=("contradiction", "entailment", "neutral")
+    ),
+    "fill-mask": Facts(max_length=32, mask_id=UNKNOWN, mask_token="<unk>"),
 }
 
 
@@ -91,6 +103,13 @@ def decoded(ids: tuple[int, ...], most: int) -> tuple[list[int], bool]:
     return so_far[1:], so_far[-1] == END
 
 
+def certain(signature: int, so_far: tuple[int, ...]) -> NDArray[np.float32]:
+    """Logits that leave no doubt about the next token."""
+    logits = np.zeros(VOCABULARY, np.float32)
+    logits[next_token(signature, so_far)] = 1.0
+    return logits
+
+
 def signature(ids: tuple[int, ...]) -> int:
     return number(ids) % 10_007
 
@@ -118,11 +137,16 @@ class FakeBackend:
 
     Args:
         type_ids: Whether the encoder reads token_type_ids.
+        causal: Whether the decoder has no encoder; its rows' signature is 0, and they are what
+            they have read.
+        logits: Of the next token, after a row's signature and the tokens it has read.
         before: Called before each graph call with its number, from 0; may raise, wait or set off.
     """
 
     type_ids: bool = False
     before: Callable[[int], None] = lambda call: None
+    causal: bool = False
+    logits: Callable[[int, tuple[int, ...]], NDArray[np.float32]] = certain
     device: str = "cpu"
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -146,8 +170,12 @@ class FakeBackend:
         if name == "encoder":
             return FakeGraph(self, name, read, names("cross"), _encoder)
         assert name == "decoder", name
+        outputs = ("logits", *names("present"))
+        if self.causal:
+            inputs = (*read, "position_ids", *names("past"))
+            return FakeGraph(self, name, inputs, outputs, partial(_causal, self.logits))
         inputs = ("input_ids", "encoder_attention_mask", *names("past"), *names("cross"))
-        return FakeGraph(self, name, inputs, ("logits", *names("present")), _decoder)
+        return FakeGraph(self, name, inputs, outputs, partial(_decoder, self.logits))
 
     def host(self, value: Any) -> NDArray[Any]:
         assert isinstance(value, Held), "only the backend's own values come back through host"
@@ -174,34 +202,63 @@ def _encoder(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name: cross + i for i, name in enumerate(kinds)}
 
 
-def _decoder(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+_KINDS = tuple(f"{n}.{p}" for n in range(GENERATION.layers) for p in ("key", "value"))
+_Logits = Callable[[int, tuple[int, ...]], "NDArray[np.float32]"]
+
+
+def _decoder(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """One step: the cache is the tokens so far, and each layer's must be its own."""
     last, mask = feeds["input_ids"], feeds["encoder_attention_mask"]
-    present = {}
-    kinds = [f"{n}.{p}" for n in range(GENERATION.layers) for p in ("key", "value")]
-    for i, kind in enumerate(kinds):
-        past = feeds[f"past.{kind}"]
-        assert past.dtype == np.float32
-        assert past.shape[:2] == (len(last), GENERATION.heads)
-        own = np.full((len(last), GENERATION.heads, 1, GENERATION.head_dim), i, np.float32)
-        own += last[:, None, :, None]
-        present[f"present.{kind}"] = np.concatenate([past, own], axis=2)
+    assert last.shape == (len(mask), 1)
+    present = _grown(feeds)
     logits = np.zeros((len(last), 1, VOCABULARY), np.float32)
-    for row in range(len(last)):
+    for row, so_far in enumerate(_cached(present, np.ones((len(last), 1), np.int64))):
         signs = {
             float(v) - i
-            for i, kind in enumerate(kinds)
+            for i, kind in enumerate(_KINDS)
             for v in feeds[f"cross.{kind}"][row, :, mask[row] == 1].ravel()
         }
-        pasts = {
-            tuple((present[f"present.{kind}"][row, h, :, d] - i).astype(int).tolist())
-            for i, kind in enumerate(kinds)
-            for h in range(GENERATION.heads)
-            for d in range(GENERATION.head_dim)
-        }
-        assert len(signs) == len(pasts) == 1, "the cache of one layer came in for another's"
-        logits[row, 0, next_token(int(signs.pop()), pasts.pop())] = 1.0
+        assert len(signs) == 1, "what one layer reads of the encoder came in for another's"
+        logits[row, 0] = next_of(int(signs.pop()), so_far)
     return {"logits": logits, **present}
+
+
+def _causal(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Several tokens at first, one a step then; what the mask hides is not looked at."""
+    mask, positions = feeds["attention_mask"], feeds["position_ids"]
+    present = _grown(feeds)
+    shown = mask[:, -positions.shape[1] :] == 1
+    wanted = (mask.cumsum(axis=1) - 1)[:, -positions.shape[1] :]
+    assert positions.shape == feeds["input_ids"].shape
+    assert (positions >= 0).all()
+    assert (positions == wanted)[shown].all()
+    assert (mask[:, -1] == 1).all(), "a row must end with a real token"
+    rows = _cached(present, mask)
+    logits = np.array([next_of(0, so_far) for so_far in rows], np.float32)
+    return {"logits": logits.reshape(len(mask), 1, VOCABULARY), **present}
+
+
+def _grown(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    last = feeds["input_ids"]
+    shape = (len(last), GENERATION.heads, last.shape[1], GENERATION.head_dim)
+    present = {}
+    for i, kind in enumerate(_KINDS):
+        past = feeds[f"past.{kind}"]
+        assert past.dtype == np.float32
+        assert past.shape[:2] == shape[:2]
+        own = np.full(shape, i, np.float32) + last[:, None, :, None].astype(np.float32)
+        present[f"present.{kind}"] = np.concatenate([past, own], axis=2)
+    return present
+
+
+def _cached(present: Mapping[str, NDArray[Any]], mask: NDArray[Any]) -> list[tuple[int, ...]]:
+    """The tokens that every row of a cache stands for, where its mask shows them."""
+    ids = present[f"present.{_KINDS[0]}"][:, 0, :, 0].astype(int)
+    for i, kind in enumerate(_KINDS):
+        own = present[f"present.{kind}"] - i
+        assert (own == ids[:, None, :, None]).all(), "a layer's cache came in for another's"
+    shown = np.broadcast_to(mask == 1, ids.shape)
+    return [tuple(row[kept].tolist()) for row, kept in zip(ids, shown, strict=True)]
 
 
 def write_tokenizer(file: Path) -> None:
@@ -232,10 +289,13 @@ def make_bundle(folder: Path, task: str = "feature-extraction", facts: Facts | N
     """A bundle's folder whose graphs are stand-ins of a few bytes."""
     folder.mkdir(parents=True)
     write_tokenizer(folder / "tokenizer.json")
-    graphs = ("encoder", "decoder") if task == "translation" else ("model",)
+    facts = facts or FACTS[task]
+    graphs: tuple[str, ...] = ("model",)
+    if facts.generation:
+        graphs = ("decoder",) if facts.generation.causal else ("encoder", "decoder")
     for graph in graphs:
         (folder / f"{graph}.onnx").write_bytes(graph.encode())
-    bundle.save(folder, Description(task, "fake", "fp32", facts or FACTS[task]))
+    bundle.save(folder, Description(task, "fake", "fp32", facts))
     return folder
 
 

@@ -97,7 +97,7 @@ BAD_INPUTS = {
     "wrong kept": ("a.jsonl", b'{"text": "uno"}\n', ["--keep", "id"], 2, "no column 'id'"),
     "broken line": ("a.jsonl", b'{"text": "uno"}\n{\n', [], 1, "row 1"),
     "null text": ("a.jsonl", b'{"text": null}\n', [], 1, "null or missing"),
-    "number for text": ("a.jsonl", b'{"text": 7}\n', [], 1, "other than text"),
+    "number for text": ("a.jsonl", b'{"text": 7}\n', [], 1, "something other than the task takes"),
     "invalid utf-8": ("a.jsonl", b'{"text": "\xff"}\n', [], 1, "UTF-8"),
     "too many rejects": (
         "a.jsonl", b'{"text": 1}\n' * 3, ["--on-error", "reject", "--max-rejects", "2"], 1,
@@ -106,7 +106,7 @@ BAD_INPUTS = {
     "unknown device": ("a.jsonl", b'{"text": "uno"}\n', ["--device", "tpu"], 2, "'tpu'"),
     "unknown format": ("a.jsonl", b'{"text": "uno"}\n', ["--format", "csv"], 2, "'csv'"),
     "option of another task": ("a.jsonl", b'{"text": "uno"}\n', ["--top-k", "3"], 2, "'top_k'"),
-    "two texts": ("a.jsonl", b'{"text": "uno"}\n', ["--text", "text,b"], 2, "one text column"),
+    "two texts": ("a.jsonl", b'{"text": "uno"}\n', ["--text", "text,b"], 2, "takes text"),
     "bad size": ("a.jsonl", b'{"text": "uno"}\n', ["--split-size", "many"], 2, "'many'"),
 }  # fmt: skip
 

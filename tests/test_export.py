@@ -65,10 +65,18 @@ def test_translation_has_prefix_and_generation_settings(tiny_bundles: Path) -> N
     assert found.task == "translation"
     assert found.facts.prefix == "translate English to German: "
     assert (found.facts.max_length, found.facts.position_limit) == (512, 0)
+    # As the pipeline: its own 256 new tokens go before the checkpoint's max_length.
     assert found.facts.generation == bundle.Generation(
-        start_id=0, end_ids=(1,), pad_id=0, max_new_tokens=299, layers=2, heads=4, head_dim=8
+        start_id=0,
+        end_ids=(1,),
+        pad_id=0,
+        max_new_tokens=256,
+        layers=2,
+        heads=4,
+        head_dim=8,
+        search=bundle.Search(num_beams=4, early_stopping=True),
     )
-    assert any("num_beams=4" in note and "greedily" in note for note in found.notes)
+    assert found.notes == ()
     assert found.proof["compared"] == "the logits of 16 teacher-forced steps"
 
 
@@ -410,34 +418,6 @@ def test_problem_types(tmp_path: Path) -> None:
     assert (found.problem_type, found.labels) == ("multi_label_classification", ("a", "b", "c"))
 
 
-def test_generation_settings_that_are_not_followed_are_noted(tiny: Path, tmp_path: Path) -> None:
-    model = _copy(tiny / "t5", tmp_path)
-    checkpoints.write_json(
-        model / "generation_config.json",
-        {
-            "decoder_start_token_id": 0,
-            "eos_token_id": [1, 2],
-            "pad_token_id": 0,
-            "max_new_tokens": 40,
-            "do_sample": True,
-            "no_repeat_ngram_size": 3,
-        },
-    )
-    report = export(str(model), tmp_path / "out", task="translation")
-    generation = bundle.load(tmp_path / "out").description.facts.generation
-    assert generation is not None
-    assert (generation.end_ids, generation.max_new_tokens) == ((1, 2), 40)
-    assert any("do_sample" in note for note in report.notes)
-    assert any("no_repeat_ngram_size=3" in note for note in report.notes)
-
-
-def test_a_forced_first_token_is_refused(tiny: Path, tmp_path: Path) -> None:
-    model = _copy(tiny / "t5", tmp_path)
-    checkpoints.edit_json(model / "generation_config.json", forced_bos_token_id=7)
-    with pytest.raises(ExportError, match="forced_bos_token_id"):
-        export(str(model), tmp_path / "out", task="translation")
-
-
 # --- tasks
 
 
@@ -465,7 +445,7 @@ def test_unknown_task_names_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("asked", "config", "said"),
     [
-        ("translation", {"model_type": "marian"}, "model types t5, mt5"),
+        ("translation", {"model_type": "gpt2"}, "model types t5, mt5"),
         ("feature-extraction", {"model_type": "bart", "is_encoder_decoder": True}, "encoders"),
         (None, {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
     ],
@@ -802,7 +782,8 @@ def test_t5_small_s_shape_with_its_tokenizer(shared: Path, tmp_path: Path) -> No
     report = export(str(model), tmp_path / "out", task="translation_en_to_de")
     found = bundle.load(tmp_path / "out").description
     assert found.facts.prefix == "translate English to German: "
-    assert found.facts.generation == bundle.Generation(0, (1,), 0, 299, 6, 8, 64)
+    search = bundle.Search(num_beams=4, early_stopping=True)
+    assert found.facts.generation == bundle.Generation(0, (1,), 0, 256, 6, 8, 64, search)
     assert report.largest_difference <= report.tolerance
     # 60.5 million parameters, the embedding once more: each graph has one of its own.
     assert report.bytes < 4 * (60.6e6 + 32128 * 512) + 4e6

@@ -1,8 +1,14 @@
-"""Greedy decoding: a row's tokens are its own, whatever stands beside it."""
+"""Decoding: a row's tokens are its own, whatever stands beside it.
+
+That they are those of transformers is in test_generation_reference.py.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,22 +17,30 @@ from fakes import (
     FIRST_WORD,
     GENERATION,
     PAD,
+    VOCABULARY,
     WORDS,
     FakeBackend,
     Held,
     decoded,
     ids_of,
+    number,
+    signature,
     texts,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from engine.bundle import Generation
+from engine.bundle import Generation, Search
 from engine.errors import Stopped
 from engine.flow import Ragged
-from engine.generation import greedy
+from engine.generation import generate
+from engine.generation.beam import top
+from engine.generation.decoder import open_decoder
 
 Rows = list[tuple[int, ...]]
+GREEDY = Search()
+CAUSAL = dataclasses.replace(GENERATION, start_id=-1)
 sources = st.lists(
     st.lists(st.integers(FIRST_WORD, FIRST_WORD + len(WORDS) - 1), max_size=6).map(
         lambda ids: (*ids, END)
@@ -43,13 +57,16 @@ def decode(
     wider: int = 0,
     backend: FakeBackend | None = None,
     settings: Generation = GENERATION,
+    search: Search = GREEDY,
+    **more: Any,
 ) -> tuple[list[list[int]], list[bool]]:
     lengths = np.array([len(row) for row in rows])
     ids = Ragged.of(np.array([t for row in rows for t in row], np.int64), lengths)
     width = int(lengths.max()) + wider
     mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
     feeds = {"input_ids": ids.padded(width, PAD), "attention_mask": mask}
-    tokens, ended = greedy(backend or FakeBackend(), feeds, settings, max_new_tokens=most)
+    backend = backend or FakeBackend(causal=settings.causal)
+    tokens, ended = generate(backend, feeds, settings, search, max_new_tokens=most, **more)
     split = np.split(tokens.values, tokens.offsets[1:-1])
     assert len(tokens) == len(ended) == len(rows)
     assert tokens.values.dtype == np.int64
@@ -141,15 +158,15 @@ def test_the_encoder_runs_once_and_steps_are_one_token_wide() -> None:
     assert len(backend.shapes) == 1 + max(map(len, tokens))
 
 
+@pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_stopped_is_asked_before_every_step(after: int) -> None:
+def test_stopped_is_asked_before_every_step(after: int, beams: int) -> None:
     backend = FakeBackend()
     asked = iter(range(99))
     row = next(r for r in map(ids_of, texts(99)) if len(decoded(r, 8)[0]) == 8)
-    ids = np.array([row], np.int64)
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    search = Search(num_beams=beams, min_new_tokens=8)
     with pytest.raises(Stopped):
-        greedy(backend, feeds, GENERATION, max_new_tokens=8, stopped=lambda: next(asked) >= after)
+        decode([row], backend=backend, search=search, stopped=lambda: next(asked) >= after)
     assert [name for name, _ in backend.shapes].count("decoder") == after
 
 
@@ -163,15 +180,236 @@ def test_every_id_of_several_ends_a_row() -> None:
     row = next(r for r in map(ids_of, texts(99)) if len(decoded(r, 8)[0]) > 4)
     tokens, _ = decoded(row, 8)
     settings = dataclasses.replace(GENERATION, end_ids=(END, tokens[1]))
-    ids = np.array([row], np.int64)
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    found, ended = greedy(FakeBackend(), feeds, settings, max_new_tokens=8)
     first = tokens.index(tokens[1])
-    assert found.values.tolist() == tokens[: first + 1]
-    assert ended.tolist() == [True]
+    assert decode([row], settings=settings) == ([tokens[: first + 1]], [True])
 
 
 def test_the_fake_keeps_its_values_to_itself() -> None:
     with pytest.raises(AssertionError):
         FakeBackend().host(np.zeros(1))
     assert FakeBackend().host(Held(np.ones(1))).tolist() == [1.0]
+
+
+def noisy(signature: int, so_far: Sequence[int]) -> NDArray[np.float32]:
+    """Logits of a few tokens that come again and again, and of all others."""
+    draw = np.random.default_rng(number(signature, tuple(so_far)))
+    logits = draw.normal(size=VOCABULARY).astype(np.float32)
+    logits[[END, *range(FIRST_WORD, FIRST_WORD + 5)]] += 2
+    return logits
+
+
+tokens_of = st.sampled_from([END, PAD, *range(FIRST_WORD, FIRST_WORD + 7)])
+some_tokens = st.lists(tokens_of, max_size=3).map(tuple)
+words = st.lists(st.lists(tokens_of, min_size=1, max_size=3).map(tuple), max_size=6).map(tuple)
+rule_sets = st.builds(
+    Search,
+    min_new_tokens=st.integers(0, 4),
+    no_repeat_ngram_size=st.integers(0, 3),
+    encoder_no_repeat_ngram_size=st.integers(0, 3),
+    repetition_penalty=st.sampled_from([1.0, 1.5, 0.5]),
+    forced_bos_id=st.sampled_from([-1, -1, END, FIRST_WORD + 1]),
+    forced_eos_id=st.sampled_from([-1, END]),
+    bad_words_ids=words,
+    suppress_ids=some_tokens,
+    begin_suppress_ids=some_tokens,
+)
+few_words = st.lists(st.integers(FIRST_WORD, FIRST_WORD + 6), min_size=1, max_size=7).map(tuple)
+few_rows = st.lists(few_words, min_size=1, max_size=5)
+
+
+def banned(
+    search: Search, ids: list[int], said: int, source: Sequence[int], ends: Sequence[int]
+) -> Iterator[int]:
+    """Tokens that can not come behind `ids`, the last `said` of which were generated."""
+    grams = [(search.no_repeat_ngram_size, ids), (search.encoder_no_repeat_ngram_size, source)]
+    for size, text in grams:
+        for start in range(len(text) - size + 1 if size else 0):
+            gram = list(text[start : start + size])
+            if len(ids) >= size - 1 and ids[len(ids) - size + 1 :] == gram[:-1]:
+                yield gram[-1]
+    for word in search.bad_words_ids:
+        fits = len(ids) >= len(word) and ids[len(ids) - len(word) + 1 :] == list(word[:-1])
+        if fits and not (len(word) == 1 and word[0] in ends):
+            yield word[-1]
+    if said < search.min_new_tokens:
+        yield from ends
+
+
+def plainly(row: Sequence[int], settings: Generation, search: Search, most: int) -> list[int]:
+    """Greedy decoding of one row, rule by rule and token by token."""
+    ids = list(row) if settings.causal else [settings.start_id]
+    start = len(ids)
+    for said in range(most):
+        sign = 0 if settings.causal else signature(tuple(row))
+        scores = noisy(sign, ids)
+        for token in set(ids):
+            factor = search.repetition_penalty
+            scores[token] = scores[token] * factor if scores[token] < 0 else scores[token] / factor
+        scores[list(banned(search, ids, said, row, settings.end_ids))] = -np.inf
+        forced = [(len(ids) == 1, search.forced_bos_id), (said == most - 1, search.forced_eos_id)]
+        for now, token in forced:
+            if now and token >= 0:
+                scores[:] = -np.inf
+                scores[token] = 0
+        scores[list(search.suppress_ids)] = -np.inf
+        if said == int(start == 1 and search.forced_bos_id >= 0):
+            scores[list(search.begin_suppress_ids)] = -np.inf
+        ids.append(int(scores.argmax()))
+        if ids[-1] in settings.end_ids:
+            break
+    return ids[start:]
+
+
+@pytest.mark.parametrize("settings_", [GENERATION, CAUSAL], ids=["encoder", "causal"])
+@settings(max_examples=120, deadline=None)
+@given(few_rows, rule_sets, st.integers(1, 7), st.booleans())
+def test_rules_do_what_they_say(
+    settings_: Generation, rows: Rows, search: Search, most: int, two: bool
+) -> None:
+    ends = (END, FIRST_WORD + 2) if two else (END,)
+    shape = dataclasses.replace(settings_, end_ids=ends)
+    backend = FakeBackend(causal=shape.causal, logits=noisy)
+    tokens, ended = decode(rows, most, backend=backend, settings=shape, search=search)
+    assert tokens == [plainly(row, shape, search, most) for row in rows]
+    assert ended == [own[-1] in ends for own in tokens]
+
+
+@pytest.mark.parametrize("settings_", [GENERATION, CAUSAL], ids=["encoder", "causal"])
+@settings(max_examples=60, deadline=None)
+@given(
+    few_rows,
+    rule_sets,
+    st.integers(1, 5),
+    st.sampled_from([-1.0, 0.0, 1.0, 2.0]),
+    st.sampled_from([True, False, "never"]),
+    st.integers(1, 7),
+    st.integers(0, 3),
+    st.randoms(),
+)
+def test_a_row_is_the_same_alone_and_among_others(
+    settings_: Generation,
+    rows: Rows,
+    rules: Search,
+    beams: int,
+    penalty: float,
+    early: bool | str,
+    most: int,
+    wider: int,
+    random: Any,
+) -> None:
+    search = dataclasses.replace(
+        rules, num_beams=beams, length_penalty=penalty, early_stopping=early
+    )
+
+    def answers(rows: Rows, wider: int) -> list[tuple[list[int], bool]]:
+        backend = FakeBackend(causal=settings_.causal, logits=noisy)
+        found = decode(
+            rows, most, wider=wider, backend=backend, settings=settings_, search=search
+        )
+        return list(zip(*found, strict=True))
+
+    found = answers(rows, wider)
+    assert found == [answers([row], 0)[0] for row in rows]
+    order = random.sample(range(len(rows)), len(rows))
+    assert answers([rows[i] for i in order], 0) == [found[i] for i in order]
+    assert all(ended == (own[-1:] == [END]) for own, ended in found)
+    assert all(len(own) == most or ended for own, ended in found if own)
+
+
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 0.7, 1.0, 2.0])
+def test_beams_that_cover_everything_find_the_best_of_all(penalty: float) -> None:
+    """Two words and the end, three steps: all that can be said is tried, here and by the search."""
+    most, allowed = 3, (END, FIRST_WORD, FIRST_WORD + 1)
+    others = tuple(set(range(VOCABULARY)) - set(allowed))
+    search = Search(
+        num_beams=20, length_penalty=penalty, early_stopping="never", suppress_ids=others
+    )
+    rows = [ids_of(text) for text in texts(30)]
+    tokens, _ = decode(rows, most, backend=FakeBackend(logits=noisy), search=search)
+    for row, own in zip(rows, tokens, strict=True):
+        said = itertools.chain.from_iterable(
+            itertools.product(allowed, repeat=n) for n in range(1, most + 1)
+        )
+        whole = [w for w in said if END not in w[:-1] and (w[-1] == END or len(w) == most)]
+        best = max(whole, key=lambda w: log_probability(row, w) / len(w) ** penalty)
+        assert own == list(best)
+    if penalty in (0.7, 1.0):
+        assert len({len(own) for own in tokens}) > 1, "the best must not all be of one length"
+
+
+def log_probability(row: tuple[int, ...], said: Sequence[int]) -> float:
+    total = 0.0
+    for place, token in enumerate(said):
+        logits = noisy(signature(row), (GENERATION.start_id, *said[:place])).astype(np.float64)
+        total += float(logits[token] - np.log(np.exp(logits).sum()))
+    return total
+
+
+def test_rows_that_are_done_leave_the_beams_of_the_others() -> None:
+    backend = FakeBackend(logits=noisy)
+    rows = [ids_of(text) for text in texts(12)]
+    search = Search(num_beams=3, early_stopping=True)
+    decode(rows, 8, backend=backend, search=search)
+    steps = [shape for name, shape in backend.shapes if name == "decoder"]
+    assert steps[0] == (12, 1), "all beams of a row begin alike: its first step runs once"
+    assert steps[1] == (36, 1)
+    counts = [shape[0] for shape in steps[1:]]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] < 36
+    assert all(count % 3 == 0 for count in counts)
+
+
+def test_a_cache_in_its_place_stays_with_the_backend() -> None:
+    ids = np.array([ids_of("w1 w2"), ids_of("w3 w4")], np.int64)
+    decoder = open_decoder(
+        FakeBackend(), {"input_ids": ids, "attention_mask": np.ones_like(ids)}, GENERATION
+    )
+    decoder.step(np.full((2, 1), GENERATION.start_id))
+    decoder.take(np.arange(2), same_rows=True)
+    assert all(isinstance(value, Held) for value in decoder.past.values())
+    cross = decoder.fixed["cross.0.key"]
+    decoder.take(np.array([1, 0]), same_rows=True)
+    assert all(isinstance(value, np.ndarray) for value in decoder.past.values())
+    assert decoder.fixed["cross.0.key"] is cross
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, 1.0, 2.0, -1e9, -np.inf]), min_size=6, max_size=6),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 6),
+)
+def test_of_equal_scores_the_first_is_taken(scores: list[list[float]], count: int) -> None:
+    given = np.array(scores, np.float32)
+    wanted = np.argsort(-given, axis=1, kind="stable")[:, :count]
+    assert top(given, count).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("settings_", [GENERATION, CAUSAL], ids=["encoder", "causal"])
+def test_stop_sees_the_tails_of_rows_that_still_run(settings_: Generation) -> None:
+    shown: list[list[list[int]]] = []
+
+    def stop(tails: Ragged) -> NDArray[np.bool_]:
+        split = np.split(tails.values, tails.offsets[1:-1])
+        shown.append([row.tolist() for row in split])
+        return np.array([row[-1] % 3 == 0 for row in split], np.bool_)
+
+    rows = [ids_of(text)[:-1] for text in texts(20, longest=4)]
+    free, _ = decode(rows, settings=settings_)
+    tokens, ended = decode(rows, settings=settings_, stop=stop, tail=3)
+    befores = [list(row) if settings_.causal else [settings_.start_id] for row in rows]
+    for step, tails in enumerate(shown):
+        here = [
+            [*before, *own][: len(before) + step + 1][-3:]
+            for before, own in zip(befores, tokens, strict=True)
+            if len(own) > step and own[step] != END
+        ]
+        assert tails == here
+    for own, whole, stopped in zip(tokens, free, ended, strict=True):
+        assert own == whole[: len(own)]
+        stops = [place for place, token in enumerate(own) if token % 3 == 0 or token == END]
+        assert stops == ([len(own) - 1] if stopped else [])
+        assert stopped or len(own) == 8

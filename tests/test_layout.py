@@ -21,12 +21,13 @@ ROOT = Path(engine.__file__).parent
 LAYERS: tuple[set[str], ...] = (
     {"__main__"},
     {"cli", "integrations"},
-    {"demo", "__init__"},
+    {"demo", "cache", "__init__"},
     {"runner", "verify", "inspection", "doctor", "export"},
     {"model", "part", "report"},
+    {"memory"},
     {"tasks"},
     {"generation"},
-    {"source", "tokenizer", "batcher", "backend", "sink", "manifest"},
+    {"source", "tokenizer", "pieces", "batcher", "backend", "sink", "manifest"},
     {"bundle"},
     {"flow", "config", "telemetry", "overlap", "hardware"},
     {"errors", "version"},
@@ -61,7 +62,7 @@ HOMES = {
     "pickle": set(),
     "signal": {"cli"},
 }
-PURE = {"batcher", "tasks", "generation"}
+PURE = {"pieces", "batcher", "tasks", "generation"}
 WORLD = {
     "os", "io", "time", "datetime", "pathlib", "shutil", "tempfile", "glob", "subprocess", "socket",
     "sys", "platform", "random", "secrets", "logging", "urllib", "http",

@@ -984,8 +984,10 @@ def test_a_kept_type_that_the_format_can_not_hold_is_told(tmp_path: Path, featur
         ({"options": {"poolin": "cls"}}, "did you mean 'pooling'"),
         ({"options": 5}, "options"),
         ({"top_k": 3}, "unknown setting 'top_k'"),
-        ({"pooling": "max"}, "pooling"),
-        ({"text": ("a", "b")}, "one text column"),
+        ({"pooling": "sum"}, "pooling"),
+        ({"dimensions": 7}, "dimensions"),
+        ({"prompt": "query"}, "unknown prompt"),
+        ({"text": ("a", "b")}, "takes text"),
         ({"window": 0}, "window"),
     ],
 )

@@ -9,6 +9,7 @@ import json
 import os
 import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -988,3 +989,58 @@ def test_a_folder_and_a_file_that_is_gone_are_told_in_words(tmp_path: Path) -> N
     gone = Split(tmp_path / "gone.parquet", "parquet", 0, "x", 0, 10)
     with pytest.raises(InputError, match=r"gone\.parquet"):
         list(source.read(gone, inputs=columns(["text"]), keep=[], window=10))
+
+
+# columns of lists
+
+
+LISTED: list[Any] = [["w1", "w2"], [], ["w3"], None, ["w4", None], ["w5"]]
+
+
+def write_lists(tmp_path: Path, ending: str) -> Path:
+    path = tmp_path / f"x.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps({"words": w}) + "\n" for w in LISTED))
+        return path
+    table = pa.table({"words": pa.array(LISTED, pa.large_list(pa.large_string()))})
+    if ending == "parquet":
+        pq.write_table(table, path)
+        return path
+    return write_arrow(path, table)
+
+
+@pytest.mark.parametrize("holds", ["texts", "either"])
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl"])
+def test_a_column_of_lists_is_read_where_the_task_takes_one(
+    tmp_path: Path, ending: str, holds: str
+) -> None:
+    path = write_lists(tmp_path, ending)
+    (split,) = source.plan([path], 1 << 30)
+    (read,) = source.read(split, inputs=[Column("words", holds)], keep=["words"], window=10)
+    assert read.texts[0].type == pa.list_(pa.string())
+    assert read.texts[0].to_pylist() == [["w1", "w2"], [], ["w3"], ["w5"]]
+    assert bad([read]) == [(3, "null_text"), (4, "null_text")]
+    assert read.kept.num_rows == 4
+    with pytest.raises(ColumnError, match="not text") if ending != "jsonl" else nullcontext():
+        windows(path, text=["words"])
+
+
+def test_lists_and_texts_in_one_column_are_told_apart_by_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"t": ["a"]}\n{"t": "b"}\n{"t": ["c", 5]}\n{"t": ["d"]}\n')
+    (split,) = source.plan([path], 1 << 30)
+    (read,) = source.read(split, inputs=[Column("t", "either")], keep=[], window=10)
+    assert read.texts[0].to_pylist() == [["a"], ["d"]]
+    assert bad([read]) == [(1, "not_text"), (2, "not_text")]
+    (read,) = source.read(split, inputs=[Column("t")], keep=[], window=10)
+    assert read.texts[0].to_pylist() == ["b"]
+
+
+def test_a_list_with_invalid_utf8_is_a_bad_row(tmp_path: Path) -> None:
+    inner = pa.array([b"ok", b"\xff", b"fine"], pa.binary()).view(pa.string())
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), inner)
+    path = write_arrow(tmp_path / "x.arrow", pa.table({"words": lists}))
+    (split,) = source.plan([path], 1 << 30)
+    (read,) = source.read(split, inputs=[Column("words", "texts")], keep=[], window=10)
+    assert read.texts[0].to_pylist() == [["ok"], ["fine"]]
+    assert bad([read]) == [(1, "invalid_utf8")]

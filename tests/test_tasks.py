@@ -81,10 +81,23 @@ def test_poolings_are_what_plain_arithmetic_says(
         assert np.array_equal(POOLINGS[name](wider, more), found), f"{name} looks at padding"
 
 
-def embed(row: list[float], *, normalize: bool) -> list[float]:
+@calm
+@given(states)
+def test_max_pooling_is_the_highest_real_value(
+    rows: list[tuple[list[list[int]], int]],
+) -> None:
+    hidden = np.array([row for row, _ in rows], np.float32)
+    mask = (np.arange(hidden.shape[1]) < np.array([n for _, n in rows])[:, None]).astype(np.int64)
+    for i, (row, real) in enumerate(rows):
+        wanted = [max((state[d] for state in row[:real]), default=-1e9) for d in range(3)]
+        assert POOLINGS["max"](hidden, mask)[i].tolist() == wanted
+
+
+def embed(row: list[float], *, normalize: bool, dimensions: int = 0) -> list[float]:
     backend, feeds = FakeBackend(), {"input_ids": np.ones((1, 1), np.int64)}
     feeds["attention_mask"] = feeds["input_ids"]
-    made = context(FEATURES, pooling="cls", normalize=normalize)
+    facts = Facts(8, dimensions=len(row))
+    made = context(FEATURES, facts, pooling="cls", normalize=normalize, dimensions=dimensions)
 
     class One(FakeBackend):
         def host(self, value: object) -> np.ndarray:
@@ -112,10 +125,53 @@ def test_an_embedding_is_a_fixed_size_list_of_floats() -> None:
     assert len(column) == 4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "binary"])
+def test_embeddings_are_stored_as_asked(dtype: str) -> None:
+    drawn = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    made = context(FEATURES, dtype=dtype)
+    columns = FEATURES.finish(window(50), {"embedding": drawn}, made)
+    assert [c.type for c in columns] == FEATURES.schema(made).types
+    found = np.stack(columns[0].to_numpy(zero_copy_only=False))
+    if dtype == "binary":
+        assert np.array_equal(np.unpackbits(found, axis=1)[:, :6], drawn > 0)
+        return
+    scale = columns[1].to_numpy()[:, None] if dtype == "int8" else 1
+    allowed = {"float32": 0, "float16": 2e-3, "int8": np.abs(drawn).max() / 127}[dtype]
+    assert np.abs(found * scale - drawn).max() <= allowed
+
+
+def test_an_int8_row_of_zeros_stays_zeros() -> None:
+    columns = FEATURES.finish(
+        window(1), {"embedding": np.zeros((1, 6), np.float32)}, context(FEATURES, dtype="int8")
+    )
+    assert columns[0].to_pylist() == [[0] * 6]
+
+
+def test_pooling_none_gives_every_tokens_state() -> None:
+    facts = dataclasses.replace(FACTS["feature-extraction"], hidden=6)
+    made = context(FEATURES, facts, pooling="none", dtype="float16")
+    states = Ragged.of(np.arange(18, dtype=np.float32).reshape(3, 6), np.array([1, 0, 2]))
+    (column,) = FEATURES.finish(window(3), {"embedding": states}, made)
+    assert column.type == FEATURES.schema(made).field("embedding").type
+    assert [len(row) for row in column.to_pylist()] == [1, 0, 2]
+    with pytest.raises(SettingsError, match="pooling none"):
+        context(FEATURES, facts, pooling="none", dtype="int8")
+
+
+def test_fewer_dimensions_are_scaled_to_length_1_again() -> None:
+    found = np.array(embed([3.0, 4.0, 12.0], normalize=True, dimensions=2))
+    assert found.tolist() == pytest.approx([0.6, 0.8])
+
+
 def test_pooling_and_normalize_default_to_the_checkpoints() -> None:
-    assert FEATURES.defaults(Facts(8)) == {"pooling": "mean", "normalize": False, "prefix": ""}
+    plain = {"dimensions": 0, "dtype": "float32", "prompt": ""}
+    assert FEATURES.defaults(Facts(8)) == {
+        "pooling": "mean", "normalize": False, "prefix": "", **plain
+    }  # fmt: skip
     facts = Facts(8, pooling="cls", normalize=True, prefix="query: ")
-    assert FEATURES.defaults(facts) == {"pooling": "cls", "normalize": True, "prefix": "query: "}
+    assert FEATURES.defaults(facts) == {
+        "pooling": "cls", "normalize": True, "prefix": "query: ", **plain
+    }  # fmt: skip
     assert context(FEATURES, facts, pooling="last").options.pooling == "last"
 
 
@@ -269,7 +325,10 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
 @pytest.mark.parametrize(
     ("task", "option", "value"),
     [
-        (FEATURES, "pooling", "max"),
+        (FEATURES, "pooling", "sum"),
+        (FEATURES, "dimensions", -1),
+        (FEATURES, "dtype", "int4"),
+        (FEATURES, "prompt", None),
         (FEATURES, "pooling", None),
         (FEATURES, "normalize", "yes"),
         (CLASSES, "top_k", -1),
@@ -280,6 +339,16 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
         (TRANSLATION, "max_new_tokens", 0),
         (TRANSLATION, "max_new_tokens", "9"),
         (TRANSLATION, "prefix", 7),
+        (TRANSLATION, "num_beams", 0),
+        (TRANSLATION, "length_penalty", "long"),
+        (TRANSLATION, "length_penalty", float("nan")),
+        (TRANSLATION, "early_stopping", "maybe"),
+        (TRANSLATION, "repetition_penalty", 0.0),
+        (TRANSLATION, "min_new_tokens", 9),
+        (TRANSLATION, "no_repeat_ngram_size", -1),
+        (TRANSLATION, "stop", ("",)),
+        (TRANSLATION, "stop", 7),
+        (TRANSLATION, "src_lang", 7),
     ],
     ids=lambda value: getattr(value, "name", repr(value)),
 )

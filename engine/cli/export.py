@@ -11,10 +11,14 @@ import typer
 
 
 def export(
-    model: Annotated[
-        str, typer.Argument(help="A hub id, such as google-t5/t5-small, or a checkpoint folder.")
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, new.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A hub id, such as google-t5/t5-small, or a checkpoint folder; "
+            "none for the default of --task.",
+        ),
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="Such as translation_en_to_de; see engine tasks.")
     ] = None,

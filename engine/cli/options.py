@@ -32,9 +32,13 @@ class WithTaskOptions(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         names = {parameter.name for parameter in _parameters()}
         taken = {name: ctx.params.pop(name) for name in names if name in ctx.params}
-        # A list that was not given comes as an empty one.
-        ctx.meta["options"] = {n: v for n, v in taken.items() if v is not None and v != []}
+        ctx.meta["options"] = {n: _one(v) for n, v in taken.items() if v is not None and v != []}
         return super().invoke(ctx)
+
+
+def _one(value: Any) -> Any:
+    """A list of one as that one, which the task may read as several: a,b."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _parameters() -> list[Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine import bundle
-from engine.errors import MissingDependency, OutputError
+from engine.errors import MissingDependency, OutputError, SettingsError
 from engine.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.export.facts import Collected
     from engine.export.proof import Proof
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "check_installed", "export"]
 
 _NEEDED = {
     "torch": "torch",
@@ -81,7 +81,7 @@ def _silent(message: str) -> None:
 
 
 def export(
-    model: str,
+    model: str | None,
     out: Path,
     *,
     task: str | None,
@@ -93,7 +93,8 @@ def export(
     """Turn a checkpoint into a bundle that is proven to answer as the checkpoint does.
 
     Args:
-        model: A hub id, or a folder in the Hugging Face layout.
+        model: A hub id, or a folder in the Hugging Face layout; None takes the checkpoint and the
+            revision that transformers' pipeline of the task takes by itself, and notes it.
         out: The bundle's folder; it must not exist, or be empty.
         task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY, or None to infer it.
         revision: A commit, branch or tag of the hub.
@@ -102,20 +103,28 @@ def export(
         progress: Called with one line before each stage.
 
     Raises:
-        SettingsError: The task or recipe is unknown, or a revision was given for a folder.
+        SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
+            revision was given for a folder or for no model.
         ExportError: The checkpoint can not become a bundle, or the proof failed. Nothing is left.
         OutputError: `out` is not empty or can not be written.
         MissingDependency: The extra `export` is not installed.
     """
-    _check_installed()
-    from engine.export import checkpoint, convert, facts, graph, proof, quantize, tasks
+    if model is None:
+        _check_default(task, revision)
+    check_installed()
+    from engine.export import checkpoint, convert, dense, facts, graph, proof, quantize, tasks
 
     started = time.monotonic()
     quantized = quantize.recipe(recipe)
     tasks.check_known(task)
+    notes: tuple[str, ...] = ()
+    if model is None:
+        model, revision = tasks.default_checkpoint(str(task))
+        notes = (f"no model was named: {model} at revision {revision}, the default of {task}",)
+        progress(notes[0])
     with _new_folder(Path(out)) as (work, made):
         found = checkpoint.resolve(model, revision, progress)
-        wanted = tasks.resolve_task(task, found.config, bool(found.read_json("modules.json")))
+        wanted = tasks.resolve_task(task, found.config, bool(found.modules))
         convert.check_supported(found, wanted)
         found = checkpoint.with_weights(found, allow_pickle, progress)
 
@@ -123,6 +132,7 @@ def export(
         tokenizer = facts.load_tokenizer(found)
         network = convert.load(found, wanted)
         collected = facts.collect(found, network, tokenizer, wanted, task or wanted.name)
+        layers = dense.load(found) if collected.facts.projected else ()
         answers = proof.ask(network, tokenizer, collected.facts)
         facts.save_tokenizer(tokenizer, made)
 
@@ -132,16 +142,23 @@ def export(
         for name, rewritten in graph.bundle_graphs(work).items():
             quantized(rewritten)
             graph.save(rewritten, made / name)
+        if layers:
+            graph.save(dense.graph(layers), made / "dense.onnx")
 
         progress("comparing with the checkpoint")
-        shown = proof.prove(made, collected.facts, answers, recipe)
-        description = _describe(found, wanted.name, recipe, collected, shown)
+        shown = proof.prove(made, collected.facts, answers, recipe, layers)
+        description = _describe(found, wanted.name, recipe, collected, shown, notes)
         bundle.save(made, description)
     return _report(Path(out), description, time.monotonic() - started)
 
 
 def _describe(
-    found: Checkpoint, task: str, recipe: str, collected: Collected, shown: Proof
+    found: Checkpoint,
+    task: str,
+    recipe: str,
+    collected: Collected,
+    shown: Proof,
+    notes: tuple[str, ...],
 ) -> bundle.Description:
     return bundle.Description(
         task=task,
@@ -151,7 +168,7 @@ def _describe(
         source=found.source(),
         tools=_tools(),
         proof=dataclasses.asdict(shown),
-        notes=found.notes + collected.notes,
+        notes=notes + found.notes + collected.notes,
     )
 
 
@@ -169,7 +186,25 @@ def _report(path: Path, description: bundle.Description, seconds: float) -> Expo
     )
 
 
-def _check_installed() -> None:
+def _check_default(task: str | None, revision: str | None) -> None:
+    if task is None:
+        raise SettingsError(
+            "neither a model nor a task is named",
+            "give a checkpoint, or --task alone for the task's default one; engine tasks lists them",
+        )
+    if revision is not None:
+        raise SettingsError(
+            f"revision {revision!r} is given, but no model",
+            "a task's default checkpoint has a revision of its own; name the model",
+        )
+
+
+def check_installed() -> None:
+    """See that the extra `export` is there.
+
+    Raises:
+        MissingDependency: It is not; the hint says what to install.
+    """
     missing = [name for module, name in _NEEDED.items() if not _is_installed(module)]
     if missing:
         raise MissingDependency(

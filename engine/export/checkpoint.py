@@ -31,6 +31,9 @@ DESCRIPTIONS = (
     "bpe.codes",
     "spiece.model",
     "spm.model",
+    "source.spm",
+    "target.spm",
+    "target_vocab.json",
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "modules.json",
@@ -40,6 +43,9 @@ DESCRIPTIONS = (
 )
 SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
+# Weights of sentence-transformers' Dense layers, each in a folder of its own.
+LAYERS = "[0-9]*_*/model.safetensors"
+_OF_LAYERS = (LAYERS, "[0-9]*_*/pytorch_model.bin")
 TOKENIZERS = (
     "tokenizer.json",
     "spiece.model",
@@ -51,6 +57,8 @@ TOKENIZERS = (
 )
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# A commit's beginning, as transformers pins its pipelines' defaults.
+_HASH = re.compile(r"[0-9a-f]{7,40}")
 _FOREIGN_CODE = (
     "the engine does not execute code from model repositories; "
     "take a checkpoint whose architecture is part of transformers"
@@ -88,13 +96,32 @@ class Checkpoint:
         return _read_json(self.folder / name)
 
     @property
-    def weights(self) -> tuple[Path, ...]:
-        """The files with the weights, in the order of their names."""
-        return _matching(self.folder, [p for p in self._kind if not p.endswith(".json")])
+    def modules(self) -> tuple[tuple[str, str], ...]:
+        """Kind and folder of sentence-transformers' modules, such as ("Dense", "2_Dense").
+
+        Raises:
+            ExportError: modules.json is not a list of them.
+        """
+        listed = self.read_json("modules.json")
+        try:
+            return tuple((str(m["type"]).rsplit(".", 1)[-1], str(m["path"])) for m in listed)
+        except (TypeError, KeyError) as error:
+            raise ExportError(
+                f"{self.name}: modules.json does not list modules with type and path",
+                "fetch the checkpoint once more",
+            ) from error
+
+    def layer_weights(self, path: str) -> Path:
+        """The weights of the Dense layer in the folder `path`: safetensors where there are some."""
+        safe = self.folder / path / SAFETENSORS[0]
+        return safe if safe.is_file() else self.folder / path / PICKLES[0]
 
     @property
-    def _kind(self) -> tuple[str, ...]:
-        return PICKLES if self.pickled else SAFETENSORS
+    def weights(self) -> tuple[Path, ...]:
+        """The files with the weights, in the order of their names, Dense layers last."""
+        kind = PICKLES if self.pickled else SAFETENSORS
+        layers = (self.layer_weights(path) for path in _layers(self))
+        return (*_matching(self.folder, kind[:2]), *layers)
 
     def source(self) -> dict[str, str]:
         """Where a bundle came from, as `bundle.Description.source` has it."""
@@ -157,9 +184,11 @@ def with_weights(
     folder = found.folder
     if found.commit:
         progress(f"fetching the weights of {found.name}")
-        _snapshot(found.name, found.commit, SAFETENSORS)
+        _snapshot(found.name, found.commit, (*SAFETENSORS, LAYERS))
         if not _matching(folder, SAFETENSORS):
-            _fetch_pickles(found, allow_pickle)
+            _fetch_pickles(found, PICKLES, allow_pickle)
+    for path in _layers(found):
+        _check_layer(found, path, allow_pickle)
     if _matching(folder, SAFETENSORS[:2]):
         return found
     pickles = _matching(folder, PICKLES[:2])
@@ -168,6 +197,45 @@ def with_weights(
     if not allow_pickle:
         raise _pickle_refused(found.name, pickles[0].name)
     return dataclasses.replace(found, pickled=True)
+
+
+def pinned(model: str, revision: str | None, progress: Callable[[str], None]) -> str:
+    """The 40-hex commit that a revision of a hub id stands for now.
+
+    Raises:
+        ExportError: The hub id or the revision is not known, or the hub is out of reach.
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    _check_hub_id(model, Path(model).expanduser())
+    progress(f"looking up {model} on the hub")
+    return _snapshot(model, revision, DESCRIPTIONS[:1]).name
+
+
+def files(folder: Path) -> tuple[Path, ...]:
+    """What an export reads of a checkpoint's folder, in the order of the names."""
+    return tuple(sorted(set(_matching(folder, (*DESCRIPTIONS, *SAFETENSORS, *PICKLES, *_OF_LAYERS)))))
+
+
+def _layers(found: Checkpoint) -> list[str]:
+    return [path for kind, path in found.modules if kind == "Dense"]
+
+
+def _check_layer(found: Checkpoint, path: str, allow_pickle: bool) -> None:
+    """See that a Dense layer has weights, and no pickled ones unless that is allowed."""
+    if not re.fullmatch(r"\d+_\w+", path):
+        raise ExportError(
+            f"{found.name}: modules.json names the folder {path!r}, which is not one of a layer",
+            "give a checkpoint as sentence-transformers saves it",
+        )
+    pickle = f"{path}/{PICKLES[0]}"
+    if found.commit and not found.layer_weights(path).is_file():
+        _fetch_pickles(found, (pickle,), allow_pickle)
+    file = found.layer_weights(path)
+    if not file.is_file():
+        raise _missing(found, f"the weights of a layer ({path}/{SAFETENSORS[0]})")
+    if file.name == PICKLES[0] and not allow_pickle:
+        raise _pickle_refused(found.name, pickle)
 
 
 def _check_hub_id(model: str, path: Path) -> None:
@@ -183,7 +251,7 @@ def _check_hub_id(model: str, path: Path) -> None:
 
 
 def _revision_notes(model: str, revision: str | None, commit: str) -> tuple[str, ...]:
-    if revision is not None and _COMMIT.fullmatch(revision):
+    if revision is not None and _HASH.fullmatch(revision) and commit.startswith(revision):
         return ()
     asked = f"the revision {revision!r}" if revision else "the default branch"
     return (
@@ -199,16 +267,16 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
 
 
-def _fetch_pickles(found: Checkpoint, allow_pickle: bool) -> None:
+def _fetch_pickles(found: Checkpoint, patterns: tuple[str, ...], allow_pickle: bool) -> None:
     """Fetch pickled weights if that is allowed; if not, say by name that there are some."""
     if allow_pickle:
-        _snapshot(found.name, found.commit, PICKLES)
+        _snapshot(found.name, found.commit, patterns)
         return
     from huggingface_hub import HfApi
 
     with contextlib.suppress(OSError, ValueError):
         there = HfApi().list_repo_files(found.name, revision=found.commit)
-        pickles = sorted(name for name in there if _fits(name, PICKLES))
+        pickles = sorted(name for name in there if _fits(name, patterns))
         if pickles:
             raise _pickle_refused(found.name, pickles[0])
 

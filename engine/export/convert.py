@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ from engine.export.tasks import ExportTask
 # One operator set for every architecture. From 17 on there is LayerNormalization, from 18 on
 # ReduceMax takes its axes as an input.
 OPSET = 18
+
+# Model types whose every encoder task is exported.
+ENCODERS = (
+    "bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2",
+)  # fmt: skip
 
 # Weights that a checkpoint may lack because the exported outputs do not depend on them.
 _UNUSED = ("pooler.",)
@@ -61,6 +68,8 @@ def to_onnx(model: Any, task: ExportTask, folder: Path) -> None:
     """
     from optimum.exporters.onnx import onnx_export_from_model
 
+    if _classifies_at_the_end(model):
+        model.forward = _last_end_token(model)
     try:
         with quiet():
             onnx_export_from_model(
@@ -79,6 +88,31 @@ def to_onnx(model: Any, task: ExportTask, folder: Path) -> None:
         ) from error
 
 
+def _classifies_at_the_end(model: Any) -> bool:
+    return bool(hasattr(model, "classification_head") and model.config.is_encoder_decoder)
+
+
+def _last_end_token(model: Any) -> Callable[..., Any]:
+    """BART's and mBART's classification, row by row.
+
+    transformers takes the states at all end tokens of a batch as one list and needs as many of them
+    in every row, which a row whose text spells the end token has not.
+    """
+    import torch
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    def forward(input_ids: Any, attention_mask: Any) -> Any:
+        states = model.model(input_ids, attention_mask=attention_mask, use_cache=False)[0]
+        ends = (input_ids == model.config.eos_token_id).to(torch.int64)
+        last = (ends * torch.arange(1, input_ids.shape[1] + 1)).argmax(dim=1)
+        index = last[:, None, None].expand(-1, 1, states.shape[2])
+        return SequenceClassifierOutput(
+            logits=model.classification_head(states.gather(1, index)[:, 0])
+        )
+
+    return forward
+
+
 def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
     """Ask Optimum's table, before any weights are fetched or loaded.
 
@@ -89,20 +123,22 @@ def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
         import optimum.exporters.onnx.model_configs  # noqa: F401  (fills the table)
         from optimum.exporters.tasks import TasksManager
 
-    model_type = checkpoint.config["model_type"].replace("_", "-")
-    try:
-        tasks = TasksManager.get_supported_tasks_for_model_type(
-            model_type, "onnx", library_name="transformers"
-        )
-    except KeyError:
-        tasks = {}
+    model_type = checkpoint.config["model_type"]
+    tasks: Any = {}
+    # Some of its names are written with a dash where transformers has an underscore.
+    for name in (model_type, model_type.replace("_", "-")):
+        with suppress(KeyError):
+            tasks = tasks or TasksManager.get_supported_tasks_for_model_type(
+                name, "onnx", library_name="transformers"
+            )
     if task.optimum_task in tasks:
         return
     can = f"only for {', '.join(sorted(tasks))}" if tasks else "for nothing"
+    families = ", ".join(task.model_types or (*ENCODERS, *task.also))
     raise ExportError(
         f"{checkpoint.name}: Optimum exports the architecture {model_type!r} {can}, "
         f"not for {task.optimum_task}",
-        "take a checkpoint of another architecture for this task (BERT-like encoders, T5)",
+        f"for {task.name} take a checkpoint of one of the types {families}",
     )
 
 

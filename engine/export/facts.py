@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.bundle import TOKENIZER, Facts, Generation
+from engine.bundle import TOKENIZER, Facts
 from engine.errors import ExportError
+from engine.export import generation, marian
 from engine.export.checkpoint import Checkpoint
 from engine.export.quiet import quiet
 from engine.export.tasks import ExportTask
 
 # transformers' own default for a T5 without a length of its own.
 RELATIVE_LENGTH = 512
-# What transformers' translation pipeline generates at most when the checkpoint names no length.
-DEFAULT_NEW_TOKENS = 256
 
 # sentence-transformers' flags in 1_Pooling/config.json -> the bundle's pooling.
 POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
     "pooling_mode_lasttoken": "last",
 }
-_MODULES = ("Transformer", "Pooling", "Normalize")
+# The modules that are done here, in the only order that makes sense of them.
+_MODULES = r"Transformer( Pooling( Dense)*( Normalize)?)?"
 _NOT_SUPPORTED = "export another checkpoint; this one's embeddings would come out different"
-
-# Settings of generation that change greedy output and that the decode loop does not follow, with
-# the value that means "off".
-_IGNORED_SETTINGS: Mapping[str, Any] = {
-    "no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0,
-    "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": None,
-    "bad_words_ids": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "forced_eos_token_id": None,
-    "renormalize_logits": False,
-    "remove_invalid_values": False,
-}
 
 
 @dataclass(frozen=True)
@@ -79,13 +65,20 @@ def collect(
         "max_length": _max_length(checkpoint, tokenizer, limit),
         "position_limit": limit,
         "pad_id": _pad_id(model, tokenizer),
+        **_vocabulary(tokenizer),
     }
+    _note_cut(tokenizer, notes)
+    own: dict[str, Any] = {}
     if task.name == "feature-extraction":
         own = _embedding(checkpoint, model, notes)
-    elif task.name == "text-classification":
-        own = _classification(model)
+    elif task.auto_class in _LABELLED:
+        own = _labels(checkpoint, model, task)
+    elif task.name == "fill-mask":
+        _check_mask(checkpoint, shared)
+    elif task.name == "question-answering":
+        _check_sides(checkpoint, tokenizer)
     else:
-        own = _translation(model, asked, notes)
+        own = generation.collect(model, tokenizer, task, asked, notes.add)
     return Collected(Facts(**shared, **own), tuple(notes.lines))
 
 
@@ -108,6 +101,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.name}: its tokenizer can not be loaded: {type(error).__name__}: {reason}",
             "a checkpoint with a tokenizer.json always works",
         ) from error
+    if type(tokenizer).__name__ == "MarianTokenizer":
+        tokenizer = marian.fast(tokenizer)
     if not tokenizer.is_fast:
         raise ExportError(
             f"{checkpoint.name}: {type(tokenizer).__name__} has no form for the tokenizers library",
@@ -150,8 +145,9 @@ def _position_limit(model: Any) -> int:
     config = model.config
     for name, module in model.named_modules():
         if name.endswith(("position_embeddings", "embed_positions")) and hasattr(module, "weight"):
-            offset = 0 if module.padding_idx is None else module.padding_idx + 1
-            return int(module.num_embeddings - offset)
+            behind = 0 if module.padding_idx is None else module.padding_idx + 1
+            # BART and OPT have an offset of their own.
+            return int(module.num_embeddings - getattr(module, "offset", behind))
     if hasattr(config, "relative_attention_num_buckets") or getattr(
         config, "relative_attention", False
     ):
@@ -176,28 +172,65 @@ def _pad_id(model: Any, tokenizer: Any) -> int:
     return next((int(n) for n in found if n is not None), 0)
 
 
+def _vocabulary(tokenizer: Any) -> dict[str, Any]:
+    """What the tokenizer says of itself beyond its tokenizer.json."""
+    special = tokenizer.special_tokens_map
+    ids = {
+        f"{name}_id": int(tokenizer.convert_tokens_to_ids(special[f"{name}_token"]))
+        for name in ("unk", "mask", "cls")
+        if f"{name}_token" in special
+    }
+    mask = str(special.get("mask_token", ""))
+    return {**ids, "mask_token": mask, "clean_up": bool(tokenizer.clean_up_tokenization_spaces)}
+
+
+def _note_cut(tokenizer: Any, notes: _Notes) -> None:
+    if tokenizer.truncation_side != "right":
+        notes.add(
+            "the checkpoint's tokenizer cuts long texts at their beginning (truncation_side); "
+            "here they are cut at their end"
+        )
+
+
 def _embedding(checkpoint: Checkpoint, model: Any, notes: _Notes) -> dict[str, Any]:
-    """Pooling, normalization and prefix as sentence-transformers' modules have them."""
-    modules = checkpoint.read_json("modules.json") or []
-    kinds = {module["type"].rsplit(".", 1)[-1]: module for module in modules}
-    strange = [kind for kind in kinds if kind not in _MODULES]
-    if strange:
+    """Pooling, widths, normalization and prompts as sentence-transformers' modules have them."""
+    modules = checkpoint.modules
+    kinds = " ".join(kind for kind, _ in modules)
+    if modules and not re.fullmatch(_MODULES, kinds):
         raise ExportError(
-            f"{checkpoint.name}: modules.json has {', '.join(strange)} layers, "
-            "which are not supported yet",
+            f"{checkpoint.name}: modules.json has the layers {kinds.replace(' ', ', ')}; "
+            "done here are Transformer, Pooling, any number of Dense, and Normalize, in that order",
             _NOT_SUPPORTED,
         )
     pooling = "mean"
     if "Pooling" in kinds:
-        pooling = _pooling(checkpoint, f"{kinds['Pooling']['path']}/config.json")
+        pooling = _pooling(checkpoint, f"{modules[1][1]}/config.json")
     elif not modules:
         notes.add("the checkpoint names no pooling: mean over the tokens, not normalized")
+    hidden = int(model.config.hidden_size)
     return {
         "pooling": pooling,
         "normalize": "Normalize" in kinds,
-        "dimensions": int(model.config.hidden_size),
-        "prefix": _default_prompt(checkpoint, notes),
+        "dimensions": _width(checkpoint, hidden),
+        "projected": "Dense" in kinds,
+        "hidden": hidden,
+        **_prompts(checkpoint, notes),
     }
+
+
+def _width(checkpoint: Checkpoint, hidden: int) -> int:
+    """Numbers of an embedding: what the last Dense layer gives, else the transformer's own."""
+    width = hidden
+    for path in (path for kind, path in checkpoint.modules if kind == "Dense"):
+        settings = checkpoint.read_json(f"{path}/config.json")
+        if settings.get("in_features") != width:
+            raise ExportError(
+                f"{checkpoint.name}: {path} takes {settings.get('in_features')} numbers, the layer "
+                f"before it gives {width}",
+                "fetch the whole checkpoint",
+            )
+        width = int(settings.get("out_features", 0))
+    return width
 
 
 def _pooling(checkpoint: Checkpoint, name: str) -> str:
@@ -206,6 +239,12 @@ def _pooling(checkpoint: Checkpoint, name: str) -> str:
         raise ExportError(
             f"{checkpoint.name}: modules.json names {name}, which is missing",
             "fetch the whole checkpoint",
+        )
+    if settings.get("include_prompt") is False:
+        raise ExportError(
+            f"{checkpoint.name}: {name} leaves the prompt out of the pooling (include_prompt), "
+            "which is not done here",
+            _NOT_SUPPORTED,
         )
     on = [key for key, value in settings.items() if key.startswith("pooling_mode_") and value]
     if len(on) != 1 or on[0] not in POOLINGS:
@@ -217,95 +256,64 @@ def _pooling(checkpoint: Checkpoint, name: str) -> str:
     return POOLINGS[on[0]]
 
 
-def _default_prompt(checkpoint: Checkpoint, notes: _Notes) -> str:
+def _prompts(checkpoint: Checkpoint, notes: _Notes) -> dict[str, Any]:
+    """The prompts by name, and the default one as the prefix."""
     settings = checkpoint.read_json("config_sentence_transformers.json")
-    prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
-    name = settings.get("default_prompt_name")
-    if name in prompts:
-        return str(prompts[name])
-    if prompts:
-        notes.add(f"the checkpoint has prompts that are not put before the texts: {prompts}")
-    return ""
+    prompts = {str(name): str(text) for name, text in (settings.get("prompts") or {}).items()}
+    default = settings.get("default_prompt_name")
+    others = [name for name, text in prompts.items() if text and name != default]
+    if others:
+        notes.add(
+            f"the checkpoint has the prompts {', '.join(others)}: "
+            f"a run takes one by name, such as --prompt {others[0]}"
+        )
+    return {"prompts": prompts, "prefix": prompts.get(default, "")}
 
 
-def _classification(model: Any) -> dict[str, Any]:
+# Classes of transformers whose models have a class name for each of their logits.
+_LABELLED = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
+
+
+def _labels(checkpoint: Checkpoint, model: Any, task: ExportTask) -> dict[str, Any]:
     config = model.config
     labels = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
+    if task.name == "zero-shot-classification":
+        _check_entailment(checkpoint, labels)
+    function = str(getattr(config, "function_to_apply", None) or "")
     # Where the checkpoint names no problem type, the run goes by the number of labels, as the
     # pipeline does.
-    return {"labels": labels, "problem_type": config.problem_type or ""}
-
-
-def _translation(model: Any, asked: str, notes: _Notes) -> dict[str, Any]:
-    config = model.config
-    specific = (config.task_specific_params or {}).get(asked) or {}
-    settings = {**_set_generation(model), **specific}
-    _note_generation(settings, notes)
-    start = settings.get("decoder_start_token_id", config.decoder_start_token_id)
-    end = settings.get("eos_token_id", config.eos_token_id)
-    if start is None or end is None:
-        missing = "decoder_start_token_id" if start is None else "eos_token_id"
-        raise ExportError(
-            f"neither config.json nor generation_config.json has a {missing}",
-            "add it to the checkpoint's generation_config.json",
-        )
     return {
-        "prefix": _prefix(config, asked, specific, notes),
-        "generation": Generation(
-            start_id=int(start),
-            end_ids=tuple(int(n) for n in (end if isinstance(end, list | tuple) else [end])),
-            pad_id=int(config.pad_token_id or 0),
-            max_new_tokens=_max_new_tokens(settings),
-            layers=int(config.num_decoder_layers),
-            heads=int(config.num_heads),
-            head_dim=int(config.d_kv),
-        ),
+        "labels": labels,
+        "problem_type": config.problem_type or "",
+        "function_to_apply": function if function in ("softmax", "sigmoid", "none") else "",
     }
 
 
-def _set_generation(model: Any) -> dict[str, Any]:
-    """The generation settings that the checkpoint itself has, defaults left out."""
-    diff: dict[str, Any] = model.generation_config.to_diff_dict()
-    return {key: value for key, value in diff.items() if value is not None}
+def _check_entailment(checkpoint: Checkpoint, labels: tuple[str, ...]) -> None:
+    if any(label.lower().startswith("entail") for label in labels):
+        return
+    named = ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
+    raise ExportError(
+        f"{checkpoint.name}: no label of the checkpoint starts with 'entail', so it can not tell "
+        f"whether a text entails a hypothesis; its labels: {named}",
+        "take a checkpoint trained on natural language inference, or name its labels in "
+        "config.json's id2label and label2id",
+    )
 
 
-def _max_new_tokens(settings: Mapping[str, Any]) -> int:
-    if settings.get("max_new_tokens"):
-        return int(settings["max_new_tokens"])
-    if settings.get("max_length"):
-        # transformers counts the start token in.
-        return max(1, int(settings["max_length"]) - 1)
-    return DEFAULT_NEW_TOKENS
-
-
-def _note_generation(settings: Mapping[str, Any], notes: _Notes) -> None:
-    if settings.get("forced_bos_token_id") is not None:
+def _check_mask(checkpoint: Checkpoint, vocabulary: Mapping[str, Any]) -> None:
+    if not vocabulary["mask_token"]:
         raise ExportError(
-            "the checkpoint forces its first token (forced_bos_token_id), "
-            "which the decode loop does not do yet",
-            "take a checkpoint without forced tokens, such as a T5",
+            f"{checkpoint.name}: its tokenizer has no mask token, so there is nothing to fill in",
+            "add a mask_token to the checkpoint's special_tokens_map.json, or take another one",
         )
-    if (settings.get("num_beams") or 1) > 1:
-        notes.add(
-            f"the checkpoint asks for num_beams={settings['num_beams']}; "
-            "this version decodes greedily"
-        )
-    if settings.get("do_sample"):
-        notes.add("the checkpoint asks for sampling (do_sample); this version decodes greedily")
-    for name, off in _IGNORED_SETTINGS.items():
-        if settings.get(name) not in (None, off):
-            notes.add(f"the checkpoint asks for {name}={settings[name]}, which is not followed")
 
 
-def _prefix(config: Any, asked: str, specific: Mapping[str, Any], notes: _Notes) -> str:
-    if "prefix" in specific:
-        return str(specific["prefix"])
-    offered = sorted(n for n in config.task_specific_params or {} if n.startswith("translation_"))
-    if offered:
-        notes.add(
-            f"no prefix is put before the texts; the checkpoint has one for each of the tasks "
-            f"{', '.join(offered)}"
+def _check_sides(checkpoint: Checkpoint, tokenizer: Any) -> None:
+    """The pipeline puts the context first where a tokenizer pads on the left; the run does not."""
+    if tokenizer.padding_side != "right":
+        raise ExportError(
+            f"{checkpoint.name}: its tokenizer pads on the left (padding_side), "
+            "which question-answering does not do here",
+            "take another checkpoint",
         )
-    elif asked != "translation":
-        notes.add(f"the checkpoint names no prefix for {asked}: none is put before the texts")
-    return ""

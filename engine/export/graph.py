@@ -3,8 +3,10 @@
 An encoder keeps its one graph. An encoder-decoder becomes two: the cross-attention keys and values
 of every decoder layer depend only on the encoder's output, so their projections are cut out of the
 decoder and put behind the encoder, and one decoder graph is left, which serves the first step with
-an empty cache and every other step with a growing one. Each weight is stored once (the token
-embedding once a graph), and no cache passes through the branches of an If node.
+an empty cache and every other step with a growing one. A causal model is one such graph, which
+takes a whole prompt as well as one token and gives the logits of the last position only. Each
+weight is stored once (the token embedding once a graph), and no cache passes through the branches
+of an If node.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from engine.errors import ExportError
 LARGEST = 2**31 - 1
 
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_ENCODER_OUTPUTS = (["last_hidden_state"], ["logits"], ["start_logits", "end_logits"])
 _NOT_YET = "export another checkpoint of this task; this architecture's graph is not handled yet"
 # What lies between the encoder's output and a cross-attention key or value.
 _PROJECTION = ("MatMul", "Add", "Reshape", "Transpose")
@@ -37,7 +40,9 @@ def bundle_graphs(folder: Path) -> dict[str, Any]:
     import onnx
 
     read = {file.stem: onnx.load(file) for file in folder.glob("*.onnx")}
-    if "model" in read:
+    if "model" in read and _has_cache(read["model"]):
+        graphs = {"decoder.onnx": _causal(read["model"])}
+    elif "model" in read:
         graphs = {"model.onnx": _encoder_only(read["model"])}
     else:
         decoder = read["decoder_with_past_model"]
@@ -74,12 +79,16 @@ def save(model: Any, file: Path) -> None:
     onnx.save(model, file)
 
 
+def _has_cache(model: Any) -> bool:
+    return any(i.name.startswith("past_key_values.") for i in model.graph.input)
+
+
 def _encoder_only(model: Any) -> Any:
-    """An encoder with the inputs of `_TEXT_INPUTS` and one output."""
+    """An encoder with the inputs of `_TEXT_INPUTS` and outputs of `_ENCODER_OUTPUTS`."""
     names = [i.name for i in model.graph.input]
     strange = [name for name in names if name not in _TEXT_INPUTS]
     outputs = [o.name for o in model.graph.output]
-    if strange or len(outputs) != 1 or outputs[0] not in ("last_hidden_state", "logits"):
+    if strange or outputs not in _ENCODER_OUTPUTS:
         raise ExportError(
             f"the exported graph takes {', '.join(names)} and gives {', '.join(outputs)}; "
             f"the engine feeds {', '.join(_TEXT_INPUTS)}",
@@ -204,13 +213,75 @@ def _one_step(decoder: Any) -> Any:
     return decoder
 
 
+def _causal(model: Any) -> Any:
+    """A causal model under the bundle's names; rows are padded on the left.
+
+    Inputs: input_ids (batch, tokens) and attention_mask (batch, past + tokens), int64; position_ids
+    (batch, tokens), int64, if the architecture takes them; past.N.* (batch, heads, past, head_dim),
+    float32, where past may be 0. Outputs: logits (batch, 1, vocabulary) of the last position and
+    present.N.* (batch, heads, past + tokens, head_dim), float32.
+    """
+    graph = model.graph
+    _rename(graph, {n: _bundle_name(n) for n in _names(graph) if _bundle_name(n) != n})
+    inputs: dict[str, list[Any]] = {
+        "input_ids": ["batch", "tokens"],
+        "attention_mask": ["batch", "total"],
+    }
+    for value in graph.input:
+        if value.name == "position_ids":
+            inputs[value.name] = ["batch", "tokens"]
+        elif value.name.startswith("past."):
+            heads, head_dim = _cache_shape(value)
+            inputs[value.name] = ["batch", heads, "past", head_dim]
+    _set_inputs(graph, inputs)
+    for value in graph.output:
+        dims = value.type.tensor_type.shape.dim
+        dims[0].dim_param = "batch"
+        if value.name != "logits":
+            dims[2].dim_param = "total"
+    _cut_to_last(graph)
+    return model
+
+
+def _cut_to_last(graph: Any) -> None:
+    """Slice the last position out of the hidden states before the head multiplies them.
+
+    A prompt of n tokens would make n times the vocabulary of logits otherwise.
+    """
+    from onnx import helper
+
+    head = _head(graph)
+    ends = {"starts": -1, "ends": 2**63 - 1, "axes": 1}
+    limits = [_add_weight(graph, _integers([n], f"last.{name}")) for name, n in ends.items()]
+    cut = helper.make_node("Slice", [head.input[0], *limits], ["last_hidden"], "/last/Slice")
+    head.input[0] = "last_hidden"
+    at = list(graph.node).index(head)
+    _set(graph.node, [*graph.node[:at], cut, *graph.node[at:]])
+    for value in graph.output:
+        if value.name == "logits":
+            value.type.tensor_type.shape.dim[1].dim_value = 1
+
+
+def _head(graph: Any) -> Any:
+    """The product of hidden states (batch, tokens, width) and the head's weight."""
+    makers = {name: node for node in graph.node for name in node.output}
+    weights = {w.name for w in graph.initializer}
+    node = makers["logits"]
+    while node.op_type in ("Add", "Cast", "Identity"):
+        node = makers[next(name for name in node.input if name not in weights)]
+    if node.op_type != "MatMul" or node.input[1] not in weights:
+        raise ExportError(f"the logits are made by {node.op_type}, not by a head alone", _NOT_YET)
+    return node
+
+
 def _bundle_name(name: str) -> str:
     """Optimum's name of a cache tensor -> the bundle's; any other name as it is.
 
-    past_key_values.3.decoder.key -> past.3.key; present.3.decoder.key -> present.3.key;
-    past_key_values.3.encoder.key and present.3.encoder.key -> cross.3.key
+    past_key_values.3.decoder.key and past_key_values.3.key -> past.3.key; present.3.decoder.key ->
+    present.3.key; past_key_values.3.encoder.key and present.3.encoder.key -> cross.3.key
     """
-    found = re.fullmatch(r"(past|present)(?:_key_values)?\.(\d+)\.(decoder|encoder)\.(\w+)", name)
+    side = r"(?:(decoder|encoder)\.)?"
+    found = re.fullmatch(rf"(past|present)(?:_key_values)?\.(\d+)\.{side}(\w+)", name)
     if not found:
         return name
     when, layer, side, what = found.groups()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from engine.bundle import TOKENIZER, Facts, Generation
 from engine.errors import ExportError
+from engine.export import dense
 
 # Different in length, script and content, in one padded batch: a mask that leaks or a position that
 # shifts shows in the short ones.
@@ -30,7 +32,10 @@ SENTENCES = (
     "after the other, for the very proposal they had fought in October, as if none of the long "
     "letters, the public speeches and the broken friendships had ever happened.",
 )
+# Sentences by number, for encoders: a short text with a long one, both ways, scripts mixed.
+PAIRS = ((0, 11), (11, 3), (5, 9), (6, 2))
 STEPS = 16
+_FORCED = f"the logits of {STEPS} teacher-forced steps"
 
 # How far a recipe's numbers may be from the checkpoint's: the largest absolute difference as a
 # share of max(1, the reference's largest absolute value), and the norm of the difference as a share
@@ -51,7 +56,7 @@ class Proof:
 
     Attributes:
         compared: Which output, in words.
-        sentences: How many there were, in one padded batch.
+        sentences: How many rows there were, in padded batches.
         largest_difference: Largest absolute difference of one number.
         tolerance: The largest that was allowed, in the same unit.
         relative_error: Norm of the difference over the norm of the reference.
@@ -73,29 +78,39 @@ class Reference:
     Attributes:
         compared: Which output, in words.
         ids: Token ids of each sentence by the checkpoint's own tokenizer.
-        forced: Decoder inputs (rows, steps), int64; None for an encoder.
-        values: float32. Hidden states (rows, tokens, width); logits (rows, labels); or, under
-            teacher forcing, logits (rows, steps, vocabulary).
+        forced: Decoder inputs (rows, steps), int64, those behind the prompt for a causal model;
+            None for an encoder.
+        values: float32. States or logits of the real tokens (tokens, width); logits (rows,
+            labels); or, under teacher forcing, logits (rows, steps, vocabulary).
+        spans: An encoder's characters of each token, (rows, tokens, 2), padding included.
+        paired: The rows are `PAIRS`, not `SENTENCES`.
     """
 
     compared: str
     ids: tuple[tuple[int, ...], ...]
     forced: Any
     values: Any
+    spans: Any = None
+    paired: bool = False
 
 
-def ask(model: Any, tokenizer: Any, facts: Facts) -> Reference:
-    """Let the PyTorch model answer `SENTENCES`.
+def ask(model: Any, tokenizer: Any, facts: Facts) -> tuple[Reference, ...]:
+    """Let the PyTorch model answer `SENTENCES`, and `PAIRS` where it is an encoder.
 
     Do it before Optimum gets hold of the model: its export leaves other settings behind.
     """
     import torch
 
     texts = [facts.prefix + sentence for sentence in SENTENCES]
+    if facts.generation is None:
+        told = (_ask_encoder(model, tokenizer, facts, paired) for paired in (False, True))
+        return tuple(told)
+    if facts.generation.causal:
+        return (_ask_causal(model, tokenizer, texts, _kept(facts)),)
     batch = tokenizer(
         texts,
         truncation=True,
-        max_length=facts.max_length,
+        max_length=_kept(facts),
         padding=True,
         padding_side="right",
         return_tensors="pt",
@@ -103,17 +118,89 @@ def ask(model: Any, tokenizer: Any, facts: Facts) -> Reference:
     real = batch["attention_mask"] == 1
     ids = tuple(tuple(row[m].tolist()) for row, m in zip(batch["input_ids"], real, strict=True))
     with torch.no_grad():
-        if facts.generation is not None:
-            forced, logits = _greedy(model, batch, facts.generation.start_id)
-            compared = f"the logits of {STEPS} teacher-forced steps"
-            return Reference(compared, ids, forced.numpy(), logits.numpy())
-        # A tokenizer may give token_type_ids to a model that has none.
-        taken = signature(model.forward).parameters
+        forced, logits = _greedy(model, batch, facts.generation.start_id)
+    return (Reference(_FORCED, ids, forced.numpy(), logits.numpy()),)
+
+
+def _ask_encoder(model: Any, tokenizer: Any, facts: Facts, paired: bool) -> Reference:
+    import torch
+
+    rows = _rows(facts, paired)
+    batch = tokenizer(
+        *(list(texts) for texts in (zip(*rows, strict=True) if paired else [rows])),
+        truncation=True,
+        max_length=facts.max_length,
+        padding=True,
+        padding_side="right",
+        return_offsets_mapping=True,
+        return_tensors="pt",
+    )
+    spans = batch.pop("offset_mapping").numpy()
+    real = batch["attention_mask"].numpy() == 1
+    found = zip(batch["input_ids"].numpy(), real, strict=True)
+    ids = tuple(tuple(row[mask].tolist()) for row, mask in found)
+    # A tokenizer may give token_type_ids to a model that has none.
+    taken = signature(model.forward).parameters
+    with torch.no_grad():
         output = model(**{name: batch[name] for name in batch if name in taken})
-    if "logits" in output:
-        return Reference("the logits", ids, None, output["logits"].numpy())
-    hidden = output["last_hidden_state"].numpy()
-    return Reference("the hidden states of the real tokens", ids, None, hidden)
+    compared, values = _real_values({n: output[n] for n in output if n in _OUTPUTS}, real)
+    return Reference(compared, ids, None, values, spans, paired)
+
+
+def _rows(facts: Facts, paired: bool) -> list[Any]:
+    if paired:
+        return [(SENTENCES[first], SENTENCES[second]) for first, second in PAIRS]
+    return [facts.prefix + sentence for sentence in SENTENCES]
+
+
+_OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")
+
+
+def _real_values(outputs: Mapping[str, Any], real: Any) -> tuple[str, Any]:
+    """What an encoder's outputs are, in words, and their numbers without those of the padding."""
+    import numpy as np
+
+    values = [np.asarray(outputs[name]) for name in _OUTPUTS if name in outputs]
+    what = "hidden states" if "last_hidden_state" in outputs else "logits"
+    if "start_logits" in outputs:
+        return "the start and end logits of the real tokens", np.stack(values, axis=-1)[real]
+    if values[0].ndim == 3:
+        return f"the {what} of the real tokens", values[0][real]
+    return f"the {what}", values[0]
+
+
+def _kept(facts: Facts) -> int:
+    """Tokens of a row in the proof: a causal model's steps need positions behind the prompt."""
+    generates = facts.generation is not None and facts.generation.causal
+    if generates and facts.position_limit:
+        return min(facts.max_length, facts.position_limit - STEPS)
+    return facts.max_length
+
+
+def _ask_causal(model: Any, tokenizer: Any, texts: list[str], kept: int) -> Reference:
+    """Let a causal model go on from each prompt alone, greedily.
+
+    No prompt is padded here, while the graphs get them all in one batch padded on the left: a mask
+    or a position that does not hold there shows. As in `_greedy`, the tokens come from steps with a
+    cache and the logits from one pass without.
+    """
+    import numpy as np
+    import torch
+
+    ids = tuple(tuple(tokenizer(t, truncation=True, max_length=kept).input_ids) for t in texts)
+    forced, values = [], []
+    for prompt in ids:
+        tokens, past = torch.tensor([prompt]), None
+        with torch.no_grad():
+            while tokens.shape[1] < len(prompt) + STEPS - 1:
+                fed = tokens if past is None else tokens[:, -1:]
+                step = model(input_ids=fed, past_key_values=past, use_cache=True)
+                past = step.past_key_values
+                tokens = torch.cat([tokens, step.logits[:, -1:].argmax(-1)], dim=1)
+            logits = model(input_ids=tokens, use_cache=False).logits
+        forced.append(tokens[0, len(prompt) :].numpy())
+        values.append(logits[0, len(prompt) - 1 :].numpy())
+    return Reference(_FORCED, ids, np.stack(forced), np.stack(values))
 
 
 def _greedy(model: Any, batch: Mapping[str, Any], start_id: int) -> tuple[Any, Any]:
@@ -139,22 +226,58 @@ def _greedy(model: Any, batch: Mapping[str, Any], start_id: int) -> tuple[Any, A
     return tokens, model(**shared, decoder_input_ids=tokens, use_cache=False).logits
 
 
-def prove(folder: Path, facts: Facts, reference: Reference, recipe: str) -> Proof:
+def prove(
+    folder: Path,
+    facts: Facts,
+    references: Sequence[Reference],
+    recipe: str,
+    layers: Sequence[dense.Layer] = (),
+) -> Proof:
     """Compare the bundle's files in `folder` with the checkpoint's answers.
 
     Token ids come from the bundle's tokenizer.json. Runs on ONNX Runtime's CPU provider.
 
+    Args:
+        layers: The Dense layers that dense.onnx was made of.
+
+    Returns:
+        The comparison that came nearest to its tolerance; `compared` names all of them.
+
     Raises:
         ExportError: Ids differ, or numbers by more than the recipe's tolerance.
     """
+    found = [_compared(folder, facts, reference, recipe) for reference in references]
+    if layers:
+        found.append(_projected(folder, references[0], layers))
+    nearest = max(found, key=lambda one: one.largest_difference / one.tolerance)
+    said = dict.fromkeys(one.compared for one in found)
+    return dataclasses.replace(
+        nearest,
+        compared=" and ".join(said),
+        sentences=sum(len(reference.ids) for reference in references),
+    )
+
+
+def _projected(folder: Path, reference: Reference, layers: Sequence[dense.Layer]) -> Proof:
+    """dense.onnx, which stays in float32, on the first token's state of every row."""
     import numpy as np
 
-    batch = _encode(folder, facts)
+    starts = np.cumsum([0, *map(len, reference.ids[:-1])])
+    embedding = np.ascontiguousarray(reference.values[starts])
+    answer = _run(_session(folder / "dense.onnx"), {"embedding": embedding})["projected"]
+    expected = dense.reference(layers, embedding)
+    return _judged("the projected embeddings", expected, answer, "fp32")
+
+
+def _compared(folder: Path, facts: Facts, reference: Reference, recipe: str) -> Proof:
+    import numpy as np
+
+    batch = _encode(folder, facts, reference.paired)
     _check_ids(batch, reference)
     if facts.generation is None:
         expected, answer = _encoder(folder, batch, reference)
     else:
-        steps = _steps(folder, facts.generation, batch, reference.forced)
+        steps = _decoded(folder, facts.generation, batch, reference.forced)
         expected, answer = reference.values, np.concatenate(list(steps), axis=1)
     if expected.shape != answer.shape:
         raise ExportError(
@@ -185,23 +308,26 @@ def _judged(compared: str, expected: Any, answer: Any, recipe: str) -> Proof:
     )
 
 
-def _encode(folder: Path, facts: Facts) -> dict[str, Any]:
-    """`SENTENCES` in one padded batch, by the bundle's tokenizer.json.
+def _encode(folder: Path, facts: Facts, paired: bool) -> dict[str, Any]:
+    """`SENTENCES` or `PAIRS` in one padded batch, by the bundle's tokenizer.json.
 
     Returns:
-        input_ids, attention_mask and token_type_ids, int64 (rows, tokens).
+        input_ids, attention_mask and token_type_ids, int64 (rows, tokens); spans, the characters of
+        each token, int64 (rows, tokens, 2).
     """
     import numpy as np
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    tokenizer.enable_truncation(facts.max_length)
-    tokenizer.enable_padding(pad_id=facts.pad_id)
-    rows = tokenizer.encode_batch([facts.prefix + sentence for sentence in SENTENCES])
+    tokenizer.enable_truncation(_kept(facts))
+    causal = facts.generation is not None and facts.generation.causal
+    tokenizer.enable_padding(pad_id=facts.pad_id, direction="left" if causal else "right")
+    rows = tokenizer.encode_batch(_rows(facts, paired))
     return {
         "input_ids": np.array([row.ids for row in rows], np.int64),
         "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
         "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
+        "spans": np.array([row.offsets for row in rows], np.int64),
     }
 
 
@@ -213,36 +339,76 @@ def _check_ids(batch: Mapping[str, Any], reference: Reference) -> None:
             "in transformers",
             _REPORT,
         )
+    if reference.spans is not None and (batch["spans"] != reference.spans).any():
+        raise ExportError(
+            "the proof failed: tokenizer.json gives the tokens other places in the text than the "
+            "checkpoint's tokenizer in transformers",
+            _REPORT,
+        )
 
 
 def _encoder(folder: Path, batch: Mapping[str, Any], reference: Reference) -> tuple[Any, Any]:
-    """Reference and answer: logits (rows, labels) or the real tokens' states (tokens, width)."""
+    """Reference and answer: logits (rows, labels) or those of the real tokens (tokens, width)."""
     session = _session(folder / "model.onnx")
     fed = {i.name: batch[i.name] for i in session.get_inputs()}
-    (answer,) = _run(session, fed).values()
-    if answer.ndim == 2:
-        return reference.values, answer
-    real = batch["attention_mask"] == 1
-    return reference.values[real], answer[real]
+    _, answer = _real_values(_run(session, fed), batch["attention_mask"] == 1)
+    return reference.values, answer
+
+
+def _decoded(
+    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
+) -> Iterator[Any]:
+    """Logits (rows, 1, vocabulary) of one decoder step after the other, from an empty cache."""
+    if generation.causal:
+        return _continued(folder, generation, batch, forced)
+    return _steps(folder, generation, batch, forced)
 
 
 def _steps(
     folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
 ) -> Iterator[Any]:
-    """Logits (rows, 1, vocabulary) of one decoder step after the other, from an empty cache."""
-    import numpy as np
-
+    """The steps of an encoder-decoder, the start token's first."""
     encoder, decoder = _session(folder / "encoder.onnx"), _session(folder / "decoder.onnx")
     mask = batch["attention_mask"]
     cross = _run(encoder, {"input_ids": batch["input_ids"], "attention_mask": mask})
-    empty = np.zeros((len(mask), generation.heads, 0, generation.head_dim), np.float32)
-    past = {i.name: empty for i in decoder.get_inputs() if i.name.startswith("past.")}
+    past = _empty_past(decoder, generation, len(mask))
     for step in range(forced.shape[1]):
         tokens = forced[:, step : step + 1]
         fed = {"input_ids": tokens, "encoder_attention_mask": mask, **cross, **past}
-        outputs = _run(decoder, fed)
-        yield outputs.pop("logits")
-        past = {name.replace("present.", "past."): value for name, value in outputs.items()}
+        logits, past = _logits_and_past(_run(decoder, fed))
+        yield logits
+
+
+def _continued(
+    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
+) -> Iterator[Any]:
+    """The steps of a causal model, the prompt's first; prompts are padded on the left."""
+    import numpy as np
+
+    decoder = _session(folder / "decoder.onnx")
+    names = {i.name for i in decoder.get_inputs()}
+    tokens, mask = batch["input_ids"], batch["attention_mask"]
+    past = _empty_past(decoder, generation, len(mask))
+    for step in range(forced.shape[1] + 1):
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -tokens.shape[1] :]
+        fed = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, **past}
+        logits, past = _logits_and_past(_run(decoder, {n: fed[n] for n in fed if n in names}))
+        yield logits
+        tokens = forced[:, step : step + 1]
+        mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)
+
+
+def _empty_past(decoder: Any, generation: Generation, rows: int) -> dict[str, Any]:
+    import numpy as np
+
+    empty = np.zeros((rows, generation.heads, 0, generation.head_dim), np.float32)
+    return {i.name: empty for i in decoder.get_inputs() if i.name.startswith("past.")}
+
+
+def _logits_and_past(outputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A step's logits, and its present as the next one's past."""
+    logits = outputs.pop("logits")
+    return logits, {n.replace("present.", "past."): value for n, value in outputs.items()}
 
 
 def _session(file: Path) -> Any:

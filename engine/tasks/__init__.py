@@ -10,11 +10,28 @@ from engine.bundle import Facts, Generation, Search
 from engine.config import check_names
 from engine.errors import SettingsError
 from engine.flow import Column
-from engine.tasks import classification, features, translation
+from engine.tasks import (
+    answers,
+    classification,
+    features,
+    fill_mask,
+    text2text,
+    text_generation,
+    zero_shot,
+)
 from engine.tasks.task import Context, Task
 
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (features.TASK, classification.TASK, translation.TASK)
+    task.name: task
+    for task in (
+        features.TASK,
+        classification.TASK,
+        *text2text.TASKS,
+        text_generation.TASK,
+        answers.TASK,
+        zero_shot.TASK,
+        fill_mask.TASK,
+    )
 }
 ALIASES: Mapping[str, str] = {a: task.name for task in TASKS.values() for a in task.aliases}
 

@@ -1,4 +1,4 @@
-"""feature-extraction: one embedding a row, pooled over its tokens."""
+"""feature-extraction: one embedding a row, or one for each of its tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.bundle import Facts
-from engine.config import check_choice
-from engine.flow import TEXT, Arrays, Backend, Encoded, Ints
-from engine.tasks.task import Context, Task, check_text, option, prefixed
+from engine.config import check_choice, check_least, check_names
+from engine.errors import SettingsError
+from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows
+from engine.tasks.task import WINDOW, Context, Task, check_text, encode_after, option
 
 Floats = NDArray[np.float32]
 
@@ -30,37 +31,99 @@ def cls(hidden: Floats, mask: Ints) -> Floats:
     return np.asarray(hidden[:, 0])
 
 
+def highest(hidden: Floats, mask: Ints) -> Floats:
+    """The highest value of each dimension over the real tokens; of a row without any, -1e9."""
+    real = np.where(mask[:, :, None] == 1, hidden, np.float32(-1e9))
+    return np.asarray(real.max(axis=1))
+
+
 def last(hidden: Floats, mask: Ints) -> Floats:
     """The last real token's state; of a row without any, the first position's."""
     return np.asarray(hidden[np.arange(len(hidden)), np.maximum(mask.sum(axis=1) - 1, 0)])
 
 
-POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {"mean": mean, "cls": cls, "last": last}
+POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {
+    "mean": mean,
+    "cls": cls,
+    "max": highest,
+    "last": last,
+}
+TOKENS = "none"
+DTYPES = ("float32", "float16", "int8", "binary")
+_TOKEN_WINDOW = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How texts become embeddings."""
+    """How texts become embeddings.
 
-    pooling: str = option("mean, cls or last token")
-    normalize: bool = option("scale each embedding to length 1")
-    prefix: str = option('put before each text, such as "query: "')
+    int8 is scaled for each row by its largest value, which the column `scale` undoes; binary is one
+    bit a dimension, set where the value is above 0, the first in a byte's highest bit (what
+    sentence-transformers calls ubinary).
+    """
+
+    pooling: str = option("mean, cls, max, last; none gives every token's state as it is")
+    normalize: bool = option("scale each pooled embedding to length 1")
+    dimensions: int = option("first dimensions to keep (Matryoshka), 0 for all")
+    dtype: str = option("float32, float16, int8 with a scale for each row, or binary")
+    prefix: str = option("put before each text")
+    prompt: str = option('name of a prompt of the checkpoint to put before it, such as "query"')
 
     def __post_init__(self) -> None:
-        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("pooling", self.pooling, (*POOLINGS, TOKENS))
         check_choice("normalize", self.normalize, (True, False))
+        check_least("dimensions", self.dimensions, 0)
+        check_choice("dtype", self.dtype, DTYPES)
         check_text("prefix", self.prefix)
+        check_text("prompt", self.prompt)
+        if self.pooling == TOKENS and (self.dimensions or self.dtype not in DTYPES[:2]):
+            raise SettingsError(
+                f"pooling none with dimensions {self.dimensions} and dtype {self.dtype}",
+                "states of tokens come whole, as float32 or float16",
+            )
 
 
 def _defaults(facts: Facts) -> dict[str, Any]:
-    pooling = facts.pooling or "mean"
-    return {"pooling": pooling, "normalize": facts.normalize, "prefix": facts.prefix}
+    return {
+        "pooling": facts.pooling or "mean",
+        "normalize": facts.normalize,
+        "dimensions": 0,
+        "dtype": "float32",
+        "prefix": facts.prefix,
+        "prompt": "",
+    }
+
+
+def _check(facts: Facts, options: Options, columns: int) -> None:
+    if options.prompt:
+        check_names("prompt", [options.prompt], facts.prompts)
+    if options.dimensions > facts.dimensions:
+        raise SettingsError(
+            f"dimensions is {options.dimensions}; the embeddings have {facts.dimensions}",
+            f"1 to {facts.dimensions}, or 0 for all",
+        )
+
+
+def _encode(rows: Rows, context: Context) -> Encoded:
+    options = context.options
+    prompt = context.facts.prompts[options.prompt] if options.prompt else options.prefix
+    return encode_after(prompt, rows, context)
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
     (value,) = backend.graph("model").run(feeds, ["last_hidden_state"])
-    pool = POOLINGS[context.options.pooling]
-    return {"embedding": _scaled(pool(backend.host(value), feeds["attention_mask"]), context)}
+    hidden, mask = backend.host(value), feeds["attention_mask"]
+    if context.options.pooling == TOKENS:
+        return {"embedding": Ragged.of_padded(hidden, mask.sum(axis=1))}
+    pooled = POOLINGS[context.options.pooling](hidden, mask)
+    if context.facts.projected:
+        (value,) = backend.graph("dense").run({"embedding": pooled}, ["projected"])
+        pooled = backend.host(value)
+    return {"embedding": _scaled(pooled[:, : _width(context)], context)}
+
+
+def _width(context: Context) -> int:
+    return int(context.options.dimensions or context.facts.dimensions)
 
 
 def _scaled(embedding: Floats, context: Context) -> Floats:
@@ -73,12 +136,56 @@ def _scaled(embedding: Floats, context: Context) -> Floats:
 
 
 def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
-    embedding = np.ascontiguousarray(arrays["embedding"], np.float32)
-    return [pa.FixedSizeListArray.from_arrays(embedding.ravel(), embedding.shape[1])]
+    embedding = arrays["embedding"]
+    if isinstance(embedding, Ragged):
+        states = _vectors(embedding.values.astype(context.options.dtype))
+        return [pa.ListArray.from_arrays(pa.array(embedding.offsets, pa.int32()), states)]
+    return STORED[context.options.dtype](np.ascontiguousarray(embedding, np.float32))
+
+
+def _vectors(values: NDArray[Any]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+
+
+def _as_float32(embedding: Floats) -> list[pa.Array]:
+    return [_vectors(embedding)]
+
+
+def _as_float16(embedding: Floats) -> list[pa.Array]:
+    return [_vectors(embedding.astype(np.float16))]
+
+
+def _as_int8(embedding: Floats) -> list[pa.Array]:
+    largest = np.abs(embedding).max(axis=1)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return [_vectors(np.rint(embedding / scale[:, None]).astype(np.int8)), pa.array(scale)]
+
+
+def _as_binary(embedding: Floats) -> list[pa.Array]:
+    return [_vectors(np.packbits(embedding > 0, axis=1))]
+
+
+STORED: Mapping[str, Callable[[Floats], list[pa.Array]]] = {
+    "float32": _as_float32,
+    "float16": _as_float16,
+    "int8": _as_int8,
+    "binary": _as_binary,
+}
+_ARROW = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 
 
 def _schema(context: Context) -> pa.Schema:
-    return pa.schema([("embedding", pa.list_(pa.float32(), context.facts.dimensions))])
+    options = context.options
+    kind = _ARROW[options.dtype]
+    if options.pooling == TOKENS:
+        return pa.schema([("embedding", pa.list_(pa.list_(kind, context.facts.hidden)))])
+    width = -(-_width(context) // 8) if options.dtype == "binary" else _width(context)
+    columns = [("embedding", pa.list_(kind, width))]
+    return pa.schema([*columns, ("scale", pa.float32())] if options.dtype == "int8" else columns)
+
+
+def _window(options: Options) -> int:
+    return _TOKEN_WINDOW if options.pooling == TOKENS else WINDOW
 
 
 TASK = Task(
@@ -89,9 +196,12 @@ TASK = Task(
     batch_tokens=2048,
     options=Options,
     defaults=_defaults,
-    encode=prefixed,
+    encode=_encode,
     infer=_infer,
     finish=_finish,
     schema=_schema,
-    columns="embedding: fixed_size_list<float32>[dimensions]",
+    columns="embedding: fixed_size_list<float32>[dimensions], a list of them with pooling none; "
+    "scale: float32 with dtype int8",
+    window=_window,
+    check=_check,
 )

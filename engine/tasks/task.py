@@ -41,6 +41,10 @@ def any_number(options: Any) -> int:
     return WINDOW
 
 
+def nothing_more(facts: Facts, options: Any, columns: int) -> None:
+    """A `check` for options that fit every checkpoint."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One row of the table.
@@ -59,6 +63,8 @@ class Task:
         schema: Names and types of the result columns.
         columns: The same in words, for `engine tasks`.
         window: Options -> rows of a window at most, where a row brings many sequences or much data.
+        check: Raises SettingsError where the options do not fit the checkpoint or the number of
+            input columns.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Task:
     schema: Callable[[Context], pa.Schema]
     columns: str
     window: Callable[[Any], int] = any_number
+    check: Callable[[Facts, Any, int], None] = nothing_more
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -94,12 +101,18 @@ def as_read(rows: Rows, context: Context) -> Encoded:
 
 def prefixed(rows: Rows, context: Context) -> Encoded:
     """An `encode` that puts the option `prefix` before every text."""
-    prefix = context.options.prefix
-    texts = rows.texts
-    if prefix:
-        texts = tuple(pc.binary_join_element_wise(pa.scalar(prefix), t, "") for t in texts)
+    return encode_after(context.options.prefix, rows, context)
+
+
+def encode_after(prefix: str, rows: Rows, context: Context) -> Encoded:
+    """One sequence for each row, `prefix` before its texts."""
+    texts = tuple(with_prefix(prefix, column) for column in rows.texts)
     found = context.tokenizer.encode(texts, type_ids=context.type_ids)
     return Encoded.one_each(rows, *found)
+
+
+def with_prefix(prefix: str, texts: pa.StringArray) -> pa.StringArray:
+    return pc.binary_join_element_wise(pa.scalar(prefix), texts, "") if prefix else texts
 
 
 def check_text(name: str, value: object) -> None:

@@ -1,0 +1,256 @@
+"""How good a bundle's answers are on a corpus with truths, and whether PyTorch's are as good.
+
+    python benchmarks/quality.py BUNDLE CORPUS --text sentence --truth label [--checkpoint FOLDER]
+
+What is measured follows from the bundle's task: accuracy for text-classification (texts or pairs),
+token F1 without O for token-classification (a word's label is that of its first token), Spearman's
+correlation of the cosine for feature-extraction over pairs. CORPUS is Parquet, JSONL, CSV or TSV
+(with a header, or --columns a,b,score), or CoNLL (a word and its label a line; columns words and
+labels). With --checkpoint the same rows go through the PyTorch checkpoint; the exit code is 1 where
+the two figures differ in the third decimal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from machine import save
+
+import engine
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is done for a task.
+
+    Attributes:
+        name: Of the figure.
+        ours, theirs: (bundle or checkpoint, input columns) -> answers, one a row.
+        figure: (answers, truths, label names) -> the figure.
+    """
+
+    name: str
+    ours: Callable[[engine.Bundle, list[list[Any]]], list[Any]]
+    theirs: Callable[[Path, list[list[Any]]], list[Any]]
+    figure: Callable[[list[Any], list[Any], Sequence[str]], float]
+
+
+def read(path: Path, columns: list[str]) -> pa.Table:
+    """A corpus as a table, by its ending."""
+    if path.suffix in (".csv", ".tsv"):
+        return pa.csv.read_csv(
+            path,
+            read_options=pa.csv.ReadOptions(column_names=columns or None),
+            parse_options=pa.csv.ParseOptions(
+                delimiter="\t" if path.suffix == ".tsv" else ",",
+                quote_char=False if path.suffix == ".tsv" else '"',
+                newlines_in_values=path.suffix == ".csv",
+            ),
+        )
+    readers = {".parquet": pa.parquet.read_table, ".jsonl": pa.json.read_json, ".conll": _conll}
+    return readers[path.suffix](path)
+
+
+def _conll(path: Path) -> pa.Table:
+    rows: list[list[tuple[str, str]]] = [[]]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            word, *_, label = line.split("\t") if "\t" in line else line.split()
+            rows[-1].append((word, label.strip()))
+        elif rows[-1]:
+            rows.append([])
+    rows = [row for row in rows if row]
+    words, labels = ([[pair[i] for pair in row] for row in rows] for i in (0, 1))
+    return pa.table({"words": words, "labels": labels})
+
+
+# text-classification
+
+
+def classify(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
+    return list(bundle(_rows(columns), top_k=1)["label"].to_pylist())
+
+
+def classify_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
+    from transformers import AutoModelForSequenceClassification
+
+    model, tokenizer = _torch(AutoModelForSequenceClassification, checkpoint)
+    labels = []
+    for cells in zip(*columns, strict=True):
+        feeds = tokenizer(*cells, truncation=True, return_tensors="pt")
+        labels.append(model.config.id2label[int(model(**feeds).logits.argmax())])
+    return labels
+
+
+def accuracy(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
+    """Share of right answers; truths are names of labels, in any case, or their numbers."""
+    named = [labels[int(t)] if str(t).isdigit() else str(t) for t in truths]
+    right = (a.lower() == t.lower() for a, t in zip(answers, named, strict=True))
+    return sum(right) / len(truths)
+
+
+# token-classification
+
+
+def tag(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
+    """A label for each word: that of the token that begins it."""
+    (rows,) = columns
+    found = bundle(rows, aggregation_strategy="none", ignore_labels=())["entities"].to_pylist()
+    return [_of_words(words, entities) for words, entities in zip(rows, found, strict=True)]
+
+
+def _of_words(words: list[str], entities: list[dict[str, Any]]) -> list[str]:
+    """Words are joined by one space, and offsets count from there."""
+    starts = {e["start"]: e["entity"] for e in reversed(entities)}
+    place, labels = 0, []
+    for word in words:
+        labels.append(starts.get(place, "O"))
+        place += len(word) + 1
+    return labels
+
+
+def tag_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
+    from transformers import AutoModelForTokenClassification
+
+    model, tokenizer = _torch(AutoModelForTokenClassification, checkpoint)
+    tagged = []
+    for words in columns[0]:
+        feeds = tokenizer(words, is_split_into_words=True, truncation=True, return_tensors="pt")
+        best = model(**feeds).logits[0].argmax(-1).tolist()
+        first: dict[int, str] = {}
+        for word, label in zip(feeds.word_ids(), best, strict=True):
+            if word is not None:
+                first.setdefault(word, model.config.id2label[label])
+        tagged.append([first.get(i, "O") for i in range(len(words))])
+    return tagged
+
+
+def token_f1(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
+    """Micro-averaged over all words, O apart."""
+    pairs = [p for a, t in zip(answers, truths, strict=True) for p in zip(a, t, strict=True)]
+    right = sum(a == t != "O" for a, t in pairs)
+    said, there = (sum(pair[i] != "O" for pair in pairs) for i in (0, 1))
+    return 2 * right / max(1, said + there)
+
+
+# feature-extraction
+
+
+def liken(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
+    """The cosine of each pair."""
+    first, second = (
+        np.stack(bundle(column)["embedding"].to_numpy(zero_copy_only=False)) for column in columns
+    )
+    return _cosine(first, second)
+
+
+def liken_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
+    from transformers import AutoModel
+
+    model, tokenizer = _torch(AutoModel, checkpoint)
+
+    def embed(text: str) -> Any:
+        feeds = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
+        return model(**feeds).last_hidden_state[0].mean(dim=0).numpy()
+
+    first, second = (np.stack([embed(text) for text in column]) for column in columns)
+    return _cosine(first, second)
+
+
+def _cosine(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> list[Any]:
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return list((first * second).sum(axis=1) / lengths)
+
+
+def spearman(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
+    """Correlation of the ranks; equal values share the mean of theirs."""
+    ours, theirs = (_ranks(np.asarray(values, np.float64)) for values in (answers, truths))
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+
+
+MEASURES: Mapping[str, Measure] = {
+    "text-classification": Measure("accuracy", classify, classify_torch, accuracy),
+    "token-classification": Measure("token F1", tag, tag_torch, token_f1),
+    "feature-extraction": Measure("Spearman", liken, liken_torch, spearman),
+}
+
+
+def _rows(columns: list[list[Any]]) -> list[Any]:
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _torch(kind: Any, checkpoint: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoTokenizer
+
+    torch.set_grad_enabled(False)
+    model = kind.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(checkpoint)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Both figures, and how many rows are answered otherwise."""
+    bundle = engine.Bundle.load(options.bundle)
+    task = bundle.folder.description.task
+    if task not in MEASURES:
+        raise SystemExit(f"{task} is not measured here; {', '.join(MEASURES)} are")
+    how = MEASURES[task]
+    table = read(options.corpus, [c for c in options.columns.split(",") if c])
+    if options.limit:
+        table = table.slice(0, options.limit)
+    columns = [table[name].to_pylist() for name in options.text.split(",")]
+    truths, labels = table[options.truth].to_pylist(), bundle.facts.labels
+    ours = how.ours(bundle, columns)
+    result = {
+        "bundle": str(options.bundle.name), "corpus": options.corpus.name, "rows": len(truths),
+        "measure": how.name, "engine": how.figure(ours, truths, labels),
+    }  # fmt: skip
+    if options.checkpoint:
+        theirs = how.theirs(options.checkpoint, columns)
+        result["torch"] = how.figure(theirs, truths, labels)
+        pairs = zip(ours, theirs, strict=True)
+        result["rows_that_differ"] = sum(not _same(a, b) for a, b in pairs)
+    return result
+
+
+def _same(a: Any, b: Any) -> bool:
+    return abs(a - b) < 1e-4 if isinstance(a, (float, np.floating)) else bool(a == b)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--text", required=True, help="input columns, a,b for pairs")
+    parser.add_argument("--truth", required=True, help="the column with the right answers")
+    parser.add_argument("--columns", default="", help="names for a file without a header")
+    parser.add_argument("--checkpoint", type=Path, help="the PyTorch checkpoint to compare with")
+    parser.add_argument("--limit", type=int, default=0, help="first rows only")
+    parser.add_argument("--save", default="", help="write results/quality-NAME.json")
+    options = parser.parse_args()
+    result = measure(options)
+    print(json.dumps(result, indent=2))
+    if options.save:
+        save(f"quality-{options.save}", result)
+    if "torch" in result and round(result["engine"], 3) != round(result["torch"], 3):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

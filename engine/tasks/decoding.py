@@ -1,0 +1,164 @@
+"""What the generating tasks share: how tokens are searched for, and how they become columns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.bundle import Facts, Generation, Search
+from engine.config import check_least, check_number
+from engine.errors import BundleError, SettingsError
+from engine.flow import Arrays, Backend, Ints, Ragged
+from engine.generation import generate
+from engine.tasks.task import Context, check_text, option
+
+_EARLY: Mapping[str, bool | str] = {"true": True, "false": False, "never": "never"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How tokens are searched for; names and meanings are those of transformers' generate()."""
+
+    max_new_tokens: int = option("tokens a row may generate, its end token included")
+    min_new_tokens: int = option("the end token can not come before as many")
+    num_beams: int = option("beams of the search; 1 takes the likeliest token at every step")
+    length_penalty: float = option("above 0 favours longer beams, below 0 shorter ones")
+    early_stopping: bool | str = option("when a beam search is over: true, false or never")
+    no_repeat_ngram_size: int = option("no n-gram of this size twice; 0 is off")
+    repetition_penalty: float = option("above 1 weakens tokens that have come already")
+    stop: tuple[str, ...] = option("texts that end a row when they come (with one beam)")
+    prefix: str = option("put before each text")
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            check_least(name, getattr(self, name), least)
+        check_number("length_penalty", self.length_penalty)
+        check_number("repetition_penalty", self.repetition_penalty, above=0)
+        check_text("prefix", self.prefix)
+        object.__setattr__(self, "early_stopping", _early(self.early_stopping))
+        object.__setattr__(self, "stop", _stops(self.stop))
+        if self.min_new_tokens > self.max_new_tokens:
+            raise SettingsError(
+                f"min_new_tokens is {self.min_new_tokens}, max_new_tokens {self.max_new_tokens}",
+                "the first can not be more than the second",
+            )
+        if self.stop and self.num_beams > 1:
+            raise SettingsError(
+                f"stop is given with num_beams {self.num_beams}", "stop texts need --num-beams 1"
+            )
+
+
+_LEAST = {"max_new_tokens": 1, "min_new_tokens": 0, "num_beams": 1, "no_repeat_ngram_size": 0}
+
+
+def _early(value: object) -> bool | str:
+    found = _EARLY.get(str(value).lower())
+    if found is None:
+        raise SettingsError(f"early_stopping is {value!r}", "true, false or never")
+    return found
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else value
+    if not isinstance(found, (tuple, list)) or not all(isinstance(s, str) and s for s in found):
+        raise SettingsError(f"stop is {type(value).__name__}", "one or more texts, none empty")
+    return tuple(found)
+
+
+def settings_of(facts: Facts) -> Generation:
+    """The bundle's decoder settings.
+
+    Raises:
+        BundleError: It has none.
+    """
+    if facts.generation is None:
+        raise BundleError("the bundle has no decoder settings", "export the model again")
+    return facts.generation
+
+
+def defaults(facts: Facts) -> dict[str, Any]:
+    """Values of `Decoding` that follow from the checkpoint."""
+    settings = settings_of(facts)
+    search = dataclasses.asdict(settings.search)
+    names = {field.name for field in dataclasses.fields(Decoding)}
+    shared = {name: value for name, value in search.items() if name in names}
+    # An end that can not come before the limit is no limit.
+    least = min(settings.search.min_new_tokens, settings.max_new_tokens)
+    return {
+        "max_new_tokens": settings.max_new_tokens,
+        **shared,
+        "min_new_tokens": least,
+        "stop": (),
+        "prefix": facts.prefix,
+    }
+
+
+def search_of(context: Context, **others: Any) -> Search:
+    """The checkpoint's search under the options' values."""
+    own = settings_of(context.facts).search
+    names = {field.name for field in dataclasses.fields(Search)}
+    given = {n: v for n, v in dataclasses.asdict(context.options).items() if n in names}
+    return dataclasses.replace(own, **{**given, **others})
+
+
+def decode(
+    backend: Backend,
+    feeds: Mapping[str, Ints],
+    context: Context,
+    settings: Generation,
+    search: Search,
+) -> Arrays:
+    """Generated ids of a batch, and whether each row ended before its limit."""
+    tokens, ended = generate(
+        backend,
+        feeds,
+        settings,
+        search,
+        max_new_tokens=context.options.max_new_tokens,
+        stop=_stopper(context) if context.options.stop else None,
+        stopped=context.stopped,
+    )
+    return {"tokens": tokens, "ended": ended}
+
+
+def _stopper(context: Context) -> Callable[[Ragged], NDArray[np.bool_]]:
+    """Which rows' last token completes a stop text, as transformers' StopStringCriteria asks it."""
+
+    def ending(tails: Ragged) -> NDArray[np.bool_]:
+        texts = context.tokenizer.decode(tails, skip_special=False).to_pylist()
+        heads = Ragged.of(
+            np.delete(tails.values, tails.offsets[1:][tails.lengths > 0] - 1),
+            np.maximum(tails.lengths - 1, 0),
+        )
+        befores = context.tokenizer.decode(heads, skip_special=False).to_pylist()
+        pairs = zip(texts, befores, strict=True)
+        return np.array([_completes(text, before, context.options.stop) for text, before in pairs])
+
+    return ending
+
+
+def _completes(text: str, before: str, stops: tuple[str, ...]) -> bool:
+    """Whether a stop text ends in what `text` has more than `before`."""
+    return any(text.find(stop, max(0, len(before) - len(stop) + 1)) >= 0 for stop in stops)
+
+
+def counted(arrays: Arrays) -> list[pa.Array]:
+    """The columns output_tokens and finish_reason."""
+    tokens = arrays["tokens"]
+    assert isinstance(tokens, Ragged)
+    reasons = np.where(np.asarray(arrays["ended"]), "stop", "length")
+    return [pa.array(tokens.lengths, pa.int32()), pa.array(reasons.tolist(), pa.string())]
+
+
+def schema(column: str) -> pa.Schema:
+    """The text's column and the two of `counted`."""
+    columns = {column: pa.string(), "output_tokens": pa.int32()}
+    return pa.schema([*columns.items(), ("finish_reason", pa.string())])
+
+

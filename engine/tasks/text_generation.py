@@ -1,0 +1,118 @@
+"""text-generation: prompts, carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.bundle import Facts
+from engine.config import check_choice
+from engine.errors import SettingsError
+from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows
+from engine.tasks import decoding
+from engine.tasks.decoding import Decoding
+from engine.tasks.task import Context, Task, option, with_prefix
+from engine.tokenizer import clean_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Decoding):
+    """The search, and whether the answer begins with its prompt."""
+
+    return_full_text: bool = option("the prompt stands before what was generated")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("return_full_text", self.return_full_text, (True, False))
+
+
+def _defaults(facts: Facts) -> dict[str, Any]:
+    return {**decoding.defaults(facts), "return_full_text": True}
+
+
+def _check(facts: Facts, options: Options, columns: int) -> None:
+    limit = facts.position_limit
+    if limit and options.max_new_tokens >= limit:
+        raise SettingsError(
+            f"max_new_tokens is {options.max_new_tokens}, which leaves no room for a prompt: "
+            f"the model has {limit} positions",
+            f"--max-new-tokens below {limit}",
+        )
+
+
+def _encode(rows: Rows, context: Context) -> Encoded:
+    """Prompts with what the tokenizer puts around them; of a long one the last tokens are kept.
+
+    transformers lets a prompt run over the model's positions; its handle_long_generation="hole"
+    cuts as it is cut here. An empty prompt starts from the token that begins texts.
+    """
+    texts = with_prefix(context.options.prefix, rows.texts[0])
+    tokenizer, limit = context.tokenizer, context.facts.position_limit
+    most = tokenizer.max_length
+    if limit:
+        most = min(most, limit - context.options.max_new_tokens)
+    before, behind = (special[:, 0] for special in tokenizer.alone.special)
+    whole = tokenizer.ids(texts)
+    prompts = whole.last(max(1, most - len(before) - len(behind)))
+    ids = Ragged.beside([_each(before, len(texts)), prompts, _each(behind, len(texts))])
+    if not ids.lengths.all():
+        ids = Ragged.beside([ids, _begun(ids, context)])
+    return Encoded.one_each(rows, ids, None, whole.lengths > prompts.lengths)
+
+
+def _each(values: Ints, rows: int) -> Ragged:
+    return Ragged.of(np.tile(values, rows), np.full(rows, len(values)))
+
+
+def _begun(ids: Ragged, context: Context) -> Ragged:
+    """The token that begins texts for every row that has none."""
+    settings = decoding.settings_of(context.facts)
+    first = settings.bos_id if settings.bos_id >= 0 else settings.end_ids[0]
+    lengths = (ids.lengths == 0).astype(np.int64)
+    return Ragged.of(np.full(int(lengths.sum()), first), lengths)
+
+
+def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
+    settings, search = decoding.settings_of(context.facts), decoding.search_of(context)
+    return decoding.decode(backend, feeds, context, settings, search)
+
+
+def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+    """Prompt and answer are decoded together and the prompt's own text taken off, so that the space
+    between them is right."""
+    tokens = arrays["tokens"]
+    assert isinstance(tokens, Ragged)
+    wholes = context.tokenizer.decode(Ragged.beside([window.ids, tokens])).to_pylist()
+    prompts = context.tokenizer.decode(window.ids).to_pylist()
+    pairs = zip(wholes, prompts, strict=True)
+    said = [clean_up(whole)[len(clean_up(prompt)) :] for whole, prompt in pairs]
+    texts = pa.array(said, pa.string())
+    if context.options.return_full_text:
+        texts = pc.binary_join_element_wise(window.rows.texts[0], texts, "")
+    return [texts, *decoding.counted(arrays)]
+
+
+def _schema(context: Context) -> pa.Schema:
+    return decoding.schema("generated_text")
+
+
+TASK = Task(
+    name="text-generation",
+    aliases=(),
+    summary="each prompt carried on",
+    inputs=(TEXT,),
+    batch_tokens=8192,
+    options=Options,
+    defaults=_defaults,
+    encode=_encode,
+    infer=_infer,
+    finish=_finish,
+    schema=_schema,
+    columns="generated_text: string, output_tokens: int32, finish_reason: stop or length",
+    check=_check,
+)
