@@ -17,13 +17,28 @@ from engine.errors import EngineError
 from engine.version import __version__
 
 if TYPE_CHECKING:
+    from engine.cache import bundle_for
     from engine.model import Bundle
     from engine.report import Report
     from engine.runner import run
 
-__all__ = ["Bundle", "EngineError", "Report", "RunConfig", "__version__", "errors", "run"]
+__all__ = [
+    "Bundle",
+    "EngineError",
+    "Report",
+    "RunConfig",
+    "__version__",
+    "bundle_for",
+    "errors",
+    "run",
+]
 
-_LATER = {"Bundle": "engine.model", "Report": "engine.report", "run": "engine.runner"}
+_LATER = {
+    "Bundle": "engine.model",
+    "Report": "engine.report",
+    "bundle_for": "engine.cache",
+    "run": "engine.runner",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -55,7 +55,7 @@ class Tokenizer:
     def tokens(self, texts: pa.Array) -> Tokens:
         """Every token of whole texts, or of lists of words: neither cut nor with special tokens."""
         words = pa.types.is_list(texts.type)
-        found = self._plain.encode_batch(
+        found = (self._of_words if words else self._plain).encode_batch(
             texts.to_pylist(), is_pretokenized=words, add_special_tokens=False
         )
         lengths = np.fromiter(map(len, found), np.int64, len(found))
@@ -119,6 +119,16 @@ class Tokenizer:
     def _plain(self) -> Any:
         return self._open()
 
+    @cached_property
+    def _of_words(self) -> Any:
+        """The same for lists of words: those of RoBERTa's kind need to put a space before each."""
+        content = json.loads(self._plain.to_str())
+        parts = [_leaves(content[name]) for name in ("pre_tokenizer", "post_processor")]
+        without = [part for part in chain(*parts) if part.get("add_prefix_space") is False]
+        for part in without:
+            part["add_prefix_space"] = True
+        return type(self._plain).from_str(json.dumps(content)) if without else self._plain
+
     def _open(self) -> Any:
         import tokenizers
 
@@ -145,6 +155,14 @@ _SPACED = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
     (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
+
+
+def _leaves(component: Any) -> list[dict[str, Any]]:
+    """The parts of a tokenizer's component, out of the sequences that hold them."""
+    if not component:
+        return []
+    inner = component.get("pretokenizers", component.get("processors"))
+    return [component] if inner is None else [leaf for part in inner for leaf in _leaves(part)]
 
 
 def _side_by_side(texts: Sequence[pa.Array]) -> list[Any]:

@@ -56,6 +56,7 @@ FACTS = {
         max_length=32, labels=("contradiction", "entailment", "neutral")
     ),
     "fill-mask": Facts(max_length=32, mask_id=UNKNOWN, mask_token="<unk>"),
+    "token-classification": Facts(max_length=32, labels=("O", "B-PER", "I-PER")),
 }
 
 

@@ -24,7 +24,16 @@ pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 import engine.export as room  # noqa: E402
-from engine.export import export, graph, proof, quantize, tasks  # noqa: E402
+from engine.export import (  # noqa: E402
+    checkpoint,
+    convert,
+    dense,
+    export,
+    graph,
+    proof,
+    quantize,
+    tasks,
+)
 
 # --- what comes out
 
@@ -37,9 +46,14 @@ def test_embedder_has_the_facts_of_sentence_transformers(tiny_bundles: Path) -> 
     assert found.facts == bundle.Facts(
         max_length=48,
         position_limit=64,
+        unk_id=1,
+        mask_id=4,
+        cls_id=2,
+        mask_token="[MASK]",
         pooling="mean",
         normalize=True,
         dimensions=32,
+        hidden=32,
     )
     assert found.source["model"] == "embedder"
     assert found.source["revision"] == ""
@@ -345,7 +359,11 @@ def test_unknown_recipe_names_the_known_ones(tiny: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("flags", "pooling"),
-    [(("pooling_mode_cls_token",), "cls"), (("pooling_mode_lasttoken",), "last")],
+    [
+        (("pooling_mode_cls_token",), "cls"),
+        (("pooling_mode_max_tokens",), "max"),
+        (("pooling_mode_lasttoken",), "last"),
+    ],
 )
 def test_pooling_is_read(tmp_path: Path, flags: tuple[str, ...], pooling: str) -> None:
     checkpoints.embedder(tmp_path / "model", flags, modules=("Transformer", "Pooling"))
@@ -356,7 +374,11 @@ def test_pooling_is_read(tmp_path: Path, flags: tuple[str, ...], pooling: str) -
 
 @pytest.mark.parametrize(
     "flags",
-    [("pooling_mode_max_tokens",), ("pooling_mode_mean_tokens", "pooling_mode_cls_token"), ()],
+    [
+        ("pooling_mode_weightedmean_tokens",),
+        ("pooling_mode_mean_tokens", "pooling_mode_cls_token"),
+        (),
+    ],
 )
 def test_other_poolings_are_refused(tmp_path: Path, flags: tuple[str, ...]) -> None:
     checkpoints.embedder(tmp_path / "model", flags)
@@ -365,10 +387,111 @@ def test_other_poolings_are_refused(tmp_path: Path, flags: tuple[str, ...]) -> N
     assert all(flag in str(caught.value) for flag in flags)
 
 
-def test_dense_module_is_refused(tmp_path: Path) -> None:
-    checkpoints.embedder(tmp_path / "model", modules=("Transformer", "Pooling", "Dense"))
-    with pytest.raises(ExportError, match="Dense layers, which are not supported yet"):
-        export(str(tmp_path / "model"), tmp_path / "out", task=None)
+def test_a_prompt_left_out_of_the_pooling_is_refused(tmp_path: Path) -> None:
+    model = checkpoints.embedder(tmp_path / "model")
+    checkpoints.edit_json(model / "1_Pooling/config.json", include_prompt=False)
+    _refused(model, tmp_path / "out", ExportError, "include_prompt")
+
+
+_ACTIVATIONS = {
+    "Identity": "torch.nn.modules.linear.Identity",
+    "Tanh": "torch.nn.modules.activation.Tanh",
+    "ReLU": "torch.nn.modules.activation.ReLU",
+    "GELU": "torch.nn.modules.activation.GELU",
+    "Sigmoid": "torch.nn.modules.activation.Sigmoid",
+    "SiLU": "torch.nn.modules.activation.SiLU",
+}
+
+
+def test_every_activation_is_torch_s() -> None:
+    assert _ACTIVATIONS.keys() == dense.ACTIVATIONS.keys()
+    rng = np.random.default_rng(0)
+    for activation in _ACTIVATIONS:
+        layers = [
+            dense.Layer(activation, *(rng.normal(size=s).astype(np.float32) for s in ((5, 8), 5))),
+            dense.Layer(activation, *(rng.normal(size=s).astype(np.float32) for s in ((3, 5), 3))),
+        ]
+        embedding = 3 * rng.normal(size=(7, 8)).astype(np.float32)
+        (projected,) = _run(dense.graph(layers), embedding=embedding)
+        expected = dense.reference(layers, embedding)
+        np.testing.assert_allclose(projected, expected, atol=2e-6, err_msg=activation)
+
+
+def _projecting(folder: Path) -> Path:
+    """An embedder with two Dense layers, 32 to 24 to 12 numbers."""
+    model = checkpoints.embedder(
+        folder, modules=("Transformer", "Pooling", "Dense", "Dense", "Normalize")
+    )
+    checkpoints.dense(model / "2_Dense", 32, 24, _ACTIVATIONS["GELU"])
+    checkpoints.dense(model / "3_Dense", 24, 12, _ACTIVATIONS["Identity"], bias=False)
+    return model
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "int8"])
+def test_dense_layers_become_a_graph(tmp_path: Path, recipe: str) -> None:
+    model = _projecting(tmp_path / "model")
+    report = export(str(model), tmp_path / "out", task=None, recipe=recipe)
+    facts = bundle.load(tmp_path / "out").description.facts
+    assert (facts.projected, facts.hidden, facts.dimensions) == (True, 32, 12)
+    assert (facts.pooling, facts.normalize) == ("mean", True)
+    assert report.compared == "the hidden states of the real tokens and the projected embeddings"
+    session = onnxruntime.InferenceSession(tmp_path / "out/dense.onnx")
+    assert [(i.name, i.shape[1]) for i in session.get_inputs()] == [("embedding", 32)]
+    assert [(o.name, o.shape[1]) for o in session.get_outputs()] == [("projected", 12)]
+    embedding = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    (projected,) = session.run(None, {"embedding": embedding})
+    expected = dense.reference(dense.load(_read(model)), embedding)
+    np.testing.assert_allclose(projected, expected, atol=1e-5)
+
+
+def test_the_proof_sees_a_wrong_dense_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(dense.ACTIVATIONS, "GELU", dense.ACTIVATIONS["SiLU"])
+    model = _projecting(tmp_path / "model")
+    _refused(model, tmp_path / "out", ExportError, "the projected embeddings differ")
+
+
+def test_dense_layers_that_are_refused(tmp_path: Path) -> None:
+    model = _projecting(tmp_path / "model")
+    out = tmp_path / "out"
+    checkpoints.dense(model / "2_Dense", 32, 24, "torch.nn.modules.activation.Mish")
+    _refused(model, out, ExportError, "2_Dense has the activation torch.nn.modules.activation.Mish")
+    checkpoints.dense(model / "2_Dense", 32, 23, _ACTIVATIONS["Tanh"])
+    _refused(model, out, ExportError, "3_Dense takes 24 numbers, the layer before it gives 23")
+    checkpoints.dense(model / "2_Dense", 32, 24, _ACTIVATIONS["Tanh"])
+    checkpoints.edit_json(model / "3_Dense/config.json", out_features=13)
+    _refused(model, out, ExportError, "the weights in 3_Dense have the shape")
+    (model / "3_Dense/model.safetensors").unlink()
+    _refused(model, out, ExportError, r"a layer .3_Dense/model.safetensors. is missing")
+
+
+def test_a_pickled_dense_layer(tmp_path: Path) -> None:
+    model = _projecting(tmp_path / "model")
+    checkpoints.to_pickle(model / "2_Dense")
+    out = tmp_path / "out"
+    _refused(model, out, ExportError, r"pickled \(2_Dense/pytorch_model.bin\)")
+    export(str(model), out, task=None, allow_pickle=True)
+    before = bundle.load(out).description.source["weights_sha256"]
+    checkpoints.dense(model / "2_Dense", 32, 24, _ACTIVATIONS["SiLU"])
+    export(str(model), tmp_path / "other", task=None)
+    assert bundle.load(tmp_path / "other").description.source["weights_sha256"] != before
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ("Transformer", "Pooling", "LayerNorm"),
+        ("Transformer", "Pooling", "Normalize", "Dense"),
+        ("Pooling", "Transformer"),
+    ],
+)
+def test_other_modules_are_refused_by_name(tmp_path: Path, modules: tuple[str, ...]) -> None:
+    model = checkpoints.embedder(tmp_path / "model", modules=modules)
+    if "Dense" in modules:
+        checkpoints.dense(model / "3_Dense", 32, 8, _ACTIVATIONS["Tanh"])
+    said = "modules.json has the layers " + ", ".join(modules)
+    _refused(model, tmp_path / "out", ExportError, said)
 
 
 def test_without_modules_mean_pooling_is_noted(tmp_path: Path) -> None:
@@ -379,24 +502,19 @@ def test_without_modules_mean_pooling_is_noted(tmp_path: Path) -> None:
     assert any("names no pooling" in note for note in report.notes)
 
 
-def test_default_prompt_becomes_the_prefix_and_others_are_noted(tmp_path: Path) -> None:
+def test_prompts_are_kept_and_the_default_one_is_the_prefix(tmp_path: Path) -> None:
     model = checkpoints.embedder(tmp_path / "model")
     prompts = {"query": "query: ", "passage": "passage: "}
     file = model / "config_sentence_transformers.json"
     checkpoints.write_json(file, {"prompts": prompts, "default_prompt_name": "passage"})
     export(str(model), tmp_path / "one", task=None)
-    assert bundle.load(tmp_path / "one").description.facts.prefix == "passage: "
+    facts = bundle.load(tmp_path / "one").description.facts
+    assert (facts.prefix, facts.prompts) == ("passage: ", prompts)
     checkpoints.edit_json(file, default_prompt_name=None)
     report = export(str(model), tmp_path / "two", task=None)
-    assert bundle.load(tmp_path / "two").description.facts.prefix == ""
-    assert any("prompts" in note for note in report.notes)
-
-
-def test_positions_behind_a_padding_index_do_not_count(tmp_path: Path) -> None:
-    checkpoints.roberta(tmp_path / "model")
-    export(str(tmp_path / "model"), tmp_path / "out", task="feature-extraction")
-    facts = bundle.load(tmp_path / "out").description.facts
-    assert (facts.position_limit, facts.max_length) == (62, 62)
+    facts = bundle.load(tmp_path / "two").description.facts
+    assert (facts.prefix, facts.prompts) == ("", prompts)
+    assert any("prompts query, passage" in n and "--prompt query" in n for n in report.notes)
 
 
 def test_a_model_without_token_types(tmp_path: Path) -> None:
@@ -418,6 +536,178 @@ def test_problem_types(tmp_path: Path) -> None:
     assert (found.problem_type, found.labels) == ("multi_label_classification", ("a", "b", "c"))
 
 
+# --- encoders: families and tasks
+
+# Every family and every task at least twice; the others of the product are looked up below.
+_EXPORTED = [
+    ("bert", "feature-extraction"),
+    ("bert", "token-classification"),
+    ("bert", "question-answering"),
+    ("bert", "fill-mask"),
+    ("distilbert", "question-answering"),
+    ("distilbert", "fill-mask"),
+    ("roberta", "zero-shot-classification"),
+    ("roberta", "fill-mask"),
+    ("roberta", "question-answering"),
+    ("xlm-roberta", "feature-extraction"),
+    ("xlm-roberta", "token-classification"),
+    ("albert", "text-classification"),
+    ("albert", "fill-mask"),
+    ("electra", "token-classification"),
+    ("electra", "fill-mask"),
+    ("mpnet", "feature-extraction"),
+    ("mpnet", "fill-mask"),
+    ("deberta-v2", "zero-shot-classification"),
+    ("deberta-v2", "fill-mask"),
+    ("bart", "zero-shot-classification"),
+]
+_HEADS = {
+    "feature-extraction": ["last_hidden_state"],
+    "text-classification": ["logits"],
+    "zero-shot-classification": ["logits"],
+    "token-classification": ["logits"],
+    "question-answering": ["start_logits", "end_logits"],
+    "fill-mask": ["logits"],
+}
+
+
+@pytest.mark.parametrize(("family", "task"), _EXPORTED)
+def test_families_and_tasks(tmp_path: Path, family: str, task: str) -> None:
+    """The proof holds texts, pairs, ids, offsets and numbers to transformers; here the rest."""
+    model = checkpoints.encoder(tmp_path / "model", family, task)
+    report = export(str(model), tmp_path / "out", task=task)
+    found = bundle.load(tmp_path / "out").description
+    assert (found.task, found.architecture) == (task, family)
+    assert report.largest_difference <= report.tolerance
+    assert found.proof["sentences"] == len(proof.SENTENCES) + len(proof.PAIRS)
+    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx")
+    assert [o.name for o in session.get_outputs()] == _HEADS[task]
+    assert found.facts.labels == checkpoints._LABELS.get(task, ())
+    # Whatever the positions are called, 64 tokens fit and padding indices do not count.
+    assert found.facts.max_length == 64
+    assert found.facts.position_limit in (0, 64)
+    assert found.facts.mask_token in ("[MASK]", "<mask>")
+    assert min(found.facts.unk_id, found.facts.mask_id, found.facts.cls_id) >= 0
+
+
+@pytest.mark.parametrize("family", convert.ENCODERS)
+def test_the_rest_of_the_product_is_in_optimum_s_table(tmp_path: Path, family: str) -> None:
+    found = checkpoint.Checkpoint(tmp_path, family, "", "", {"model_type": family}, False)
+    for task in _HEADS:
+        convert.check_supported(found, tasks.TASKS[task])
+
+
+def test_what_optimum_can_not_export_says_what_can_be_done(tmp_path: Path) -> None:
+    config = {"model_type": "modernbert"}
+    found = checkpoint.Checkpoint(tmp_path, "some/model", "", "", config, False)
+    with pytest.raises(ExportError, match="'modernbert' only for .*fill-mask") as caught:
+        convert.check_supported(found, tasks.TASKS["question-answering"])
+    assert "not for question-answering" in caught.value.message
+    assert "bert, distilbert, roberta" in caught.value.hint
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "mpnet"])
+def test_a_tied_head_may_be_stored_or_not(tmp_path: Path, family: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = checkpoints.encoder(tmp_path / "model", family, "fill-mask")
+    file = model / "model.safetensors"
+    stored = load_file(file)
+    whole = convert.load(_read(model), tasks.TASKS["fill-mask"]).state_dict()
+    assert whole.keys() > stored.keys()
+    save_file({n: v.clone() for n, v in whole.items()}, file, {"format": "pt"})
+    convert.load(_read(model), tasks.TASKS["fill-mask"])
+    head = next(n for n in stored if n.endswith(("predictions.bias", "lm_head.bias")))
+    save_file({n: v for n, v in stored.items() if n != head}, file, {"format": "pt"})
+    with pytest.raises(ExportError, match=f"lacks weights that fill-mask needs: {head}"):
+        convert.load(_read(model), tasks.TASKS["fill-mask"])
+
+
+def test_a_bart_classifies_rows_whose_texts_spell_the_end_token(tmp_path: Path) -> None:
+    """transformers refuses rows with different numbers of end tokens in one batch."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    path = checkpoints.encoder(tmp_path / "model", "bart", "text-classification")
+    export(str(path), tmp_path / "out", task="text-classification")
+    ids = np.random.default_rng(0).integers(5, 250, (3, 12))
+    mask = np.ones_like(ids)
+    ids[:, -1] = ids[1, 4] = ids[2, 7] = 2
+    ids[2, 8:], mask[2, 8:] = 1, 0
+    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx")
+    (logits,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    for row, given, answer in zip(ids, mask, logits, strict=True):
+        alone = torch.from_numpy(row[given == 1])[None]
+        with torch.no_grad():
+            np.testing.assert_allclose(answer, model(alone).logits[0].numpy(), atol=1e-5)
+
+
+def test_a_classifier_without_an_entailment_label_is_no_zero_shot_classifier(
+    tiny: Path, tmp_path: Path
+) -> None:
+    said = _refused(
+        tiny / "classifier", tmp_path / "out", ExportError, "'entail'",
+        task="zero-shot-classification",
+    )  # fmt: skip
+    assert "its labels: bad, good" in said
+
+
+def test_fill_mask_needs_a_mask(tmp_path: Path) -> None:
+    model = checkpoints.encoder(tmp_path / "model", "bert", "fill-mask")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        content = json.loads((model / name).read_text())
+        content.pop("mask_token")
+        checkpoints.write_json(model / name, content)
+    _refused(model, tmp_path / "out", ExportError, "no mask token", task="fill-mask")
+
+
+def test_padding_and_cutting_on_the_left(tmp_path: Path) -> None:
+    model = checkpoints.encoder(tmp_path / "model", "bert", "question-answering")
+    checkpoints.edit_json(model / "tokenizer_config.json", truncation_side="left")
+    report = export(str(model), tmp_path / "out", task=None)
+    assert any("truncation_side" in note for note in report.notes)
+    checkpoints.edit_json(model / "tokenizer_config.json", padding_side="left")
+    _refused(model, tmp_path / "other", ExportError, "padding_side")
+
+
+def test_the_function_of_the_checkpoint_and_its_clean_up(tmp_path: Path) -> None:
+    model = checkpoints.classifier(tmp_path / "model", function_to_apply="sigmoid")
+    checkpoints.edit_json(model / "tokenizer_config.json", clean_up_tokenization_spaces=True)
+    export(str(model), tmp_path / "out", task=None)
+    facts = bundle.load(tmp_path / "out").description.facts
+    assert (facts.function_to_apply, facts.clean_up) == ("sigmoid", True)
+
+
+def test_offsets_are_those_of_the_checkpoint_s_tokenizer(tmp_path: Path) -> None:
+    """trim_offsets and add_prefix_space are not RobertaTokenizerFast's defaults here."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    model = checkpoints.encoder(tmp_path / "model", "roberta", "token-classification")
+    export(str(model), tmp_path / "out", task=None)
+    written = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
+    own = AutoTokenizer.from_pretrained(model)
+    text = "A dog  runs\tover 🎉 it."
+    assert written.encode(text).offsets == own(text, return_offsets_mapping=True).offset_mapping
+    content = json.loads((tmp_path / "out/tokenizer.json").read_text(encoding="utf-8"))
+    assert content["pre_tokenizer"]["add_prefix_space"] is True
+    assert content["post_processor"]["trim_offsets"] is False
+
+
+def test_the_proof_sees_other_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.export import facts
+
+    def trimmed(tokenizer: Any, folder: Path) -> None:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        content["post_processor"]["trim_offsets"] = True
+        checkpoints.write_json(folder / "tokenizer.json", {**content, "padding": None})
+
+    model = checkpoints.encoder(tmp_path / "model", "roberta", "token-classification")
+    monkeypatch.setattr(facts, "save_tokenizer", trimmed)
+    _refused(model, tmp_path / "out", ExportError, "other places in the text")
+
+
 # --- tasks
 
 
@@ -429,6 +719,22 @@ def test_problem_types(tmp_path: Path) -> None:
         (None, {"model_type": "bert"}, True, "feature-extraction"),
         (None, {"architectures": ["XForSequenceClassification"]}, False, "text-classification"),
         (None, {"model_type": "mt5"}, False, "translation"),
+        ("ner", {"model_type": "bert"}, False, "token-classification"),
+        ("embedding", {"model_type": "bert"}, False, "feature-extraction"),
+        ("question-answering", {"model_type": "bart"}, False, "question-answering"),
+        (None, {"architectures": ["XForTokenClassification"]}, False, "token-classification"),
+        (None, {"architectures": ["XForQuestionAnswering"]}, False, "question-answering"),
+        (None, {"architectures": ["XForMaskedLM"]}, False, "fill-mask"),
+        (None, {"model_type": "marian"}, False, "translation"),
+        (None, {"model_type": "pegasus"}, False, "summarization"),
+        (None, {"model_type": "bart"}, False, "text2text-generation"),
+        (
+            None,
+            {"model_type": "bart", "task_specific_params": {"summarization": {}}},
+            False,
+            "summarization",
+        ),
+        (None, {"model_type": "gpt2"}, False, "text-generation"),
     ],
 )
 def test_task_is_resolved(
@@ -439,7 +745,7 @@ def test_task_is_resolved(
 
 def test_unknown_task_names_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="feature-extraction, text-classification"):
-        tasks.resolve_task("fill-mask", {"model_type": "bert"}, False)
+        tasks.resolve_task("juggling", {"model_type": "bert"}, False)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +753,8 @@ def test_unknown_task_names_the_known_ones() -> None:
     [
         ("translation", {"model_type": "gpt2"}, "model types t5, mt5"),
         ("feature-extraction", {"model_type": "bart", "is_encoder_decoder": True}, "encoders"),
-        (None, {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
+        ("fill-mask", {"model_type": "bart", "is_encoder_decoder": True}, "encoders"),
+        (None, {"model_type": "bert", "architectures": ["BertModel"]}, "BertModel"),
     ],
 )
 def test_task_that_does_not_fit_is_refused(
@@ -456,6 +763,63 @@ def test_task_that_does_not_fit_is_refused(
     with pytest.raises(ExportError, match=said) as caught:
         tasks.resolve_task(asked, config, False)
     assert "--task" in caught.value.hint
+
+
+# --- a task's default checkpoint
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "revision"),
+    [
+        (
+            "sentiment-analysis",
+            "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+            "714eb0f",
+        ),
+        ("ner", "dbmdz/bert-large-cased-finetuned-conll03-english", "4c53496"),
+        ("fill-mask", "distilbert/distilroberta-base", "fb53ab8"),
+        ("zero-shot-classification", "facebook/bart-large-mnli", "d7645e1"),
+        ("feature-extraction", "distilbert/distilbert-base-cased", "6ea8117"),
+        ("translation_en_to_fr", "google-t5/t5-base", "a9723ea"),
+        ("text-generation", "openai-community/gpt2", "607a30d"),
+    ],
+)
+def test_default_checkpoints_are_transformers_own(task: str, model: str, revision: str) -> None:
+    assert tasks.default_checkpoint(task) == (model, revision)
+
+
+def test_every_task_has_a_default_or_says_so() -> None:
+    for task in tasks.TASKS:
+        if task != "translation":
+            assert all(tasks.default_checkpoint(task))
+    for task in ("translation", "translation_fi_to_sw"):
+        with pytest.raises(SettingsError, match=task) as caught:
+            tasks.default_checkpoint(task)
+        assert "translation_en_to_fr" in caught.value.hint
+
+
+def test_without_a_model_the_default_is_taken_and_named(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = (str(tiny / "classifier"), None)
+    monkeypatch.setattr(tasks, "default_checkpoint", lambda task: default)
+    said: list[str] = []
+    report = export(None, tmp_path / "out", task="sentiment-analysis", progress=said.append)
+    told = f"no model was named: {default[0]} at revision None, the default of sentiment-analysis"
+    assert (said[0], report.notes) == (told, (told,))
+
+
+def test_neither_a_model_nor_a_task(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="neither a model nor a task") as caught:
+        export(None, tmp_path / "out", task=None)
+    assert "--task" in caught.value.hint
+    with pytest.raises(SettingsError, match="'main' is given, but no model"):
+        export(None, tmp_path / "out", task="ner", revision="main")
+
+
+def test_a_commit_s_beginning_is_pinned() -> None:
+    assert checkpoint._revision_notes("a/b", hub.COMMIT[:7], hub.COMMIT) == ()
+    assert checkpoint._revision_notes("a/b", "deadbee", hub.COMMIT) != ()
 
 
 # --- refusals; nothing is left behind
@@ -801,6 +1165,12 @@ def test_minilm(trained: Path, tmp_path: Path, recipe: str) -> None:
 
 
 # --- helpers
+
+
+def _read(folder: Path) -> checkpoint.Checkpoint:
+    return checkpoint.with_weights(
+        checkpoint.resolve(str(folder), None, str), False, lambda line: None
+    )
 
 
 def _copy(model: Path, folder: Path) -> Path:

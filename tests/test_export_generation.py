@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,15 @@ def test_int8_leaves_only_the_head_and_what_is_named_in_float32(made: Path, fami
     expected = {"gpt2": 8, "opt": 12, "mt5": 2 * 8}.get(family, 2 * 8)
     assert floats == {"/lm_head/MatMul"} | (gated if family == "mt5" else set())
     assert len(integer) == expected
+
+
+@pytest.mark.parametrize("family", ["bart", "mbart", "nllb", "marian", "pegasus", "gpt2", "opt"])
+def test_a_tied_head_is_stored_once(models: Path, made: Path, family: str) -> None:
+    import onnx
+
+    words = json.loads((models / family / "config.json").read_text())["vocab_size"]
+    stored = onnx.load(made / f"{family}-fp32/decoder.onnx").graph.initializer
+    assert sum(sorted(w.dims) == [32, words] for w in stored) == 1
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
@@ -297,7 +307,7 @@ def test_every_other_setting_arrives(tmp_path: Path) -> None:
 
 
 def test_lengths_that_count_the_prompt_are_noted(tmp_path: Path) -> None:
-    model = checkpoints.gpt2(tmp_path / "model")
+    model = checkpoints.gpt2(tmp_path / "model", task_specific_params=None)
     checkpoints.edit_json(
         model / "generation_config.json", max_length=90, min_length=9, forced_bos_token_id=3
     )
@@ -366,7 +376,8 @@ def test_languages_of_a_pair(
     pipeline_s = tokenizer._build_translation_inputs(
         PROMPTS[0], return_tensors="np", src_lang=source, tgt_lang=target
     )
-    assert facts.languages is not None and facts.generation is not None
+    assert facts.languages is not None
+    assert facts.generation is not None
     assert (facts.languages.source, facts.languages.target) == (source, target)
     assert not facts.languages.starts
     assert facts.languages.ids[source] in pipeline_s.input_ids
@@ -384,7 +395,8 @@ def test_languages_where_none_are_named(models: Path, tmp_path: Path) -> None:
     assert any("from en_XX into ro_RO" in note for note in report.notes)
     report = export(str(models / "mbart50"), tmp_path / "two", task="translation")
     facts = bundle.load(tmp_path / "two").description.facts
-    assert facts.languages is not None and facts.generation is not None
+    assert facts.languages is not None
+    assert facts.generation is not None
     assert (facts.languages.target, facts.generation.search.forced_bos_id) == ("", -1)
     assert len(facts.languages.ids) == 52
     assert any("names no target language" in note for note in report.notes)
@@ -591,7 +603,8 @@ def _continued(
         inputs = {"input_ids": fed, "attention_mask": mask, "position_ids": positions}
         outputs = dict(zip(names, session.run(names, {**inputs, **past}), strict=True))
         logits = outputs.pop("logits")
-        assert logits.shape[1] == 1 and np.isfinite(logits).all()
+        assert logits.shape[1] == 1
+        assert np.isfinite(logits).all()
         logits[:, :, list(forbidden)] = -np.inf
         fed = logits[:, -1].argmax(axis=-1)[:, None]
         made.append(fed)

@@ -303,9 +303,7 @@ def test_a_row_is_the_same_alone_and_among_others(
 
     def answers(rows: Rows, wider: int) -> list[tuple[list[int], bool]]:
         backend = FakeBackend(causal=settings_.causal, logits=noisy)
-        found = decode(
-            rows, most, wider=wider, backend=backend, settings=settings_, search=search
-        )
+        found = decode(rows, most, wider=wider, backend=backend, settings=settings_, search=search)
         return list(zip(*found, strict=True))
 
     found = answers(rows, wider)

@@ -355,9 +355,7 @@ def test_stopping_by_what_was_said(family: str) -> None:
 
     mine = ours(backend, settings, Search(), rows, stop=asked, tail=2)
     criteria = transformers.StoppingCriteriaList([criterion])
-    wanted = [
-        theirs(model, settings, Search(), row, stopping_criteria=criteria)[0] for row in rows
-    ]
+    wanted = [theirs(model, settings, Search(), row, stopping_criteria=criteria)[0] for row in rows]
     assert [tokens for tokens, _ in mine] == wanted
     assert any(ended and tokens[-1] not in settings.end_ids for tokens, ended in mine)
 

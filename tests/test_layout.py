@@ -21,7 +21,8 @@ ROOT = Path(engine.__file__).parent
 LAYERS: tuple[set[str], ...] = (
     {"__main__"},
     {"cli", "integrations"},
-    {"demo", "cache", "__init__"},
+    {"__init__"},
+    {"demo", "cache"},
     {"runner", "verify", "inspection", "doctor", "export"},
     {"model", "part", "report"},
     {"memory"},
@@ -217,7 +218,7 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert engine.__all__ == [
-        "Bundle", "EngineError", "Report", "RunConfig", "__version__", "errors", "run",
+        "Bundle", "EngineError", "Report", "RunConfig", "__version__", "bundle_for", "errors", "run",
     ]  # fmt: skip
     for name in engine.__all__:
         assert getattr(engine, name) is not None

@@ -12,7 +12,10 @@ from engine.cli.progress import duration, shown
 
 def run(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="A bundle: the folder that engine export wrote.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A bundle; or a checkpoint, folder or hub id, which is exported once."),
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(help="Parquet, JSONL (.gz, .zst) or Arrow files, folders or globs."),
@@ -52,15 +55,30 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Clear an output folder of another run.")
     ] = False,
+    task: Annotated[
+        str | None, typer.Option(help="Of a checkpoint given as MODEL; see engine tasks.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub id given as MODEL.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Of a checkpoint given as MODEL: fp32 or int8.")
+    ] = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
 ) -> None:
     """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
     from engine import runner
+    from engine.cache import bundle_for
     from engine.config import parse_size
 
+    bundle = bundle_for(
+        model,
+        task=task,
+        revision=revision,
+        recipe=recipe,
+        progress=lambda line: typer.echo(line, err=True),
+    )
     with shown(quiet=as_json) as on_progress:
         report = runner.run(
-            model,
+            bundle,
             inputs,
             out,
             on_progress=on_progress,

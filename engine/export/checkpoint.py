@@ -56,7 +56,7 @@ TOKENIZERS = (
     "vocab.json",
 )
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 # A commit's beginning, as transformers pins its pipelines' defaults.
 _HASH = re.compile(r"[0-9a-f]{7,40}")
 _FOREIGN_CODE = (
@@ -205,7 +205,7 @@ def pinned(model: str, revision: str | None, progress: Callable[[str], None]) ->
     Raises:
         ExportError: The hub id or the revision is not known, or the hub is out of reach.
     """
-    if revision is not None and _COMMIT.fullmatch(revision):
+    if revision is not None and COMMIT.fullmatch(revision):
         return revision
     _check_hub_id(model, Path(model).expanduser())
     progress(f"looking up {model} on the hub")

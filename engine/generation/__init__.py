@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from engine.bundle import Generation, Search
 from engine.flow import Backend, Ints, Ragged
-from engine.generation.beam import beam
+from engine.generation.beam import beam_search
 from engine.generation.decoder import FILLER, open_decoder
-from engine.generation.greedy import Stop, greedy
+from engine.generation.greedy import Stop, greedy_search
 from engine.generation.job import Job, left_padded
 from engine.generation.rules import rules
 
@@ -72,4 +72,4 @@ def generate(
         max_new_tokens=max_new_tokens,
         stopped=stopped,
     )
-    return beam(job) if search.num_beams > 1 else greedy(job, stop, tail)
+    return beam_search(job) if search.num_beams > 1 else greedy_search(job, stop, tail)

@@ -72,7 +72,7 @@ class Candidates:
     ending: Flags
 
 
-def beam(job: Job) -> tuple[Ragged, Flags]:
+def beam_search(job: Job) -> tuple[Ragged, Flags]:
     """The best of `search.num_beams` beams for every row. See `generate`."""
     beams, most = job.search.num_beams, job.max_new_tokens
     rows = np.arange(len(job.prompt))

@@ -14,7 +14,7 @@ from engine.generation.job import Job
 Stop = Callable[[Ragged], NDArray[np.bool_]]
 
 
-def greedy(job: Job, stop: Stop | None, tail: int) -> tuple[Ragged, NDArray[np.bool_]]:
+def greedy_search(job: Job, stop: Stop | None, tail: int) -> tuple[Ragged, NDArray[np.bool_]]:
     """Take the likeliest token at every step until each row has ended. See `generate`."""
     rows, width = job.prompt.shape
     most, pad = job.max_new_tokens, job.settings.pad_id

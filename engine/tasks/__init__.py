@@ -17,6 +17,7 @@ from engine.tasks import (
     fill_mask,
     text2text,
     text_generation,
+    tokens,
     zero_shot,
 )
 from engine.tasks.task import Context, Task
@@ -31,6 +32,7 @@ TASKS: Mapping[str, Task] = {
         answers.TASK,
         zero_shot.TASK,
         fill_mask.TASK,
+        tokens.TASK,
     )
 }
 ALIASES: Mapping[str, str] = {a: task.name for task in TASKS.values() for a in task.aliases}

@@ -267,7 +267,10 @@ class _Group:
         free = allowed.padded(width, 0)
         real = np.arange(width) < lengths[:, None]
         floor = np.where(real, FORBIDDEN, np.float32(-np.inf))
-        first, last = (_softmax(np.where(free, r.padded(width, 0), floor)) for r in (start, end))
+        first, last = (
+            _softmax(np.where(free, logits.padded(width, 0), floor), lengths)
+            for logits in (start, end)
+        )
         null = first[:, 0] * last[:, 0]
         first[:, 0] = last[:, 0] = 0
         # The pipeline looks for tokens in a tuple of row and column numbers: 0 is always there.
@@ -308,9 +311,11 @@ class _Group:
         return Spans(np.full(len(best), i), first, last, scores[best])
 
 
-def _softmax(logits: Floats) -> Floats:
+def _softmax(logits: Floats, lengths: Ints) -> Floats:
+    """Along the rows; each is summed at its own length, whose rounding decides between ties."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    sums = [row[:length].sum() for row, length in zip(powers, lengths.tolist(), strict=True)]
+    return np.asarray(powers / np.array(sums, np.float32)[:, None], np.float32)
 
 
 def _highest(scores: Floats, count: int) -> tuple[Ints, Flags]:

@@ -21,7 +21,6 @@ from engine.bundle import Facts
 from engine.config import check_choice
 from engine.errors import SettingsError
 from engine.flow import TEXT, Arrays, Backend, Column, Encoded, Ints, Ragged, Rows
-from engine.tasks.classification import softmax
 from engine.tasks.task import WINDOW, Context, Task, check_text, option
 
 Floats = NDArray[np.float32]
@@ -190,8 +189,16 @@ def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]
 def _scores(logits: Floats, multi_label: bool) -> Floats:
     """(rows, labels, contradiction and entailment) to (rows, labels)."""
     if multi_label or logits.shape[1] == 1:
-        return softmax(logits)[..., 1]
-    return softmax(logits[..., 1])
+        return _softmax(logits)[..., 1]
+    return _softmax(logits[..., 1])
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Along the last axis. As in the pipeline nothing is taken off before, so that scores come out
+    equal, or not, as they do there; unless they would leave the range of float32."""
+    most = logits.max(axis=-1, keepdims=True)
+    powers = np.exp(logits - (most - np.clip(most, -60, 60)))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
 def _schema(context: Context) -> pa.Schema:
