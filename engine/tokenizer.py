@@ -116,6 +116,20 @@ class Tokenizer:
         return str(model.get("continuing_subword_prefix") or "")
 
     @cached_property
+    def widens(self) -> tuple[bool, bool]:
+        """Whether the library counts the space before a window's first token in with it.
+
+        Of texts and of lists of words. A byte-level tokenizer that puts a space before a text takes
+        the first one that it sees in a window for that.
+        """
+        read = [json.loads(t.to_str())["post_processor"] for t in (self._plain, self._of_words)]
+        texts, words = (
+            any(part.get("add_prefix_space") and part.get("trim_offsets") for part in _leaves(found))
+            for found in read
+        )
+        return texts, words
+
+    @cached_property
     def _plain(self) -> Any:
         return self._open()
 
@@ -123,8 +137,8 @@ class Tokenizer:
     def _of_words(self) -> Any:
         """The same for lists of words: those of RoBERTa's kind need to put a space before each."""
         content = json.loads(self._plain.to_str())
-        parts = [_leaves(content[name]) for name in ("pre_tokenizer", "post_processor")]
-        without = [part for part in chain(*parts) if part.get("add_prefix_space") is False]
+        parts = _leaves(content["pre_tokenizer"]) + _leaves(content["post_processor"])
+        without = [part for part in parts if part.get("add_prefix_space") is False]
         for part in without:
             part["add_prefix_space"] = True
         return type(self._plain).from_str(json.dumps(content)) if without else self._plain

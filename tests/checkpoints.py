@@ -568,8 +568,8 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "wordpiece",
     ),
-    "bart": ("Bart", {}, "bytes"),
-    "mbart": ("MBart", {}, "bytes"),
+    "bart": ("Bart", {"max_position_embeddings": 64}, "bytes"),
+    "mbart": ("MBart", {"max_position_embeddings": 64}, "bytes"),
 }
 _HEADS = {
     "feature-extraction": "Model",

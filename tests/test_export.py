@@ -600,7 +600,7 @@ def test_the_rest_of_the_product_is_in_optimum_s_table(tmp_path: Path, family: s
 def test_what_optimum_can_not_export_says_what_can_be_done(tmp_path: Path) -> None:
     config = {"model_type": "modernbert"}
     found = checkpoint.Checkpoint(tmp_path, "some/model", "", "", config, False)
-    with pytest.raises(ExportError, match="'modernbert' only for .*fill-mask") as caught:
+    with pytest.raises(ExportError, match=r"'modernbert' only for .*fill-mask") as caught:
         convert.check_supported(found, tasks.TASKS["question-answering"])
     assert "not for question-answering" in caught.value.message
     assert "bert, distilbert, roberta" in caught.value.hint

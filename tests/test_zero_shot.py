@@ -127,7 +127,7 @@ def small(name: str, folder: Path) -> Path:
 
 def news() -> list[str]:
     lines = (SHARED / "data/agnews/dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return [text for line in lines if len(text := line.split("\t")[0]) < 180][:200]
+    return [text for line in lines if len(text := line.split("\t")[0]) < 140][:200]
 
 
 def made_up() -> list[str]:
@@ -137,7 +137,11 @@ def made_up() -> list[str]:
 
 
 def logits(pipe: Any, rows: Sequence[str], labels: Sequence[str]) -> list[list[Any]]:
-    """The pipeline's output for every label of every row, before it makes scores of them."""
+    """The pipeline's output for every label of every row, before it makes scores of them.
+
+    One pair at a time, as it does unless told otherwise: in a padded batch equal pairs come out
+    a little different, and labels of equal score in another order.
+    """
     found: list[list[Any]] = []
     finish = pipe.postprocess
 
@@ -147,7 +151,7 @@ def logits(pipe: Any, rows: Sequence[str], labels: Sequence[str]) -> list[list[A
 
     pipe.postprocess = keep
     try:
-        pipe(list(rows), candidate_labels=list(labels), batch_size=5)
+        pipe(list(rows), candidate_labels=list(labels))
     finally:
         pipe.postprocess = finish
     return found
@@ -164,15 +168,20 @@ def check_equal(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> No
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_labels_of_the_run_equal_the_pipelines(family: Family, multi_label: bool) -> None:
-    wanted = [
-        family.theirs(i, range(len(LABELS)), multi_label=multi_label)
-        for i in range(len(family.rows))
-    ]
-    found = family.bundle(family.rows, candidate_labels=LABELS, multi_label=multi_label)
-    assert len(wanted) >= 200
-    check_equal(found.to_pylist(), wanted)
+def test_labels_of_the_run_equal_the_pipelines(family: Family) -> None:
+    """"sports" and "Sports" are the same to an uncased model: equal scores, in its order."""
+    assert len(family.rows) >= 200
+    stages = family.bundle.stages({"candidate_labels": LABELS})
+    rows = Rows(None, (pa.array(family.rows),))
+    outputs = [stages.infer(batch) for batch in stages.cut(stages.encode(rows))]
+    for multi_label in (False, True):
+        wanted = [
+            family.theirs(i, range(len(LABELS)), multi_label=multi_label)
+            for i in range(len(family.rows))
+        ]
+        options = {"candidate_labels": LABELS, "multi_label": multi_label}
+        found = family.bundle.stages(options).finish(outputs)
+        check_equal(found.columns.to_pylist(), wanted)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -203,11 +212,11 @@ def test_a_call_equals_a_call_of_the_pipeline(family: Family) -> None:
 
 def test_200_labels_equal_the_pipelines(family: Family) -> None:
     labels = [f"{label} {number}" for number in range(20) for label in LABELS]
-    texts = family.rows[:2]
-    wanted = family.pipe(texts, candidate_labels=labels, batch_size=20)
-    check_equal(family.bundle(texts, candidate_labels=labels).to_pylist(), wanted)
-    rows = [(text, labels) for text in texts]
-    check_equal(family.bundle(rows).to_pylist(), wanted)
+    first, second = family.rows[:2]
+    wanted = family.pipe([first], candidate_labels=labels)
+    check_equal(family.bundle([first], candidate_labels=labels).to_pylist(), wanted)
+    rows = [(second, []), (first, labels), (second, ["music"])]
+    check_equal(family.bundle(rows).slice(1, 1).to_pylist(), wanted)
 
 
 def test_three_labels_come_by_score_and_scores_sum_to_one(family: Family) -> None:
@@ -343,6 +352,15 @@ def by_the_pipeline(row: list[tuple[int, int]], multi_label: bool) -> np.ndarray
     if multi_label or len(row) == 1:
         return (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[:, 1]
     return np.exp(logits[:, 1]) / np.exp(logits[:, 1]).sum(-1, keepdims=True)
+
+
+def test_scores_of_extreme_logits_are_numbers(tokenizer: Tokenizer) -> None:
+    """The pipeline's come out as NaN."""
+    window = encoded(tokenizer, [("w1", ["w2", "w3"]), ("w4", ["w5", "w6"])])
+    logits = np.array([[0, 900], [0, 0], [0, -900], [0, -901]], np.float32)
+    _, scores = TASK.finish(window, {"logits": logits}, context(tokenizer))
+    assert scores.to_pylist()[0] == [1, 0]
+    assert scores.to_pylist()[1] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
 
 
 @pytest.mark.parametrize(

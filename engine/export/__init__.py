@@ -190,7 +190,7 @@ def _check_default(task: str | None, revision: str | None) -> None:
     if task is None:
         raise SettingsError(
             "neither a model nor a task is named",
-            "give a checkpoint, or --task alone for the task's default one; engine tasks lists them",
+            "give a checkpoint, or --task alone for the task's default; engine tasks lists them",
         )
     if revision is not None:
         raise SettingsError(

@@ -214,7 +214,8 @@ def pinned(model: str, revision: str | None, progress: Callable[[str], None]) ->
 
 def files(folder: Path) -> tuple[Path, ...]:
     """What an export reads of a checkpoint's folder, in the order of the names."""
-    return tuple(sorted(set(_matching(folder, (*DESCRIPTIONS, *SAFETENSORS, *PICKLES, *_OF_LAYERS)))))
+    patterns = (*DESCRIPTIONS, *SAFETENSORS, *PICKLES, *_OF_LAYERS)
+    return tuple(sorted(set(_matching(folder, patterns))))
 
 
 def _layers(found: Checkpoint) -> list[str]:

@@ -35,21 +35,17 @@ def load(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     """The Dense layers of a checkpoint, in their order; pickled ones by torch's weights_only.
 
     Raises:
-        ExportError: A layer asks for what is not done here, or its weights do not fit.
+        ExportError: A layer asks for what is not done here, or its weights are not what its
+            config.json says.
     """
-    layers = tuple(_layer(checkpoint, path) for kind, path in checkpoint.modules if kind == "Dense")
-    for before, after in zip(layers, layers[1:], strict=False):
-        if before.weight.shape[0] != after.weight.shape[1]:
-            raise ExportError(
-                f"{checkpoint.name}: a Dense layer gives {before.weight.shape[0]} numbers, the "
-                f"next takes {after.weight.shape[1]}",
-                _AGAIN,
-            )
-    return layers
+    return tuple(_layer(checkpoint, path) for kind, path in checkpoint.modules if kind == "Dense")
 
 
 def graph(layers: Sequence[Layer]) -> Any:
-    """The layers as an ONNX ModelProto: embedding (batch, in) -> projected (batch, out), float32."""
+    """The layers as an ONNX ModelProto.
+
+    Its input is embedding (batch, in), its output projected (batch, out), both float32.
+    """
     from onnx import TensorProto, helper
 
     body = _Graph()
@@ -133,13 +129,11 @@ def _weights(checkpoint: Checkpoint, path: str, biased: bool) -> tuple[Any, Any]
 
 
 def _state(file: Path) -> Mapping[str, Any]:
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
     import torch
+    from safetensors.torch import load_file
 
-    state: Mapping[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    safe = file.suffix == ".safetensors"
+    state: Mapping[str, Any] = load_file(file) if safe else torch.load(file, weights_only=True)
     return state
 
 

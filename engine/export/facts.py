@@ -67,7 +67,7 @@ def collect(
         "pad_id": _pad_id(model, tokenizer),
         **_vocabulary(tokenizer),
     }
-    _note_cut(tokenizer, notes)
+    _cut_at_the_end(tokenizer, notes)
     own: dict[str, Any] = {}
     if task.name == "feature-extraction":
         own = _embedding(checkpoint, model, notes)
@@ -184,12 +184,14 @@ def _vocabulary(tokenizer: Any) -> dict[str, Any]:
     return {**ids, "mask_token": mask, "clean_up": bool(tokenizer.clean_up_tokenization_spaces)}
 
 
-def _note_cut(tokenizer: Any, notes: _Notes) -> None:
+def _cut_at_the_end(tokenizer: Any, notes: _Notes) -> None:
     if tokenizer.truncation_side != "right":
         notes.add(
             "the checkpoint's tokenizer cuts long texts at their beginning (truncation_side); "
             "here they are cut at their end"
         )
+        # The proof's reference is cut as the run cuts.
+        tokenizer.truncation_side = "right"
 
 
 def _embedding(checkpoint: Checkpoint, model: Any, notes: _Notes) -> dict[str, Any]:

@@ -79,20 +79,19 @@ def beam_search(job: Job) -> tuple[Ragged, Flags]:
     found = np.full((len(rows), most), job.settings.pad_id, np.int64)
     lengths = np.zeros(len(rows), np.int64)
     running, finished = _start(job, beams)
-    hopeful = np.ones(len(rows), np.bool_)
     logits = np.repeat(job.step(job.prompt), beams, axis=0)
     for length in range(1, most + 1):
         candidates = _candidates(job, logits, running, rows)
         running, parents = _go_on(candidates, beams)
-        finished = _finish(finished, candidates, job.search, hopeful, length)
-        hopeful = hopeful & _hopeful(running, finished, job.search, length, most)
-        going = _unfinished(candidates, finished, job.search, hopeful)
+        finished = _finish(finished, candidates, job.search, length)
+        going = _hopeful(running, finished, job.search, length, most)
+        going &= ~_full(finished, job.search) & ~candidates.ending.all(axis=1)
         found[rows[~going]] = finished.ids[~going, 0]
         lengths[rows[~going]] = finished.lengths[~going, 0]
         if not going.any():
             break
         _carry(job, parents[going], going, first=length == 1)
-        rows, hopeful = rows[going], hopeful[going]
+        rows = rows[going]
         running, finished = _of_rows(running, going), _of_rows(finished, going)
         logits = job.step(running.ids[..., -1].reshape(-1, 1))
     tokens = Ragged.of_padded(found, lengths)
@@ -138,16 +137,14 @@ def _go_on(candidates: Candidates, beams: int) -> tuple[Running, Ints]:
     return running, _picked(candidates.parents, best)
 
 
-def _finish(
-    finished: Finished, candidates: Candidates, search: Search, hopeful: Flags, length: int
-) -> Finished:
-    """The best of those that had ended and those that end now among the first `num_beams`."""
+def _finish(finished: Finished, candidates: Candidates, search: Search, length: int) -> Finished:
+    """The best of those that had ended and those that end now among the first `num_beams`.
+
+    transformers also keeps rows that are done from changing; here they are gone by then.
+    """
     beams = finished.scores.shape[1]
     ending = candidates.ending & (np.arange(candidates.scores.shape[1]) < beams)
-    scores = candidates.scores / length**search.length_penalty
-    # Three sums, not one: each rounds by itself.
-    for losing in (_full(finished, search)[:, None], ~hopeful[:, None], ~ending):
-        scores = scores + _low(losing)
+    scores = candidates.scores / length**search.length_penalty + _low(~ending)
     ids = np.zeros((*scores.shape, finished.ids.shape[2]), np.int64)
     ids[..., :length] = candidates.ids[..., -length:]
     merged = Finished(
@@ -170,12 +167,6 @@ def _hopeful(running: Running, finished: Finished, search: Search, length: int, 
     best = running.scores[:, :1] / (most if longest else length) ** search.length_penalty
     worst = np.where(finished.taken, finished.scores.min(axis=1, keepdims=True), LOW)
     return np.asarray((best > worst).any(axis=1))
-
-
-def _unfinished(
-    candidates: Candidates, finished: Finished, search: Search, hopeful: Flags
-) -> Flags:
-    return hopeful & ~_full(finished, search) & ~candidates.ending.all(axis=1)
 
 
 def _full(finished: Finished, search: Search) -> Flags:

@@ -31,6 +31,8 @@ AVERAGE = "average"
 STRATEGIES = ("none", "simple", "first", AVERAGE, "max")
 # Strategies that give all tokens of a word one label.
 BY_WORD = ("first", AVERAGE, "max")
+# As byte-level vocabularies write it.
+SPACE = "Ġ"
 # Fewer rows than usual travel together where every token brings the scores of all labels.
 WINDOW_OF_SCORES = 1024
 
@@ -80,22 +82,19 @@ def _window(options: Options) -> int:
 def _encode(rows: Rows, context: Context) -> Encoded:
     """Each text in its windows, or cut; nothing where it has no tokens."""
     texts, layout = rows.texts[0], context.tokenizer.alone
-    options, length = context.options, context.tokenizer.max_length
-    if options.stride >= length - layout.count:
-        raise SettingsError(
-            f"stride is {options.stride}",
-            f"less than {length - layout.count}, the tokens of text that a window has room for",
-        )
-    found = context.tokenizer.tokens(texts)
-    sentences = texts
-    if pa.types.is_list(texts.type):
-        found, sentences = _in_sentences(found, texts, options.delimiter)
+    words, stride = pa.types.is_list(texts.type), _stride(context)
+    read = context.tokenizer.tokens(texts)
+    found, sentences = (
+        _in_sentences(read, texts, context.options.delimiter) if words else (read, texts)
+    )
     lengths = found.ids.lengths
     filled = np.flatnonzero(lengths > 0)
     place = np.arange(len(found.words)) - np.repeat(found.ids.offsets[:-1], lengths)
     whole = Tokens(Ragged.of(found.ids.values, lengths[filled]), found.chars, place)
-    stride = options.stride if options.stride >= 0 else None
+    length = context.tokenizer.max_length
     made = pieces.single(whole, layout, max_length=length, stride=stride)
+    if stride is not None and context.tokenizer.widens[words]:
+        _widen(made, whole.ids.offsets, read.chars, context)
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = made.truncated
     aside = {
@@ -107,6 +106,35 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     }
     types = made.type_ids if context.type_ids else None
     return Encoded(rows, made.ids, types, truncated, filled[made.owners], aside)
+
+
+def _stride(context: Context) -> int | None:
+    stride, room = context.options.stride, context.tokenizer.max_length
+    room -= context.tokenizer.alone.count
+    if stride >= room:
+        raise SettingsError(
+            f"stride is {stride}", f"less than {room}, the tokens of text that a window has room for"
+        )
+    return stride if stride >= 0 else None
+
+
+def _widen(made: pieces.Pieces, offsets: Ints, chars: Ints, context: Context) -> None:
+    """Let the first token of every window but a row's first begin at the space before it.
+
+    The pipeline's tokenizer does so, and its spans begin there.
+
+    Args:
+        offsets, chars: Of the whole texts' tokens, as `flow.Tokens` has them.
+    """
+    again = np.flatnonzero(made.owners[1:] == made.owners[:-1]) + 1
+    first = made.ids.offsets[again] + len(context.tokenizer.alone.special[0])
+    inner = chars[offsets[made.owners[again]] + made.words[first], 0] > 0
+    tokens = context.tokenizer.tokens_of(made.ids.values[first])
+    spaced = np.array([token.startswith(SPACE) for token in tokens], np.bool_)
+    moved = first[spaced & inner]
+    empty = made.chars[moved, 0] == made.chars[moved, 1]
+    made.chars[moved, 0] -= 1
+    made.chars[moved[empty], 1] -= 1
 
 
 def _in_sentences(
@@ -121,6 +149,21 @@ def _in_sentences(
     moved = ends[first[rows] + np.maximum(found.words, 0)] - ends[first[rows]]
     chars = found.chars + np.where(found.words < 0, 0, moved)[:, None]
     return Tokens(found.ids, chars, found.words), pc.binary_join(texts, delimiter)
+
+
+def _widen(made: pieces.Pieces, context: Context) -> None:
+    """Move the first token of every window but a row's first to the space before it.
+
+    The pipeline's tokenizer does so, and its spans start there.
+    """
+    again = np.flatnonzero(made.owners[1:] == made.owners[:-1]) + 1
+    first = made.ids.offsets[again] + len(context.tokenizer.alone.special[0])
+    tokens = context.tokenizer.tokens_of(made.ids.values[first])
+    spaced = np.array([token.startswith(SPACE) for token in tokens], np.bool_)
+    moved = first[spaced & (made.chars[first, 0] > 0)]
+    empty = made.chars[moved, 0] == made.chars[moved, 1]
+    made.chars[moved, 0] -= 1
+    made.chars[moved[empty], 1] -= 1
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
@@ -237,7 +280,7 @@ def _inside_words(sentences: pa.StringArray, rows: Ints, chars: Ints) -> Flags:
     lengths = np.diff(ends, prepend=0)[rows]
     here = ends[rows] - lengths + chars
     behind = spaces[np.maximum(here - 1, 0)] & (chars > 0)
-    return (chars > 0) & ~behind & ~(spaces[here] & (chars < lengths))
+    return np.asarray((chars > 0) & ~behind & ~(spaces[here] & (chars < lengths)))
 
 
 def _by_first(tokens: Spans, starts: Ints, arrays: Arrays) -> Spans:
