@@ -118,13 +118,12 @@ class Languages:
         ids: Token id of every code, such as {"en_XX": 250004}.
         source: The code whose token the bundle's tokenizer puts into every row.
         target: The code translated into unless the person says otherwise; "" where there is none.
-        starts: The target's token is the decoder's start (mBART-25), not its forced first token.
+            Its token is forced as the first.
     """
 
     ids: Mapping[str, int]
     source: str
     target: str = ""
-    starts: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,6 @@ class Facts:
         labels: Class names in the order of the logits (classification, entailment, tokens).
         problem_type: single_label_classification, multi_label_classification or regression; ""
             where the checkpoint does not say.
-        function_to_apply: softmax, sigmoid or none where config.json says so, else "".
         pooling: mean, cls, max or last (feature-extraction).
         normalize: Scale embeddings to length 1 (feature-extraction).
         dimensions: Width of an embedding (feature-extraction).
@@ -163,7 +161,6 @@ class Facts:
     clean_up: bool = False
     labels: tuple[str, ...] = ()
     problem_type: str = ""
-    function_to_apply: str = ""
     pooling: str = ""
     normalize: bool = False
     dimensions: int = 0

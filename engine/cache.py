@@ -49,12 +49,13 @@ def bundle_for(
     Args:
         model: A bundle's folder, a checkpoint's folder, or a hub id such as google-t5/t5-small.
         task, revision, recipe, allow_pickle: As `engine.export.export` takes them; a bundle has its
-            own task and recipe, and they are not looked at.
+            own task, which must be the one named, and its own recipe, which is not looked at.
         progress: Called with one line before each stage of an export.
 
     Raises:
         BundleError: A path that does not exist, or a folder that is neither bundle nor checkpoint.
-        SettingsError: The task or recipe is unknown, or a revision was given for a folder.
+        SettingsError: The task or recipe is unknown or the bundle is of another task, or a revision
+            was given for a folder.
         ExportError: The checkpoint can not become a bundle.
         MissingDependency: An export, or the hub, is needed, and the extra `export` is not there.
         OutputError: The cache can not be written.
@@ -64,6 +65,7 @@ def bundle_for(
         bundle.load(path)
     if (path / bundle.DESCRIPTION).is_file():
         _check_no_revision(model, revision)
+        _check_task(path, task)
         return path
     if _looks_like_a_path(model):
         bundle.load(path)
@@ -122,6 +124,18 @@ def _check_no_revision(model: str, revision: str | None) -> None:
         raise SettingsError(
             f"revision: {model} is a local folder, which has no revisions",
             "leave the revision out, or give a hub id",
+        )
+
+
+def _check_task(path: Path, task: str | None) -> None:
+    """Refuse a bundle of another task than the one that was named."""
+    from engine.tasks import find
+
+    own = bundle.load(path).description.task
+    if task is not None and find(task).name != own:
+        raise SettingsError(
+            f"task: {path} is a bundle for {own}, not for {task}",
+            "leave the task out, or export the checkpoint for the other task",
         )
 
 

@@ -122,12 +122,11 @@ class Tokenizer:
         Of texts and of lists of words. A byte-level tokenizer that puts a space before a text takes
         the first one that it sees in a window for that.
         """
-        read = [json.loads(t.to_str())["post_processor"] for t in (self._plain, self._of_words)]
         texts, words = (
-            any(part.get("add_prefix_space") and part.get("trim_offsets") for part in _leaves(found))
-            for found in read
+            _leaves(json.loads(tokenizer.to_str())["post_processor"])
+            for tokenizer in (self._plain, self._of_words)
         )
-        return texts, words
+        return _widens(texts), _widens(words)
 
     @cached_property
     def _plain(self) -> Any:
@@ -177,6 +176,10 @@ def _leaves(component: Any) -> list[dict[str, Any]]:
         return []
     inner = component.get("pretokenizers", component.get("processors"))
     return [component] if inner is None else [leaf for part in inner for leaf in _leaves(part)]
+
+
+def _widens(parts: list[dict[str, Any]]) -> bool:
+    return any(part.get("add_prefix_space") and part.get("trim_offsets") for part in parts)
 
 
 def _side_by_side(texts: Sequence[pa.Array]) -> list[Any]:

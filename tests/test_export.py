@@ -672,11 +672,11 @@ def test_padding_and_cutting_on_the_left(tmp_path: Path) -> None:
 
 
 def test_the_function_of_the_checkpoint_and_its_clean_up(tmp_path: Path) -> None:
-    model = checkpoints.classifier(tmp_path / "model", function_to_apply="sigmoid")
+    model = checkpoints.classifier(tmp_path / "model", )
     checkpoints.edit_json(model / "tokenizer_config.json", clean_up_tokenization_spaces=True)
     export(str(model), tmp_path / "out", task=None)
     facts = bundle.load(tmp_path / "out").description.facts
-    assert (facts.function_to_apply, facts.clean_up) == ("sigmoid", True)
+    assert facts.clean_up is True
 
 
 def test_offsets_are_those_of_the_checkpoint_s_tokenizer(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ from engine.errors import Stopped
 from engine.flow import Ragged
 from engine.generation import generate
 from engine.generation.beam import top
-from engine.generation.decoder import open_decoder
+from engine.generation.decoder import FILLER, open_decoder
+from engine.generation.rules import Seen, rules
 
 Rows = list[tuple[int, ...]]
 GREEDY = Search()
@@ -235,29 +236,61 @@ def banned(
         yield from ends
 
 
+def ruled(
+    scores: NDArray[np.float32],
+    ids: list[int],
+    said: int,
+    row: Sequence[int],
+    ends: Sequence[int],
+    search: Search,
+    most: int,
+) -> NDArray[np.float32]:
+    """Scores of one row's next token, rule by rule and token by token."""
+    scores, start = scores.copy(), len(ids) - said
+    for token in set(ids):
+        factor = search.repetition_penalty
+        scores[token] = scores[token] * factor if scores[token] < 0 else scores[token] / factor
+    scores[list(banned(search, ids, said, row, ends))] = -np.inf
+    forced = [(len(ids) == 1, search.forced_bos_id), (said == most - 1, search.forced_eos_id)]
+    for now, token in forced:
+        if now and token >= 0:
+            scores[:] = -np.inf
+            scores[token] = 0
+    scores[list(search.suppress_ids)] = -np.inf
+    if said == int(start == 1 and search.forced_bos_id >= 0):
+        scores[list(search.begin_suppress_ids)] = -np.inf
+    return scores
+
+
 def plainly(row: Sequence[int], settings: Generation, search: Search, most: int) -> list[int]:
-    """Greedy decoding of one row, rule by rule and token by token."""
+    """Greedy decoding of one row."""
     ids = list(row) if settings.causal else [settings.start_id]
     start = len(ids)
     for said in range(most):
-        sign = 0 if settings.causal else signature(tuple(row))
-        scores = noisy(sign, ids)
-        for token in set(ids):
-            factor = search.repetition_penalty
-            scores[token] = scores[token] * factor if scores[token] < 0 else scores[token] / factor
-        scores[list(banned(search, ids, said, row, settings.end_ids))] = -np.inf
-        forced = [(len(ids) == 1, search.forced_bos_id), (said == most - 1, search.forced_eos_id)]
-        for now, token in forced:
-            if now and token >= 0:
-                scores[:] = -np.inf
-                scores[token] = 0
-        scores[list(search.suppress_ids)] = -np.inf
-        if said == int(start == 1 and search.forced_bos_id >= 0):
-            scores[list(search.begin_suppress_ids)] = -np.inf
+        logits = noisy(0 if settings.causal else signature(tuple(row)), ids)
+        scores = ruled(logits, ids, said, row, settings.end_ids, search, most)
         ids.append(int(scores.argmax()))
         if ids[-1] in settings.end_ids:
             break
     return ids[start:]
+
+
+@settings(max_examples=200, deadline=None)
+@given(few_rows, rule_sets, st.integers(0, 4), st.integers(0, 99))
+def test_every_score_is_as_the_rules_say(rows: Rows, search: Search, said: int, seed: int) -> None:
+    """Not the best one only: also where a prompt is shorter than an n-gram or a bad word."""
+    width, draw = max(map(len, rows)), np.random.default_rng(seed)
+    prompts = np.array([[FILLER] * (width - len(row)) + list(row) for row in rows])
+    spoken = draw.integers(FIRST_WORD, FIRST_WORD + 7, (len(rows), said))
+    ids = np.concatenate([prompts, spoken], axis=1)
+    logits = draw.normal(size=(len(rows), VOCABULARY)).astype(np.float32)
+    seen = Seen(ids, prompts, np.array([len(row) for row in rows]), said)
+    found = logits.copy()
+    for rule in rules(search, (END,), 5):
+        rule(found, seen)
+    for row, own, said_here, scores in zip(rows, found, spoken.tolist(), logits, strict=True):
+        wanted = ruled(scores, [*row, *said_here], said, row, (END,), search, 5)
+        assert own.tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize("settings_", [GENERATION, CAUSAL], ids=["encoder", "causal"])

@@ -62,6 +62,9 @@ def run(
     recipe: Annotated[
         str, typer.Option(help="Of a checkpoint given as MODEL: fp32 or int8.")
     ] = "fp32",
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Of a checkpoint: load .bin weights.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
 ) -> None:
     """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
@@ -74,6 +77,7 @@ def run(
         task=task,
         revision=revision,
         recipe=recipe,
+        allow_pickle=allow_pickle,
         progress=lambda line: typer.echo(line, err=True),
     )
     with shown(quiet=as_json) as on_progress:

@@ -281,14 +281,9 @@ def _labels(checkpoint: Checkpoint, model: Any, task: ExportTask) -> dict[str, A
     labels = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
     if task.name == "zero-shot-classification":
         _check_entailment(checkpoint, labels)
-    function = str(getattr(config, "function_to_apply", None) or "")
     # Where the checkpoint names no problem type, the run goes by the number of labels, as the
     # pipeline does.
-    return {
-        "labels": labels,
-        "problem_type": config.problem_type or "",
-        "function_to_apply": function if function in ("softmax", "sigmoid", "none") else "",
-    }
+    return {"labels": labels, "problem_type": config.problem_type or ""}
 
 
 def _check_entailment(checkpoint: Checkpoint, labels: tuple[str, ...]) -> None:

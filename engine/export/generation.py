@@ -66,6 +66,7 @@ def collect(model: Any, tokenizer: Any, task: ExportTask, asked: str, note: Note
         ExportError: The checkpoint names no start token.
         SettingsError: The task names a language that the tokenizer does not have.
     """
+    asked = _pair(model.config, asked, note)
     config, prefix = _pipeline_settings(model, tokenizer, task, asked)
     languages = _languages(tokenizer, config, task, asked, note)
     _note_not_done(config, note)
@@ -77,6 +78,16 @@ def collect(model: Any, tokenizer: Any, task: ExportTask, asked: str, note: Note
         "generation": _generation(model, config, languages, note),
         "languages": languages,
     }
+
+
+def _pair(config: Any, asked: str, note: Note) -> str:
+    """The task as asked; of plain translation the checkpoint's first pair, as pipeline() has it."""
+    offered = [n for n in config.task_specific_params or {} if n.startswith("translation_")]
+    if asked != "translation" or not offered:
+        return asked
+    others = f"; the others are {', '.join(offered[1:])}" if offered[1:] else ""
+    note(f"translation is {offered[0]} here, as in transformers: --task names another{others}")
+    return offered[0]
 
 
 def _pipeline_settings(model: Any, tokenizer: Any, task: ExportTask, asked: str) -> tuple[Any, str]:

@@ -91,10 +91,7 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
     languages = context.facts.languages
     if languages and isinstance(context.options, Translating):
         target = languages.ids[context.options.tgt_lang]
-        if languages.starts:
-            settings = dataclasses.replace(settings, start_id=target)
-        else:
-            search = dataclasses.replace(search, forced_bos_id=target)
+        search = dataclasses.replace(search, forced_bos_id=target)
     return decoding.decode(backend, feeds, context, settings, search)
 
 

@@ -72,7 +72,7 @@ def _each(values: Ints, rows: int) -> Ragged:
 def _begun(ids: Ragged, context: Context) -> Ragged:
     """The token that begins texts for every row that has none."""
     settings = decoding.settings_of(context.facts)
-    first = settings.bos_id if settings.bos_id >= 0 else settings.end_ids[0]
+    first = next((n for n in (settings.bos_id, *settings.end_ids) if n >= 0), settings.pad_id)
     lengths = (ids.lengths == 0).astype(np.int64)
     return Ragged.of(np.full(int(lengths.sum()), first), lengths)
 

@@ -113,7 +113,7 @@ def _stride(context: Context) -> int | None:
     room -= context.tokenizer.alone.count
     if stride >= room:
         raise SettingsError(
-            f"stride is {stride}", f"less than {room}, the tokens of text that a window has room for"
+            f"stride is {stride}", f"less than {room}, the tokens of a window without special ones"
         )
     return stride if stride >= 0 else None
 
