@@ -97,7 +97,7 @@ def accuracy(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> fl
     """Share of right answers; truths are names of labels, in any case, or their numbers."""
     named = [labels[int(t)] if str(t).isdigit() else str(t) for t in truths]
     right = (a.lower() == t.lower() for a, t in zip(answers, named, strict=True))
-    return sum(right) / len(truths)
+    return float(sum(right)) / len(truths)
 
 
 # token-classification
@@ -141,7 +141,7 @@ def token_f1(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> fl
     pairs = [p for a, t in zip(answers, truths, strict=True) for p in zip(a, t, strict=True)]
     right = sum(a == t != "O" for a, t in pairs)
     said, there = (sum(pair[i] != "O" for pair in pairs) for i in (0, 1))
-    return 2 * right / max(1, said + there)
+    return float(2 * right) / max(1, said + there)
 
 
 # feature-extraction

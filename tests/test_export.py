@@ -671,8 +671,8 @@ def test_padding_and_cutting_on_the_left(tmp_path: Path) -> None:
     _refused(model, tmp_path / "other", ExportError, "padding_side")
 
 
-def test_the_function_of_the_checkpoint_and_its_clean_up(tmp_path: Path) -> None:
-    model = checkpoints.classifier(tmp_path / "model", )
+def test_whether_decoded_text_is_cleaned_up(tmp_path: Path) -> None:
+    model = checkpoints.classifier(tmp_path / "model")
     checkpoints.edit_json(model / "tokenizer_config.json", clean_up_tokenization_spaces=True)
     export(str(model), tmp_path / "out", task=None)
     facts = bundle.load(tmp_path / "out").description.facts

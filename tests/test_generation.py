@@ -293,6 +293,16 @@ def test_every_score_is_as_the_rules_say(rows: Rows, search: Search, said: int, 
         assert own.tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("row", [(7,), (9, 7)])
+def test_a_bad_word_as_long_as_all_there_is_may_come(row: tuple[int, ...]) -> None:
+    """transformers looks for a word only where one token more than its beginning is there."""
+    ids = np.array([row])
+    scores = np.zeros((1, VOCABULARY), np.float32)
+    (rule,) = rules(Search(bad_words_ids=((7, 8),)), (END,), 5)
+    rule(scores, Seen(ids, ids, np.array([len(row)]), 0))
+    assert np.flatnonzero(scores[0]).tolist() == ([8] if len(row) > 1 else [])
+
+
 @pytest.mark.parametrize("settings_", [GENERATION, CAUSAL], ids=["encoder", "causal"])
 @settings(max_examples=120, deadline=None)
 @given(few_rows, rule_sets, st.integers(1, 7), st.booleans())

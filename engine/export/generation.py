@@ -87,7 +87,7 @@ def _pair(config: Any, asked: str, note: Note) -> str:
         return asked
     others = f"; the others are {', '.join(offered[1:])}" if offered[1:] else ""
     note(f"translation is {offered[0]} here, as in transformers: --task names another{others}")
-    return offered[0]
+    return str(offered[0])
 
 
 def _pipeline_settings(model: Any, tokenizer: Any, task: ExportTask, asked: str) -> tuple[Any, str]:

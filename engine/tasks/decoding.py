@@ -122,6 +122,8 @@ def decode(
         search,
         max_new_tokens=context.options.max_new_tokens,
         stop=_stopper(context) if context.options.stop else None,
+        # A stop text has at most as many tokens as characters, and one goes before them.
+        tail=max(map(len, context.options.stop), default=0) + 1,
         stopped=context.stopped,
     )
     return {"tokens": tokens, "ended": ended}
