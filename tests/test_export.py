@@ -571,25 +571,6 @@ _HEADS = {
 }
 
 
-@pytest.mark.parametrize(("family", "task"), _EXPORTED)
-def test_families_and_tasks(tmp_path: Path, family: str, task: str) -> None:
-    """The proof holds texts, pairs, ids, offsets and numbers to transformers; here the rest."""
-    model = checkpoints.encoder(tmp_path / "model", family, task)
-    report = export(str(model), tmp_path / "out", task=task)
-    found = bundle.load(tmp_path / "out").description
-    assert (found.task, found.architecture) == (task, family)
-    assert report.largest_difference <= report.tolerance
-    assert found.proof["sentences"] == len(proof.SENTENCES) + len(proof.PAIRS)
-    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx")
-    assert [o.name for o in session.get_outputs()] == _HEADS[task]
-    assert found.facts.labels == checkpoints._LABELS.get(task, ())
-    # Whatever the positions are called, 64 tokens fit and padding indices do not count.
-    assert found.facts.max_length == 64
-    assert found.facts.position_limit in (0, 64)
-    assert found.facts.mask_token in ("[MASK]", "<mask>")
-    assert min(found.facts.unk_id, found.facts.mask_id, found.facts.cls_id) >= 0
-
-
 @pytest.mark.parametrize("family", convert.ENCODERS)
 def test_the_rest_of_the_product_is_in_optimum_s_table(tmp_path: Path, family: str) -> None:
     found = checkpoint.Checkpoint(tmp_path, family, "", "", {"model_type": family}, False)

@@ -48,7 +48,7 @@ EDGES = [
     "tabs\tand\nnew\r\nlines,\n\n\n  then {} men\ton the moon .",
     "[CLS] [PAD] was {} [SEP] and <s> <pad> there </s> with [UNK] too , it 's .",
     "[CLS] [PAD] was {} [SEP] and <s> <pad> there </s> with {} too , it 's .",
-    "x" * 300 + " {}",
+    "{} " + "x" * 300,
 ]
 UNMASKED = ["", " ", "a", "no mask in here", "[ MASK ] < mask >"]
 WAYS: list[dict[str, Any]] = [

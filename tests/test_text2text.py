@@ -55,8 +55,8 @@ def made(rows: int, least: int, most: int) -> list[str]:
 
 
 def lively_t5(folder: Path) -> Path:
-    # initializer_factor 8: a random T5 of the usual scale repeats one token.
-    return checkpoints.t5(folder, initializer_factor=8.0)
+    # initializer_factor 2: a random T5 of the usual scale repeats one token.
+    return checkpoints.t5(folder, initializer_factor=2.0)
 
 
 def fifty(folder: Path) -> Path:

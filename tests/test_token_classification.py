@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import SHARED
-from fakes import FACTS, write_tokenizer
+from fakes import FACTS
 
 import engine
 from engine import tasks
@@ -215,7 +215,7 @@ class Rules:
         ways = [{"strategy": strategy} for strategy in strategies]
         theirs = self.theirs(rows, stride, ways, **options)
         for strategy, wanted in zip(strategies, theirs, strict=True):
-            assert sum(map(len, wanted)) > len(rows)
+            assert sum(map(len, wanted)) >= 30
             found = self.mine(rows, aggregation_strategy=strategy, stride=stride, **options)
             check_equal(found, wanted, (strategy, stride))
 
@@ -253,7 +253,7 @@ def small_tokenizer(kind: str) -> Any:
     )
 
 
-KINDS = ["bert-base-cased", "bert-base-uncased", "roberta", "roberta-prefixed", "t5-small"]
+KINDS = ["bert-base-uncased", "roberta", "roberta-prefixed", "t5-small"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -277,11 +277,261 @@ quietly = pytest.mark.filterwarnings("ignore:Tokenizer does not support real wor
 @pytest.mark.parametrize("stride", [-1, 0, 5])
 def test_entities_of_texts_are_the_pipelines(rules: Rules, stride: int) -> None:
     strategies = STRATEGIES[1:] if stride >= 0 else STRATEGIES
-    rules.check([*EDGES, *texts()[:80], long_text()[:5000]], stride, strategies)
+    rules.check([*EDGES, *texts()[:40], long_text()[:2500]], stride, strategies)
 
 
 @quietly
-@pytest.mark.parametrize(("stride", "delimiter"), [(-1, " "), (-1, ""), (5, " "), (5, " | ")])
+@pytest.mark.parametrize(("stride", "delimiter"), [(-1, ""), (5, " "), (0, " | ")])
 def test_entities_of_words_are_the_pipelines(rules: Rules, stride: int, delimiter: str) -> None:
     strategies = STRATEGIES[1:] if stride >= 0 else STRATEGIES
-    rules.check([*EDGE_WORDS, *long_words()[:60]], stride, strategies, delimiter=delimiter)
+    rules.check([*EDGE_WORDS, *long_words()[:40]], stride, strategies, delimiter=delimiter)
+
+
+@quietly
+@pytest.mark.parametrize("count", [1, 2, 200])
+def test_any_number_of_labels(rules: Rules, count: int) -> None:
+    names = tuple(f"{('B-', 'I-', '')[i % 3]}T{i // 4}" for i in range(count))
+    replace(rules, labels=names).check([*EDGES, *texts()[:10]], 5, STRATEGIES[1:])
+
+
+@quietly
+@pytest.mark.parametrize("ignored", [(), ("LOC", "B-PER"), LABELS])
+def test_labels_are_ignored_as_the_pipeline_does(rules: Rules, ignored: tuple[str, ...]) -> None:
+    rows = [*EDGES, *texts()[:10]]
+    for strategy in STRATEGIES:
+        ways = [{"strategy": strategy, "ignore_labels": ignored}]
+        (wanted,) = rules.theirs(rows, -1, ways)
+        found = rules.mine(rows, aggregation_strategy=strategy, ignore_labels=ignored)
+        check_equal(found, wanted, (strategy, ignored))
+
+
+def test_every_token_is_answered_once_where_the_pipeline_takes_no_stride(rules: Rules) -> None:
+    with pytest.raises(ValueError, match="please select another one"):
+        rules.pipe(words=False)._sanitize_parameters(aggregation_strategy="none", stride=5)
+    rows = [*EDGES, *texts()[:20], long_text()[:2500]]
+    found = rules.mine(rows, stride=5, ignore_labels=())
+    limit, rules.tokenizer.model_max_length = rules.tokenizer.model_max_length, 10**6
+    whole = [
+        rules.tokenizer(row, return_offsets_mapping=True, return_special_tokens_mask=True)
+        for row in rows
+    ]
+    rules.tokenizer.model_max_length = limit
+    for row, text, read in zip(found, rows, whole, strict=True):
+        own = [i for i, special in enumerate(read["special_tokens_mask"]) if not special]
+        assert [e["index"] for e in row] == own
+        for e in row:
+            token = rules.tokenizer.convert_ids_to_tokens(read["input_ids"][e["index"]])
+            start, end = read["offset_mapping"][e["index"]]
+            unknown = token == rules.tokenizer.unk_token
+            assert e["word"] == (text[start:end] if unknown else token)
+            assert e["end"] == end
+            assert e["start"] in (start, start - 1)
+    # Left to its default, the pipeline does not notice, and merges what shares a character.
+    plain = [row for row in rows if row.isascii()]
+    (wanted,) = rules.theirs(plain, 5, [{"strategy": "none"}])
+    check_equal(rules.mine(plain, stride=5), wanted, "none", but=("index",))
+
+
+def test_entities_do_not_depend_on_their_neighbours(rules: Rules) -> None:
+    rows = [*EDGES, *texts()[:30]]
+    order = random.Random(1).sample(range(len(rows)), len(rows))
+    for strategy in STRATEGIES:
+        options = {"aggregation_strategy": strategy, "stride": 5}
+        wanted = rules.mine(rows, 64, **options)
+        found = rules.mine([rows[i] for i in order], 16_384, **options)
+        assert found == [wanted[i] for i in order]
+        assert all(rules.mine([rows[i]], **options) == [wanted[i]] for i in (5, 20))
+
+
+def test_places_are_characters_of_the_text_or_of_the_words_joined(rules: Rules) -> None:
+    words = ["👩‍👩‍👧‍👦", "wonderful", "garden"]
+    joined = " | ".join(words)
+    found = rules.mine([words], delimiter=" | ", ignore_labels=())[0]
+    assert {"wonderful", "garden"} <= {
+        joined[e["start"] : last["end"]] for i, e in enumerate(found) for last in found[i:]
+    }
+
+
+def test_what_is_cut_is_told(rules: Rules) -> None:
+    rows = Rows(None, (pa.array(["", "a b", long_text()]),))
+    assert rules.stages().encode(rows).truncated.tolist() == [False, False, True]
+    windowed = rules.stages(stride=5).encode(rows)
+    assert not windowed.truncated.any()
+    assert windowed.ids.lengths.max() <= 48
+    assert 0 not in windowed.owners
+
+
+def test_a_stride_that_fills_the_window_is_refused_where_the_pipeline_panics(rules: Rules) -> None:
+    room = 48 - rules.tokenizer.num_special_tokens_to_add()
+    with pytest.raises(BaseException, match="stride"):  # a panic is no Exception
+        preprocessed(rules.pipe(words=False), long_text(), room)
+    with pytest.raises(SettingsError, match=f"stride is {room}"):
+        rules.mine(["a"], stride=room)
+    assert rules.mine(["a"], stride=room - 1, ignore_labels=())[0]
+
+
+def test_byte_level_words_get_a_space_where_the_pipeline_raises(rules: Rules) -> None:
+    if rules.tokenizer is rules.of_words:
+        pytest.skip("its tokenizer reads words as they are")
+    with pytest.raises(AssertionError, match="add_prefix_space=True"):
+        preprocessed(rules.pipe(words=False), ["a", "b"], -1)
+    (row,) = rules.mine([["a", "b"]], ignore_labels=())
+    assert [(e["word"], e["start"]) for e in row] == [("Ġa", 0), ("Ġb", 2)]
+
+
+# the answers, on exported checkpoints
+
+
+@dataclass(frozen=True)
+class Family:
+    pipe: Any
+    bundle: engine.Bundle
+
+    def check(
+        self, rows: Sequence[Any], stride: int = -1, length: int = 0, *, least: int = 100
+    ) -> None:
+        """All strategies; the forward passes of both sides are made once for all of them."""
+        tokenizer = self.pipe.tokenizer
+        usual = tokenizer.model_max_length
+        tokenizer.model_max_length = length or usual
+        outputs = []
+        for row in rows:
+            made = preprocessed(self.pipe, row, stride)
+            outputs.append([self.pipe.forward(piece) for piece in made])
+        tokenizer.model_max_length = usual
+        for strategy in STRATEGIES[stride >= 0 :]:
+            wanted = [postprocessed(self.pipe, one, strategy) for one in outputs]
+            assert sum(map(len, wanted)) >= least
+            found = self.mine(rows, strategy, stride, length)
+            check_equal(found, wanted, (strategy, stride, length))
+
+    def mine(self, rows: Sequence[Any], strategy: str, stride: int, length: int) -> Found:
+        options = {"aggregation_strategy": strategy, "stride": stride}
+        found = self.bundle(rows, max_length=length, **options)
+        return found["entities"].to_pylist()
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Trained weights (bert) and random ones, or small ones where there is no ../shared."""
+    pytest.importorskip("optimum.exporters.onnx")
+    from transformers import pipeline
+
+    from engine.export import export
+
+    folder = tmp_path_factory.mktemp(request.param)
+    if not SHARED.is_dir():
+        checkpoint = checkpoints.encoder(folder / "c", request.param, "token-classification")
+    elif request.param == "bert":
+        checkpoint = request.getfixturevalue("trained") / "minilm-wnut17"
+    else:
+        checkpoint = roberta(folder / "c")
+    export(str(checkpoint), folder / "bundle", task="ner")
+    model = str(checkpoint)
+    pipe = pipeline(
+        "token-classification", model=model, tokenizer=model, dtype="float32", device="cpu"
+    )
+    return Family(pipe, engine.Bundle.load(folder / "bundle"))
+
+
+def roberta(folder: Path) -> Path:
+    """The real tokenizer, random weights, and a head that leaves few doubts."""
+    import torch
+    from transformers import RobertaConfig, RobertaForTokenClassification
+
+    tokenizer = real_tokenizer("roberta-prefixed")
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        initializer_range=0.15,
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: i for i, label in enumerate(LABELS)},
+    )
+    model = RobertaForTokenClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.normal_(0, 0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+@quietly
+def test_answers_to_texts_equal_the_pipelines(family: Family) -> None:
+    rows = [" ".join(words) for words in sentences()]
+    assert len(rows) >= 200
+    family.check([*rows, *EDGES, long_text()])
+
+
+@quietly
+def test_answers_to_long_texts_equal_the_pipelines(family: Family) -> None:
+    family.check([*texts(), *EDGES], 9, 48)
+    family.check([long_text(), "x" * 20_000], 16, least=30)
+
+
+@quietly
+def test_answers_to_words_equal_the_pipelines(family: Family) -> None:
+    family.check([*sentences(), *EDGE_WORDS])
+    family.check([*EDGE_WORDS, *long_words()[:30]], 9, 48, least=5)
+
+
+@quietly
+def test_a_call_equals_a_call_of_the_pipeline(family: Family) -> None:
+    for rows in (texts()[1:7], sentences()[1:7]):
+        for options in ({}, {"aggregation_strategy": "max", "stride": 3}):
+            words = isinstance(rows[0], list)
+            wanted = family.pipe(rows, is_split_into_words=words, **options)
+            check_equal(family.bundle(rows, **options)["entities"].to_pylist(), wanted, options)
+
+
+# options
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("aggregation_strategy", "word"),
+        ("aggregation_strategy", None),
+        ("stride", -2),
+        ("stride", "9"),
+        ("ignore_labels", 7),
+        ("ignore_labels", (7,)),
+        ("delimiter", None),
+    ],
+)
+def test_an_option_out_of_range_is_refused_by_name(option: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=option) as caught:
+        tasks.settle(NER, FACTS[NER.name], {option: value})
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("O", ("O",)), ("O, MISC,", ("O", "MISC")), ("", ()), (["O"], ("O",)), ((), ())],
+)
+def test_ignored_labels_may_be_one_text(given: object, taken: tuple[str, ...]) -> None:
+    settled = tasks.settle(NER, FACTS[NER.name], {"ignore_labels": given})
+    assert settled.ignore_labels == taken
+
+
+def test_the_entities_have_the_pipelines_fields() -> None:
+    for strategy, names in {
+        "none": ["entity", "score", "index", "word", "start", "end"],
+        "first": ["entity_group", "score", "word", "start", "end"],
+    }.items():
+        settled = tasks.settle(NER, FACTS[NER.name], {"aggregation_strategy": strategy})
+        context = Context(FACTS[NER.name], settled, None, False, lambda: False)  # type: ignore[arg-type]  # the schema asks for no tokenizer
+        kind = NER.schema(context).field("entities").type.value_type
+        assert [kind.field(i).name for i in range(kind.num_fields)] == names
+
+
+def test_a_bundle_without_labels_is_damaged() -> None:
+    settled = tasks.settle(NER, FACTS[NER.name], {})
+    with pytest.raises(BundleError, match="no labels"):
+        NER.check(Facts(8), settled, 1)

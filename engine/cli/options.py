@@ -32,7 +32,7 @@ class WithTaskOptions(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         names = {parameter.name for parameter in _parameters()}
         taken = {name: ctx.params.pop(name) for name in names if name in ctx.params}
-        ctx.meta["options"] = {n: _one(v) for n, v in taken.items() if v is not None and v != []}
+        ctx.meta["options"] = {n: _one(v) for n, v in taken.items() if v not in (None, [], ())}
         return super().invoke(ctx)
 
 

@@ -151,21 +151,6 @@ def _in_sentences(
     return Tokens(found.ids, chars, found.words), pc.binary_join(texts, delimiter)
 
 
-def _widen(made: pieces.Pieces, context: Context) -> None:
-    """Move the first token of every window but a row's first to the space before it.
-
-    The pipeline's tokenizer does so, and its spans start there.
-    """
-    again = np.flatnonzero(made.owners[1:] == made.owners[:-1]) + 1
-    first = made.ids.offsets[again] + len(context.tokenizer.alone.special[0])
-    tokens = context.tokenizer.tokens_of(made.ids.values[first])
-    spaced = np.array([token.startswith(SPACE) for token in tokens], np.bool_)
-    moved = first[spaced & (made.chars[first, 0] > 0)]
-    empty = made.chars[moved, 0] == made.chars[moved, 1]
-    made.chars[moved, 0] -= 1
-    made.chars[moved[empty], 1] -= 1
-
-
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
     """The best label of every real token and its score; all scores where they are averaged."""
     (value,) = backend.graph("model").run(feeds, ["logits"])
