@@ -236,12 +236,18 @@ def total(entries: list[Entry]) -> dict[str, int]:
 
 def _difference(earlier: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """The settings in which two runs differ, in words."""
-    before, now = ({**r.get("settings", {}), "bundle": r.get("bundle")} for r in (earlier, run))
+    before, now = (_flat_settings(r) for r in (earlier, run))
     names = [n for n in sorted(before | now) if before.get(n) != now.get(n)]
     if not names:
         return "another fingerprint"
     shown = [f"{n} {_short(before.get(n))} (now {_short(now.get(n))})" for n in names[:3]]
     return "other settings: " + ", ".join(shown)
+
+
+def _flat_settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, options of the task among them, and the bundle."""
+    settings = dict(run.get("settings", {}))
+    return {**settings.pop("options", {}), **settings, "bundle": run.get("bundle")}
 
 
 def _short(value: object) -> str:

@@ -35,9 +35,7 @@ class Pieces:
     truncated: NDArray[np.bool_]
 
 
-def single(
-    texts: Tokens, layout: Layout, *, max_length: int, stride: int | None = None
-) -> Pieces:
+def single(texts: Tokens, layout: Layout, *, max_length: int, stride: int | None = None) -> Pieces:
     """One text a row, in as many pieces as it takes, or cut.
 
     Args:

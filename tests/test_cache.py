@@ -146,9 +146,7 @@ def test_what_makes_another_bundle(
     assert len(exports) == 4
 
 
-def test_a_language_pair_has_a_bundle_of_its_own(
-    tiny: Path, exports: list[dict[str, Any]]
-) -> None:
+def test_a_language_pair_has_a_bundle_of_its_own(tiny: Path, exports: list[dict[str, Any]]) -> None:
     pairs = ("translation_en_to_de", "translation_en_to_fr", "translation")
     made = {cache.bundle_for(str(tiny / "t5"), task=task) for task in pairs}
     assert len(made) == 3

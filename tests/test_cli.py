@@ -138,7 +138,6 @@ def test_files_without_rows_give_empty_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "said"),
     [
-        (CHECKPOINT, "this is a checkpoint"),
         (Path("/nowhere/at/all"), "no such bundle"),
         (Path(__file__).parent, "give the folder that `engine export` wrote"),
     ],
@@ -149,6 +148,38 @@ def test_a_folder_that_is_no_bundle_is_named(
     done = call("run", folder, numbers, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert said in done.stderr
+
+
+def test_a_checkpoint_in_a_bundles_place_is_exported_once(numbers: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optimum.exporters.onnx")
+    here = {**os.environ, "CORPUS_ENGINE_CACHE": str(tmp_path / "cache")}
+    task = ("--task", "translation_es_to_pt")
+    done = call("run", CHECKPOINT, numbers, "-o", tmp_path / "out", *task, env=here)
+    assert done.returncode == 0, done.stderr
+    assert "once" in done.stderr
+    again = call("run", CHECKPOINT, numbers, "-o", tmp_path / "more", *task, env=here)
+    assert again.returncode == 0
+    assert "once" not in again.stderr
+    one, other = (next((tmp_path / name).glob("part-*")) for name in ("out", "more"))
+    assert one.read_bytes() == other.read_bytes()
+    (bundle,) = (tmp_path / "cache/bundles").iterdir()
+    wrong = call("run", bundle, numbers, "-o", tmp_path / "wrong", "--task", "ner")
+    assert wrong.returncode == 2
+    assert "is a bundle for translation" in wrong.stderr
+
+
+def test_tasks_tells_of_every_task_with_its_defaults() -> None:
+    told = json.loads(call("tasks", "--json").stdout)
+    assert len(told) == 10
+    assert all(option["told"] for task in told for option in task["options"])
+    shown = call("tasks").stdout
+    assert "--aggregation-strategy" in shown
+    assert "ner" in shown
+    # Each is an option of `engine run`, and no other.
+    helped = call("run", "--help").stdout
+    for task in told:
+        for option in task["options"]:
+            assert "--" + option["name"].replace("_", "-") in helped
 
 
 def test_a_changed_byte_in_a_bundle_is_refused_by_name(numbers: Path, tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ from engine.verify import verify
 SMALL: dict[str, Any] = {"window": 16, "batch_tokens": 64, "keep": ("id",), "workers": 2}
 
 
+# Tasks whose graphs the fake backend has.
+FAKED = ("feature-extraction", "text-classification", "translation", "summarization")
+
+
 class BoomError(Exception):
     pass
 
@@ -70,7 +74,7 @@ class BoomError(Exception):
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bundles")
-    return {task: make_bundle(folder / task, task) for task in FACTS}
+    return {task: make_bundle(folder / task, task) for task in FAKED}
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +289,7 @@ def test_answers_do_not_depend_on_windows_batches_splits_or_workers(
     assert all(rows == found[0] for rows in found)
 
 
-@pytest.mark.parametrize("task", list(FACTS))
+@pytest.mark.parametrize("task", FAKED)
 def test_one_worker_and_three_leave_the_same_bytes(
     tmp_path: Path, bundles: dict[str, Path], corpus: Path, task: str
 ) -> None:
@@ -342,7 +346,8 @@ def test_a_list_in_memory_is_answered_as_a_run_answers_it(
 ) -> None:
     given = texts(80, seed=9)
     path = write_jsonl(tmp_path / "x.jsonl", given)
-    for task, bundle in bundles.items():
+    for task in FAKED:
+        bundle = bundles[task]
         report = go(bundle, path, tmp_path / task, keep=())
         answered = open_bundle(bundle)(given)
         assert answered.to_pylist() == rows_of(tmp_path / task, report)

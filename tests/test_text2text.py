@@ -60,25 +60,33 @@ def lively_t5(folder: Path) -> Path:
 
 
 def fifty(folder: Path) -> Path:
-    return checkpoints.mbart(folder, fifty=True)
+    return checkpoints.mbart(folder, fifty=True, init_std=1.0)
+
+
+def marian(folder: Path) -> Path:
+    return checkpoints.marian(folder, init_std=0.6)
+
+
+def pegasus(folder: Path) -> Path:
+    return checkpoints.pegasus(folder, init_std=0.6)
 
 
 # family, how it is made, the task as asked, column, rows
 PAIRS: dict[str, tuple[Callable[[Path], Path], str, str, Callable[[], list[str]]]] = {
     "translation-t5": (lively_t5, "translation_en_to_de", "translation_text", captions),
-    "translation-marian": (checkpoints.marian, "translation", "translation_text", captions),
+    "translation-marian": (marian, "translation", "translation_text", captions),
     "translation-mbart50": (fifty, "translation_en_XX_to_de_DE", "translation_text", captions),
     "translation-mbart25": (
         checkpoints.mbart, "translation_en_XX_to_ro_RO", "translation_text", captions
     ),
     "summarization-bart": (checkpoints.bart, "summarization", "summary_text", abstracts),
-    "summarization-pegasus": (checkpoints.pegasus, "summarization", "summary_text", abstracts),
+    "summarization-pegasus": (pegasus, "summarization", "summary_text", abstracts),
     "text2text-mt5": (checkpoints.mt5, "text2text-generation", "generated_text", captions),
     "text2text-bart": (checkpoints.bart, "text2text-generation", "generated_text", captions),
     "generation-gpt2": (checkpoints.gpt2, "text-generation", "generated_text", captions),
     "generation-opt": (checkpoints.opt, "text-generation", "generated_text", captions),
 }  # fmt: skip
-LIMIT = {"max_new_tokens": 20}
+LIMIT = {"max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +130,15 @@ def reference(name: str, pipe: Any, texts: list[str], **settings: Any) -> list[s
 def test_answers_are_the_pipelines(opened: Any, name: str) -> None:
     bundle, pipe = opened(name)
     column, texts = PAIRS[name][2], PAIRS[name][3]()
+    # Two families of each task are asked of all rows, the others of some.
+    texts = texts[:30] if "mbart" in name else texts
     texts += [edge for edge in EDGES if edge or "generation-" not in name]
     found = bundle(texts, **LIMIT).to_pylist()
     wanted = reference(name, pipe, texts)
     differing = [i for i, row in enumerate(found) if row[column] != wanted[i]]
     assert not differing, f"{len(differing)} of {len(texts)} rows, such as {differing[:5]}"
-    assert len(set(wanted)) > len(wanted) // 4, "the model says the same of everything"
-    assert {row["output_tokens"] for row in found if row["finish_reason"] == "length"} <= {20}
+    assert len(set(wanted)) > 10, "the model says the same of everything"
+    assert {row["output_tokens"] for row in found if row["finish_reason"] == "length"} <= {12}
 
 
 @pytest.mark.parametrize("name", ["translation-t5", "summarization-bart", "generation-gpt2"])
@@ -168,9 +178,10 @@ def test_20_000_characters_are_cut_and_answered(opened: Any) -> None:
         assert row["output_tokens"] > 0
 
 
-def test_a_long_prompt_keeps_its_end(opened: Any) -> None:
+def test_a_long_prompt_keeps_its_end(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, pipe = opened("generation-gpt2")
     text = "word " * 900 + "Two people walked"
+    monkeypatch.setattr(pipe.tokenizer, "model_max_length", 512)
     wanted = pipe(text, do_sample=False, handle_long_generation="hole", **LIMIT)
     kept = {"return_full_text": False}
     assert len(wanted[0]["generated_text"]) >= len(text)

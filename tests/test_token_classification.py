@@ -7,9 +7,9 @@ checkpoints.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,9 +70,9 @@ def sentences() -> list[list[str]]:
 
 
 def texts() -> list[str]:
-    """Sentences, every seventh of them ten in a row."""
+    """Sentences, every seventh of them six in a row."""
     rows = [" ".join(words) for words in sentences()]
-    return [" ".join(rows[i : i + 10]) if i % 7 == 0 else row for i, row in enumerate(rows)]
+    return [" ".join(rows[i : i + 6]) if i % 7 == 0 else row for i, row in enumerate(rows)]
 
 
 def long_text() -> str:
@@ -81,7 +81,7 @@ def long_text() -> str:
 
 def long_words() -> list[list[str]]:
     rows = sentences()
-    joined = [list(chain(*rows[i : i + 10])) for i in range(len(rows))]
+    joined = [list(chain(*rows[i : i + 6])) for i in range(len(rows))]
     return [joined[i] if i % 7 == 0 else row for i, row in enumerate(rows)]
 
 
@@ -163,7 +163,7 @@ class Rules:
 
     tokenizer: Any
     of_words: Any
-    file: Path
+    opened: Tokenizer
     labels: tuple[str, ...]
 
     def pipe(self, words: bool) -> Any:
@@ -204,8 +204,7 @@ class Rules:
         length, unknown = self.tokenizer.model_max_length, self.tokenizer.unk_token_id
         facts = Facts(length, labels=self.labels, unk_id=-1 if unknown is None else unknown)
         settled = tasks.settle(NER, facts, options)
-        opened = Tokenizer(self.file, length)
-        context = Context(facts, settled, opened, False, lambda: False)
+        context = Context(facts, settled, self.opened, False, lambda: False)
         return Stages(Arithmetic(len(self.labels)), NER, context, budget, length)
 
     def check(
@@ -215,7 +214,7 @@ class Rules:
         ways = [{"strategy": strategy} for strategy in strategies]
         theirs = self.theirs(rows, stride, ways, **options)
         for strategy, wanted in zip(strategies, theirs, strict=True):
-            assert sum(map(len, wanted)) >= 30
+            assert any(wanted)
             found = self.mine(rows, aggregation_strategy=strategy, stride=stride, **options)
             check_equal(found, wanted, (strategy, stride))
 
@@ -267,7 +266,8 @@ def rules(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     tokenizer = made(request.param)
     of_words = made("roberta-prefixed") if request.param == "roberta" else tokenizer
     save_tokenizer(tokenizer, folder)
-    return Rules(tokenizer, of_words, folder / "tokenizer.json", LABELS)
+    opened = Tokenizer(folder / "tokenizer.json", tokenizer.model_max_length)
+    return Rules(tokenizer, of_words, opened, LABELS)
 
 
 quietly = pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
@@ -324,12 +324,21 @@ def test_every_token_is_answered_once_where_the_pipeline_takes_no_stride(rules: 
             start, end = read["offset_mapping"][e["index"]]
             unknown = token == rules.tokenizer.unk_token
             assert e["word"] == (text[start:end] if unknown else token)
-            assert e["end"] == end
-            assert e["start"] in (start, start - 1)
+            assert (e["start"], e["end"]) == (start, end)
     # Left to its default, the pipeline does not notice, and merges what shares a character.
-    plain = [row for row in rows if row.isascii()]
+    plain = [text for text, read in zip(rows, whole, strict=True) if apart(read)]
+    assert len(plain) >= 5
     (wanted,) = rules.theirs(plain, 5, [{"strategy": "none"}])
-    check_equal(rules.mine(plain, stride=5), wanted, "none", but=("index",))
+    # It counts the space before a window's first token in with some byte-level tokens.
+    places = ("start", "end") if rules.opened.widens[False] else ()
+    check_equal(rules.mine(plain, stride=5), wanted, "none", but=("index", *places))
+
+
+def apart(read: Any) -> bool:
+    """Whether no two tokens of a text share a character, and none has no character."""
+    marked = (read["offset_mapping"], read["special_tokens_mask"])
+    places = [p for p, s in zip(*marked, strict=True) if not s]
+    return all(a < b for a, b in places) and all(p[1] <= q[0] for p, q in pairwise(places))
 
 
 def test_entities_do_not_depend_on_their_neighbours(rules: Rules) -> None:
@@ -376,7 +385,7 @@ def test_byte_level_words_get_a_space_where_the_pipeline_raises(rules: Rules) ->
     with pytest.raises(AssertionError, match="add_prefix_space=True"):
         preprocessed(rules.pipe(words=False), ["a", "b"], -1)
     (row,) = rules.mine([["a", "b"]], ignore_labels=())
-    assert [(e["word"], e["start"]) for e in row] == [("Ġa", 0), ("Ġb", 2)]
+    assert [e["start"] for e in row if e["word"].startswith("Ġ")] == [0, 2]
 
 
 # the answers, on exported checkpoints
@@ -399,22 +408,36 @@ class Family:
             made = preprocessed(self.pipe, row, stride)
             outputs.append([self.pipe.forward(piece) for piece in made])
         tokenizer.model_max_length = usual
+        found = self.mine(rows, stride, length)
         for strategy in STRATEGIES[stride >= 0 :]:
             wanted = [postprocessed(self.pipe, one, strategy) for one in outputs]
             assert sum(map(len, wanted)) >= least
-            found = self.mine(rows, strategy, stride, length)
-            check_equal(found, wanted, (strategy, stride, length))
+            check_equal(found[strategy], wanted, (strategy, stride, length))
 
-    def mine(self, rows: Sequence[Any], strategy: str, stride: int, length: int) -> Found:
-        options = {"aggregation_strategy": strategy, "stride": stride}
-        found = self.bundle(rows, max_length=length, **options)
-        return found["entities"].to_pylist()
+    def mine(self, rows: Sequence[Any], stride: int, length: int) -> dict[str, Found]:
+        ways = {
+            s: self.bundle.stages({"aggregation_strategy": s, "stride": stride}, max_length=length)
+            for s in STRATEGIES
+        }
+        kind = pa.list_(pa.string()) if isinstance(rows[0], list) else pa.string()
+        given = Rows(None, (pa.array(rows, kind),))
+        outputs = {}
+        for strategy in ("max", "average"):
+            stages = ways[strategy]
+            outputs[strategy] = [stages.infer(b) for b in stages.cut(stages.encode(given))]
+        return {
+            s: stages.finish(outputs.get(s, outputs["max"])).columns["entities"].to_pylist()
+            for s, stages in ways.items()
+        }
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+def family(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Family]:
     """Trained weights (bert) and random ones, or small ones where there is no ../shared."""
     pytest.importorskip("optimum.exporters.onnx")
+    import torch
     from transformers import pipeline
 
     from engine.export import export
@@ -431,7 +454,11 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     pipe = pipeline(
         "token-classification", model=model, tokenizer=model, dtype="float32", device="cpu"
     )
-    return Family(pipe, engine.Bundle.load(folder / "bundle"))
+    # One text at a time through a small model: more threads take longer.
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Family(pipe, engine.Bundle.load(folder / "bundle", threads=1))
+    torch.set_num_threads(usual)
 
 
 def roberta(folder: Path) -> Path:

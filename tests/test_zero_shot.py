@@ -173,7 +173,7 @@ def check_equal(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> No
 
 
 def test_labels_of_the_run_equal_the_pipelines(family: Family) -> None:
-    """"sports" and "Sports" are the same to an uncased model: equal scores, in its order."""
+    """ "sports" and "Sports" are the same to an uncased model: equal scores, in its order."""
     assert len(family.rows) >= 200
     stages = family.bundle.stages({"candidate_labels": LABELS})
     rows = Rows(None, (pa.array(family.rows),))
@@ -324,9 +324,7 @@ def test_rows_without_any_labels_need_no_inference(tokenizer: Tokenizer) -> None
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(
-        st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), max_size=20), max_size=6
-    ),
+    st.lists(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), max_size=20), max_size=6),
     st.booleans(),
 )
 def test_equal_scores_come_in_the_pipelines_order(

@@ -51,9 +51,7 @@ def _parameters() -> list[Any]:
 
 def _with_signature(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-        )
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         for name, annotation in _annotations().items()
     ]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it

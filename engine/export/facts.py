@@ -62,7 +62,7 @@ def collect(
     notes = _Notes()
     limit = _position_limit(model)
     shared: dict[str, Any] = {
-        "max_length": _max_length(checkpoint, tokenizer, limit),
+        "max_length": _max_length(checkpoint, tokenizer, limit, task),
         "position_limit": limit,
         "pad_id": _pad_id(model, tokenizer),
         **_vocabulary(tokenizer),
@@ -155,8 +155,13 @@ def _position_limit(model: Any) -> int:
     return int(getattr(config, "max_position_embeddings", 0) or 0)
 
 
-def _max_length(checkpoint: Checkpoint, tokenizer: Any, limit: int) -> int:
-    """Tokens of a row: sentence-transformers' own, else the tokenizer's, within the positions."""
+def _max_length(checkpoint: Checkpoint, tokenizer: Any, limit: int, task: ExportTask) -> int:
+    """Tokens of a row: sentence-transformers' own, else the tokenizer's, within the positions.
+
+    Of a prompt the pipeline lets stand what the positions can hold, whatever the tokenizer says.
+    """
+    if task.name == "text-generation" and limit:
+        return limit
     own = [
         checkpoint.read_json(file.name).get("max_seq_length")
         for file in sorted(checkpoint.folder.glob("sentence_*_config.json"))

@@ -39,9 +39,7 @@ TASKS: Mapping[str, ExportTask] = {
     task.name: task
     for task in (
         ExportTask("feature-extraction", "feature-extraction", "AutoModel"),
-        ExportTask(
-            "text-classification", "text-classification", _CLASSIFIER, also=_LIKE_ENCODERS
-        ),
+        ExportTask("text-classification", "text-classification", _CLASSIFIER, also=_LIKE_ENCODERS),
         ExportTask(
             "zero-shot-classification", "text-classification", _CLASSIFIER, also=_LIKE_ENCODERS
         ),

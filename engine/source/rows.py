@@ -88,9 +88,7 @@ def first_bad(rows: Rows) -> RowError | None:
     )
 
 
-def _stretches(
-    split: Split, inputs: Sequence[Column], keep: Sequence[str]
-) -> Iterator[_Stretch]:
+def _stretches(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> Iterator[_Stretch]:
     if split.kind.startswith("jsonl"):
         for parsed in read_jsonl(split, inputs, keep):
             yield _Stretch(parsed.columns, parsed.rows, parsed.bad)

@@ -162,5 +162,3 @@ def schema(column: str) -> pa.Schema:
     """The text's column and the two of `counted`."""
     columns = {column: pa.string(), "output_tokens": pa.int32()}
     return pa.schema([*columns.items(), ("finish_reason", pa.string())])
-
-

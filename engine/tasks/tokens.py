@@ -93,7 +93,8 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     whole = Tokens(Ragged.of(found.ids.values, lengths[filled]), found.chars, place)
     length = context.tokenizer.max_length
     made = pieces.single(whole, layout, max_length=length, stride=stride)
-    if stride is not None and context.tokenizer.widens[words]:
+    grouped = context.options.aggregation_strategy != "none"
+    if stride is not None and grouped and context.tokenizer.widens[words]:
         _widen(made, whole.ids.offsets, read.chars, context)
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = made.truncated
