@@ -139,7 +139,7 @@ def tag_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
 def token_f1(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
     """Micro-averaged over all words, O apart."""
     pairs = [p for a, t in zip(answers, truths, strict=True) for p in zip(a, t, strict=True)]
-    right = sum(a == t != "O" for a, t in pairs)
+    right = sum(bool(a == t != "O") for a, t in pairs)
     said, there = (sum(pair[i] != "O" for pair in pairs) for i in (0, 1))
     return float(2 * right) / max(1, said + there)
 

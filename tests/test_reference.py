@@ -109,23 +109,56 @@ def test_pairs_equal_the_pipelines(
     assert [f["score"] for f in found] == pytest.approx([w["score"] for w in wanted], abs=1e-4)
 
 
-def test_tokens_equal_those_of_generate(
-    exported: dict[str, engine.Bundle], trained: Path, shared: Path
-) -> None:
+@pytest.fixture(scope="module")
+def prompts(shared: Path) -> list[str]:
     import gzip
 
+    with gzip.open(shared / "data/multi30k/val.en.gz", "rt", encoding="utf-8") as stream:
+        return [f"translate English to German: {line.strip()}" for line in stream][:200]
+
+
+def test_greedy_tokens_equal_those_of_generate(
+    exported: dict[str, engine.Bundle], trained: Path, prompts: list[str]
+) -> None:
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    with gzip.open(shared / "data/multi30k/val.en.gz", "rt", encoding="utf-8") as stream:
-        captions = [line.strip() for line in stream][:48]
-    prompts = [f"translate English to German: {caption}" for caption in captions]
     tokenizer = AutoTokenizer.from_pretrained(trained / "flan-t5-small")
     model = AutoModelForSeq2SeqLM.from_pretrained(trained / "flan-t5-small", dtype=torch.float32)
-    feeds = tokenizer(prompts, padding=True, return_tensors="pt")
-    generated = model.eval().generate(**feeds, max_new_tokens=32, do_sample=False, num_beams=1)
-    wanted = tokenizer.batch_decode(generated, skip_special_tokens=True)
-    found = exported["flan-t5-small"](prompts, max_new_tokens=32)
+    wanted: list[list[int]] = []
+    for start in range(0, len(prompts), 25):
+        feeds = tokenizer(prompts[start : start + 25], padding=True, return_tensors="pt")
+        generated = model.eval().generate(**feeds, max_new_tokens=32, do_sample=False, num_beams=1)
+        wanted += [[n for n in row[1:].tolist() if n] for row in generated]
+    found = exported["flan-t5-small"](prompts, max_new_tokens=32, num_beams=1)
+    texts = tokenizer.batch_decode(wanted, skip_special_tokens=True)
+    assert found["translation_text"].to_pylist() == texts
+    assert found["output_tokens"].to_pylist() == [len(row) for row in wanted]
+
+
+def test_beams_are_those_of_the_pipeline(
+    exported: dict[str, engine.Bundle], trained: Path, prompts: list[str]
+) -> None:
+    from transformers import pipeline
+
+    folder = str(trained / "flan-t5-small")
+    pipe = pipeline("translation", model=folder, dtype="float32", device="cpu")
+    wanted = [pipe(prompt, max_new_tokens=24)[0]["translation_text"] for prompt in prompts[:40]]
+    found = exported["flan-t5-small"](prompts[:40], max_new_tokens=24)
     assert found["translation_text"].to_pylist() == wanted
-    lengths = [int((row[1:] != 0).sum()) for row in generated]
-    assert found["output_tokens"].to_pylist() == lengths
+
+
+def test_the_real_t5_tokenizer_gives_its_known_tokens(shared: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from transformers import AutoTokenizer
+
+    from engine.export.facts import save_tokenizer
+    from engine.tokenizer import Tokenizer
+
+    save_tokenizer(AutoTokenizer.from_pretrained(shared / "models/tokenizers/t5-small"), tmp_path)
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", 512)
+    ids = tokenizer.ids(pa.array(["Using a Transformer network is simple"])).values.tolist()
+    assert ids == [3, 3626, 3, 9, 31220, 1229, 19, 650]
+    assert tokenizer.tokens_of(ids) == [
+        "▁", "Using", "▁", "a", "▁Transformer", "▁network", "▁is", "▁simple",
+    ]  # fmt: skip

@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from fakes import FACTS, LABELS, FakeBackend
+from fakes import FACTS, LABELS, FakeBackend, ids_of, make_bundle, open_bundle, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import tasks
 from engine.bundle import Facts
 from engine.errors import BundleError, SettingsError
-from engine.flow import Encoded, Ragged, Rows
+from engine.flow import Column, Encoded, Ragged, Rows
 from engine.tasks import TASKS, Context, Task
 from engine.tasks.classification import FUNCTIONS, sigmoid, softmax
 from engine.tasks.features import POOLINGS
+from engine.tasks.task import as_read, option
 
 calm = settings(deadline=None, max_examples=60)
 FEATURES, CLASSES, TRANSLATION = (
@@ -381,3 +383,48 @@ def test_tasks_are_found_by_name_and_alias(name: str, task: Task) -> None:
 def test_an_unknown_task_is_refused_with_the_nearest() -> None:
     with pytest.raises(SettingsError, match="did you mean 'text-classification'"):
         tasks.find("text-clasification")
+
+
+# a tenth task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CountOptions:
+    """Of the task below."""
+
+    twice: bool = option("count every token twice")
+
+
+def count(backend: Any, feeds: Any, made: Context) -> dict[str, np.ndarray]:
+    return {"tokens_in": feeds["attention_mask"].sum(axis=1) * (1 + made.options.twice)}
+
+
+COUNT = Task(
+    name="token-count",
+    aliases=("count",),
+    summary="how many tokens a text has",
+    inputs=(Column("text"),),
+    batch_tokens=64,
+    options=CountOptions,
+    defaults=lambda facts: {"twice": False},
+    encode=as_read,
+    infer=count,
+    finish=lambda window, arrays, made: [pa.array(arrays["tokens_in"], pa.int32())],
+    schema=lambda made: pa.schema([("tokens", pa.int32())]),
+    columns="tokens: int32",
+)
+
+
+def test_a_new_task_is_a_file_and_a_row_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.cli import options
+
+    monkeypatch.setitem(TASKS, "token-count", COUNT)
+    bundle = open_bundle(make_bundle(tmp_path / "bundle", "token-count", Facts(32)))
+    given = texts(40)
+    wanted = [len(ids_of(text)) for text in given]
+    assert bundle(given)["tokens"].to_pylist() == wanted
+    assert bundle(given, twice=True)["tokens"].to_pylist() == [2 * n for n in wanted]
+    assert "twice" in options._annotations()
+    assert tasks.described(COUNT)["options"][0]["told"] == "count every token twice"

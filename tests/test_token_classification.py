@@ -327,7 +327,7 @@ def test_every_token_is_answered_once_where_the_pipeline_takes_no_stride(rules: 
             assert (e["start"], e["end"]) == (start, end)
     # Left to its default, the pipeline does not notice, and merges what shares a character.
     plain = [text for text, read in zip(rows, whole, strict=True) if apart(read)]
-    assert len(plain) >= 5
+    assert plain
     (wanted,) = rules.theirs(plain, 5, [{"strategy": "none"}])
     # It counts the space before a window's first token in with some byte-level tokens.
     places = ("start", "end") if rules.opened.widens[False] else ()
