@@ -94,10 +94,12 @@ def test_translation_has_prefix_and_generation_settings(tiny_bundles: Path) -> N
     assert found.proof["compared"] == "the logits of 16 teacher-forced steps"
 
 
-def test_translation_without_a_pair_says_which_prefixes_there_are(tiny_bundles: Path) -> None:
+def test_translation_without_a_pair_is_the_first_one_and_says_so(tiny_bundles: Path) -> None:
     found = bundle.load(tiny_bundles / "t5-int8").description
-    assert found.facts.prefix == ""
-    assert any("translation_en_to_de, translation_en_to_fr" in note for note in found.notes)
+    assert found.facts.prefix == "translate English to German: "
+    (note,) = (note for note in found.notes if "translation_en_to_de" in note)
+    assert "--task" in note
+    assert "translation_en_to_fr" in note
 
 
 def test_a_bundle_holds_what_the_run_needs_and_nothing_else(tiny_bundles: Path) -> None:

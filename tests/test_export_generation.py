@@ -201,7 +201,8 @@ def test_other_shapes_of_opt(tmp_path: Path, shape: dict[str, Any]) -> None:
     export(str(tmp_path / "model"), tmp_path / "out", task=None)
     facts = bundle.load(tmp_path / "out").description.facts
     positions = shape.get("max_position_embeddings", 512)
-    assert (facts.position_limit, facts.max_length) == (positions, min(64, positions))
+    # A prompt may be as long as the positions, whatever the tokenizer says (64 here).
+    assert (facts.position_limit, facts.max_length) == (positions, positions)
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
@@ -379,7 +380,6 @@ def test_languages_of_a_pair(
     assert facts.languages is not None
     assert facts.generation is not None
     assert (facts.languages.source, facts.languages.target) == (source, target)
-    assert not facts.languages.starts
     assert facts.languages.ids[source] in pipeline_s.input_ids
     assert facts.generation.search.forced_bos_id == pipeline_s.forced_bos_token_id
     saved = Tokenizer.from_file(str(made / f"{family}-fp32/tokenizer.json"))
