@@ -140,8 +140,8 @@ def token_f1(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> fl
     """Micro-averaged over all words, O apart."""
     pairs = [p for a, t in zip(answers, truths, strict=True) for p in zip(a, t, strict=True)]
     right = sum(bool(a == t != "O") for a, t in pairs)
-    said, there = (sum(pair[i] != "O" for pair in pairs) for i in (0, 1))
-    return float(2 * right) / max(1, said + there)
+    named = sum(bool(label != "O") for pair in pairs for label in pair)
+    return 2 * right / max(1, named)
 
 
 # feature-extraction

@@ -60,7 +60,7 @@ def lively_t5(folder: Path) -> Path:
 
 
 def fifty(folder: Path) -> Path:
-    return checkpoints.mbart(folder, fifty=True, init_std=1.0)
+    return checkpoints.mbart(folder, fifty=True, init_std=0.5)
 
 
 def marian(folder: Path) -> Path:
