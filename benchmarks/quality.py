@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
@@ -212,6 +213,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"{task} is not measured here; {', '.join(MEASURES)} are")
     how = MEASURES[task]
     table = read(options.corpus, [c for c in options.columns.split(",") if c])
+    if options.where:
+        name, _, value = options.where.partition("=")
+        table = table.filter(pa.compute.equal(table[name].cast(pa.string()), value))
     if options.limit:
         table = table.slice(0, options.limit)
     columns = [table[name].to_pylist() for name in options.text.split(",")]
@@ -241,6 +245,7 @@ def main() -> None:
     parser.add_argument("--truth", required=True, help="the column with the right answers")
     parser.add_argument("--columns", default="", help="names for a file without a header")
     parser.add_argument("--checkpoint", type=Path, help="the PyTorch checkpoint to compare with")
+    parser.add_argument("--where", default="", help="only rows with COLUMN=VALUE")
     parser.add_argument("--limit", type=int, default=0, help="first rows only")
     parser.add_argument("--save", default="", help="write results/quality-NAME.json")
     options = parser.parse_args()
