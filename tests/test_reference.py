@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_pairs_equal_the_pipelines(
 
     rows = [line.split("\t") for line in lines(shared / "data/sick/train_trial.tsv")]
     first, second = rows[0].index("sentence_A"), rows[0].index("sentence_B")
-    pairs = [(row[first], row[second]) for row in rows[1:151]]
+    pairs = [(row[first], row[second]) for row in rows[1:201]]
     pipe = pipeline(
         "text-classification", model=str(trained / "minilm-sick-nli"), dtype="float32", device="cpu"
     )
@@ -107,6 +108,74 @@ def test_pairs_equal_the_pipelines(
     found = exported["minilm-sick-nli"](pairs).to_pylist()
     assert [f["label"] for f in found] == [w["label"] for w in wanted]
     assert [f["score"] for f in found] == pytest.approx([w["score"] for w in wanted], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("feature-extraction", {}),
+        ("text-classification", {"num_labels": 4}),
+        (
+            "text-classification",
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+        ),
+        ("text-classification", {"num_labels": 1, "problem_type": "regression"}),
+    ],
+    ids=["embedding", "labels", "multi-label", "regression"],
+)
+def test_another_family_equals_the_pipelines(
+    shared: Path, tmp_path: Path, texts: list[str], task: str, settings: dict[str, object]
+) -> None:
+    from transformers import pipeline
+
+    folder = roberta(tmp_path / "model", shared, task, **settings)
+    export(str(folder), tmp_path / "bundle", task=task)
+    bundle = engine.Bundle.load(tmp_path / "bundle")
+    pipe = pipeline(task, model=str(folder), dtype="float32", device="cpu")
+    if task == "feature-extraction":
+        same_states(bundle, pipe, texts, 128)
+        return
+    wanted = pipe(texts, truncation=True, top_k=None)
+    for mine, theirs in zip(bundle(texts, top_k=0).to_pylist(), wanted, strict=True):
+        assert mine["labels"] == [t["label"] for t in theirs]
+        assert mine["scores"] == pytest.approx([t["score"] for t in theirs], abs=1e-4)
+
+
+def roberta(folder: Path, shared: Path, task: str, **settings: object) -> Path:
+    """A small random RoBERTa with the real tokenizer."""
+    import torch
+    import transformers
+    from transformers import RobertaConfig, RobertaTokenizerFast
+
+    torch.manual_seed(0)
+    source = shared / "models/tokenizers/roberta-base"
+    RobertaTokenizerFast.from_pretrained(source, model_max_length=128).save_pretrained(folder)
+    shape = RobertaConfig(
+        vocab_size=50265, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=128, max_position_embeddings=130, initializer_range=0.2, **settings,
+    )  # fmt: skip
+    heads = {"feature-extraction": "Model", "text-classification": "ForSequenceClassification"}
+    getattr(transformers, f"Roberta{heads[task]}")(shape).save_pretrained(folder)
+    return folder
+
+
+def same_states(bundle: engine.Bundle, pipe: Any, texts: list[str], length: int) -> None:
+    """Every token's state is the pipeline's."""
+    cut = {"truncation": True, "max_length": length}
+    states = pipe(texts, tokenize_kwargs=cut, return_tensors=True)
+    found = bundle(texts, pooling="none")["embedding"].to_pylist()
+    for mine, theirs in zip(found, states, strict=True):
+        assert np.abs(np.array(mine, np.float32) - theirs[0].numpy()).max() < 1e-4
+
+
+def test_states_of_tokens_equal_the_pipelines(
+    exported: dict[str, engine.Bundle], trained: Path, texts: list[str]
+) -> None:
+    from transformers import pipeline
+
+    folder = str(trained / "all-MiniLM-L6-v2")
+    pipe = pipeline("feature-extraction", model=folder, dtype="float32", device="cpu")
+    same_states(exported["all-MiniLM-L6-v2"], pipe, texts, 256)
 
 
 @pytest.fixture(scope="module")
