@@ -296,6 +296,18 @@ def test_answers_carry_their_tokens_and_why_they_ended() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("start", "limit", "most"),
+    [(0, 0, 8), (0, 5, 5), (0, 9, 8), (-1, 9, 8), (-1, 8, 4), (-1, 1, 1)],
+)
+def test_new_tokens_fit_the_positions_unless_the_person_says_otherwise(
+    start: int, limit: int, most: int
+) -> None:
+    generation = dataclasses.replace(FACTS["translation"].generation, start_id=start)
+    facts = Facts(8, position_limit=limit, generation=generation)
+    assert TRANSLATION.defaults(facts)["max_new_tokens"] == most
+
+
 def test_translation_without_decoder_settings_is_a_damaged_bundle() -> None:
     with pytest.raises(BundleError, match="no decoder settings"):
         tasks.settle(TRANSLATION, Facts(8), {})

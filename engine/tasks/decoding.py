@@ -88,15 +88,23 @@ def defaults(facts: Facts) -> dict[str, Any]:
     search = dataclasses.asdict(settings.search)
     names = {field.name for field in dataclasses.fields(Decoding)}
     shared = {name: value for name, value in search.items() if name in names}
+    most = _within_positions(settings, facts.position_limit)
     # An end that can not come before the limit is no limit.
-    least = min(settings.search.min_new_tokens, settings.max_new_tokens)
+    least = min(settings.search.min_new_tokens, most)
     return {
-        "max_new_tokens": settings.max_new_tokens,
+        "max_new_tokens": most,
         **shared,
         "min_new_tokens": least,
         "stop": (),
         "prefix": facts.prefix,
     }
+
+
+def _within_positions(settings: Generation, limit: int) -> int:
+    """The checkpoint's own limit of new tokens, or what its positions can hold beside a prompt."""
+    if settings.causal and 0 < limit <= settings.max_new_tokens:
+        return max(1, limit // 2)
+    return min(settings.max_new_tokens, limit) if limit else settings.max_new_tokens
 
 
 def search_of(context: Context, **others: Any) -> Search:
