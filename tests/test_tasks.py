@@ -150,7 +150,7 @@ def test_an_int8_row_of_zeros_stays_zeros() -> None:
 
 
 def test_pooling_none_gives_every_tokens_state() -> None:
-    facts = dataclasses.replace(FACTS["feature-extraction"], hidden=6)
+    facts = FACTS["feature-extraction"]
     made = context(FEATURES, facts, pooling="none", dtype="float16")
     states = Ragged.of(np.arange(18, dtype=np.float32).reshape(3, 6), np.array([1, 0, 2]))
     (column,) = FEATURES.finish(window(3), {"embedding": states}, made)

@@ -178,7 +178,9 @@ def _schema(context: Context) -> pa.Schema:
     options = context.options
     kind = _ARROW[options.dtype]
     if options.pooling == TOKENS:
-        return pa.schema([("embedding", pa.list_(pa.list_(kind, context.facts.hidden)))])
+        # Without a dense.onnx, an embedding is as wide as a state.
+        hidden = context.facts.hidden or context.facts.dimensions
+        return pa.schema([("embedding", pa.list_(pa.list_(kind, hidden)))])
     width = -(-_width(context) // 8) if options.dtype == "binary" else _width(context)
     columns = [("embedding", pa.list_(kind, width))]
     return pa.schema([*columns, ("scale", pa.float32())] if options.dtype == "int8" else columns)
