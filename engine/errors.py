@@ -10,6 +10,7 @@
     ├── ExportError             exit 1   a checkpoint can not become a bundle, or the proof failed
     ├── BackendError            exit 1   the inference runtime refused or broke
     │   └── DeviceError                  the device that was asked for is not what would run
+    ├── PeerError               exit 1   a contestant of a benchmark can not take part
     ├── MissingDependency       exit 1   an extra is not installed; the hint is the pip line
     ├── OutputError             exit 1   the output can not be written or is in use
     │   └── OtherRunError       exit 2   it holds a run of other settings or other inputs
@@ -89,6 +90,10 @@ class BackendError(EngineError):
 
 
 class DeviceError(BackendError):
+    pass
+
+
+class PeerError(EngineError):
     pass
 
 

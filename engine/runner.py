@@ -115,7 +115,7 @@ class _Run:
         self.seen = {file: _seen(file) for file in files}
         self.splits = list(source.plan(files, config.split_size))
         self.parts = {s: sink.part_name(s.ordinal, s.name, config.format) for s in self.splits}
-        self.sizes = _sizes(self.splits) if on_progress else {}
+        self.sizes, self.sized_in_rows = _sizes(self.splits) if on_progress else ({}, False)
         self.rows_left = config.limit or sys.maxsize
         self.telemetry = Telemetry()
         self.overlap = Overlap()
@@ -304,7 +304,12 @@ class _Run:
         )
 
     def _done(self) -> float:
-        """Share of the input that is answered: finished parts, and the rows of the one in hand."""
+        """Share of the input that is answered: finished parts, and the rows of the one in hand.
+
+        Of inputs that do not tell their rows only finished parts count.
+        """
+        if not self.sized_in_rows:
+            return min(1.0, self.size_done / max(1, sum(self.sizes.values())))
         rows = max(0, self.telemetry.counts["rows"] - self.rows_written)
         part = min(rows, max((self.sizes[split] for split in list(self.reading)), default=0))
         return min(1.0, (self.size_done + part) / max(1, sum(self.sizes.values())))
@@ -395,10 +400,12 @@ def _taken(split: Split, limit: int) -> dict[str, Any]:
     }
 
 
-def _sizes(splits: list[Split]) -> dict[Split, int]:
-    """What each split weighs in the progress: its rows or, if some can not tell, its bytes."""
+def _sizes(splits: list[Split]) -> tuple[dict[Split, int], bool]:
+    """What each split weighs in the progress: its rows (True) or, if some can not tell, bytes."""
     rows = {split: source.expect_rows(split) for split in splits}
-    return rows if all(rows.values()) else {split: split.stop - split.start for split in splits}
+    if all(rows.values()):
+        return rows, True
+    return {split: split.stop - split.start for split in splits}, False
 
 
 def _seen(file: Path) -> tuple[int, int]:

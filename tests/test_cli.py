@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine import cli
 from engine.demo import BUNDLE, CHECKPOINT, corpus
 from engine.demo.numerals import portuguese, spanish
 
@@ -297,3 +298,18 @@ def test_row_texts_stay_out_of_messages(tmp_path: Path) -> None:
     file.write_text('{"text": "uno"}\n{"text": "a secret"\n')
     done = call("run", BUNDLE, file, "-o", tmp_path / "out")
     assert "secret" not in done.stderr + done.stdout
+
+
+def test_an_interrupt_between_runs_ends_as_one_within(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.doctor.diagnose", interrupted)
+    monkeypatch.setattr("engine.cli.interrupt.install", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["engine", "doctor"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 75
+    assert capsys.readouterr().err == "error: stopped\n"

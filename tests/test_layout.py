@@ -22,7 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     {"__main__"},
     {"cli", "integrations"},
     {"__init__"},
-    {"demo", "cache"},
+    {"demo", "cache", "bench"},
     {"runner", "verify", "inspection", "doctor", "export"},
     {"model", "part", "report"},
     {"memory"},

@@ -11,13 +11,14 @@ import sys
 
 import typer
 
-from engine.cli import demo, export, interrupt, run, show
+from engine.cli import bench, demo, export, interrupt, run, show
 from engine.cli.options import WithTaskOptions
 from engine.errors import EngineError
 from engine.version import __version__
 
 app = typer.Typer(
     name="engine",
+    cls=interrupt.Interruptible,
     help="Offline batch inference for pipeline-class transformers: a corpus in, Arrow out.",
     no_args_is_help=True,
     add_completion=False,
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command("export")(export.export)
 app.command("run", cls=WithTaskOptions)(run.run)
+app.command("bench", cls=WithTaskOptions)(bench.bench)
 app.command("demo")(demo.demo)
 app.command("inspect")(show.inspect)
 app.command("verify")(show.verify)

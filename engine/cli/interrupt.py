@@ -8,8 +8,23 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import Any
+
+from typer.core import TyperGroup
+
+from engine.errors import Stopped
 
 _received: list[int] = []
+
+
+class Interruptible(TyperGroup):
+    """The command line, whose interrupts end as the engine's own do; typer would exit with 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped("stopped") from error
 
 
 def install() -> None:

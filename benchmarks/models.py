@@ -1,0 +1,218 @@
+"""Checkpoints of a real shape whose outputs end where the input says, for every library alike.
+
+A random decoder never ends a text, or repeats itself. The two made here count down: their tokens
+are a chain that ends in the end token, and a row's place to start comes from its input. All other
+weights are random and do their full share of the work; what they add to the sum is a thousandth of
+what the chain adds, so that int8 and bf16 find the same tokens.
+
+How: the embedding of the chain's token k is one vector of ±1, rolled by k places. The last
+feed-forward layer rolls by one more place (act(x) - act(-x) = x for ReLU and for GELU), so the
+likeliest next token is the chain's next. In T5, 64 places of the embedding are kept free for the
+sentinels `<extra_id_0..62>`: sentinel j sets place j, which one head of the last
+cross-attention turns into the token to start from. One more place marks the tokens outside the
+chain: from them the likeliest next token is the end, so that the lesser beams end, too. A GPT-2
+prompt ends with its chain token.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+SENTINELS = 63
+FREE = 65  # places 0 to 63 for sentinels, 64 for the mark of other tokens
+CHAIN = 384
+SMALL = 1e-3
+
+
+def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int]) -> Path:
+    """t5-small's shape; a text that begins with `<extra_id_j>` is answered in lengths[j] tokens."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+    )
+    chain = [*words_of(tokenizer, CHAIN), 1]
+    with torch.no_grad():
+        _quiet_t5(model)
+        model.shared.weight[:] = _embedding(model.shared.weight.shape, chain, zero=0)
+        for j in range(SENTINELS):
+            model.shared.weight[tokenizer.convert_tokens_to_ids(f"<extra_id_{j}>"), j] = 8.0
+        _roll_t5(model.decoder.block[-1].layer[-1].DenseReluDense)
+        _start_t5(model, [chain[CHAIN - n] for n in lengths])
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _quiet_t5(model: Any) -> None:
+    """Every layer's output small, and nothing in the places kept free."""
+    for stack in (model.encoder, model.decoder):
+        for block in stack.block:
+            for layer in block.layer:
+                for name, weight in layer.named_parameters():
+                    if name.endswith((".o.weight", ".wo.weight")):
+                        weight.mul_(SMALL)
+                        weight[:FREE] = 0
+
+
+def _embedding(shape: Any, chain: Sequence[int], *, zero: int) -> Any:
+    """±1 rolled along the chain, small random numbers elsewhere; a row of zeros for the start."""
+    import torch
+
+    made = torch.randn(shape) * 0.3
+    made[:, :FREE] = 0
+    made[:, FREE - 1] = 10.0
+    place = torch.randint(0, 2, (shape[1] - FREE,)) * 2.0 - 1
+    for k, token in enumerate(chain):
+        made[token] = 0
+        made[token, FREE:] = place.roll(k)
+    made[chain[-1], FREE - 1] = 100.0
+    made[zero] = 0
+    return made
+
+
+def _roll_t5(layer: Any) -> None:
+    import torch
+
+    inner, size = layer.wi.weight.shape
+    count = size - FREE
+    assert 2 * count <= inner
+    layer.wi.weight[: 2 * count] = 0
+    layer.wo.weight[:, : 2 * count] = 0
+    places = torch.arange(count)
+    rolled = FREE + (places + 1) % count
+    for sign, first in ((1.0, 0), (-1.0, count)):
+        layer.wi.weight[first + places, FREE + places] = sign
+        layer.wo.weight[rolled, first + places] = 8 * sign
+
+
+def _start_t5(model: Any, starts: Sequence[int]) -> None:
+    """Head 0 of the last cross-attention: the mean of the source, sentinel to first token."""
+    attention = model.decoder.block[-1].layer[1].EncDecAttention
+    head = attention.key_value_proj_dim
+    attention.q.weight[:head] = 0
+    attention.v.weight[:head] = 0
+    attention.o.weight[:, :head] = 0
+    for j, token in enumerate(starts):
+        attention.v.weight[j, j] = 1.0
+        attention.o.weight[FREE:, j] = 0.05 * model.shared.weight[token, FREE:]
+
+
+def gpt2(folder: Path, tokenizer: Any) -> Path:
+    """GPT-2's shape (124 M); a prompt that ends with `words_of(tokenizer, CHAIN)[-n]` gets n - 1
+    tokens and the end token."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    end = tokenizer.eos_token_id
+    model = GPT2LMHeadModel(GPT2Config(bos_token_id=end, eos_token_id=end))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("c_proj.weight", "wpe.weight")):
+                weight.mul_(0.02)
+        chain = [*words_of(tokenizer, CHAIN), end]
+        made = torch.randn(model.transformer.wte.weight.shape) * 0.3
+        place = torch.randint(0, 2, (made.shape[1],)) * 2.0 - 1
+        for k, token in enumerate(chain):
+            made[token] = place.roll(k)
+        model.transformer.wte.weight[:] = made
+        _roll_gpt2(model.transformer.h[-1].mlp, made.shape[1])
+    model.generation_config.pad_token_id = end
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _roll_gpt2(layer: Any, size: int) -> None:
+    import torch
+
+    places = torch.arange(size)
+    layer.c_fc.weight[:, : 2 * size] = 0
+    layer.c_proj.weight[: 2 * size] = 0
+    for sign, first in ((1.0, 0), (-1.0, size)):
+        layer.c_fc.weight[places, first + places] = sign
+        layer.c_proj.weight[first + places, (places + 1) % size] = 8 * sign
+
+
+def words_of(tokenizer: Any, count: int) -> list[int]:
+    """Ids of whole words, those that a text's last word is read back as."""
+    found = []
+    for piece, token in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        word = piece[1:]
+        if piece[0] in "▁Ġ" and len(word) > 2 and word.isascii() and word.isalpha():
+            last = tokenizer(f"the {word}", add_special_tokens=False).input_ids[-1]
+            if last == token and word.islower():
+                found.append(token)
+        if len(found) == count:
+            return found
+    raise ValueError(f"the tokenizer has {len(found)} whole words, {count} are needed")
+
+
+def minilm(folder: Path, tokenizer: Any, head: str, labels: Iterable[str] = ()) -> Path:
+    """MiniLM's shape (6 layers of 384), random, with a head of transformers' name."""
+    import torch
+    import transformers
+    from transformers import BertConfig
+
+    named = dict(enumerate(labels))
+    torch.manual_seed(0)
+    shape = BertConfig(
+        vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
+        intermediate_size=1536, initializer_range=0.1, id2label=named or {0: "a", 1: "b"},
+        label2id={name: n for n, name in named.items()} or {"a": 0, "b": 1},
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    getattr(transformers, f"Bert{head}")(shape).save_pretrained(folder)
+    return folder
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """A checkpoint that is already there."""
+    shutil.copytree(source, folder)
+    return folder
+
+
+def wordpiece(words: Iterable[str]) -> Any:
+    """BERT's tokenizer, trained on words; for where the real one is not at hand."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    made = BertWordPieceTokenizer()
+    made.train_from_iterator(words, vocab_size=8_000, show_progress=False)
+    return BertTokenizerFast(tokenizer_object=made._tokenizer, model_max_length=512)
+
+
+def unigram(words: Iterable[str]) -> Any:
+    """T5's tokenizer, trained on words, its sentinels included."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import T5TokenizerFast
+
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=6_000, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator(words, trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], special_tokens=[("</s>", 1)]
+    )
+    return T5TokenizerFast(tokenizer_object=made, extra_ids=100, model_max_length=512)
+
+
+def bytes_bpe(words: Iterable[str]) -> Any:
+    """GPT-2's tokenizer, trained on words."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2TokenizerFast
+
+    made = ByteLevelBPETokenizer()
+    spaced = (f" {word}" for word in words)
+    made.train_from_iterator(spaced, vocab_size=6_000, show_progress=False)
+    return GPT2TokenizerFast(tokenizer_object=made._tokenizer, model_max_length=1024)

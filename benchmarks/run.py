@@ -1,0 +1,195 @@
+"""Every workload, the engine beside every peer, in one command.
+
+    python benchmarks/run.py                                 the whole table
+    python benchmarks/run.py encode-mixed translate          some of it
+    python benchmarks/run.py encode-mixed --peers openvino,transformers_loop
+
+Each peer runs in a virtual environment of its own, made of `envs/*.txt` when first needed (this and
+the exports are not timed; they take some ten minutes and 8 GB once). Without --models, --corpus and
+--sentences the checkpoints are random and the texts are made up. Run it on a machine that does
+nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ceiling
+import plots
+import report
+from machine import describe
+from prepare import Sources, missing, operations, prepared
+from workloads import WORKLOADS, Workload
+
+from engine.bench import ours, worker
+from engine.bench.contest import Entrant, contest
+from engine.bench.sweep import sweep
+from engine.errors import EngineError
+
+HERE = Path(__file__).parent
+PEERS = {file.stem: file for file in sorted((HERE / "peers").glob("[a-z]*.py"))}
+# Whose answers count as right: the fp32 loop that is transformers and nothing else.
+REFERENCE = "transformers-loop fp32"
+
+
+def environment(name: str, work: Path) -> str:
+    """The Python of envs/NAME.txt, installed if it is not."""
+    wanted = (HERE / "envs" / f"{name}.txt").read_text(encoding="utf-8")
+    folder = work / "envs" / name
+    stamp = folder / f"installed-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    python = folder / "bin/python"
+    if not stamp.exists():
+        print(f"installing {name}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "-r", f"envs/{name}.txt"]
+        subprocess.run(install, check=True, cwd=HERE)
+        stamp.touch()
+    return str(python)
+
+
+def entrants(job: dict[str, Any], peers: Iterable[str], work: Path) -> list[Entrant]:
+    """The engine's variants, then those of every peer that does the task."""
+    found = []
+    for recipe, bundle in job["bundles"].items():
+        found.append(
+            Entrant(f"engine {recipe}", Path(ours.__file__), recipe, job={**job, "bundle": bundle})
+        )
+    for name in peers:
+        adapter = worker.opened(PEERS[name])
+        if job["task"] in adapter.TASKS:
+            python = environment(adapter.ENV, work)
+            found += [
+                Entrant(f"{name.replace('_', '-')} {variant}", PEERS[name], variant, python, job)
+                for variant in adapter.VARIANTS
+            ]
+    return found
+
+
+def measured(
+    name: str, workload: Workload, sources: Sources, given: argparse.Namespace
+) -> dict[str, Any]:
+    """One workload's part of the result."""
+    if why := missing(workload, sources):
+        return {"skipped": why}
+    rows = max(2, round(workload.rows * given.scale))
+    job = {**prepared(name, workload, rows, sources), "threads": given.threads}
+    lengths, outputs = job["input_tokens"], job["output_tokens"]
+    with tempfile.TemporaryDirectory() as folder:
+        compared = contest(
+            entrants(job, given.peers, sources.work),
+            Path(folder),
+            rows=rows,
+            tokens=sum(outputs or lengths),
+            rounds=given.rounds,
+            reference=REFERENCE,
+            told=lambda line: print(f"  {line}", flush=True),
+        )
+    result = {
+        "told": workload.told,
+        "task": workload.task,
+        "rows": rows,
+        "tokens": sum(lengths),
+        "output_tokens": sum(outputs),
+        "operations": operations(job),
+        "texts": "from a corpus" if sources.corpus or workload.real else "made up",
+        "lengths": {"input": spread(lengths), **({"output": spread(outputs)} if outputs else {})},
+        "options": workload.options,
+        **compared,
+    }
+    if name in given.sweep:
+        result |= swept(job)
+    return result
+
+
+def spread(lengths: list[int]) -> dict[str, float]:
+    ordered = sorted(lengths)
+    return {
+        "min": ordered[0],
+        "median": statistics.median(ordered),
+        "mean": round(statistics.mean(ordered), 1),
+        "p95": ordered[int(0.95 * (len(ordered) - 1))],
+        "max": ordered[-1],
+    }
+
+
+def swept(job: dict[str, Any]) -> dict[str, Any]:
+    """Budgets and workers, and the time of each stage, of the fp32 bundle."""
+    found = sweep(
+        job["bundles"]["fp32"],
+        [job["file"]],
+        budgets=(512, 1024, 2048, 4096, 8192),
+        workers=(1, 2),
+        rounds=3,
+        max_length=job["max_length"],
+        options=job["options"],
+    ).to_dict()
+    return {"sweep": found["sweep"], "stages": found["stages"]}
+
+
+def main() -> None:
+    given = arguments()
+    sources = Sources(given.work, given.models, given.corpus, given.sentences)
+    print("the machine's own limits", flush=True)
+    tokenizer = sources.given("all-MiniLM-L6-v2", "tokenizer.json")
+    tokenizer = tokenizer and tokenizer / "tokenizer.json"
+    limits = ceiling.measure(given.threads, tokenizer=tokenizer)
+    result: dict[str, Any] = {"machine": describe(), "ceiling": limits}
+    result["workloads"] = {}
+    for name in given.workloads or WORKLOADS:
+        start = time.perf_counter()
+        print(f"{name}: {WORKLOADS[name].told}", flush=True)
+        try:
+            found = measured(name, WORKLOADS[name], sources, given)
+        except EngineError as error:
+            found = {"skipped": str(error)}
+        result["workloads"][name] = found
+        print(f"  {found.get('skipped', 'done')}, {time.perf_counter() - start:.0f} s", flush=True)
+        given.out.mkdir(parents=True, exist_ok=True)
+        file = given.out / f"{given.name}.json"
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (given.out / f"{given.name}.md").write_text(report.table(result), encoding="utf-8")
+    plots.plots(result, given.out / given.name)
+    print(f"{file}, {given.name}.md and plots in {given.name}/")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
+    parser.add_argument("--peers", default=",".join(PEERS), help="file names of peers/, a,b")
+    parser.add_argument("--models", type=Path, nargs="*", default=[], help="trained checkpoints")
+    parser.add_argument("--corpus", type=Path, nargs="*", default=[], help="text files (.gz too)")
+    parser.add_argument("--sentences", type=Path, nargs="*", default=[], help="for translate-real")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the rows")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sweep", default="encode-mixed", help="workloads to sweep, a,b")
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="kept between runs")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--name", help="of the result; cpu for the whole table")
+    given = parser.parse_args()
+    given.peers = [name for name in given.peers.split(",") if name]
+    given.sweep = given.sweep.split(",")
+    given.name = given.name or "-".join(given.workloads) or "cpu"
+    for kind, names, known in (
+        ("workload", given.workloads, WORKLOADS), ("peer", given.peers, PEERS)
+    ):  # fmt: skip
+        for name in names:
+            if name not in known:
+                parser.error(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+    return given
+
+
+if __name__ == "__main__":
+    main()

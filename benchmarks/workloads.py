@@ -1,0 +1,88 @@
+"""What is measured: a model's shape, texts, options. Every contestant gets the same rows.
+
+Lengths are in words; the report has those in tokens. A generating workload on a random checkpoint
+has the distribution of its outputs, too: `models` makes the checkpoint end each row there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from texts import Lengths
+
+MIXED = Lengths(28, 0.8, 2, 180)
+SENTENCES = Lengths(18, 0.45, 4, 60)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    Attributes:
+        task: As the engine names it.
+        model: A key of `prepare.MODELS`.
+        rows: How many; `run.py --scale` multiplies them.
+        words: Of each text.
+        output: Tokens of each answer, where a random checkpoint is made to end there.
+        options: Of the task, for all contestants alike.
+        max_length: Tokens at which a text is cut.
+        real: Needs a corpus of sentences and trained weights; skipped without them.
+    """
+
+    told: str
+    task: str
+    model: str
+    rows: int
+    words: Lengths = MIXED
+    output: Lengths | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    max_length: int = 256
+    real: bool = False
+
+
+TOPICS = [
+    "world politics", "sports", "business", "science and technology", "war", "health", "weather",
+    "music", "travel", "food",
+]  # fmt: skip
+GREEDY: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 128}
+BEAMS: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 128}
+
+WORKLOADS = {
+    "encode-mixed": Workload(
+        "MiniLM embeddings, texts of mixed lengths", "feature-extraction", "minilm", 192
+    ),
+    "encode-short": Workload(
+        "MiniLM embeddings, short texts", "feature-extraction", "minilm", 512,
+        Lengths(8, 0.4, 2, 24),
+    ),
+    "encode-long": Workload(
+        "MiniLM embeddings, texts of 512 tokens", "feature-extraction", "minilm", 16,
+        Lengths(600, 0, 600, 600), max_length=512,
+    ),
+    "classify": Workload("MiniLM sentiment", "text-classification", "classifier", 192),
+    "ner": Workload("MiniLM entities", "token-classification", "tagger", 192, SENTENCES),
+    "zero-shot": Workload(
+        "MiniLM entailment, 10 labels a row", "zero-shot-classification", "entailment", 24,
+        SENTENCES, options={"candidate_labels": TOPICS},
+    ),
+    "translate": Workload(
+        "t5-small's shape, greedy", "translation", "t5", 64, SENTENCES,
+        Lengths(24, 0.5, 4, 96), GREEDY, 512,
+    ),
+    "translate-beam4": Workload(
+        "t5-small's shape, 4 beams", "translation", "t5", 32, SENTENCES,
+        Lengths(16, 0.5, 4, 64), BEAMS, 512,
+    ),
+    "summarize": Workload(
+        "t5-small's shape, long in and short out", "summarization", "t5", 24,
+        Lengths(260, 0.25, 120, 360), Lengths(20, 0.4, 6, 48), GREEDY, 512,
+    ),
+    "generate": Workload(
+        "GPT-2's shape, greedy", "text-generation", "gpt2", 24, Lengths(14, 0.5, 3, 48),
+        Lengths(24, 0.5, 4, 96), GREEDY, 512,
+    ),
+    "translate-real": Workload(
+        "flan-t5-small's trained weights, English to German, ending where the model ends",
+        "translation", "flan-t5-small", 48, options=GREEDY, max_length=512, real=True,
+    ),
+}  # fmt: skip

@@ -1,0 +1,254 @@
+"""engine bench."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.progress import shown
+from engine.cli.run import split_names
+
+EMBEDDED = "demo"
+_DEMO_ROWS = 3000
+
+
+def bench(
+    ctx: typer.Context,
+    bundle: Annotated[
+        str, typer.Argument(help=f"A bundle's folder; or {EMBEDDED}, the embedded model.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Parquet, JSONL (.gz, .zst) or Arrow files, folders or globs; "
+            f"none with {EMBEDDED} for its own corpus."
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Input columns, a,b for two; engine tasks names what a task takes."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Rows to measure at most; 0 for all.")] = 1000,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of a row before it is cut; 0 for the model's.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    budgets: Annotated[
+        str, typer.Option(help="Padded tokens of a batch: the values to try.")
+    ] = "512,1024,2048,4096",
+    workers: Annotated[str, typer.Option(help="Batches at a time: the values to try.")] = "1,2",
+    rounds: Annotated[int, typer.Option(help="How often each setting is timed.")] = 3,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="What the bundle was made from; the peers that are installed run it."),
+    ] = None,
+    peers: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the peers' adapters; none: benchmarks/peers of a checkout."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a bundle on a corpus: batch sizes and workers, where the time goes, and peers."""
+    from engine.bench.sweep import machine, stopping, sweep
+
+    peers = _adapters(checkpoint, peers)
+    tried: dict[str, Any] = {
+        "budgets": _numbers("budgets", budgets),
+        "workers": _numbers("workers", workers),
+        "rounds": rounds,
+        "device": device,
+    }
+    columns: dict[str, Any] = {"text": split_names(text), "limit": limit}
+    model: dict[str, Any] = {"max_length": max_length, "options": ctx.meta["options"]}
+
+    def say(line: str) -> None:
+        if not as_json:
+            typer.echo(line, err=True)
+
+    with stopping(), _corpus(bundle, inputs) as (path, files):
+        with shown(quiet=as_json) as on_progress:
+            found = sweep(
+                path, files, progress=say, on_progress=on_progress, **tried, **columns, **model
+            )
+        result = {"machine": machine(), **found.to_dict()}
+        if checkpoint and peers:
+            result["peers"] = _against(
+                path, files, columns, model,
+                checkpoint=checkpoint, folder=peers, rounds=rounds, progress=say,
+                tokens=found.output_tokens or found.tokens,
+            )  # fmt: skip
+    typer.echo(json.dumps(result, ensure_ascii=False) if as_json else "\n".join(_told(result)))
+
+
+@contextmanager
+def _corpus(bundle: str, inputs: Sequence[str] | None) -> Iterator[tuple[str, Sequence[str]]]:
+    """The bundle's folder and the inputs; a corpus that has to be made is there only within."""
+    if bundle != EMBEDDED:
+        yield bundle, inputs or []
+        return
+    from tempfile import TemporaryDirectory
+
+    from engine.demo import BUNDLE, corpus
+
+    if inputs:
+        yield str(BUNDLE), inputs
+        return
+    with TemporaryDirectory(prefix="engine-bench-") as folder:
+        corpus.write(Path(folder), _DEMO_ROWS)
+        yield str(BUNDLE), [folder]
+
+
+def _against(
+    bundle: str,
+    inputs: Sequence[str],
+    columns: Mapping[str, Any],
+    model: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """The peers over the very rows that the sweep measured, in one Arrow file."""
+    from tempfile import TemporaryDirectory
+
+    import engine.bench
+    from engine.bench.sweep import sample
+
+    with TemporaryDirectory(prefix="engine-bench-") as folder:
+        rows = sample(bundle, inputs, Path(folder) / "rows.arrow", **columns, **model)
+        found: dict[str, Any] = engine.bench.against(
+            bundle=bundle, inputs=[rows.file], **model, **more
+        )
+        return found
+
+
+def _adapters(checkpoint: Path | None, peers: Path | None) -> Path | None:
+    """The folder of the adapters, where peers are asked for."""
+    from engine.errors import SettingsError
+
+    if checkpoint is None:
+        if peers is None:
+            return None
+        raise SettingsError(
+            "--peers goes with --checkpoint",
+            "peers run the checkpoint that the bundle was made from",
+        )
+    folder = peers or Path(__file__).parents[2] / "benchmarks/peers"
+    for name, given in (("checkpoint", checkpoint), ("peers", folder)):
+        if not given.is_dir():
+            hint = "check the path" if given in (checkpoint, peers) else "give --peers FOLDER"
+            raise SettingsError(f"{name} is {str(given)!r}, which is no folder", hint)
+    return folder
+
+
+def _numbers(name: str, given: str) -> tuple[int, ...]:
+    from engine.errors import SettingsError
+
+    try:
+        return tuple(int(value) for value in split_names([given]))
+    except ValueError as error:
+        raise SettingsError(
+            f"{name} is {given!r}", "whole numbers, 1 or more, such as 1,2"
+        ) from error
+
+
+def _told(found: Mapping[str, Any]) -> list[str]:
+    """The result as plain lines."""
+    best = found["best"]
+    return [
+        *_header(found),
+        "",
+        *_table(found["sweep"], best),
+        "",
+        *_costs(found),
+        *(["", *_peers(found["peers"])] if "peers" in found else []),
+        "",
+        "figures drift by 20 to 30% on a machine that others use, too; the best is marked *",
+        f"engine run ... --batch-tokens {best['batch_tokens']} --workers {best['workers']}",
+    ]
+
+
+def _header(found: Mapping[str, Any]) -> list[str]:
+    machine, rows = found["machine"], found["rows"]
+    tokens = f"{found['tokens']:,} tokens ({found['tokens'] / rows:.1f} a row)"
+    if found["output_tokens"]:
+        made = found["output_tokens"]
+        tokens += f", {made:,} generated ({made / rows:.1f} a row)"
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [
+        f"{found['bundle']}: {found['task']}",
+        f"{rows:,} rows, {tokens}",
+        f"{machine['cpu']}, {machine['cores']} cores, on {found['device']}; {versions}",
+    ]
+    if found["rejected"]:
+        lines.append(f"{found['rejected']:,} bad rows were left out")
+    if found["truncated"]:
+        lines.append(f"{found['truncated']:,} rows were cut (--max-length)")
+    return lines
+
+
+def _table(sweep: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> list[str]:
+    rows = [["", "tokens", "workers", "threads", "seconds", "rows/s", "tokens/s", "padding"]]
+    for row in sweep:
+        setting = {name: row[name] for name in ("batch_tokens", "workers", "threads")}
+        cells = ["*" if setting == best else "", *map(str, setting.values())]
+        if "failed" in row:
+            rows.append([*cells, f"failed: {row['failed']}"])
+        else:
+            rows.append(
+                [*cells, f"{row['seconds']:.2f}", f"{row['rows_per_second']:,.1f}",
+                 f"{row['tokens_per_second']:,.0f}", f"{row['padding']:.2f}"]
+            )  # fmt: skip
+    return _aligned(rows)
+
+
+def _costs(found: Mapping[str, Any]) -> list[str]:
+    """What the best setting's time went into, and what a start costs."""
+    total = sum(found["stages"].values()) or 1.0
+    stages = ", ".join(f"{name} {s / total:.0%}" for name, s in found["stages"].items())
+    times = {1: "once", 2: "twice"}.get(found["loaded"], f"{found['loaded']} times")
+    return [
+        f"time at work   {stages}",
+        f"padding        {found['padding']:.2f} padded tokens for each real one",
+        f"load           {found['startup_seconds']:.2f} s",
+        f"first answer   {found['first_answer_seconds']:.2f} s, loading included",
+        f"peak memory    {found['peak_bytes'] / 2**20:,.0f} MiB, with the bundle held {times}",
+    ]
+
+
+def _peers(found: Mapping[str, Any]) -> list[str]:
+    """Contestants, and how many times faster each of the engine's variants is."""
+    from statistics import median
+
+    ours = list(found["ratios"])
+    rows = [["", "seconds", "rows/s", "tokens/s", "differ", *(f"{name} is" for name in ours)]]
+    for name, row in found["contestants"].items():
+        for out in ("skipped", "failed"):
+            if out in row:
+                rows.append([name, f"{out}: {row[out].splitlines()[0]}"])
+        if "seconds" in row:
+            rates = [f"{row['rows_per_second']:,.1f}", f"{row['tokens_per_second']:,.0f}"]
+            figures = [f"{median(row['seconds']):.2f}", *rates]
+            compared = [_ratio(found["ratios"][mine], name) for mine in ours]
+            rows.append([name, *figures, f"{row['differs']:,}", *compared])
+    told = _aligned(rows)
+    if right := found.get("reference"):
+        told.append(f"differ: answers other than those of {right}")
+    return told
+
+
+def _ratio(ratios: Mapping[str, Any], name: str) -> str:
+    return f"{ratios[name]['median']:.2f}× as fast" if name in ratios else ""
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns under one another: the first to the left, figures to the right; the reason in a
+    short row may be as long as it is."""
+    whole = [row for row in rows if len(row) == len(rows[0])]
+    first = max(len(row[0]) for row in rows)
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)][1:]
+    return [
+        "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows
+    ]
