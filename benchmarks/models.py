@@ -41,7 +41,10 @@ def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int]) -> Path:
         _quiet_t5(model)
         model.shared.weight[:] = _embedding(model.shared.weight.shape, chain, zero=0)
         for j in range(SENTINELS):
-            model.shared.weight[tokenizer.convert_tokens_to_ids(f"<extra_id_{j}>"), j] = 8.0
+            sentinel = tokenizer.convert_tokens_to_ids(f"<extra_id_{j}>")
+            model.shared.weight[sentinel] *= 0.1
+            model.shared.weight[sentinel, FREE - 1] = 0
+            model.shared.weight[sentinel, j] = 8.0
         _roll_t5(model.decoder.block[-1].layer[-1].DenseReluDense)
         _start_t5(model, [chain[CHAIN - n] for n in lengths])
     tokenizer.save_pretrained(folder)
@@ -50,7 +53,7 @@ def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int]) -> Path:
 
 
 def _quiet_t5(model: Any) -> None:
-    """Every layer's output small, and nothing in the places kept free."""
+    """Every layer's output small; none reads or writes the places kept free."""
     for stack in (model.encoder, model.decoder):
         for block in stack.block:
             for layer in block.layer:
@@ -58,15 +61,20 @@ def _quiet_t5(model: Any) -> None:
                     if name.endswith((".o.weight", ".wo.weight")):
                         weight.mul_(SMALL)
                         weight[:FREE] = 0
+                    elif weight.ndim == 2 and "relative" not in name:
+                        weight[:, :FREE] = 0
 
 
 def _embedding(shape: Any, chain: Sequence[int], *, zero: int) -> Any:
-    """±1 rolled along the chain, small random numbers elsewhere; a row of zeros for the start."""
+    """±1 rolled along the chain, random numbers and the mark elsewhere, zeros for the start.
+
+    The others are a little larger than the chain's, so that they are what a beam takes second.
+    """
     import torch
 
-    made = torch.randn(shape) * 0.3
+    made = torch.randn(shape) * 1.2
     made[:, :FREE] = 0
-    made[:, FREE - 1] = 10.0
+    made[:, FREE - 1] = 40.0
     place = torch.randint(0, 2, (shape[1] - FREE,)) * 2.0 - 1
     for k, token in enumerate(chain):
         made[token] = 0

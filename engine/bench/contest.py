@@ -54,18 +54,22 @@ class Contestant:
             encoding="utf-8",
         )
         self.log = folder / f"{label}.log"
+        self.cache = cache
+        self.command = [entrant.python, WORKER, entrant.adapter, entrant.variant, job]
         self.seconds: list[float] = []
         self.tried: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
         self.startup = 0.0
-        command = [entrant.python, WORKER, entrant.adapter, entrant.variant, job]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                list(map(str, command)),
+        self.process = self.started()
+
+    def started(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                list(map(str, self.command)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_environment(entrant.python == sys.executable),
+                env=_environment(self.entrant.python == sys.executable),
             )
 
     def ask(self, **command: Any) -> dict[str, Any]:
@@ -99,6 +103,7 @@ class Contestant:
         self.facts = self.reply()
         if self.facts["skip"]:
             return
+        self.convert()
         settings = self.facts.pop("chosen")
         for n, setting in enumerate(settings):
             self.load(n, warm)
@@ -110,6 +115,16 @@ class Contestant:
         if best != len(settings) - 1:
             self.load(best, warm)
         self.ask(do="peak", reset=True)
+
+    def convert(self) -> None:
+        """Load once beforehand where that has not been done: a conversion is no part of a start."""
+        done = self.cache / f"converted-{self.entrant.variant}"
+        if not done.exists():
+            self.ask(do="load", setting=0)
+            done.touch()
+            self.close()
+            self.process = self.started()
+            self.reply()
 
     def load(self, setting: int, warm: int) -> None:
         seconds = self.ask(do="load", setting=setting)["seconds"]

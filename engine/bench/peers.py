@@ -18,7 +18,7 @@ from engine.bench import ours, worker
 from engine.bench.contest import Entrant, contest
 from engine.errors import SettingsError
 
-_SHARED = ("max_new_tokens", "num_beams", "candidate_labels")
+_SHARED = ("max_new_tokens", "num_beams", "length_penalty", "candidate_labels")
 
 
 def against(

@@ -83,7 +83,9 @@ class Worker:
 
 
 def opened(file: Path) -> ModuleType:
-    """The adapter's module; its packages have to be there."""
+    """The adapter's module. Its folder comes last on the path: packages go before adapters."""
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
     spec = importlib.util.spec_from_file_location(f"peer_{file.stem}", file)
     assert spec
     assert spec.loader

@@ -1,0 +1,47 @@
+"""OpenVINO on optimum-intel's export, by parallel workers; int8 by nncf with the job's rows as its
+calibration, for decoders in the weights alone."""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from _loop import HEADS, loop, skip
+from _openvino_export import exported
+
+PACKAGES = ("openvino", "optimum-intel", "nncf", "transformers", "tokenizers")
+ENV = "openvino"
+TASKS = tuple(HEADS)
+WAYS = [{"workers": 2, "batch": 8}, {"workers": 2, "batch": 16}, {"workers": 1, "batch": 32}]
+VARIANTS = {"fp32": WAYS, "bf16": WAYS, "int8": WAYS}
+__all__ = ["ENV", "PACKAGES", "TASKS", "VARIANTS", "load", "skip"]
+
+
+def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, Any]], list[Any]]:
+    # optimum-intel installs torchvision, which fails beside a CPU-only PyTorch; text needs none.
+    sys.modules["torchvision"] = None  # type: ignore[assignment]
+    from optimum import intel
+
+    kind = getattr(intel, f"OVModelFor{HEADS[job['task']] or 'FeatureExtraction'}")
+    folder = exported(kind, job, "int8" if job["variant"] == "int8" else "fp32")
+    count = setting["workers"]
+    hints = {
+        "INFERENCE_NUM_THREADS": max(1, job["threads"] // count), "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "bf16" if job["variant"] == "bf16" else "f32",
+        # Workers that are pinned share a core.
+        "ENABLE_CPU_PINNING": False,
+    }  # fmt: skip
+    models = [kind.from_pretrained(folder, ov_config=hints) for _ in range(count)]
+    loops = [loop(model, job, setting["batch"]) for model in models]
+
+    def call(rows: dict[str, Any]) -> list[Any]:
+        texts = rows[job["columns"][0]]
+        order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
+        shares = [{job["columns"][0]: [texts[n] for n in order[k::count]]} for k in range(count)]
+        found: dict[int, Any] = {}
+        with ThreadPoolExecutor(count) as pool:
+            for k, answers in enumerate(pool.map(lambda one, share: one(share), loops, shares)):
+                found.update(zip(order[k::count], answers, strict=True))
+        return [found[n] for n in range(len(texts))]
+
+    return call
