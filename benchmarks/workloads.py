@@ -13,6 +13,8 @@ from texts import Lengths
 
 MIXED = Lengths(28, 0.8, 2, 180)
 SENTENCES = Lengths(18, 0.45, 4, 60)
+# Of random checkpoints' answers, in tokens; one checkpoint serves all T5 workloads.
+ANSWERS = Lengths(16, 0.5, 4, 64)
 
 
 @dataclass(frozen=True)
@@ -49,40 +51,40 @@ BEAMS: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 128}
 
 WORKLOADS = {
     "encode-mixed": Workload(
-        "MiniLM embeddings, texts of mixed lengths", "feature-extraction", "minilm", 192
+        "MiniLM embeddings, texts of mixed lengths", "feature-extraction", "minilm", 128
     ),
     "encode-short": Workload(
-        "MiniLM embeddings, short texts", "feature-extraction", "minilm", 512,
+        "MiniLM embeddings, short texts", "feature-extraction", "minilm", 384,
         Lengths(8, 0.4, 2, 24),
     ),
     "encode-long": Workload(
-        "MiniLM embeddings, texts of 512 tokens", "feature-extraction", "minilm", 16,
+        "MiniLM embeddings, texts of 512 tokens", "feature-extraction", "minilm", 12,
         Lengths(600, 0, 600, 600), max_length=512,
     ),
-    "classify": Workload("MiniLM sentiment", "text-classification", "classifier", 192),
+    "classify": Workload("MiniLM sentiment", "text-classification", "classifier", 128),
     "ner": Workload("MiniLM entities", "token-classification", "tagger", 192, SENTENCES),
     "zero-shot": Workload(
-        "MiniLM entailment, 10 labels a row", "zero-shot-classification", "entailment", 24,
+        "MiniLM entailment, 10 labels a row", "zero-shot-classification", "entailment", 16,
         SENTENCES, options={"candidate_labels": TOPICS},
     ),
     "translate": Workload(
-        "t5-small's shape, greedy", "translation", "t5", 64, SENTENCES,
-        Lengths(24, 0.5, 4, 96), GREEDY, 512,
+        "t5-small's shape, greedy", "translation", "t5", 40, SENTENCES, ANSWERS,
+        GREEDY, 512,
     ),
     "translate-beam4": Workload(
-        "t5-small's shape, 4 beams", "translation", "t5", 32, SENTENCES,
-        Lengths(16, 0.5, 4, 64), BEAMS, 512,
+        "t5-small's shape, 4 beams", "translation", "t5", 16, SENTENCES, ANSWERS,
+        BEAMS, 512,
     ),
     "summarize": Workload(
-        "t5-small's shape, long in and short out", "summarization", "t5", 24,
-        Lengths(260, 0.25, 120, 360), Lengths(20, 0.4, 6, 48), GREEDY, 512,
+        "t5-small's shape, long in and short out", "summarization", "t5", 16,
+        Lengths(260, 0.25, 120, 360), ANSWERS, GREEDY, 512,
     ),
     "generate": Workload(
-        "GPT-2's shape, greedy", "text-generation", "gpt2", 24, Lengths(14, 0.5, 3, 48),
-        Lengths(24, 0.5, 4, 96), GREEDY, 512,
+        "GPT-2's shape, greedy", "text-generation", "gpt2", 16, Lengths(14, 0.5, 3, 48),
+        ANSWERS, GREEDY, 512,
     ),
     "translate-real": Workload(
         "flan-t5-small's trained weights, English to German, ending where the model ends",
-        "translation", "flan-t5-small", 48, options=GREEDY, max_length=512, real=True,
+        "translation", "flan-t5-small", 32, options=GREEDY, max_length=512, real=True,
     ),
 }  # fmt: skip

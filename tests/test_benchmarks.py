@@ -26,7 +26,7 @@ PACKAGES = ("pyarrow",)
 ENV = "none"
 TASKS = ("translation",)
 PAUSES = [{"pause": 0.02}, {"pause": 0.0}]
-VARIANTS = {"right": PAUSES, "wrong": [{}], "absent": [{}], "broken": [{}]}
+VARIANTS = {"right": PAUSES, "wrong": [{}], "absent": [{}], "broken": [{}], "mute": [{}]}
 
 def skip(job):
     return "no such arithmetic" if job.get("variant") == "absent" else ""
@@ -40,6 +40,8 @@ def load(job, setting):
         if "pause" not in setting and job["variant"] == "broken":
             raise RuntimeError("out of luck")
         found = [answers[text] for text in rows["text"]]
+        if job["variant"] == "mute":
+            return [object() for text in found]
         return found[:-1] + ["outra coisa"] if job["variant"] == "wrong" else found
     return call
 '''
@@ -78,7 +80,7 @@ def test_a_contest_end_to_end(job: dict[str, Any], fake: Path, tmp_path: Path) -
     mine = Entrant("engine fp32", Path(ours.__file__), "fp32", job=job)
     others = [
         Entrant(f"fake {v}", fake, v, job={**job, "variant": v})
-        for v in ("right", "wrong", "absent", "broken")
+        for v in ("right", "wrong", "absent", "broken", "mute")
     ]
     told: list[str] = []
     result = contest(
@@ -86,11 +88,14 @@ def test_a_contest_end_to_end(job: dict[str, Any], fake: Path, tmp_path: Path) -
         told=told.append,
     )  # fmt: skip
     found = result["contestants"]
-    assert list(found) == ["engine fp32", "fake right", "fake wrong", "fake absent", "fake broken"]
+    assert list(found) == [
+        "engine fp32", "fake right", "fake wrong", "fake absent", "fake broken", "fake mute"
+    ]  # fmt: skip
     assert found["engine fp32"]["differs"] == found["fake right"]["differs"] == 0
     assert found["fake wrong"]["differs"] == 1
     assert found["fake absent"] == {"skipped": "no such arithmetic"}
     assert found["fake broken"]["failed"].startswith("RuntimeError: out of luck")
+    assert found["fake mute"]["failed"].startswith("ArrowInvalid")
     assert found["fake right"]["setting"] == {"pause": 0.0}
     assert len(found["fake right"]["tried"]) == 2
     assert all(len(found[name]["seconds"]) == 3 for name in list(found)[:3])

@@ -7,7 +7,7 @@ from typing import Any
 PACKAGES = ("fastembed", "onnxruntime", "tokenizers")
 ENV = "fastembed"
 TASKS = ("feature-extraction",)
-VARIANTS = {"fp32": [{"batch": 32}, {"batch": 64}, {"batch": 256}]}
+VARIANTS = {"fp32": [{"batch": 16}, {"batch": 32}]}
 
 
 def skip(job: dict[str, Any]) -> str:

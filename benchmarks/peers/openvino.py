@@ -12,7 +12,7 @@ from _openvino_export import exported
 PACKAGES = ("openvino", "optimum-intel", "nncf", "transformers", "tokenizers")
 ENV = "openvino"
 TASKS = tuple(HEADS)
-WAYS = [{"workers": 2, "batch": 8}, {"workers": 2, "batch": 16}, {"workers": 1, "batch": 32}]
+WAYS = [{"workers": 2, "batch": 8}, {"workers": 2, "batch": 32}]
 VARIANTS = {"fp32": WAYS, "bf16": WAYS, "int8": WAYS}
 __all__ = ["ENV", "PACKAGES", "TASKS", "VARIANTS", "load", "skip"]
 

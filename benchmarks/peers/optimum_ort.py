@@ -11,7 +11,7 @@ from _loop import HEADS, loop
 PACKAGES = ("optimum", "optimum-onnx", "onnxruntime", "transformers", "tokenizers")
 ENV = "optimum"
 TASKS = tuple(HEADS)
-VARIANTS = {kind: [{"batch": n} for n in (16, 32)] for kind in ("fp32", "int8")}
+VARIANTS = {kind: [{"batch": n} for n in (16, 64)] for kind in ("fp32", "int8")}
 
 
 def exported(kind: Any, job: dict[str, Any]) -> Path:

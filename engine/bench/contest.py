@@ -106,7 +106,7 @@ class Contestant:
         self.convert()
         settings = self.facts.pop("chosen")
         for n, setting in enumerate(settings):
-            self.load(n, warm)
+            self.load(n, 0 if n else warm)
             if len(settings) > 1:
                 self.tried.append({"setting": setting, "seconds": self.time(0)})
         seconds = [tried["seconds"] for tried in self.tried]
@@ -127,9 +127,11 @@ class Contestant:
             self.reply()
 
     def load(self, setting: int, warm: int) -> None:
+        """Load a setting and run its first `warm` rows once, untimed."""
         seconds = self.ask(do="load", setting=setting)["seconds"]
         self.startup = self.startup or seconds
-        self.time(warm)
+        if warm:
+            self.time(warm)
 
     def time(self, rows: int) -> float:
         return float(self.ask(do="run", rows=rows)["seconds"])
@@ -246,16 +248,17 @@ def _line(running: Mapping[str, Contestant]) -> str:
 
 def _figures(
     running: Mapping[str, Contestant],
-    found: Mapping[str, Any],
+    found: dict[str, Any],
     folder: Path,
     reference: str,
     rows: int,
     tokens: int,
 ) -> dict[str, Any]:
-    answers = {n: c.answers(folder / f"{n.replace(' ', '-')}.arrow") for n, c in running.items()}
+    answers, peaks = _gathered(running, found, folder)
     right = reference if reference in answers else next(iter(answers), "")
     figures: dict[str, Any] = {"_reference": right}
-    for name, contestant in running.items():
+    for name, given in answers.items():
+        contestant = running[name]
         median = statistics.median(contestant.seconds)
         figures[name] = {
             "versions": contestant.facts["versions"],
@@ -266,10 +269,25 @@ def _figures(
             "tokens_per_second": round(tokens / median, 1),
             "spread": round((max(contestant.seconds) - min(contestant.seconds)) / median, 3),
             "startup_seconds": round(contestant.startup, 2),
-            "peak_bytes": contestant.ask(do="peak", reset=False)["bytes"],
-            **compared(answers[right], answers[name]),
+            "peak_bytes": peaks[name],
+            **compared(answers[right], given),
         }
     return figures
+
+
+def _gathered(
+    running: Mapping[str, Contestant], found: dict[str, Any], folder: Path
+) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """Answers and peak bytes by name; who can not give them is recorded in `found` as failed."""
+    answers: dict[str, list[Any]] = {}
+    peaks: dict[str, int] = {}
+    for name, contestant in running.items():
+        try:
+            peaks[name] = contestant.ask(do="peak", reset=False)["bytes"]
+            answers[name] = contestant.answers(folder / f"{name.replace(' ', '-')}.arrow")
+        except PeerError as error:
+            found[name] = {"failed": str(error)}
+    return answers, peaks
 
 
 def _environment(own: bool) -> dict[str, str]:
