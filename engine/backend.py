@@ -7,7 +7,7 @@ from many threads: weights are held once. What the runtime raises is translated 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,39 @@ class OrtGraph:
             ) from error
         return values
 
+    def bind(
+        self, inputs: Mapping[str, OrtBuffer], outputs: Mapping[str, OrtBuffer]
+    ) -> Callable[[], None]:
+        """See `flow.Graph.bind`.
+
+        Raises:
+            BackendError: From the call that is returned: the runtime failed.
+        """
+        binding = self._session.io_binding()
+        for name, buffer in inputs.items():
+            binding.bind_ortvalue_input(name, buffer.value)
+        for name, buffer in outputs.items():
+            binding.bind_ortvalue_output(name, buffer.value)
+
+        def run() -> None:
+            try:
+                self._session.run_with_iobinding(binding)
+            except Exception as error:  # as above: no common base
+                raise BackendError(
+                    f"{self._file}: a decoder step failed: {_first_line(error)}",
+                    "engine doctor checks the installation",
+                ) from error
+
+        return run
+
+
+class OrtBuffer:
+    """Host memory that is an array and a value of the runtime at once."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.value = runtime().OrtValue.ortvalue_from_numpy(array)
+
 
 class OrtBackend:
     """A bundle's graphs on one device.
@@ -95,7 +128,16 @@ class OrtBackend:
         return self._graphs[name]
 
     def host(self, value: Value) -> NDArray[Any]:
+        if isinstance(value, OrtBuffer):
+            return value.array
         return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
+
+    def buffer(self, shape: Sequence[int], dtype: Any) -> OrtBuffer:
+        # Pages that are never written take up no memory: a cache costs what its rows fill.
+        return OrtBuffer(np.zeros(shape, dtype))
+
+    def first(self, buffer: OrtBuffer, rows: int) -> OrtBuffer:
+        return OrtBuffer(buffer.array[:rows])
 
     def _load(self, file: Path, threads: int) -> OrtGraph:
         ort = runtime()

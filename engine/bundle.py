@@ -5,7 +5,8 @@
     BUNDLE/model.onnx        an encoder with its head                     (embedding, labels, spans)
     BUNDLE/dense.onnx        the layers behind the pooling, where an embedder has any
     BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
-    BUNDLE/decoder.onnx      and one decoder step over a growing cache; alone for causal models
+    BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot,
+    BUNDLE/decoder.onnx      or over a growing cache, where an architecture has no step graph
 
 Graph inputs and outputs, by name, are listed in `GRAPHS` below. Nothing in a bundle is executable
 and nothing is unpickled.
@@ -37,6 +38,24 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "encoder.onnx": (
         ("input_ids", "attention_mask"),
         ("cross.N.key", "cross.N.value"),
+    ),
+    "step.onnx": (
+        (
+            "tokens",
+            "lengths",
+            "total",
+            "source_last, source_total",
+            "past.N.key",
+            "past.N.value",
+            "cross.N.key",
+            "cross.N.value",
+            "last.N.key",
+            "last.N.value",
+            "picks",
+            "scored",
+        ),
+        ("logits", "best", "best_scores", "present.N.key", "present.N.value", "kept.N.key",
+         "kept.N.value"),
     ),
     "decoder.onnx": (
         (
@@ -91,7 +110,8 @@ class Generation:
     `heads` and `head_dim` are those of the key/value cache: (rows, heads, length, head_dim).
     `max_new_tokens` counts what is generated, the end token included, the start token not.
     `start_id` is -1 for a causal model, which starts from the prompt, or from `bos_id` where there
-    is none (-1: the tokenizer has no such token).
+    is none (-1: the tokenizer has no such token). `vocabulary` is the number of logits of the step
+    graph, 0 where the bundle has the graph `decoder` instead.
     """
 
     start_id: int
@@ -103,6 +123,12 @@ class Generation:
     head_dim: int
     search: Search = Search()
     bos_id: int = -1
+    vocabulary: int = 0
+
+    @property
+    def continuous(self) -> bool:
+        """Whether there is a step graph, whose rows come and go one by one."""
+        return self.vocabulary > 0
 
     @property
     def causal(self) -> bool:

@@ -9,7 +9,7 @@ window's bytes do not depend on timing or on how many workers there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -286,6 +286,9 @@ class Graph(Protocol):
         Takes NumPy arrays and this backend's own values, mixed; gives its own values.
         """
 
+    def bind(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> Callable[[], None]:
+        """A call that computes from buffers into buffers; one may be both."""
+
 
 class Backend(Protocol):
     """Where the heavy thing begins. `backend.OrtBackend` is the real one; tests have fakes."""
@@ -298,4 +301,10 @@ class Backend(Protocol):
         """The graph of the bundle's file `name`.onnx."""
 
     def host(self, value: Value) -> NDArray[Any]:
-        """A value as a NumPy array on the host."""
+        """A value as a NumPy array on the host; of a buffer on the CPU, its very memory."""
+
+    def buffer(self, shape: Sequence[int], dtype: Any) -> Value:
+        """Memory of zeros that stays where it is, for `Graph.bind`."""
+
+    def first(self, buffer: Value, rows: int) -> Value:
+        """The first rows of a buffer, as a buffer over the same memory."""

@@ -112,7 +112,7 @@ def export(
     if model is None:
         _check_default(task, revision)
     check_installed()
-    from engine.export import checkpoint, convert, dense, facts, graph, proof, quantize, tasks
+    from engine.export import checkpoint, convert, dense, facts, graph, proof, quantize, step, tasks
 
     started = time.monotonic()
     quantized = quantize.recipe(recipe)
@@ -139,7 +139,12 @@ def export(
         progress("converting with Optimum")
         convert.to_onnx(network, wanted, work)
         progress(f"writing the graphs ({recipe})")
-        for name, rewritten in graph.bundle_graphs(work).items():
+        graphs = graph.bundle_graphs(work)
+        if collected.facts.generation and (built := step.step_graph(network)):
+            graphs["step.onnx"] = built
+            del graphs["decoder.onnx"]
+            collected = _continuous(collected, step.vocabulary(built))
+        for name, rewritten in graphs.items():
             quantized(rewritten)
             graph.save(rewritten, made / name)
         if layers:
@@ -150,6 +155,15 @@ def export(
         description = _describe(found, wanted.name, recipe, collected, shown, notes)
         bundle.save(made, description)
     return _report(Path(out), description, time.monotonic() - started)
+
+
+def _continuous(collected: Collected, vocabulary: int) -> Collected:
+    """The facts of a model that has a step graph."""
+    assert collected.facts.generation
+    generation = dataclasses.replace(collected.facts.generation, vocabulary=vocabulary)
+    return dataclasses.replace(
+        collected, facts=dataclasses.replace(collected.facts, generation=generation)
+    )
 
 
 def _describe(

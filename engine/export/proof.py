@@ -359,9 +359,42 @@ def _decoded(
     folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
 ) -> Iterator[Any]:
     """Logits (rows, 1, vocabulary) of one decoder step after the other, from an empty cache."""
+    if generation.continuous:
+        return _staggered(folder, generation, batch, forced)
     if generation.causal:
         return _continued(folder, generation, batch, forced)
     return _steps(folder, generation, batch, forced)
+
+
+def _staggered(
+    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
+) -> Iterator[Any]:
+    """The steps of a step graph. Every third row begins at once, the others one and two steps
+    later, as rows do in a run."""
+    import numpy as np
+
+    from engine.backend import OrtBackend
+    from engine.generation.slots import Slots
+
+    rows, steps = forced.shape
+    backend = OrtBackend(folder, ["encoder.onnx", "step.onnx"], device="cpu", threads=0)
+    feeds = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    cache = Slots(backend, generation, feeds, width=1, most=steps, picks=1)
+    if cache.slots < rows:
+        raise ExportError(
+            f"the proof needs room for {rows} rows at once, and {cache.slots} fit", _REPORT
+        )
+    late = np.arange(rows) % 3
+    logits = np.empty((rows, steps, generation.vocabulary), np.float32)
+    for step in range(steps + 2):
+        if len(came := np.flatnonzero(late == step)):
+            cache.admit(came, came)
+        own = step - late
+        on = np.flatnonzero((own >= 0) & (own < steps))
+        cache.host["lengths"][:] = np.clip(own, 0, steps - 1)
+        cache.step(forced[np.arange(rows), np.clip(own, 0, steps - 1)])
+        logits[on, own[on]] = cache.logits()[on]
+    yield logits
 
 
 def _steps(

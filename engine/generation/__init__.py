@@ -9,13 +9,19 @@ from numpy.typing import NDArray
 
 from engine.bundle import Generation, Search
 from engine.flow import Backend, Ints, Ragged
-from engine.generation.beam import beam_search
-from engine.generation.decoder import FILLER, open_decoder
-from engine.generation.greedy import Stop, greedy_search
+from engine.generation import loop
+from engine.generation.beam import BeamSearch
+from engine.generation.greedy import Greedy, Stop
+from engine.generation.growing import Growing
 from engine.generation.job import Job, left_padded
-from engine.generation.rules import rules
+from engine.generation.loop import Cache, Occupancy
+from engine.generation.rules import FILLER, rules
+from engine.generation.slots import Slots
 
-__all__ = ["generate"]
+__all__ = ["Occupancy", "generate"]
+
+# Padded tokens that begin together where rows can not come and go one by one.
+TOGETHER = 8192
 
 
 def never() -> bool:
@@ -32,11 +38,12 @@ def generate(
     stop: Stop | None = None,
     tail: int = 64,
     stopped: Callable[[], bool] = never,
+    counted: Occupancy | None = None,
 ) -> tuple[Ragged, NDArray[np.bool_]]:
     """The tokens that transformers' generate() gives for every row in a batch of its own.
 
     Args:
-        backend: Holds the graph `decoder`, and `encoder` unless the model is causal (see
+        backend: Holds the graph `step` or `decoder`, and `encoder` unless the model is causal (see
             `bundle.GRAPHS`).
         feeds: input_ids and attention_mask, int64 (rows, length), padded on the right; at least
             one real token a row.
@@ -47,7 +54,8 @@ def generate(
             that still runs, the prompt or start token among them; answers which of these rows end
             here, bool. Greedy decoding only: beam search does not ask it.
         tail: Tokens of a row that `stop` is shown at most.
-        stopped: Asked before every step; True abandons the batch.
+        stopped: Asked before every step; True abandons the rows.
+        counted: Where steps and the places taken in them are added up.
 
     Returns:
         Generated ids, int64, the end token included, start token and prompt not; and whether each
@@ -56,20 +64,35 @@ def generate(
     Raises:
         Stopped: `stopped` said so.
     """
+    rows, width = feeds["input_ids"].shape
+    size = rows if settings.continuous else max(1, TOGETHER // max(1, width))
+    found = []
+    for start in range(0, rows, size):
+        some = {name: given[start : start + size] for name, given in feeds.items()}
+        job = _job(some, settings, search, max_new_tokens)
+        cache = _cache(backend, some, job)
+        own: BeamSearch | Greedy
+        own = BeamSearch(job, cache) if search.num_beams > 1 else Greedy(job, cache, stop, tail)
+        loop.run(cache, own, len(job.prompt), stopped, counted or Occupancy())
+        found.append(own)
+    tokens = [Ragged.of_padded(one.ids, one.lengths) for one in found]
+    return Ragged.concat(tokens), np.concatenate([one.ended for one in found])
+
+
+def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: int) -> Job:
     mask = feeds["attention_mask"]
     source = np.where(mask == 1, feeds["input_ids"], FILLER)
     if settings.causal:
         source = prompt = left_padded(feeds["input_ids"], mask)
     else:
         prompt = np.full((len(source), 1), settings.start_id, np.int64)
-    job = Job(
-        decoder=open_decoder(backend, feeds, settings),
-        settings=settings,
-        search=search,
-        rules=rules(search, settings.end_ids, max_new_tokens),
-        prompt=prompt,
-        source=source,
-        max_new_tokens=max_new_tokens,
-        stopped=stopped,
-    )
-    return beam_search(job) if search.num_beams > 1 else greedy_search(job, stop, tail)
+    return Job(settings, search, rules(search, settings.end_ids, most), prompt, source, most)
+
+
+def _cache(backend: Backend, feeds: Mapping[str, Ints], job: Job) -> Cache:
+    beams = job.search.num_beams
+    picks = max(2, 1 + len(job.settings.end_ids)) * beams if beams > 1 and not job.rules else 1
+    if job.settings.continuous:
+        most = job.prompt.shape[1] - 1 + job.max_new_tokens
+        return Slots(backend, job.settings, feeds, width=beams, most=most, picks=picks)
+    return Growing(backend, job.settings, feeds, job.prompt, width=beams, picks=picks)

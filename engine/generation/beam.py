@@ -8,188 +8,245 @@ a partial sort leaves), so an exact tie that decides may fall otherwise there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import Search
-from engine.flow import Ints, Ragged
+from engine.flow import Ints
 from engine.generation.job import Job
-from engine.generation.rules import Scores
+from engine.generation.loop import Cache, Flags, Scores, slots_of
 
-Flags = NDArray[np.bool_]
-State = TypeVar("State", "Running", "Finished")
 LOW = np.float32(-1e9)
 
 
-@dataclass(frozen=True)
-class Running:
-    """Beams that go on, best first.
+@dataclass
+class Beams:
+    """The state of every place; arrays (places, beams, ...).
 
     Attributes:
-        ids: Prompt and generated tokens, int64 (rows, beams, length so far).
-        scores: Sums of log-probabilities, float32 (rows, beams).
+        ids: Tokens of the beams that go on, best first, int64 (places, beams, max_new_tokens).
+        scores: Sums of their log-probabilities, float32 (places, beams).
+        slots: Which slot holds the cache of each, int64 (places, beams).
+        done_ids, done_lengths, done_scores, taken: The best that have ended, best first, their
+            scores after the length penalty; a place of these not yet `taken` has a score of LOW.
     """
 
     ids: Ints
     scores: Scores
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The best that have ended, best first; places not yet taken have a score of LOW.
-
-    Attributes:
-        ids: Generated tokens, int64 (rows, beams, max_new_tokens).
-        lengths: How many of them, int64 (rows, beams).
-        scores: After the length penalty, float32 (rows, beams).
-        taken: Which places hold a sequence, bool (rows, beams).
-    """
-
-    ids: Ints
-    lengths: Ints
-    scores: Scores
+    slots: Ints
+    done_ids: Ints
+    done_lengths: Ints
+    done_scores: Scores
     taken: Flags
+
+    @classmethod
+    def empty(cls, places: int, beams: int, most: int, pad: int) -> Beams:
+        shape = (places, beams)
+        return cls(
+            ids=np.full((*shape, most), pad, np.int64),
+            scores=np.full(shape, LOW, np.float32),
+            slots=np.arange(places * beams).reshape(shape),
+            done_ids=np.full((*shape, most), pad, np.int64),
+            done_lengths=np.zeros(shape, np.int64),
+            done_scores=np.full(shape, LOW, np.float32),
+            taken=np.zeros(shape, np.bool_),
+        )
+
+    def take(self, index: Ints) -> Beams:
+        return Beams(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def put(self, index: Ints, state: Beams) -> None:
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(state, f.name)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Continuations of the running beams, best first.
+    """Continuations of the running beams, best first; (places, candidates).
 
     Attributes:
-        ids: As `Running.ids`, one token longer; (rows, candidates, length).
-        scores: As `Running.scores`.
-        parents: The beam each one continues, int64 (rows, candidates).
-        ending: Those whose last token is an end or the last one allowed, bool.
+        tokens, parents: The new token, and the beam that it continues.
+        scores: As `Beams.scores`.
+        ending: Those whose token is an end or the last one allowed.
     """
 
-    ids: Ints
-    scores: Scores
+    tokens: Ints
     parents: Ints
+    scores: Scores
     ending: Flags
 
 
-def beam_search(job: Job) -> tuple[Ragged, Flags]:
-    """The best of `search.num_beams` beams for every row. See `generate`."""
-    beams, most = job.search.num_beams, job.max_new_tokens
-    rows = np.arange(len(job.prompt))
-    found = np.full((len(rows), most), job.settings.pad_id, np.int64)
-    lengths = np.zeros(len(rows), np.int64)
-    running, finished = _start(job, beams)
-    logits = np.repeat(job.step(job.prompt), beams, axis=0)
-    for length in range(1, most + 1):
-        candidates = _candidates(job, logits, running, rows)
-        running, parents = _go_on(candidates, beams)
-        finished = _finish(finished, candidates, job.search, length)
-        going = _hopeful(running, finished, job.search, length, most)
-        going &= ~_full(finished, job.search) & ~candidates.ending.all(axis=1)
-        found[rows[~going]] = finished.ids[~going, 0]
-        lengths[rows[~going]] = finished.lengths[~going, 0]
-        if not going.any():
-            break
-        _carry(job, parents[going], going, first=length == 1)
-        rows = rows[going]
-        running, finished = _of_rows(running, going), _of_rows(finished, going)
-        logits = job.step(running.ids[..., -1].reshape(-1, 1))
-    tokens = Ragged.of_padded(found, lengths)
-    last = found[np.arange(len(found)), np.maximum(lengths - 1, 0)]
-    return tokens, (lengths > 0) & np.isin(last, job.settings.end_ids)
+class BeamSearch:
+    """See `loop.Search`. `ids` (rows, max_new_tokens), `lengths` and `ended` are the result."""
+
+    def __init__(self, job: Job, cache: Cache) -> None:
+        self.job, self.cache = job, cache
+        self.width = job.search.num_beams
+        rows, most, pad = len(job.prompt), job.max_new_tokens, job.settings.pad_id
+        self.ids = np.full((rows, most), pad, np.int64)
+        self.lengths = np.zeros(rows, np.int64)
+        self.ended = np.zeros(rows, np.bool_)
+        self.tokens = np.full(cache.slots, pad, np.int64)
+        self.ages = np.zeros(rows, np.int64)
+        self.beams = Beams.empty(cache.slots // self.width, self.width, most, pad)
+        # Of each slot and generated position: the slot that computed it.
+        self.origins = np.zeros((cache.slots, most), np.int64)
+
+    def begin(self, places: Ints, rows: Ints) -> None:
+        """Only the first beam counts at first, or all would be the same."""
+        fresh = Beams.empty(
+            len(places), self.width, self.job.max_new_tokens, self.job.settings.pad_id
+        )
+        fresh.scores[:, 0] = 0
+        fresh.slots[:] = slots_of(places, self.width).reshape(-1, self.width)
+        self.beams.put(places, fresh)
+        self.tokens[fresh.slots] = self.job.prompt[rows, -1][:, None]
+
+    def advance(self, places: Ints, rows: Ints) -> Flags:
+        search, most = self.job.search, self.job.max_new_tokens
+        beams = self.beams.take(places)
+        self.ages[rows] += 1
+        ages = self.ages[rows]
+        self.origins[beams.slots, ages[:, None] - 1] = beams.slots
+        candidates = self._candidates(beams, rows, ages)
+        _finish(beams, candidates, search, ages)
+        parents = _go_on(beams, candidates, ages)
+        going = _hopeful(beams, search, ages, most)
+        going &= ~_full(beams, search) & ~candidates.ending.all(axis=1)
+        through = np.flatnonzero(~going)
+        self._keep_result(rows[through], beams.take(through))
+        self._carry(beams, parents, going, ages)
+        self.beams.put(places, beams)
+        last = np.take_along_axis(beams.ids, (ages - 1)[:, None, None], axis=2)[..., 0]
+        self.tokens[beams.slots] = last
+        return ~going
+
+    def keep(self, order: Ints) -> None:
+        slots = slots_of(order, self.width)
+        moved = np.zeros(len(self.tokens), np.int64)
+        moved[slots] = np.arange(len(slots))
+        self.tokens, self.beams = self.tokens[slots], self.beams.take(order)
+        self.beams.slots = moved[self.beams.slots]
+        # Only equal or not matters of these, and only within a place.
+        self.origins = self.origins[slots]
+
+    def _candidates(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
+        """Twice as many as beams, or more where several tokens end a row: enough that do not."""
+        ends, most = self.job.settings.end_ids, self.job.max_new_tokens
+        count = max(2, 1 + len(ends)) * self.width
+        tokens, scores = self._scored(beams, rows, ages - 1)
+        sums = scores + beams.scores[..., None]
+        options = sums.shape[2]
+        sums = sums.reshape(len(rows), -1)
+        best = top(sums, count)
+        parents = best // options
+        if tokens is None:
+            chosen = best % options
+        else:
+            chosen = _picked(tokens.reshape(len(rows), -1), best)
+        ending = np.isin(chosen, ends) | (ages >= most)[:, None]
+        return Candidates(chosen, parents, _picked(sums, best), ending)
+
+    def _scored(self, beams: Beams, rows: Ints, ages: Ints) -> tuple[Ints | None, Scores]:
+        """Log-probabilities (places, beams, n) and the tokens they are of; all of them for None."""
+        shape = (*beams.slots.shape, -1)
+        if not self.job.rules:
+            tokens, scores = self.cache.best()
+            return tokens[beams.slots], scores[beams.slots]
+        scores = _log_softmax(self.cache.logits()[beams.slots.ravel()])
+        owners = np.repeat(rows, self.width)
+        ids = beams.ids.reshape(len(owners), -1)
+        self.job.rule(scores, owners, ids, np.repeat(ages, self.width))
+        return None, scores.reshape(shape)
+
+    def _keep_result(self, rows: Ints, beams: Beams) -> None:
+        self.ids[rows] = beams.done_ids[:, 0]
+        self.lengths[rows] = lengths = beams.done_lengths[:, 0]
+        last = self.ids[rows, np.maximum(lengths - 1, 0)]
+        self.ended[rows] = (lengths > 0) & np.isin(last, self.job.settings.end_ids)
+
+    def _carry(self, beams: Beams, parents: Ints, going: Flags, ages: Ints) -> None:
+        """Find every beam a slot with its parent's cache.
+
+        A beam that goes on alone stays in its parent's slot. Of several with one parent, the others
+        go into slots that nobody continues; there only what differs has to be copied, from the
+        first position on that another slot has computed.
+        """
+        stays = _first_of_its_kind(parents)
+        own = _picked(beams.slots, parents)
+        used = np.zeros(parents.shape, np.bool_)
+        np.put_along_axis(used, parents, True, axis=1)
+        slots = np.where(stays, own, 0)
+        slots[~stays] = beams.slots[~used]
+        moving = ~stays & going[:, None]
+        targets, sources = slots[moving], own[moving]
+        beams.slots = slots
+        if not len(targets):
+            return
+        differ = self.origins[targets] != self.origins[sources]
+        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), self.job.max_new_tokens)
+        self.cache.copy(targets, sources, starts)
+        self.origins[targets] = self.origins[sources]
 
 
-def _start(job: Job, beams: int) -> tuple[Running, Finished]:
-    """Only the first beam counts at first, or all would be the same."""
-    rows, most = len(job.prompt), job.max_new_tokens
-    scores = np.full((rows, beams), LOW, np.float32)
-    scores[:, 0] = 0
-    nothing = np.full((rows, beams, most), job.settings.pad_id, np.int64)
-    return Running(np.repeat(job.prompt[:, None], beams, axis=1), scores), Finished(
-        nothing,
-        np.zeros((rows, beams), np.int64),
-        np.full((rows, beams), LOW, np.float32),
-        np.zeros((rows, beams), np.bool_),
-    )
+def _first_of_its_kind(values: Ints) -> Flags:
+    """Which values have no equal before them in their row; int64 (rows, n)."""
+    same = values[:, :, None] == values[:, None, :]
+    return np.asarray(~np.tril(same, -1).any(axis=2))
 
 
-def _candidates(job: Job, logits: Scores, running: Running, rows: Ints) -> Candidates:
-    """Twice as many as beams, or more where several tokens end a row: enough that do not end."""
-    count, beams, length = running.ids.shape
-    vocabulary = logits.shape[1]
-    places = running.ids.reshape(-1, length)
-    scores = job.ruled(_log_softmax(logits), places, np.repeat(rows, beams))
-    sums = scores.reshape(count, beams, vocabulary) + running.scores[..., None]
-    sums = sums.reshape(count, -1)
-    best = top(sums, max(2, 1 + len(job.settings.end_ids)) * beams)
-    parents, tokens = np.divmod(best, vocabulary)
-    ids = np.concatenate([_picked(running.ids, parents), tokens[..., None]], axis=2)
-    at_limit = length + 1 - job.prompt.shape[1] >= job.max_new_tokens
-    ending = np.isin(tokens, job.settings.end_ids) | at_limit
-    return Candidates(ids, _picked(sums, best), parents, ending)
+def _go_on(beams: Beams, candidates: Candidates, ages: Ints) -> Ints:
+    """Make the best that do not end the running beams, and return whom each one continues."""
+    best = top(candidates.scores + _low(candidates.ending), beams.scores.shape[1])
+    parents = _picked(candidates.parents, best)
+    beams.ids = _picked(beams.ids, parents)
+    tokens = _picked(candidates.tokens, best)
+    np.put_along_axis(beams.ids, (ages - 1)[:, None, None], tokens[..., None], axis=2)
+    beams.scores = _picked(candidates.scores + _low(candidates.ending), best)
+    return parents
 
 
-def _go_on(candidates: Candidates, beams: int) -> tuple[Running, Ints]:
-    """The best that do not end, and the beam each one continues."""
-    scores = candidates.scores + _low(candidates.ending)
-    best = top(scores, beams)
-    running = Running(_picked(candidates.ids, best), _picked(scores, best))
-    return running, _picked(candidates.parents, best)
-
-
-def _finish(finished: Finished, candidates: Candidates, search: Search, length: int) -> Finished:
-    """The best of those that had ended and those that end now among the first `num_beams`.
+def _finish(beams: Beams, candidates: Candidates, search: Search, ages: Ints) -> None:
+    """Keep the best of those that had ended and those that end now among the first `num_beams`.
 
     transformers also keeps rows that are done from changing; here they are gone by then.
     """
-    beams = finished.scores.shape[1]
-    ending = candidates.ending & (np.arange(candidates.scores.shape[1]) < beams)
-    scores = candidates.scores / length**search.length_penalty + _low(~ending)
-    ids = np.zeros((*scores.shape, finished.ids.shape[2]), np.int64)
-    ids[..., :length] = candidates.ids[..., -length:]
-    merged = Finished(
-        np.concatenate([finished.ids, ids], axis=1),
-        np.concatenate([finished.lengths, np.full(scores.shape, length)], axis=1),
-        np.concatenate([finished.scores, scores], axis=1),
-        np.concatenate([finished.taken, ending], axis=1),
-    )
-    best = top(merged.scores, beams)
-    return _mapped(merged, lambda array: _picked(array, best))
+    count = beams.scores.shape[1]
+    ending = candidates.ending & (np.arange(candidates.scores.shape[1]) < count)
+    penalty = (ages[:, None] ** search.length_penalty).astype(np.float32)
+    scores = candidates.scores / penalty + _low(~ending)
+    ids = _picked(beams.ids, candidates.parents)
+    np.put_along_axis(ids, (ages - 1)[:, None, None], candidates.tokens[..., None], axis=2)
+    lengths = np.broadcast_to(ages[:, None], scores.shape)
+    merged = np.concatenate([beams.done_scores, scores], axis=1)
+    best = top(merged, count)
+    beams.done_scores = _picked(merged, best)
+    beams.done_ids = _picked(np.concatenate([beams.done_ids, ids], axis=1), best)
+    beams.done_lengths = _picked(np.concatenate([beams.done_lengths, lengths], axis=1), best)
+    beams.taken = _picked(np.concatenate([beams.taken, ending], axis=1), best)
 
 
 def _low(losing: Flags) -> Scores:
     return np.where(losing, LOW, np.float32(0))
 
 
-def _hopeful(running: Running, finished: Finished, search: Search, length: int, most: int) -> Flags:
+def _hopeful(beams: Beams, search: Search, ages: Ints, most: int) -> Flags:
     """Which rows have a running beam that might still beat a finished one; bool (rows,)."""
     longest = search.early_stopping == "never" and search.length_penalty > 0
-    best = running.scores[:, :1] / (most if longest else length) ** search.length_penalty
-    worst = np.where(finished.taken, finished.scores.min(axis=1, keepdims=True), LOW)
+    lengths = np.full(len(ages), most) if longest else ages
+    penalty = (lengths[:, None] ** search.length_penalty).astype(np.float32)
+    best = beams.scores[:, :1] / penalty
+    worst = np.where(beams.taken, beams.done_scores.min(axis=1, keepdims=True), LOW)
     return np.asarray((best > worst).any(axis=1))
 
 
-def _full(finished: Finished, search: Search) -> Flags:
+def _full(beams: Beams, search: Search) -> Flags:
     """Which rows have all the sequences that they may stop at; bool (rows,)."""
-    full = np.asarray(finished.taken.all(axis=1))
+    full = np.asarray(beams.taken.all(axis=1))
     return full if search.early_stopping is True else np.zeros_like(full)
-
-
-def _carry(job: Job, parents: Ints, going: Flags, *, first: bool) -> None:
-    """Give every beam its parent's cache, and rows that are done none."""
-    rows, beams = np.flatnonzero(going)[:, None], parents.shape[1]
-    # The first step ran once a row, since all its beams were alike.
-    order = np.repeat(rows, beams) if first else (rows * beams + parents).ravel()
-    job.decoder.take(order, same_rows=not first and bool(going.all()))
-
-
-def _of_rows(state: State, going: Flags) -> State:
-    return _mapped(state, lambda array: array[going])
-
-
-def _mapped(state: State, change: Callable[[NDArray[Any]], NDArray[Any]]) -> State:
-    """The same with every array changed."""
-    return type(state)(*(change(getattr(state, field.name)) for field in fields(state)))
 
 
 def _picked(array: NDArray[Any], index: Ints) -> NDArray[Any]:

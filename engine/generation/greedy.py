@@ -1,4 +1,4 @@
-"""Greedy decoding over a cache that stays with the backend."""
+"""Greedy search: the likeliest token at every step."""
 
 from __future__ import annotations
 
@@ -8,39 +8,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.flow import Ints, Ragged
-from engine.generation.decoder import FILLER
-from engine.generation.job import Job
+from engine.generation.job import FILLER, Job
+from engine.generation.loop import Cache, Flags
 
 Stop = Callable[[Ragged], NDArray[np.bool_]]
 
 
-def greedy_search(job: Job, stop: Stop | None, tail: int) -> tuple[Ragged, NDArray[np.bool_]]:
-    """Take the likeliest token at every step until each row has ended. See `generate`."""
-    rows, width = job.prompt.shape
-    most, pad = job.max_new_tokens, job.settings.pad_id
-    ids = np.full((rows, width + most), pad, np.int64)
-    ids[:, :width] = last = job.prompt
-    lengths = np.full(rows, most, np.int64)
-    ended = np.zeros(rows, np.bool_)
-    every = np.arange(rows)
-    for place in range(width, width + most):
-        scores = job.ruled(job.step(last), ids[:, :place], every)
-        ids[:, place] = np.where(ended, pad, scores.argmax(axis=-1))
-        last = ids[:, place : place + 1]
-        ending = ~ended & np.isin(last[:, 0], job.settings.end_ids)
-        if stop is not None:
-            _ask(stop, ids[:, max(0, place + 1 - tail) : place + 1], ended, ending)
-        lengths[ending] = place + 1 - width
-        ended |= ending
-        if ended.all():
-            break
-    return Ragged.of_padded(ids[:, width:], lengths), ended
+class Greedy:
+    """See `loop.Search`. `ids` (rows, max_new_tokens), `lengths` and `ended` are the result."""
 
+    width = 1
 
-def _ask(stop: Stop, tails: Ints, ended: NDArray[np.bool_], ending: NDArray[np.bool_]) -> None:
-    """Add to `ending` the rows that `stop` ends; only those that still run are shown to it."""
-    running = np.flatnonzero(~ended & ~ending)
-    if not len(running):
-        return
-    real = tails[running] != FILLER
-    ending[running] = stop(Ragged.of(tails[running][real], real.sum(axis=1)))
+    def __init__(self, job: Job, cache: Cache, stop: Stop | None = None, tail: int = 0) -> None:
+        rows = len(job.prompt)
+        self.job, self.cache, self.stop, self.tail = job, cache, stop, tail
+        self.ids = np.full((rows, job.max_new_tokens), job.settings.pad_id, np.int64)
+        self.lengths = np.zeros(rows, np.int64)
+        self.ended = np.zeros(rows, np.bool_)
+        self.tokens = np.full(cache.slots, job.settings.pad_id, np.int64)
+
+    def begin(self, places: Ints, rows: Ints) -> None:
+        self.tokens[places] = self.job.prompt[rows, -1]
+
+    def advance(self, places: Ints, rows: Ints) -> Flags:
+        chosen = self._chosen(places, rows)
+        self.tokens[places] = self.ids[rows, self.lengths[rows]] = chosen
+        self.lengths[rows] += 1
+        ended = np.isin(chosen, self.job.settings.end_ids)
+        if self.stop is not None:
+            self._ask(self.stop, rows, ended)
+        self.ended[rows] = ended
+        return np.asarray(ended | (self.lengths[rows] == self.job.max_new_tokens))
+
+    def keep(self, order: Ints) -> None:
+        self.tokens = self.tokens[order]
+
+    def _chosen(self, places: Ints, rows: Ints) -> Ints:
+        if not self.job.rules:
+            return self.cache.best()[0][places, 0]
+        scores = self.cache.logits()[places]
+        self.job.rule(scores, rows, self.ids[rows], self.lengths[rows])
+        return np.asarray(scores.argmax(axis=1))
+
+    def _ask(self, stop: Stop, rows: Ints, ended: Flags) -> None:
+        """Add to `ended` the rows that `stop` ends; it is shown only those that still run."""
+        running = np.flatnonzero(~ended)
+        if not len(running):
+            return
+        asked = rows[running]
+        tails = self.job.history(asked, self.ids[asked], self.lengths[asked])[:, -self.tail :]
+        real = tails != FILLER
+        ended[running] = stop(Ragged.of(tails[real], real.sum(axis=1)))

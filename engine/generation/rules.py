@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from engine.bundle import Search
 from engine.flow import Ints
-from engine.generation.decoder import FILLER
 
 Scores = NDArray[np.float32]
+FILLER = -1
+"""Stands for no token in ids of rows of different lengths; no rule ever matches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,13 @@ class Seen:
             left of shorter rows.
         source: What the encoder read, or the prompt; int64 (rows, length), FILLER where padded.
         prompts: Tokens of each row before the first generated one, int64 (rows,).
-        generated: Tokens of each row behind it.
+        generated: Tokens of each row behind it, int64 (rows,).
     """
 
     ids: Ints
     source: Ints
     prompts: Ints
-    generated: int
+    generated: Ints
 
 
 Rule = Callable[[Scores, Seen], None]
@@ -116,8 +117,8 @@ def _no_bad_words(words: Sequence[Sequence[int]], end_ids: Sequence[int]) -> Rul
 
 def _no_end_before(least: int, end_ids: Sequence[int]) -> Rule:
     def apply(scores: Scores, seen: Seen) -> None:
-        if seen.generated < least:
-            scores[:, _known(end_ids, scores)] = -np.inf
+        early = np.flatnonzero(seen.generated < least)
+        scores[np.ix_(early, _known(end_ids, scores))] = -np.inf
 
     return apply
 
@@ -133,8 +134,7 @@ def _forced_first(token: int) -> Rule:
 
 def _forced_last(token: int, max_new_tokens: int) -> Rule:
     def apply(scores: Scores, seen: Seen) -> None:
-        if seen.generated == max_new_tokens - 1:
-            _force(scores, np.ones(len(scores), np.bool_), token)
+        _force(scores, seen.generated == max_new_tokens - 1, token)
 
     return apply
 

@@ -1,0 +1,467 @@
+"""A decoder's one-step graph, built from the checkpoint's weights.
+
+Every row of a step has a *slot*: a place in caches that are allocated once and written in place, a
+length of its own, and no padding. GroupQueryAttention does that: with past and present bound to the
+same buffer it appends one position to each row at that row's own `lengths` and attends to as many.
+So a row can begin in any slot at any step, whatever its neighbours are at. Cross-attention is the
+same op at a standstill: the last source position is "appended" where it already is.
+
+q, k and v are one product, skip connections and norms one op, T5's head scale is folded into its
+last norm, and the likeliest tokens are picked inside, so that no logits have to leave the runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+OPSET, CONTRIB, IR = 18, "com.microsoft", 9
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`x @ weight + bias`: float32 (in, out) and (out,) or None."""
+
+    weight: Any
+    bias: Any = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm or, without a bias, T5's root mean square norm; float32 (width,)."""
+
+    weight: Any
+    bias: Any = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer; without an encoder the cross parts are None."""
+
+    self_norm: Norm
+    qkv: Linear
+    out: Linear
+    wide_norm: Norm
+    wide: Linear
+    narrow: Linear
+    gate: Linear | None = None
+    cross_norm: Norm | None = None
+    cross_q: Linear | None = None
+    cross_out: Linear | None = None
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a decoder is made of.
+
+    Attributes:
+        embedding: float32 (vocabulary, width).
+        layers: From the first to the last.
+        heads, head_dim: Of the caches.
+        scale: What q·k is multiplied with.
+        activation: Op of the feed-forward layer, a key of `_ACTIVATIONS`.
+        epsilon: Of the norms.
+        norm_first: Whether norms stand before their layers, or behind the sum.
+        last_norm: Behind the last layer, if any.
+        embedding_norm: Before the first, if any.
+        embedding_scale: What embeddings are multiplied with.
+        positions: float32 (positions, width), if they are absolute.
+        distances: Attention bias by distance to the left, float32 (heads, distances); the last one
+            stands for all beyond. T5.
+        head: float32 (vocabulary, width), the embedding itself where they are tied.
+        head_bias: float32 (vocabulary,), if any.
+    """
+
+    embedding: Any
+    layers: Sequence[Layer]
+    heads: int
+    head_dim: int
+    scale: float
+    activation: str
+    epsilon: float
+    head: Any
+    norm_first: bool = True
+    last_norm: Norm | None = None
+    embedding_norm: Norm | None = None
+    embedding_scale: float = 1.0
+    positions: Any = None
+    distances: Any = None
+    head_bias: Any = None
+
+
+def step_graph(model: Any) -> Any | None:
+    """The step graph of a transformers model as an ONNX ModelProto; None for a family without one.
+
+    Inputs, for S slots: tokens, int64 (S,); lengths, int32 (S,), positions already cached; total,
+    int32 (), the largest of them + 1; past.N.key and .value, float32 (S, heads, room, head_dim).
+    With an encoder also source_last, int32 (S,), source tokens - 1; source_total, int32 ();
+    cross.N.key and .value, float32 (S, heads, source room, head_dim); and last.N.key and .value,
+    float32 (S, 1, width), what these hold at source_last. picks, int64 (1,): how many tokens to
+    pick; scored, bool (): whether their log-probabilities are wanted.
+
+    Outputs: logits, float32 (S, vocabulary); best, int64 (S, picks), the likeliest tokens, the
+    lower id first where equal; best_scores, float32, their log-probabilities or else logits;
+    present.N.key and .value, to be bound to the buffers of past.N, and kept.N.key and .value, to be
+    bound to those of cross.N.
+    """
+    drawn = _BLUEPRINTS.get(model.config.model_type)
+    blueprint = drawn(model) if drawn else None
+    return _Writer(blueprint).model() if blueprint else None
+
+
+def vocabulary(graph: Any) -> int:
+    """How many logits a step graph gives."""
+    logits = next(output for output in graph.graph.output if output.name == "logits")
+    return int(logits.type.tensor_type.shape.dim[1].dim_value)
+
+
+@dataclass
+class _Writer:
+    """A blueprint on its way to a graph; `nodes` is in topological order."""
+
+    plan: Blueprint
+    nodes: list[Any] = field(default_factory=list)
+    weights: list[Any] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+
+    def model(self) -> Any:
+        from onnx import helper
+
+        plan = self.plan
+        states = self._embedded()
+        bias = self._distances() if plan.distances is not None else ""
+        # With norms first, `normed` is what the next layer reads and `states` the running sum.
+        normed = self._norm(states, plan.layers[0].self_norm, "first") if plan.norm_first else ""
+        for n, layer in enumerate(plan.layers):
+            following = plan.layers[n + 1].self_norm if n + 1 < len(plan.layers) else plan.last_norm
+            states, normed = self._layer(f"layer.{n}", n, layer, following, states, normed, bias)
+        self._head(normed or states)
+        graph = helper.make_graph(self.nodes, "step", self.inputs, self.outputs, self.weights)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR)
+
+    def _embedded(self) -> str:
+        plan = self.plan
+        tokens = self._input("tokens", "INT64", ["slots"])
+        self._input("lengths", "INT32", ["slots"])
+        self._input("total", "INT32", [])
+        if plan.layers[0].cross_q:
+            self._input("source_last", "INT32", ["slots"])
+            self._input("source_total", "INT32", [])
+        states = self._op("Gather", [self._weight("embedding", plan.embedding), tokens], "embed")
+        if plan.embedding_scale != 1:
+            scale = self._number("embedding_scale", plan.embedding_scale)
+            states = self._op("Mul", [states, scale], "embed/scaled")
+        if plan.positions is not None:
+            table = self._weight("positions", plan.positions)
+            states = self._op(
+                "Add", [states, self._op("Gather", [table, "lengths"], "embed/position")], "placed"
+            )
+        return self._norm(states, plan.embedding_norm, "embed") if plan.embedding_norm else states
+
+    def _distances(self) -> str:
+        """Each slot's bias for every cached position, float32 (slots, heads, 1, total)."""
+        import numpy as np
+
+        table = np.asarray(self.plan.distances)
+        zero, one = (self._whole(f"whole.{n}", n) for n in (0, 1))
+        places = self._op("Range", [zero, "total", one], "places")
+        own = self._op("Unsqueeze", ["lengths", self._axes("axis.1", 1)], "own")
+        # A place behind the slot's own is not attended to; any index will do.
+        far = self._whole("farthest", table.shape[1] - 1)
+        distance = self._op("Clip", [self._op("Sub", [own, places], "gap"), zero, far], "distance")
+        bias = self._op("Gather", [self._weight("distances", table), distance], "bias", axis=1)
+        bias = self._op("Transpose", [bias], "bias/by_slot", perm=[1, 0, 2])
+        return self._op("Unsqueeze", [bias, self._axes("axis.2", 2)], "bias/whole")
+
+    def _layer(
+        self, at: str, n: int, layer: Layer, following: Norm | None, states: str, normed: str,
+        bias: str,
+    ) -> tuple[str, str]:  # fmt: skip
+        """The sum behind a layer and, with norms first, what the following one reads."""
+        blocks = [(self._self_attention, layer.out, layer.cross_norm or layer.wide_norm)]
+        if layer.cross_q:
+            blocks.append((self._cross_attention, layer.cross_out, layer.wide_norm))
+        blocks.append((self._feed_forward, layer.narrow, following))
+        own = (layer.self_norm, layer.cross_norm, layer.wide_norm)
+        own = [norm for norm in own if norm]
+        for (block, last, after), before in zip(blocks, own, strict=True):
+            made, name = block(at, n, layer, normed or states, bias)
+            norm = after if self.plan.norm_first else before
+            added, total = self._added(made, states, last, norm, name)
+            states, normed = (total, added) if self.plan.norm_first else (added, "")
+        return states, normed
+
+    def _added(
+        self, made: str, states: str, linear: Linear | None, norm: Norm | None, name: str
+    ) -> tuple[str, str]:
+        """The norm of a block's last product on top of the running sum, and the new sum."""
+        assert linear
+        made = self._op("MatMul", [made, self._weight(f"{name}.weight", linear.weight)], name)
+        bias = "" if linear.bias is None else self._weight(f"{name}.bias", linear.bias)
+        if norm is None:
+            made = self._op("Add", [made, bias], f"{name}/biased") if bias else made
+            return "", self._op("Add", [made, states], f"{name}/sum")
+        gamma = self._weight(f"{name}/norm.weight", norm.weight)
+        inputs = [made, states, gamma]
+        kind = "SkipSimplifiedLayerNormalization"
+        if norm.bias is not None:
+            inputs.append(self._weight(f"{name}/norm.bias", norm.bias))
+            kind = "SkipLayerNormalization"
+        found = self._ops(
+            kind, [*inputs, bias], f"{name}/norm", ["normed", "", "", "sum"], domain=CONTRIB,
+            epsilon=self.plan.epsilon,
+        )  # fmt: skip
+        return found[0], found[3]
+
+    def _self_attention(
+        self, at: str, n: int, layer: Layer, given: str, bias: str
+    ) -> tuple[str, str]:
+        plan = self.plan
+        packed = self._linear(given, layer.qkv, f"{at}/qkv")
+        packed = self._shaped(packed, [-1, 1, 3 * plan.heads * plan.head_dim], f"{at}/qkv")
+        cache = [self._cache(f"past.{n}.{part}", "room") for part in ("key", "value")]
+        made = [self._cached(f"present.{n}.{part}", "room") for part in ("key", "value")]
+        inputs = [packed, "", "", *cache, "lengths", "total", "", "", "", bias]
+        return self._attention(inputs, made, f"{at}/attention"), f"{at}/out"
+
+    def _cross_attention(
+        self, at: str, n: int, layer: Layer, given: str, bias: str
+    ) -> tuple[str, str]:
+        plan = self.plan
+        assert layer.cross_q
+        width = plan.heads * plan.head_dim
+        query = self._linear(given, layer.cross_q, f"{at}/cross_q")
+        query = self._shaped(query, [-1, 1, width], f"{at}/cross_q")
+        parts = ("key", "value")
+        last = [self._input(f"last.{n}.{part}", "FLOAT", ["slots", 1, width]) for part in parts]
+        cache = [self._cache(f"cross.{n}.{part}", "source_room") for part in parts]
+        made = [self._cached(f"kept.{n}.{part}", "source_room") for part in parts]
+        inputs = [query, *last, *cache, "source_last", "source_total"]
+        return self._attention(inputs, made, f"{at}/cross"), f"{at}/cross_out"
+
+    def _attention(self, inputs: list[str], caches: list[str], name: str) -> str:
+        from onnx import helper
+
+        plan = self.plan
+        self.nodes.append(
+            helper.make_node(
+                "GroupQueryAttention", inputs, [f"{name}:0", *caches], name=name, domain=CONTRIB,
+                num_heads=plan.heads, kv_num_heads=plan.heads, scale=plan.scale,
+            )
+        )  # fmt: skip
+        return self._shaped(f"{name}:0", [-1, plan.heads * plan.head_dim], name)
+
+    def _feed_forward(
+        self, at: str, n: int, layer: Layer, given: str, bias: str
+    ) -> tuple[str, str]:
+        op, domain = _ACTIVATIONS[self.plan.activation]
+        wide = self._linear(given, layer.wide, f"{at}/wide")
+        wide = self._op(op, [wide], f"{at}/active", domain=domain)
+        if layer.gate:
+            gate = self._linear(given, layer.gate, f"{at}/gate")
+            wide = self._op("Mul", [wide, gate], f"{at}/gated")
+        return wide, f"{at}/narrow"
+
+    def _head(self, states: str) -> None:
+        """Logits and the likeliest of them."""
+        plan = self.plan
+        tied = plan.head is plan.embedding
+        head = "embedding" if tied else self._weight("head", plan.head)
+        inputs = [states, head]
+        if plan.head_bias is not None:
+            inputs.append(self._weight("head_bias", plan.head_bias))
+        self._node("Gemm", inputs, ["logits"], "head", transB=1)
+        picks = self._input("picks", "INT64", [1])
+        self._node("TopK", ["logits", picks], ["best_logits", "best"], "pick", axis=-1)
+        self._scores()
+        self._output("logits", "FLOAT", ["slots", len(plan.head)])
+        self._output("best", "INT64", ["slots", "picks"])
+        self._output("best_scores", "FLOAT", ["slots", "picks"])
+
+    def _scores(self) -> None:
+        """The log-probabilities of the picked tokens, or their logits where these will do."""
+        from onnx import helper
+
+        found = _described("found", "FLOAT", ["slots", "picks"])
+        yes = [
+            helper.make_node("LogSoftmax", ["logits"], ["all"], name="score/all", axis=-1),
+            helper.make_node("GatherElements", ["all", "best"], ["found"], name="score", axis=1),
+        ]
+        no = [helper.make_node("Identity", ["best_logits"], ["found"], name="score/none")]
+        branches = (helper.make_graph(nodes, "score", [], [found]) for nodes in (yes, no))
+        given = dict(zip(("then_branch", "else_branch"), branches, strict=True))
+        scored = self._input("scored", "BOOL", [])
+        self._node("If", [scored], ["best_scores"], "score/if", **given)
+
+    def _norm(self, given: str, norm: Norm, name: str) -> str:
+        name = f"{name}/norm"
+        weight = self._weight(f"{name}.weight", norm.weight)
+        if norm.bias is not None:
+            bias = self._weight(f"{name}.bias", norm.bias)
+            given = [given, weight, bias]
+            return self._op("LayerNormalization", given, name, axis=-1, epsilon=self.plan.epsilon)
+        square = self._op("Mul", [given, given], f"{name}/square")
+        mean = self._op("ReduceMean", [square, self._axes("axis.last", -1)], f"{name}/mean")
+        epsilon = self._number("epsilon", self.plan.epsilon)
+        size = self._op("Sqrt", [self._op("Add", [mean, epsilon], f"{name}/some")], f"{name}/size")
+        return self._op("Mul", [self._op("Div", [given, size], f"{name}/one"), weight], name)
+
+    def _linear(self, given: str, linear: Linear, name: str) -> str:
+        inputs = [given, self._weight(f"{name}.weight", linear.weight)]
+        if linear.bias is None:
+            return self._op("MatMul", inputs, name)
+        return self._op("Gemm", [*inputs, self._weight(f"{name}.bias", linear.bias)], name)
+
+    def _shaped(self, given: str, shape: list[int], name: str) -> str:
+        label = "shape." + ".".join(map(str, shape))
+        return self._op("Reshape", [given, self._axes(label, *shape)], f"{name}/shaped")
+
+    def _cache(self, name: str, room: str) -> str:
+        plan = self.plan
+        return self._input(name, "FLOAT", ["slots", plan.heads, room, plan.head_dim])
+
+    def _cached(self, name: str, room: str) -> str:
+        plan = self.plan
+        return self._output(name, "FLOAT", ["slots", plan.heads, room, plan.head_dim])
+
+    def _op(self, op: str, inputs: Sequence[str], name: str, **given: Any) -> str:
+        """A node with one output, which is returned."""
+        return self._ops(op, inputs, name, [""], **given)[0]
+
+    def _ops(
+        self, op: str, inputs: Sequence[str], name: str, outputs: Sequence[str], **given: Any
+    ) -> list[str]:
+        """A node with several outputs, of which those behind the first are left out if unnamed."""
+        made = [f"{name}:{label}" if label or not i else "" for i, label in enumerate(outputs)]
+        self._node(op, inputs, made, name, **given)
+        return made
+
+    def _node(
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **given: Any
+    ) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(op, list(inputs), list(outputs), name=name, **given))
+
+    def _weight(self, name: str, array: Any) -> str:
+        """An initializer; asked for again, the one that is there."""
+        import numpy as np
+        from onnx import numpy_helper
+
+        if all(weight.name != name for weight in self.weights):
+            self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def _number(self, name: str, value: float) -> str:
+        import numpy as np
+
+        return self._weight(name, np.array(value, np.float32))
+
+    def _whole(self, name: str, value: int) -> str:
+        import numpy as np
+
+        return self._weight(name, np.array(value, np.int32))
+
+    def _axes(self, name: str, *values: int) -> str:
+        import numpy as np
+
+        return self._weight(name, np.array(values, np.int64))
+
+    def _input(self, name: str, kind: str, shape: Sequence[Any]) -> str:
+        self.inputs.append(_described(name, kind, shape))
+        return name
+
+    def _output(self, name: str, kind: str, shape: Sequence[Any]) -> str:
+        self.outputs.append(_described(name, kind, shape))
+        return name
+
+
+def _described(name: str, kind: str, shape: Sequence[Any]) -> Any:
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor_value_info(name, getattr(TensorProto, kind), list(shape))
+
+
+# Names in a checkpoint's configuration -> op and its domain.
+_ACTIVATIONS: Mapping[str, tuple[str, str]] = {
+    "relu": ("Relu", ""),
+    "gelu": ("Gelu", CONTRIB),
+    # The approximation by tanh.
+    "gelu_new": ("FastGelu", CONTRIB),
+    "gelu_pytorch_tanh": ("FastGelu", CONTRIB),
+    "swish": ("QuickGelu", CONTRIB),
+}
+
+
+def _t5(model: Any) -> Blueprint | None:
+    """T5, FLAN-T5 and mT5: norms first, no biases, distances in place of positions."""
+    import numpy as np
+
+    config, decoder = model.config, model.decoder
+    embedding = _array(decoder.embed_tokens.weight)
+    last = _array(decoder.final_layer_norm.weight)
+    if config.tie_word_embeddings:
+        last = last * np.float32(config.d_model**-0.5)
+    return Blueprint(
+        embedding=embedding,
+        layers=[_t5_layer(block.layer) for block in decoder.block],
+        heads=config.num_heads,
+        head_dim=config.d_kv,
+        scale=1.0,
+        activation=config.dense_act_fn,
+        epsilon=config.layer_norm_epsilon,
+        head=embedding if config.tie_word_embeddings else _array(model.lm_head.weight),
+        last_norm=Norm(last),
+        distances=_t5_distances(decoder.block[0].layer[0].SelfAttention),
+    )
+
+
+def _t5_layer(parts: Any) -> Layer:
+    own, cross, dense = parts[0].SelfAttention, parts[1].EncDecAttention, parts[2].DenseReluDense
+    gated = hasattr(dense, "wi_0")
+    return Layer(
+        self_norm=Norm(_array(parts[0].layer_norm.weight)),
+        qkv=_joined(own.q, own.k, own.v),
+        out=_joined(own.o),
+        cross_norm=Norm(_array(parts[1].layer_norm.weight)),
+        cross_q=_joined(cross.q),
+        cross_out=_joined(cross.o),
+        wide_norm=Norm(_array(parts[2].layer_norm.weight)),
+        wide=_joined(dense.wi_0 if gated else dense.wi),
+        gate=_joined(dense.wi_1) if gated else None,
+        narrow=_joined(dense.wo),
+    )
+
+
+def _t5_distances(attention: Any) -> Any:
+    """The relative bias of the decoder by distance, up to the one that all farther ones share."""
+    import torch
+
+    far = attention.relative_attention_max_distance
+    with torch.no_grad():
+        buckets = attention._relative_position_bucket(
+            -torch.arange(far + 1),
+            bidirectional=False,
+            num_buckets=attention.relative_attention_num_buckets,
+            max_distance=far,
+        )
+        return _array(attention.relative_attention_bias(buckets).T)
+
+
+def _joined(*linears: Any) -> Linear:
+    """torch Linear layers that read the same input as one, (in, out)."""
+    import numpy as np
+
+    weight = np.concatenate([_array(one.weight) for one in linears]).T
+    biased = linears[0].bias is not None
+    return Linear(weight, np.concatenate([_array(one.bias) for one in linears]) if biased else None)
+
+
+def _array(tensor: Any) -> Any:
+    return tensor.detach().float().numpy()
+
+
+_BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint | None]] = {"t5": _t5, "mt5": _t5}

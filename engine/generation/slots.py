@@ -1,0 +1,181 @@
+"""The step graph and the buffers it is bound to: a cache whose rows come and go one by one.
+
+Every slot has a length of its own, so a row begins in a slot that has just become free without a
+word to the others, and nothing is padded, shifted or allocated on the way. The encoder runs over
+the rows that wait, some ahead of need, and its keys and values are put into a row's slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import Generation
+from engine.flow import Backend, Ints, Value
+from engine.generation.loop import Scores
+
+PARTS = ("key", "value")
+# Padded tokens of one batch of the encoder at most.
+ENCODED = 1024
+# Slots of one cache at most, and bytes that the caches of all of them may take up.
+SLOTS = 64
+ROOM = 1 << 30
+
+
+class Slots:
+    """See `loop.Cache`.
+
+    Args:
+        backend: Holds the graphs `encoder` and `step`.
+        settings: Shape of the cache.
+        feeds: input_ids and attention_mask of all rows, int64 (rows, length).
+        width: Slots of a place.
+        most: Positions that a row may fill.
+        picks: How many of the likeliest tokens `best` gives.
+    """
+
+    refills = True
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Generation,
+        feeds: Mapping[str, Ints],
+        *,
+        width: int,
+        most: int,
+        picks: int,
+    ) -> None:
+        self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
+        self.sources = feeds["attention_mask"].sum(axis=1)
+        self.encoded: tuple[int, int] = (0, 0)
+        self.ahead: dict[str, NDArray[Any]] = {}
+        self.slots = self._count(most)
+        self.host: dict[str, NDArray[Any]] = {}
+        self.held: dict[str, Value] = {}
+        for name, (shape, dtype) in self._shapes(most, picks).items():
+            self.held[name] = backend.buffer(shape, dtype)
+            self.host[name] = backend.host(self.held[name])
+        self.host["picks"][:] = picks
+        self.host["scored"][...] = picks > 1
+        self.host["source_total"][...] = self.feeds["input_ids"].shape[1]
+        self._bind()
+
+    def admit(self, slots: Ints, rows: Ints) -> None:
+        for first in range(0, len(rows), self.width):
+            self._encode(int(rows[first]))
+            self._place(slots[first : first + self.width], int(rows[first]))
+        self.host["lengths"][slots] = 0
+        self.host["source_last"][slots] = self.sources[rows] - 1
+
+    def step(self, tokens: Ints) -> None:
+        lengths = self.host["lengths"]
+        self.host["tokens"][:] = tokens
+        self.host["total"][...] = lengths.max() + 1
+        self.run()
+        lengths += 1
+
+    def best(self) -> tuple[Ints, Scores]:
+        return self.host["best"], self.host["best_scores"]
+
+    def logits(self) -> Scores:
+        return self.host["logits"]
+
+    def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
+        stops = self.host["lengths"][sources]
+        caches = [self.host[name] for name in self.held if name.startswith("past.")]
+        for slot, source, start, stop in zip(
+            slots.tolist(), sources.tolist(), starts.tolist(), stops.tolist(), strict=True
+        ):
+            for cache in caches:
+                cache[slot, :, start:stop] = cache[source, :, start:stop]
+
+    def keep(self, order: Ints) -> None:
+        moved = np.flatnonzero(order != np.arange(len(order)))
+        self._move(moved, order[moved])
+        self.slots = len(order)
+        for name in self.held:
+            if self.host[name].ndim and name != "picks":
+                self.held[name] = self.backend.first(self.held[name], self.slots)
+                self.host[name] = self.backend.host(self.held[name])
+        self._bind()
+
+    def _move(self, slots: Ints, sources: Ints) -> None:
+        """Make `slots` what `sources` are."""
+        self.copy(slots, sources, np.zeros(len(slots), np.int64))
+        lasts = self.host["source_last"][sources]
+        for name, array in self.host.items():
+            if name.startswith("cross."):
+                for slot, source, last in zip(slots, sources, lasts, strict=True):
+                    array[slot, :, : last + 1] = array[source, :, : last + 1]
+            elif name in ("lengths", "source_last") or name.startswith("last."):
+                array[slots] = array[sources]
+
+    def _count(self, most: int) -> int:
+        """Slots for all rows, or as many as there is room for; whole places."""
+        settings = self.settings
+        positions = most + self.feeds["input_ids"].shape[1]
+        each = 8 * settings.layers * settings.heads * settings.head_dim * positions
+        fit = max(1, min(SLOTS, ROOM // each) // self.width)
+        return min(fit, len(self.sources)) * self.width
+
+    def _shapes(self, most: int, picks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of every buffer by its name as an input or output of the graph."""
+        s, count = self.settings, self.slots
+        own = (count, s.heads, most, s.head_dim)
+        cross = (count, s.heads, self.feeds["input_ids"].shape[1], s.head_dim)
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "tokens": ((count,), np.int64),
+            "lengths": ((count,), np.int32),
+            "total": ((), np.int32),
+            "source_last": ((count,), np.int32),
+            "source_total": ((), np.int32),
+            "picks": ((1,), np.int64),
+            "scored": ((), np.bool_),
+            "logits": ((count, s.vocabulary), np.float32),
+            "best": ((count, picks), np.int64),
+            "best_scores": ((count, picks), np.float32),
+        }
+        for n in range(s.layers):
+            for part in PARTS:
+                shapes[f"past.{n}.{part}"] = own, np.float32
+                shapes[f"cross.{n}.{part}"] = cross, np.float32
+                shapes[f"last.{n}.{part}"] = (count, 1, s.heads * s.head_dim), np.float32
+        return shapes
+
+    def _bind(self) -> None:
+        """Bind the graph to the buffers; what it appends to, it reads and writes."""
+        graph = self.backend.graph("step")
+        renamed = {"present.": "past.", "kept.": "cross."}
+        outputs = {}
+        for name in graph.outputs:
+            held = name
+            for made, kept in renamed.items():
+                held = held.replace(made, kept)
+            outputs[name] = self.held[held]
+        self.run = graph.bind({name: self.held[name] for name in graph.inputs}, outputs)
+
+    def _encode(self, row: int) -> None:
+        """See that the keys and values of a row are at hand: of it and some rows behind it."""
+        first, stop = self.encoded
+        if first <= row < stop:
+            return
+        widths = np.maximum.accumulate(self.sources[row : row + self.slots])
+        rows = max(1, int((widths * np.arange(1, len(widths) + 1) <= ENCODED).sum()))
+        width = min(-(-int(widths[rows - 1]) // 8) * 8, self.feeds["input_ids"].shape[1])
+        feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
+        names = [name for name in self.held if name.startswith("cross.")]
+        found = self.backend.graph("encoder").run(feeds, names)
+        self.ahead = {n: self.backend.host(v) for n, v in zip(names, found, strict=True)}
+        self.encoded = row, row + rows
+
+    def _place(self, slots: Ints, row: int) -> None:
+        """Put the encoder's keys and values of a row into each of its slots."""
+        at, length = row - self.encoded[0], int(self.sources[row])
+        for name, made in self.ahead.items():
+            own = made[at, :, :length]
+            self.host[name][slots, :, :length] = own
+            self.host[name.replace("cross", "last")][slots, 0] = own[:, -1].ravel()
