@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from engine.flow import Arrays, Batch, Encoded, Ints, Output, Ragged
 
 MAX_ROWS = 512
+# Rows that a decoder whose rows come and go takes at once: enough for its last ones, which leave
+# places free, to be few among them.
+DEALT = 1024
 
 
 def bucket(length: int, limit: int) -> int:
@@ -50,6 +53,25 @@ def cut(
         start = stop
         if start >= len(order):
             return
+
+
+def deal(window: Encoded, *, workers: int, limit: int, pad_id: int) -> Iterator[Batch]:
+    """Yield a window as few large batches of about the same work, for a decoder whose rows come and
+    go one by one and which encodes them in batches of its own.
+
+    Each gets every n-th sequence by length, longest first.
+
+    Args:
+        workers: Batches that are decoded at the same time; their number is a multiple of it.
+        limit, pad_id: As in `cut`.
+    """
+    lengths = window.ids.lengths
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    count = min(max(1, len(order)), workers * -(-len(order) // (workers * DEALT)))
+    for n in range(max(1, count)):
+        index = order[n::count]
+        width = bucket(int(lengths[index[0]]), limit) if len(index) else 1
+        yield _pad(window, index, width, pad_id, last=n == max(1, count) - 1)
 
 
 def _pad(window: Encoded, index: Ints, width: int, pad_id: int, *, last: bool) -> Batch:

@@ -36,6 +36,7 @@ class Stages:
     context: tasks.Context
     budget: int
     max_length: int
+    workers: int = 1
 
     @property
     def schema(self) -> pa.Schema:
@@ -46,7 +47,9 @@ class Stages:
         return self.task.encode(rows, self.context)
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
-        pad = self.context.facts.pad_id
+        pad, generation = self.context.facts.pad_id, self.context.facts.generation
+        if generation and generation.continuous:
+            return batcher.deal(window, workers=self.workers, limit=self.max_length, pad_id=pad)
         return batcher.cut(window, budget=self.budget, limit=self.max_length, pad_id=pad)
 
     def infer(self, batch: Batch) -> Output:
@@ -114,9 +117,12 @@ class Bundle:
         *,
         batch_tokens: int = 0,
         max_length: int = 0,
+        workers: int = 1,
         stopped: Callable[[], bool] = never,
     ) -> Stages:
         """The stages, bound to task options and sizes (0: the task's and the model's own).
+
+        `workers` is how many batches will be computed at the same time.
 
         Raises:
             SettingsError: An option or a size does not fit this model.
@@ -125,13 +131,15 @@ class Bundle:
         self._check_length(length)
         tokenizer = self._tokenizer(length)
         settled = tasks.settle(self.task, self.facts, options)
+        budget = batch_tokens or self.task.batch_tokens
         type_ids = "token_type_ids" in self._first_graph().inputs
         return Stages(
             self.backend,
             self.task,
-            tasks.Context(self.facts, settled, tokenizer, type_ids, stopped),
-            batch_tokens or self.task.batch_tokens,
+            tasks.Context(self.facts, settled, tokenizer, type_ids, stopped, budget),
+            budget,
             length,
+            workers,
         )
 
     def __call__(
@@ -168,8 +176,8 @@ class Bundle:
         return pa.Table.from_batches(answers, schema=stages.schema)
 
     def _first_graph(self) -> Graph:
-        names = (n for n in ("model", "encoder", "decoder") if f"{n}.onnx" in self.folder.graphs)
-        return self.backend.graph(next(names))
+        known = ("model", "encoder", "decoder", "step")
+        return self.backend.graph(next(n for n in known if f"{n}.onnx" in self.folder.graphs))
 
     def _open_tokenizer(self, max_length: int) -> Tokenizer:
         return Tokenizer(self.folder.path / bundle.TOKENIZER, max_length)

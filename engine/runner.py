@@ -176,6 +176,7 @@ class _Run:
             config.options,
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
+            workers=self._workers(),
             stopped=self.overlap.stopping.is_set,
         )
 

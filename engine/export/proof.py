@@ -376,10 +376,19 @@ def _staggered(
     from engine.backend import OrtBackend
     from engine.generation.slots import Slots
 
+    causal = generation.causal
+    graphs = ["step.onnx"] if causal else ["encoder.onnx", "step.onnx"]
+    backend = OrtBackend(folder, graphs, device="cpu", threads=0)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if causal:
+        # A slot's prompt begins at its first place, and its last token is the first step's.
+        ids, mask = _from_the_left(ids, mask)
+        last = ids[np.arange(len(ids)), mask.sum(axis=1) - 1]
+        forced = np.concatenate([last[:, None], forced], axis=1)
     rows, steps = forced.shape
-    backend = OrtBackend(folder, ["encoder.onnx", "step.onnx"], device="cpu", threads=0)
-    feeds = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    cache = Slots(backend, generation, feeds, width=1, most=steps, picks=1)
+    most = steps + (ids.shape[1] if causal else 0)
+    feeds = {"input_ids": ids, "attention_mask": mask}
+    cache = Slots(backend, generation, feeds, width=1, most=most, picks=1)
     if cache.slots < rows:
         raise ExportError(
             f"the proof needs room for {rows} rows at once, and {cache.slots} fit", _REPORT
@@ -389,12 +398,23 @@ def _staggered(
     for step in range(steps + 2):
         if len(came := np.flatnonzero(late == step)):
             cache.admit(came, came)
-        own = step - late
-        on = np.flatnonzero((own >= 0) & (own < steps))
-        cache.host["lengths"][:] = np.clip(own, 0, steps - 1)
-        cache.step(forced[np.arange(rows), np.clip(own, 0, steps - 1)])
+        own = np.clip(step - late, 0, steps - 1)
+        on = np.flatnonzero((step >= late) & (step - late < steps))
+        cache.host["lengths"][:] = cache.bases + own
+        cache.step(forced[np.arange(rows), own])
         logits[on, own[on]] = cache.logits()[on]
     yield logits
+
+
+def _from_the_left(ids: Any, mask: Any) -> tuple[Any, Any]:
+    """Rows padded on the left as rows padded on the right."""
+    import numpy as np
+
+    lengths = mask.sum(axis=1)[:, None]
+    place = np.arange(ids.shape[1])
+    real = place < lengths
+    moved = np.take_along_axis(ids, (place + ids.shape[1] - lengths) % ids.shape[1], axis=1)
+    return np.where(real, moved, 0), real.astype(np.int64)
 
 
 def _steps(

@@ -89,6 +89,11 @@ class Blueprint:
     distances: Any = None
     head_bias: Any = None
 
+    @property
+    def causal(self) -> bool:
+        """Whether there is no encoder."""
+        return self.layers[0].cross_q is None
+
 
 def step_graph(model: Any) -> Any | None:
     """The step graph of a transformers model as an ONNX ModelProto; None for a family without one.
@@ -107,6 +112,8 @@ def step_graph(model: Any) -> Any | None:
     """
     drawn = _BLUEPRINTS.get(model.config.model_type)
     blueprint = drawn(model) if drawn else None
+    if blueprint and blueprint.activation not in _ACTIVATIONS:
+        return None
     return _Writer(blueprint).model() if blueprint else None
 
 
@@ -125,6 +132,8 @@ class _Writer:
     weights: list[Any] = field(default_factory=list)
     inputs: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    seen: str = ""
+    packed: str = ""
 
     def model(self) -> Any:
         from onnx import helper
@@ -144,22 +153,43 @@ class _Writer:
 
     def _embedded(self) -> str:
         plan = self.plan
-        tokens = self._input("tokens", "INT64", ["slots"])
         self._input("lengths", "INT32", ["slots"])
         self._input("total", "INT32", [])
-        if plan.layers[0].cross_q:
-            self._input("source_last", "INT32", ["slots"])
-            self._input("source_total", "INT32", [])
+        tokens, places, self.seen = self._steps() if plan.causal else self._one_step()
         states = self._op("Gather", [self._weight("embedding", plan.embedding), tokens], "embed")
         if plan.embedding_scale != 1:
             scale = self._number("embedding_scale", plan.embedding_scale)
             states = self._op("Mul", [states, scale], "embed/scaled")
         if plan.positions is not None:
             table = self._weight("positions", plan.positions)
-            states = self._op(
-                "Add", [states, self._op("Gather", [table, "lengths"], "embed/position")], "placed"
-            )
+            position = self._op("Gather", [table, places], "embed/position")
+            states = self._op("Add", [states, position], "embed/placed")
         return self._norm(states, plan.embedding_norm, "embed") if plan.embedding_norm else states
+
+    def _one_step(self) -> tuple[str, str, str]:
+        """Of an encoder's decoder: a token, its place and the last place cached, for each slot."""
+        self._input("source_last", "INT32", ["slots"])
+        self._input("source_total", "INT32", [])
+        width = self.plan.heads * self.plan.head_dim
+        self.packed = self._axes("packed", -1, 1, 3 * width)
+        return self._input("tokens", "INT64", ["slots"]), "lengths", "lengths"
+
+    def _steps(self) -> tuple[str, str, str]:
+        """Of a causal model: tokens and their places, flat, and the last place cached."""
+        tokens = self._input("tokens", "INT64", ["slots", "steps"])
+        flat = self._axes("axis.last", -1)
+        zero, one = (self._whole(f"whole.{n}", n) for n in (0, 1))
+        shape = self._op("Shape", [tokens], "shape")
+        width = self._axes("width", 3 * self.plan.heads * self.plan.head_dim)
+        self.packed = self._op("Concat", [shape, width], "packed", axis=0)
+        steps = self._op("Cast", [self._op("Shape", [tokens], "count", start=1)], "steps", to=6)
+        steps = self._op("Squeeze", [steps], "steps/one")
+        own = self._op("Unsqueeze", ["lengths", self._axes("axis.1", 1)], "own")
+        places = self._op("Add", [own, self._op("Range", [zero, steps, one], "order")], "places")
+        before = self._op("Sub", [steps, one], "before")
+        seen = self._op("Add", ["lengths", before], "seen")
+        places = self._op("Reshape", [places, flat], "places/flat")
+        return self._op("Reshape", [tokens, flat], "tokens/flat"), places, seen
 
     def _distances(self) -> str:
         """Each slot's bias for every cached position, float32 (slots, heads, 1, total)."""
@@ -219,12 +249,11 @@ class _Writer:
     def _self_attention(
         self, at: str, n: int, layer: Layer, given: str, bias: str
     ) -> tuple[str, str]:
-        plan = self.plan
         packed = self._linear(given, layer.qkv, f"{at}/qkv")
-        packed = self._shaped(packed, [-1, 1, 3 * plan.heads * plan.head_dim], f"{at}/qkv")
+        packed = self._op("Reshape", [packed, self.packed], f"{at}/qkv/shaped")
         cache = [self._cache(f"past.{n}.{part}", "room") for part in ("key", "value")]
         made = [self._cached(f"present.{n}.{part}", "room") for part in ("key", "value")]
-        inputs = [packed, "", "", *cache, "lengths", "total", "", "", "", bias]
+        inputs = [packed, "", "", *cache, self.seen, "total", *(["", "", "", bias] if bias else [])]
         return self._attention(inputs, made, f"{at}/attention"), f"{at}/out"
 
     def _cross_attention(
@@ -257,9 +286,9 @@ class _Writer:
     def _feed_forward(
         self, at: str, n: int, layer: Layer, given: str, bias: str
     ) -> tuple[str, str]:
-        op, domain = _ACTIVATIONS[self.plan.activation]
+        op, attributes = _ACTIVATIONS[self.plan.activation]
         wide = self._linear(given, layer.wide, f"{at}/wide")
-        wide = self._op(op, [wide], f"{at}/active", domain=domain)
+        wide = self._op(op, [wide], f"{at}/active", **attributes)
         if layer.gate:
             gate = self._linear(given, layer.gate, f"{at}/gate")
             wide = self._op("Mul", [wide, gate], f"{at}/gated")
@@ -268,6 +297,9 @@ class _Writer:
     def _head(self, states: str) -> None:
         """Logits and the likeliest of them."""
         plan = self.plan
+        if plan.causal:
+            asked = self._input("asked", "INT64", ["asked"])
+            states = self._op("Gather", [states, asked], "asked")
         tied = plan.head is plan.embedding
         head = "embedding" if tied else self._weight("head", plan.head)
         inputs = [states, head]
@@ -385,14 +417,16 @@ def _described(name: str, kind: str, shape: Sequence[Any]) -> Any:
     return helper.make_tensor_value_info(name, getattr(TensorProto, kind), list(shape))
 
 
-# Names in a checkpoint's configuration -> op and its domain.
-_ACTIVATIONS: Mapping[str, tuple[str, str]] = {
-    "relu": ("Relu", ""),
-    "gelu": ("Gelu", CONTRIB),
+# Names in a checkpoint's configuration -> op and its attributes.
+_ACTIVATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "relu": ("Relu", {}),
+    "gelu": ("Gelu", {"domain": CONTRIB}),
     # The approximation by tanh.
-    "gelu_new": ("FastGelu", CONTRIB),
-    "gelu_pytorch_tanh": ("FastGelu", CONTRIB),
-    "swish": ("QuickGelu", CONTRIB),
+    "gelu_new": ("FastGelu", {"domain": CONTRIB}),
+    "gelu_pytorch_tanh": ("FastGelu", {"domain": CONTRIB}),
+    # x * sigmoid(alpha * x).
+    "silu": ("QuickGelu", {"domain": CONTRIB, "alpha": 1.0}),
+    "swish": ("QuickGelu", {"domain": CONTRIB, "alpha": 1.0}),
 }
 
 
@@ -464,4 +498,123 @@ def _array(tensor: Any) -> Any:
     return tensor.detach().float().numpy()
 
 
-_BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint | None]] = {"t5": _t5, "mt5": _t5}
+def _bart(model: Any) -> Blueprint | None:
+    """BART, mBART, M2M100 and NLLB, Pegasus and Marian: biases everywhere, absolute positions."""
+    config, decoder = model.config, model.model.decoder
+    embedding = _array(decoder.embed_tokens.weight)
+    head = _array(model.lm_head.weight)
+    positions = decoder.embed_positions
+    # The tables of BART, mBART and M2M100 begin with places that no token has.
+    first = int(getattr(positions, "offset", 0))
+    table = positions.weights if config.model_type == "m2m_100" else positions.weight
+    if config.model_type == "m2m_100" and decoder.padding_idx + 1 != first:
+        return None
+    norms = {"embedding_norm": "layernorm_embedding", "last_norm": "layer_norm"}
+    bias = getattr(model, "final_logits_bias", None)
+    return Blueprint(
+        embedding=embedding,
+        layers=[_bart_layer(layer) for layer in decoder.layers],
+        heads=config.decoder_attention_heads,
+        head_dim=config.d_model // config.decoder_attention_heads,
+        scale=float((config.d_model // config.decoder_attention_heads) ** -0.5),
+        activation=config.activation_function,
+        epsilon=decoder.layers[0].self_attn_layer_norm.eps,
+        head=embedding if (head == embedding).all() else head,
+        norm_first=config.model_type in ("mbart", "m2m_100", "pegasus"),
+        embedding_scale=float(config.d_model**0.5) if config.scale_embedding else 1.0,
+        positions=_array(table)[first:],
+        head_bias=None if bias is None else _array(bias)[0],
+        **{name: _norm(getattr(decoder, own, None)) for name, own in norms.items()},
+    )
+
+
+def _bart_layer(layer: Any) -> Layer:
+    own, cross = layer.self_attn, layer.encoder_attn
+    return Layer(
+        self_norm=_whole_norm(layer.self_attn_layer_norm),
+        qkv=_joined(own.q_proj, own.k_proj, own.v_proj),
+        out=_joined(own.out_proj),
+        cross_norm=_norm(layer.encoder_attn_layer_norm),
+        cross_q=_joined(cross.q_proj),
+        cross_out=_joined(cross.out_proj),
+        wide_norm=_whole_norm(layer.final_layer_norm),
+        wide=_joined(layer.fc1),
+        narrow=_joined(layer.fc2),
+    )
+
+
+def _gpt2(model: Any) -> Blueprint | None:
+    config, decoder = model.config, model.transformer
+    if config.scale_attn_by_inverse_layer_idx or config.add_cross_attention:
+        return None
+    embedding, head = _array(decoder.wte.weight), _array(model.lm_head.weight)
+    head_dim = config.n_embd // config.n_head
+    return Blueprint(
+        embedding=embedding,
+        layers=[_gpt2_layer(block) for block in decoder.h],
+        heads=config.n_head,
+        head_dim=head_dim,
+        scale=float(head_dim**-0.5) if config.scale_attn_weights else 1.0,
+        activation=config.activation_function,
+        epsilon=config.layer_norm_epsilon,
+        head=embedding if (head == embedding).all() else head,
+        last_norm=_norm(decoder.ln_f),
+        positions=_array(decoder.wpe.weight),
+    )
+
+
+def _gpt2_layer(block: Any) -> Layer:
+    """GPT-2's linear layers are stored (in, out)."""
+    linears = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+    qkv, out, wide, narrow = (Linear(_array(one.weight), _array(one.bias)) for one in linears)
+    return Layer(_whole_norm(block.ln_1), qkv, out, _whole_norm(block.ln_2), wide, narrow)
+
+
+def _opt(model: Any) -> Blueprint | None:
+    """OPT but for its 350M checkpoint, whose embeddings are narrower and norms behind."""
+    config, decoder = model.config, model.model.decoder
+    plain = config.enable_bias and config.layer_norm_elementwise_affine
+    if decoder.project_in is not None or not config.do_layer_norm_before or not plain:
+        return None
+    embedding, head = _array(decoder.embed_tokens.weight), _array(model.lm_head.weight)
+    head_dim = config.hidden_size // config.num_attention_heads
+    return Blueprint(
+        embedding=embedding,
+        layers=[_opt_layer(layer) for layer in decoder.layers],
+        heads=config.num_attention_heads,
+        head_dim=head_dim,
+        scale=float(head_dim**-0.5),
+        activation=config.activation_function,
+        epsilon=decoder.layers[0].self_attn_layer_norm.eps,
+        head=embedding if (head == embedding).all() else head,
+        last_norm=_norm(decoder.final_layer_norm),
+        positions=_array(decoder.embed_positions.weight)[decoder.embed_positions.offset :],
+    )
+
+
+def _opt_layer(layer: Any) -> Layer:
+    own = layer.self_attn
+    return Layer(
+        self_norm=_whole_norm(layer.self_attn_layer_norm),
+        qkv=_joined(own.q_proj, own.k_proj, own.v_proj),
+        out=_joined(own.out_proj),
+        wide_norm=_whole_norm(layer.final_layer_norm),
+        wide=_joined(layer.fc1),
+        narrow=_joined(layer.fc2),
+    )
+
+
+def _norm(norm: Any) -> Norm | None:
+    return None if norm is None else _whole_norm(norm)
+
+
+def _whole_norm(norm: Any) -> Norm:
+    return Norm(_array(norm.weight), _array(norm.bias))
+
+
+_BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint | None]] = {
+    **dict.fromkeys(("t5", "mt5"), _t5),
+    **dict.fromkeys(("bart", "mbart", "m2m_100", "pegasus", "marian"), _bart),
+    "gpt2": _gpt2,
+    "opt": _opt,
+}

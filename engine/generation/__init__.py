@@ -20,8 +20,8 @@ from engine.generation.slots import Slots
 
 __all__ = ["Occupancy", "generate"]
 
-# Padded tokens that begin together where rows can not come and go one by one.
-TOGETHER = 8192
+# Batches of the encoder that are decoded together where rows can not come and go one by one.
+TOGETHER = 8
 
 
 def never() -> bool:
@@ -35,6 +35,7 @@ def generate(
     search: Search,
     *,
     max_new_tokens: int,
+    batch_tokens: int = 1024,
     stop: Stop | None = None,
     tail: int = 64,
     stopped: Callable[[], bool] = never,
@@ -50,6 +51,7 @@ def generate(
         settings: Start, end and cache shape.
         search: How tokens are chosen; greedy where num_beams is 1.
         max_new_tokens: Tokens a row may generate, its end token included.
+        batch_tokens: Padded tokens that the encoder, or a prompt's first pass, reads at once.
         stop: Ends rows by what they say. Called after each step with the last tokens of every row
             that still runs, the prompt or start token among them; answers which of these rows end
             here, bool. Greedy decoding only: beam search does not ask it.
@@ -65,12 +67,12 @@ def generate(
         Stopped: `stopped` said so.
     """
     rows, width = feeds["input_ids"].shape
-    size = rows if settings.continuous else max(1, TOGETHER // max(1, width))
+    size = rows if settings.continuous else max(1, TOGETHER * batch_tokens // max(1, width))
     found = []
     for start in range(0, rows, size):
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
-        cache = _cache(backend, some, job)
+        cache = _cache(backend, some, job, batch_tokens)
         own: BeamSearch | Greedy
         own = BeamSearch(job, cache) if search.num_beams > 1 else Greedy(job, cache, stop, tail)
         loop.run(cache, own, len(job.prompt), stopped, counted or Occupancy())
@@ -89,10 +91,12 @@ def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: 
     return Job(settings, search, rules(search, settings.end_ids, most), prompt, source, most)
 
 
-def _cache(backend: Backend, feeds: Mapping[str, Ints], job: Job) -> Cache:
+def _cache(backend: Backend, feeds: Mapping[str, Ints], job: Job, budget: int) -> Cache:
     beams = job.search.num_beams
     picks = max(2, 1 + len(job.settings.end_ids)) * beams if beams > 1 and not job.rules else 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        return Slots(backend, job.settings, feeds, width=beams, most=most, picks=picks)
+        return Slots(
+            backend, job.settings, feeds, width=beams, most=most, picks=picks, budget=budget
+        )
     return Growing(backend, job.settings, feeds, job.prompt, width=beams, picks=picks)

@@ -58,6 +58,9 @@ class Growing:
             self._append(self.prompt[:, :-1])
         self._take(rows, fixed=True)
 
+    def retire(self, slots: Ints) -> None:
+        """Their places are padded on with the others' until they are given up."""
+
     def step(self, tokens: Ints) -> None:
         self._append(tokens[:, None])
 

@@ -38,6 +38,9 @@ class Cache(Protocol):
     def admit(self, slots: Ints, rows: Ints) -> None:
         """Let each row begin in its slot: all of its prompt is cached but the last token."""
 
+    def retire(self, slots: Ints) -> None:
+        """These rows are through."""
+
     def step(self, tokens: Ints) -> None:
         """Append a token to every slot, int64 (slots,); those without a row have any."""
 
@@ -118,7 +121,9 @@ def run(
         cache.step(search.tokens)
         counted.places += len(owners)
         counted.taken += len(places)
-        owners[places[search.advance(places, owners[places])]] = -1
+        through = places[search.advance(places, owners[places])]
+        cache.retire(slots_of(through, search.width))
+        owners[through] = -1
 
 
 def slots_of(places: Ints, width: int) -> Ints:

@@ -18,10 +18,8 @@ from engine.flow import Backend, Ints, Value
 from engine.generation.loop import Scores
 
 PARTS = ("key", "value")
-# Padded tokens of one batch of the encoder at most.
-ENCODED = 1024
 # Slots of one cache at most, and bytes that the caches of all of them may take up.
-SLOTS = 64
+SLOTS = 48
 ROOM = 1 << 30
 
 
@@ -35,6 +33,7 @@ class Slots:
         width: Slots of a place.
         most: Positions that a row may fill.
         picks: How many of the likeliest tokens `best` gives.
+        budget: Padded tokens of one batch of the encoder at most.
     """
 
     refills = True
@@ -48,8 +47,10 @@ class Slots:
         width: int,
         most: int,
         picks: int,
+        budget: int = 1024,
     ) -> None:
         self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
+        self.budget = budget
         self.sources = feeds["attention_mask"].sum(axis=1)
         self.encoded: tuple[int, int] = (0, 0)
         self.ahead: dict[str, NDArray[Any]] = {}
@@ -61,22 +62,36 @@ class Slots:
             self.host[name] = backend.host(self.held[name])
         self.host["picks"][:] = picks
         self.host["scored"][...] = picks > 1
-        self.host["source_total"][...] = self.feeds["input_ids"].shape[1]
+        if settings.causal:
+            self.host["asked"][:] = np.arange(self.slots)
+        else:
+            self.host["source_total"][...] = self.feeds["input_ids"].shape[1]
+        # Positions that were cached when a row began.
+        self.bases = np.zeros(self.slots, np.int64)
+        # Whether a slot has a row, 0 or 1.
+        self.taken = np.zeros(self.slots, np.int32)
         self._bind()
 
     def admit(self, slots: Ints, rows: Ints) -> None:
         for first in range(0, len(rows), self.width):
             self._encode(int(rows[first]))
             self._place(slots[first : first + self.width], int(rows[first]))
-        self.host["lengths"][slots] = 0
-        self.host["source_last"][slots] = self.sources[rows] - 1
+        if self.settings.causal:
+            self.bases[slots] = self.sources[rows] - 1
+        else:
+            self.host["source_last"][slots] = self.sources[rows] - 1
+        self.host["lengths"][slots] = self.bases[slots]
+        self.taken[slots] = 1
+
+    def retire(self, slots: Ints) -> None:
+        self.taken[slots] = self.host["lengths"][slots] = 0
 
     def step(self, tokens: Ints) -> None:
         lengths = self.host["lengths"]
-        self.host["tokens"][:] = tokens
+        self.host["tokens"].reshape(-1)[:] = tokens
         self.host["total"][...] = lengths.max() + 1
         self.run()
-        lengths += 1
+        lengths += self.taken
 
     def best(self) -> tuple[Ints, Scores]:
         return self.host["best"], self.host["best_scores"]
@@ -85,6 +100,7 @@ class Slots:
         return self.host["logits"]
 
     def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
+        starts = self.bases[sources] + starts
         stops = self.host["lengths"][sources]
         caches = [self.host[name] for name in self.held if name.startswith("past.")]
         for slot, source, start, stop in zip(
@@ -101,14 +117,17 @@ class Slots:
             if self.host[name].ndim and name != "picks":
                 self.held[name] = self.backend.first(self.held[name], self.slots)
                 self.host[name] = self.backend.host(self.held[name])
+        self.bases, self.taken = self.bases[: self.slots], self.taken[: self.slots]
         self._bind()
 
     def _move(self, slots: Ints, sources: Ints) -> None:
         """Make `slots` what `sources` are."""
-        self.copy(slots, sources, np.zeros(len(slots), np.int64))
-        lasts = self.host["source_last"][sources]
+        self.copy(slots, sources, -self.bases[sources])
+        self.bases[slots] = self.bases[sources]
+        self.taken[slots] = 1
         for name, array in self.host.items():
             if name.startswith("cross."):
+                lasts = self.host["source_last"][sources]
                 for slot, source, last in zip(slots, sources, lasts, strict=True):
                     array[slot, :, : last + 1] = array[source, :, : last + 1]
             elif name in ("lengths", "source_last") or name.startswith("last."):
@@ -117,7 +136,7 @@ class Slots:
     def _count(self, most: int) -> int:
         """Slots for all rows, or as many as there is room for; whole places."""
         settings = self.settings
-        positions = most + self.feeds["input_ids"].shape[1]
+        positions = most + (0 if settings.causal else self.feeds["input_ids"].shape[1])
         each = 8 * settings.layers * settings.heads * settings.head_dim * positions
         fit = max(1, min(SLOTS, ROOM // each) // self.width)
         return min(fit, len(self.sources)) * self.width
@@ -128,22 +147,23 @@ class Slots:
         own = (count, s.heads, most, s.head_dim)
         cross = (count, s.heads, self.feeds["input_ids"].shape[1], s.head_dim)
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-            "tokens": ((count,), np.int64),
+            "tokens": ((count, 1) if s.causal else (count,), np.int64),
             "lengths": ((count,), np.int32),
             "total": ((), np.int32),
-            "source_last": ((count,), np.int32),
-            "source_total": ((), np.int32),
             "picks": ((1,), np.int64),
             "scored": ((), np.bool_),
             "logits": ((count, s.vocabulary), np.float32),
             "best": ((count, picks), np.int64),
             "best_scores": ((count, picks), np.float32),
         }
-        for n in range(s.layers):
-            for part in PARTS:
-                shapes[f"past.{n}.{part}"] = own, np.float32
-                shapes[f"cross.{n}.{part}"] = cross, np.float32
-                shapes[f"last.{n}.{part}"] = (count, 1, s.heads * s.head_dim), np.float32
+        layers = [f"{n}.{part}" for n in range(s.layers) for part in PARTS]
+        shapes |= {f"past.{layer}": (own, np.float32) for layer in layers}
+        if s.causal:
+            return {**shapes, "asked": ((count,), np.int64)}
+        shapes |= {f"cross.{layer}": (cross, np.float32) for layer in layers}
+        last = (count, 1, s.heads * s.head_dim)
+        shapes |= {f"last.{layer}": (last, np.float32) for layer in layers}
+        shapes |= {"source_last": ((count,), np.int32), "source_total": ((), np.int32)}
         return shapes
 
     def _bind(self) -> None:
@@ -164,18 +184,47 @@ class Slots:
         if first <= row < stop:
             return
         widths = np.maximum.accumulate(self.sources[row : row + self.slots])
-        rows = max(1, int((widths * np.arange(1, len(widths) + 1) <= ENCODED).sum()))
+        rows = max(1, int((widths * np.arange(1, len(widths) + 1) <= self.budget).sum()))
+        self.encoded = row, row + rows
         width = min(-(-int(widths[rows - 1]) // 8) * 8, self.feeds["input_ids"].shape[1])
         feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
+        self.ahead = self._prompted(feeds) if self.settings.causal else self._read(feeds)
+
+    def _read(self, feeds: Mapping[str, Ints]) -> dict[str, NDArray[Any]]:
+        """The encoder's keys and values by the name of the buffer they belong to."""
         names = [name for name in self.held if name.startswith("cross.")]
         found = self.backend.graph("encoder").run(feeds, names)
-        self.ahead = {n: self.backend.host(v) for n, v in zip(names, found, strict=True)}
-        self.encoded = row, row + rows
+        return {n: self.backend.host(v) for n, v in zip(names, found, strict=True)}
+
+    def _prompted(self, feeds: Mapping[str, Ints]) -> dict[str, NDArray[Any]]:
+        """A causal model's keys and values of all tokens of the prompts but their last ones.
+
+        Places behind a shorter prompt hold what its padding made; they are not put into a slot.
+        """
+        tokens, settings = feeds["input_ids"][:, :-1], self.settings
+        names = [name for name in self.held if name.startswith("past.")]
+        if not tokens.shape[1]:
+            return {}
+        nothing = np.zeros((len(tokens), settings.heads, 0, settings.head_dim), np.float32)
+        given = {
+            "tokens": tokens,
+            "lengths": np.zeros(len(tokens), np.int32),
+            "total": np.array(tokens.shape[1], np.int32),
+            "asked": np.zeros(1, np.int64),
+            "picks": np.ones(1, np.int64),
+            "scored": np.array(False),
+            **dict.fromkeys(names, nothing),
+        }
+        fetched = [name.replace("past", "present") for name in names]
+        found = self.backend.graph("step").run(given, fetched)
+        return {n: self.backend.host(v) for n, v in zip(names, found, strict=True)}
 
     def _place(self, slots: Ints, row: int) -> None:
-        """Put the encoder's keys and values of a row into each of its slots."""
-        at, length = row - self.encoded[0], int(self.sources[row])
+        """Put the keys and values at hand of a row into each of its slots."""
+        at = row - self.encoded[0]
+        length = int(self.sources[row]) - self.settings.causal
         for name, made in self.ahead.items():
             own = made[at, :, :length]
             self.host[name][slots, :, :length] = own
-            self.host[name.replace("cross", "last")][slots, 0] = own[:, -1].ravel()
+            if not self.settings.causal:
+                self.host[name.replace("cross", "last")][slots, 0] = own[:, -1].ravel()

@@ -18,6 +18,8 @@ from engine.flow import Arrays, Backend, Ints, Ragged
 from engine.generation import generate
 from engine.tasks.task import Context, check_text, option
 
+# Padded tokens that an encoder reads at once.
+BATCH_TOKENS = 1024
 _EARLY: Mapping[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
 
@@ -129,6 +131,7 @@ def decode(
         settings,
         search,
         max_new_tokens=context.options.max_new_tokens,
+        batch_tokens=context.batch_tokens or BATCH_TOKENS,
         stop=_stopper(context) if context.options.stop else None,
         # A stop text has at most as many tokens as characters, and one goes before them.
         tail=max(map(len, context.options.stop), default=0) + 1,

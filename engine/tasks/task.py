@@ -27,6 +27,7 @@ class Context:
         tokenizer: Of the bundle; it cuts at its max_length, which the person may have set.
         type_ids: Whether the model reads token_type_ids.
         stopped: Whether the run is being stopped; long loops ask.
+        batch_tokens: Padded tokens of one batch, for tasks that cut batches of their own.
     """
 
     facts: Facts
@@ -34,6 +35,7 @@ class Context:
     tokenizer: Tokenizer
     type_ids: bool
     stopped: Callable[[], bool]
+    batch_tokens: int = 0
 
 
 def any_number(options: Any) -> int:

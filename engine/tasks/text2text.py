@@ -114,7 +114,7 @@ def _task(name: str, aliases: tuple[str, ...], summary: str, column: str, **own:
         aliases=aliases,
         summary=summary,
         inputs=(TEXT,),
-        batch_tokens=8192,
+        batch_tokens=decoding.BATCH_TOKENS,
         infer=_infer,
         finish=_finish,
         schema=_schema(column),
