@@ -67,11 +67,11 @@ def deal(window: Encoded, *, workers: int, limit: int, pad_id: int) -> Iterator[
     """
     lengths = window.ids.lengths
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
-    count = min(max(1, len(order)), workers * -(-len(order) // (workers * DEALT)))
-    for n in range(max(1, count)):
+    count = max(1, min(len(order), workers * -(-len(order) // (workers * DEALT))))
+    for n in range(count):
         index = order[n::count]
         width = bucket(int(lengths[index[0]]), limit) if len(index) else 1
-        yield _pad(window, index, width, pad_id, last=n == max(1, count) - 1)
+        yield _pad(window, index, width, pad_id, last=n == count - 1)
 
 
 def _pad(window: Encoded, index: Ints, width: int, pad_id: int, *, last: bool) -> Batch:

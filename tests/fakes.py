@@ -127,9 +127,23 @@ class FakeGraph:
         assert set(feeds) == set(self.inputs), (self.name, sorted(feeds))
         assert set(fetch) <= set(self.outputs), (self.name, fetch)
         arrays = {n: v.array if isinstance(v, Held) else v for n, v in feeds.items()}
-        self.backend.called(self.name, arrays["input_ids"].shape)
+        self.backend.called(self.name, arrays.get("input_ids", arrays.get("tokens")).shape)  # type: ignore[union-attr]  # one of the two is there
         results = self.compute(arrays)
         return [Held(results[name]) for name in fetch]
+
+    def bind(self, inputs: Mapping[str, Held], outputs: Mapping[str, Held]) -> Callable[[], None]:
+        assert set(inputs) == set(self.inputs)
+        assert set(outputs) == set(self.outputs)
+        assert all(outputs[f"present.{k}"] is inputs[f"past.{k}"] for k in _KINDS)
+        own = ("logits", "best", "best_scores")
+
+        def run() -> None:
+            self.backend.called(self.name, inputs["tokens"].array.shape)
+            found = self.compute({name: held.array for name, held in inputs.items()})
+            for name in own:
+                outputs[name].array[:] = found[name]
+
+        return run
 
 
 @dataclass
@@ -170,6 +184,16 @@ class FakeBackend:
             return FakeGraph(self, name, typed, ("last_hidden_state", "logits"), _model)
         if name == "encoder":
             return FakeGraph(self, name, read, names("cross"), _encoder)
+        if name == "step":
+            fixed = ("tokens", "lengths", "total", "picks", "scored")
+            made = ("logits", "best", "best_scores", *names("present"))
+            if self.causal:
+                known = (*fixed, "asked", *names("past"))
+                return FakeGraph(self, name, known, made, partial(_step, self.logits))
+            cross = (*names("cross"), *names("last"), "source_last", "source_total")
+            known = (*fixed, *names("past"), *cross)
+            outputs = (*made, *names("kept"))
+            return FakeGraph(self, name, known, outputs, partial(_step, self.logits))
         assert name == "decoder", name
         outputs = ("logits", *names("present"))
         if self.causal:
@@ -181,6 +205,12 @@ class FakeBackend:
     def host(self, value: Any) -> NDArray[Any]:
         assert isinstance(value, Held), "only the backend's own values come back through host"
         return value.array
+
+    def buffer(self, shape: Sequence[int], dtype: Any) -> Held:
+        return Held(np.zeros(shape, dtype))
+
+    def first(self, buffer: Held, rows: int) -> Held:
+        return Held(buffer.array[:rows])
 
 
 def _model(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -237,6 +267,44 @@ def _causal(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, ND
     rows = _cached(present, mask)
     logits = np.array([next_of(0, so_far) for so_far in rows], np.float32)
     return {"logits": logits.reshape(len(mask), 1, VOCABULARY), **present}
+
+
+def _step(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """One step over a cache in place, or a causal model's first pass over prompts."""
+    tokens, lengths, total = feeds["tokens"], feeds["lengths"], int(feeds["total"])
+    if tokens.ndim == 2 and not feeds[f"past.{_KINDS[0]}"].shape[2]:
+        assert total == tokens.shape[1]
+        return _grown({**feeds, "input_ids": tokens})
+    assert total == lengths.max() + 1
+    assert total <= feeds[f"past.{_KINDS[0]}"].shape[2], "no room is left"
+    logits = np.empty((len(tokens), VOCABULARY), np.float32)
+    for slot, (token, length) in enumerate(zip(tokens.ravel(), lengths, strict=True)):
+        for i, kind in enumerate(_KINDS):
+            feeds[f"past.{kind}"][slot, :, length] = token + i
+        own = [feeds[f"past.{kind}"][slot, :, : length + 1] - i for i, kind in enumerate(_KINDS)]
+        assert all((one == own[0][:1, :, :1]).all() for one in own), "another layer's cache"
+        so_far = tuple(own[0][0, :, 0].astype(int).tolist())
+        logits[slot] = next_of(_sign(feeds, slot), so_far)
+    best = np.argsort(-logits, axis=1, kind="stable")[:, : int(feeds["picks"][0])]
+    scores = logits - logits.max(axis=1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    picked = np.take_along_axis(scores if feeds["scored"] else logits, best, axis=1)
+    return {"logits": logits, "best": best, "best_scores": picked}
+
+
+def _sign(feeds: Mapping[str, NDArray[Any]], slot: int) -> int:
+    """The signature that a slot's part of the encoder's keys and values stands for."""
+    if "source_last" not in feeds:
+        return 0
+    stop = int(feeds["source_last"][slot]) + 1
+    signs = {
+        float(v) - i
+        for i, kind in enumerate(_KINDS)
+        for values in (feeds[f"cross.{kind}"][slot, :, :stop], feeds[f"last.{kind}"][slot])
+        for v in values.ravel()
+    }
+    assert len(signs) == 1, "what one slot reads of the encoder came in for another's"
+    return int(signs.pop())
 
 
 def _grown(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -45,6 +45,8 @@ class Growing:
         nothing = np.zeros((len(prompt), settings.heads, 0, settings.head_dim), np.float32)
         self.past: dict[str, Value] = dict.fromkeys(_names("past", settings.layers), nothing)
         self.fixed: dict[str, Value] = {}
+        # The row of each slot, until the first step.
+        self.coming = np.zeros(0, np.int64)
         # Which cached positions are real; None with an encoder, whose rows have no padding there.
         self.mask: Ints | None = np.zeros((len(prompt), 0), np.int64) if settings.causal else None
 
@@ -54,15 +56,18 @@ class Growing:
             made = self.backend.graph("encoder").run(self.feeds, names)
             self.fixed = dict(zip(names, made, strict=True))
             self.fixed["encoder_attention_mask"] = self.feeds["attention_mask"]
-        if self.prompt.shape[1] > 1:
-            self._append(self.prompt[:, :-1])
-        self._take(rows, fixed=True)
+        self.coming = rows
 
     def retire(self, slots: Ints) -> None:
         """Their places are padded on with the others' until they are given up."""
 
     def step(self, tokens: Ints) -> None:
-        self._append(tokens[:, None])
+        if not len(self.coming):
+            return self._append(tokens[:, None])
+        # The first step takes whole prompts, once for all the slots of a place.
+        self._append(self.prompt)
+        self._take(self.coming, fixed=True)
+        self.scores, self.coming = self.scores[self.coming], self.coming[:0]
 
     def best(self) -> tuple[Ints, Scores]:
         tokens = top(self.scores, self.picks) if self.picks > 1 else self.scores.argmax(1)[:, None]
