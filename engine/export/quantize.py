@@ -38,6 +38,11 @@ KEPT = (
         beside=r"\1/DenseReluDense/wi_1/MatMul",
     ),
     Kept(
+        r"layer\.(\d+)/narrow",
+        "the same in a step graph, whose head is scored twice instead",
+        beside=r"layer.\1/gate",
+    ),
+    Kept(
         r"/(.*/)?(classifier|pre_classifier|score|pooler)(/.*)?/(Gemm|MatMul)",
         "a classification head sees one token of a row: nothing to win, and it makes the answer",
     ),
@@ -81,6 +86,8 @@ def int8(model: Any) -> int:
 
 
 RECIPES: Mapping[str, Callable[[Any], int]] = {"fp32": fp32, "int8": int8}
+# Tokens whose logits a step graph computes in float32 behind a head that is not.
+SHORTLIST: Mapping[str, int] = {"fp32": 0, "int8": 16}
 
 
 def recipe(name: str) -> Callable[[Any], int]:
