@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from engine import bundle
+from engine.backend import OrtBackend
 from engine.errors import ExportError, MissingDependency, OutputError, SettingsError
+from engine.generation.slots import Slots
 
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -85,6 +87,7 @@ def test_translation_has_prefix_and_generation_settings(tiny_bundles: Path) -> N
         end_ids=(1,),
         pad_id=0,
         max_new_tokens=256,
+        vocabulary=192,
         layers=2,
         heads=4,
         head_dim=8,
@@ -104,7 +107,7 @@ def test_translation_without_a_pair_is_the_first_one_and_says_so(tiny_bundles: P
 
 def test_a_bundle_holds_what_the_run_needs_and_nothing_else(tiny_bundles: Path) -> None:
     names = {file.name for file in (tiny_bundles / "t5").iterdir()}
-    assert names == {"bundle.json", "tokenizer.json", "encoder.onnx", "decoder.onnx"}
+    assert names == {"bundle.json", "tokenizer.json", "encoder.onnx", "step.onnx"}
     names = {file.name for file in (tiny_bundles / "embedder").iterdir()}
     assert names == {"bundle.json", "tokenizer.json", "model.onnx"}
 
@@ -186,21 +189,19 @@ def test_two_exports_give_the_same_graphs(tiny: Path, tiny_bundles: Path, tmp_pa
 
 def test_graphs_have_the_contract_s_names(tiny_bundles: Path) -> None:
     encoder = onnxruntime.InferenceSession(tiny_bundles / "t5/encoder.onnx")
-    decoder = onnxruntime.InferenceSession(tiny_bundles / "t5/decoder.onnx")
+    step = onnxruntime.InferenceSession(tiny_bundles / "t5/step.onnx")
     cross = [f"cross.{n}.{what}" for n in range(2) for what in ("key", "value")]
-    present = [name.replace("cross", "present") for name in cross]
-    past = [name.replace("cross", "past") for name in cross]
     assert [i.name for i in encoder.get_inputs()] == ["input_ids", "attention_mask"]
     assert [o.name for o in encoder.get_outputs()] == cross
-    names = {i.name for i in decoder.get_inputs()}
-    assert names == {"input_ids", "encoder_attention_mask", *past, *cross}
-    assert [o.name for o in decoder.get_outputs()] == ["logits", *present]
+    assert set(cross) <= {i.name for i in step.get_inputs()}
+    kept = {name.replace("cross", "kept") for name in cross}
+    assert kept <= {o.name for o in step.get_outputs()}
 
 
 def test_a_tied_head_is_stored_once_a_graph(tiny_bundles: Path) -> None:
     import onnx
 
-    for name in ("encoder.onnx", "decoder.onnx"):
+    for name in ("encoder.onnx", "step.onnx"):
         stored = onnx.load(tiny_bundles / "t5" / name).graph.initializer
         assert sum(sorted(w.dims) == [32, 192] for w in stored) == 1, name
 
@@ -324,16 +325,16 @@ def test_int8_products_of_one_input_share_its_quantization(tiny_bundles: Path) -
     assert sum(n.op_type == "QuantizeLinear" for n in nodes) == 2 * 4 + 1
 
 
-def test_int8_keeps_the_head_and_a_gated_output_in_float32(tmp_path: Path) -> None:
+def test_int8_keeps_a_gated_output_in_float32(tmp_path: Path) -> None:
     import onnx
 
     checkpoints.t5(tmp_path / "gated", feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     export(str(tmp_path / "gated"), tmp_path / "out", task="translation", recipe="int8")
-    nodes = onnx.load(tmp_path / "out/decoder.onnx").graph.node
-    floats = {n.name for n in nodes if n.op_type == "MatMul" and n.input[1].startswith("onnx::")}
-    assert floats == {"/lm_head/MatMul"} | {
-        f"/decoder/block.{n}/layer.2/DenseReluDense/wo/MatMul" for n in range(2)
-    }
+    model = onnx.load(tmp_path / "out/step.onnx")
+    weights = {w.name for w in model.graph.initializer}
+    products = (n for n in model.graph.node if n.op_type in ("MatMul", "Gemm"))
+    floats = {n.name for n in products if n.input[1] in weights}
+    assert floats == {"layer.0/narrow", "layer.1/narrow"}
 
 
 def test_int8_answers_do_not_depend_on_the_batch(tiny_bundles: Path) -> None:
@@ -1166,18 +1167,12 @@ def _decode(folder: Path, ids: np.ndarray, mask: np.ndarray, tokens: np.ndarray)
     """Teacher-forced logits (rows, steps, vocabulary), one step after the other."""
     generation = bundle.load(folder).description.facts.generation
     assert generation is not None
-    encoder = onnxruntime.InferenceSession(folder / "encoder.onnx")
-    decoder = onnxruntime.InferenceSession(folder / "decoder.onnx")
-    names = [o.name for o in encoder.get_outputs()]
-    fed = {"input_ids": ids, "attention_mask": mask}
-    cross = dict(zip(names, encoder.run(names, fed), strict=True))
-    empty = np.zeros((len(ids), generation.heads, 0, generation.head_dim), np.float32)
-    past = {name.replace("cross", "past"): empty for name in cross}
-    names = [o.name for o in decoder.get_outputs()]
+    backend = OrtBackend(folder, ["encoder.onnx", "step.onnx"], device="cpu")
+    feeds = {"input_ids": ids, "attention_mask": mask}
+    cache = Slots(backend, generation, feeds, width=1, most=tokens.shape[1], picks=1)
+    cache.admit(np.arange(len(ids)), np.arange(len(ids)))
     logits = []
     for step in range(tokens.shape[1]):
-        fed = {"input_ids": tokens[:, step : step + 1], "encoder_attention_mask": mask}
-        made = dict(zip(names, decoder.run(names, {**fed, **cross, **past}), strict=True))
-        logits.append(made.pop("logits"))
-        past = {name.replace("present", "past"): value for name, value in made.items()}
-    return np.concatenate(logits, axis=1)
+        cache.step(tokens[:, step])
+        logits.append(cache.logits().copy())
+    return np.stack(logits, axis=1)
