@@ -54,8 +54,15 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "picks",
             "scored",
         ),
-        ("logits", "best", "best_scores", "present.N.key", "present.N.value", "kept.N.key",
-         "kept.N.value"),
+        (
+            "logits",
+            "best",
+            "best_scores",
+            "present.N.key",
+            "present.N.value",
+            "kept.N.key",
+            "kept.N.value",
+        ),
     ),
     "decoder.onnx": (
         (

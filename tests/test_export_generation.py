@@ -90,9 +90,7 @@ def test_a_bundle_is_proven(made: Path, family: str, recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("family", GROWN)
-def test_without_a_step_graph_a_bundle_is_proven_too(
-    grown: Path, family: str, recipe: str
-) -> None:
+def test_without_a_step_graph_a_bundle_is_proven_too(grown: Path, family: str, recipe: str) -> None:
     found = bundle.load(grown / f"{family}-{recipe}")
     assert "decoder.onnx" in found.graphs
     assert "step.onnx" not in found.graphs
@@ -170,9 +168,7 @@ def test_int8_leaves_only_the_head_and_what_is_named_in_float32(grown: Path, fam
 
 
 @pytest.mark.parametrize("family", ["bart", "mbart", "nllb", "marian", "pegasus", "gpt2", "opt"])
-def test_a_tied_head_is_stored_once(
-    models: Path, made: Path, grown: Path, family: str
-) -> None:
+def test_a_tied_head_is_stored_once(models: Path, made: Path, grown: Path, family: str) -> None:
     import onnx
 
     words = json.loads((models / family / "config.json").read_text())["vocab_size"]

@@ -36,10 +36,10 @@ from engine.bundle import Generation, Search
 from engine.errors import Stopped
 from engine.flow import Ragged
 from engine.generation import generate
-from engine.generation.beam import top
-from engine.generation.loop import IDLE
 from engine.generation import slots as slots_module
+from engine.generation.beam import top
 from engine.generation.growing import Growing
+from engine.generation.loop import IDLE
 from engine.generation.rules import FILLER, Seen, rules
 
 Rows = list[tuple[int, ...]]

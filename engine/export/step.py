@@ -122,6 +122,11 @@ def step_graph(model: Any, shortlist: int = 0) -> Any | None:
     return _Writer(blueprint, shortlist).model() if blueprint else None
 
 
+# Layer's name, number, itself, what it reads and the attention bias -> what it makes and the name of
+# the product behind it.
+_Block = Callable[[str, int, Layer, str, str], "tuple[str, str]"]
+
+
 def vocabulary(graph: Any) -> int:
     """How many logits a step graph gives."""
     logits = next(output for output in graph.graph.output if output.name == "logits")
@@ -217,12 +222,13 @@ class _Writer:
         bias: str,
     ) -> tuple[str, str]:  # fmt: skip
         """The sum behind a layer and, with norms first, what the following one reads."""
+        blocks: list[tuple[_Block, Linear | None, Norm | None]]
         blocks = [(self._self_attention, layer.out, layer.cross_norm or layer.wide_norm)]
         if layer.cross_q:
             blocks.append((self._cross_attention, layer.cross_out, layer.wide_norm))
         blocks.append((self._feed_forward, layer.narrow, following))
-        own = (layer.self_norm, layer.cross_norm, layer.wide_norm)
-        own = [norm for norm in own if norm]
+        norms = (layer.self_norm, layer.cross_norm, layer.wide_norm)
+        own = [norm for norm in norms if norm]
         for (block, last, after), before in zip(blocks, own, strict=True):
             made, name = block(at, n, layer, normed or states, bias)
             norm = after if self.plan.norm_first else before
@@ -360,8 +366,8 @@ class _Writer:
         weight = self._weight(f"{name}.weight", norm.weight)
         if norm.bias is not None:
             bias = self._weight(f"{name}.bias", norm.bias)
-            given = [given, weight, bias]
-            return self._op("LayerNormalization", given, name, axis=-1, epsilon=self.plan.epsilon)
+            inputs = [given, weight, bias]
+            return self._op("LayerNormalization", inputs, name, axis=-1, epsilon=self.plan.epsilon)
         square = self._op("Mul", [given, given], f"{name}/square")
         mean = self._op("ReduceMean", [square, self._axes("axis.last", -1)], f"{name}/mean")
         epsilon = self._number("epsilon", self.plan.epsilon)

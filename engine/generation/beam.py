@@ -156,7 +156,7 @@ class BeamSearch:
         if not self.job.rules:
             tokens, scores = self.cache.best()
             return tokens[beams.slots], scores[beams.slots]
-        scores = _log_softmax(self.cache.logits()[beams.slots.ravel()])
+        scores = log_softmax(self.cache.logits()[beams.slots.ravel()])
         owners = np.repeat(rows, self.width)
         ids = beams.ids.reshape(len(owners), -1)
         self.job.rule(scores, owners, ids, np.repeat(ages, self.width))
@@ -273,7 +273,7 @@ def top(scores: Scores, count: int) -> Ints:
     return _picked(found, np.argsort(-_picked(scores, found), axis=1, kind="stable"))
 
 
-def _log_softmax(logits: Scores) -> Scores:
+def log_softmax(logits: Scores) -> Scores:
     """In the order of torch's operations."""
     found = logits - logits.max(axis=1, keepdims=True)
     found -= np.log(np.exp(found).sum(axis=1, keepdims=True))

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.flow import Ints, Ragged
-from engine.generation.job import FILLER, Job
+from engine.generation.job import Job
 from engine.generation.loop import Cache, Flags
+from engine.generation.rules import FILLER
 
 Stop = Callable[[Ragged], NDArray[np.bool_]]
 
@@ -45,7 +46,7 @@ class Greedy:
 
     def _chosen(self, places: Ints, rows: Ints) -> Ints:
         if not self.job.rules:
-            return self.cache.best()[0][places, 0]
+            return np.asarray(self.cache.best()[0][places, 0])
         scores = self.cache.logits()[places]
         self.job.rule(scores, rows, self.ids[rows], self.lengths[rows])
         return np.asarray(scores.argmax(axis=1))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import Generation
 from engine.flow import Backend, Ints, Value
-from engine.generation.beam import top
+from engine.generation.beam import log_softmax, top
 from engine.generation.loop import Scores
 from engine.generation.rules import FILLER
 
@@ -45,6 +45,7 @@ class Growing:
         nothing = np.zeros((len(prompt), settings.heads, 0, settings.head_dim), np.float32)
         self.past: dict[str, Value] = dict.fromkeys(_names("past", settings.layers), nothing)
         self.fixed: dict[str, Value] = {}
+        self.scores: Scores = np.zeros((0, 0), np.float32)
         # The row of each slot, until the first step.
         self.coming = np.zeros(0, np.int64)
         # Which cached positions are real; None with an encoder, whose rows have no padding there.
@@ -70,9 +71,11 @@ class Growing:
         self.scores, self.coming = self.scores[self.coming], self.coming[:0]
 
     def best(self) -> tuple[Ints, Scores]:
-        tokens = top(self.scores, self.picks) if self.picks > 1 else self.scores.argmax(1)[:, None]
-        scores = _log_softmax(self.scores) if self.picks > 1 else self.scores
-        return tokens, np.take_along_axis(scores, tokens, axis=1)
+        if self.picks == 1:
+            tokens = self.scores.argmax(axis=1)[:, None]
+            return tokens, np.take_along_axis(self.scores, tokens, axis=1)
+        tokens = top(self.scores, self.picks)
+        return tokens, np.take_along_axis(log_softmax(self.scores), tokens, axis=1)
 
     def logits(self) -> Scores:
         return self.scores
@@ -111,12 +114,6 @@ class Growing:
 
     def _host(self, value: Value) -> NDArray[Any]:
         return value if isinstance(value, np.ndarray) else self.backend.host(value)
-
-
-def _log_softmax(logits: Scores) -> Scores:
-    found = logits - logits.max(axis=1, keepdims=True)
-    found -= np.log(np.exp(found).sum(axis=1, keepdims=True))
-    return np.asarray(found)
 
 
 def _positions(mask: Ints, last: int) -> Ints:
