@@ -18,7 +18,8 @@ from engine.errors import ExportError, SettingsError
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from engine.export import export, step  # noqa: E402
+from engine.export import export  # noqa: E402
+from engine.export import step as step_room  # noqa: E402
 
 # Maker and asked task of each family, and the task that the pipeline is built for.
 FAMILIES: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -63,7 +64,7 @@ def grown(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of some families as if they had no step graph."""
     folder = tmp_path_factory.mktemp("grown")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "_BLUEPRINTS", {})
+        patch.setattr(step_room, "_BLUEPRINTS", {})
         for name in GROWN:
             for recipe in RECIPES:
                 task = FAMILIES[name][1]

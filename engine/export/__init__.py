@@ -140,9 +140,8 @@ def export(
         convert.to_onnx(network, wanted, work)
         progress(f"writing the graphs ({recipe})")
         graphs = graph.bundle_graphs(work)
-        if collected.facts.generation and (
-            built := step.step_graph(network, quantize.SHORTLIST[recipe])
-        ):
+        shortlist = quantize.SHORTLIST[recipe]
+        if collected.facts.generation and (built := step.step_graph(network, shortlist)):
             graphs["step.onnx"] = built
             del graphs["decoder.onnx"]
             collected = _continuous(collected, step.vocabulary(built))

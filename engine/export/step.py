@@ -122,8 +122,8 @@ def step_graph(model: Any, shortlist: int = 0) -> Any | None:
     return _Writer(blueprint, shortlist).model() if blueprint else None
 
 
-# Layer's name, number, itself, what it reads and the attention bias -> what it makes and the name of
-# the product behind it.
+# A layer's name, number, itself, what it reads and the attention bias -> what it makes and the name
+# of the product behind it.
 _Block = Callable[[str, int, Layer, str, str], "tuple[str, str]"]
 
 

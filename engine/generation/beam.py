@@ -143,9 +143,8 @@ class BeamSearch:
         sums = sums.reshape(len(rows), -1)
         best = top(sums, count)
         parents = best // options
-        if tokens is None:
-            chosen = best % options
-        else:
+        chosen = best % options
+        if tokens is not None:
             chosen = _picked(tokens.reshape(len(rows), -1), best)
         ending = np.isin(chosen, ends) | (ages >= most)[:, None]
         return Candidates(chosen, parents, _picked(sums, best), ending)

@@ -63,12 +63,13 @@ class Growing:
         """Their places are padded on with the others' until they are given up."""
 
     def step(self, tokens: Ints) -> None:
-        if not len(self.coming):
-            return self._append(tokens[:, None])
-        # The first step takes whole prompts, once for all the slots of a place.
-        self._append(self.prompt)
-        self._take(self.coming, fixed=True)
-        self.scores, self.coming = self.scores[self.coming], self.coming[:0]
+        if len(self.coming):
+            # The first step takes whole prompts, once for all the slots of a place.
+            self._append(self.prompt)
+            self._take(self.coming, fixed=True)
+            self.scores, self.coming = self.scores[self.coming], self.coming[:0]
+        else:
+            self._append(tokens[:, None])
 
     def best(self) -> tuple[Ints, Scores]:
         if self.picks == 1:
