@@ -24,8 +24,9 @@ from engine.errors import PeerError
 
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[2]
-# A contestant that says nothing for so long has hung, or is of no use.
-LIMIT = 600.0
+# A contestant that says nothing for so many seconds has hung, or is of no use. A conversion may
+# take longer.
+LIMIT, CONVERSION = 150.0, 900.0
 Told = Callable[[str], None]
 
 
@@ -60,6 +61,7 @@ class Contestant:
         self.tried: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
         self.startup = 0.0
+        self.limit = LIMIT
         self.process = self.started()
 
     def started(self) -> subprocess.Popen[bytes]:
@@ -76,7 +78,7 @@ class Contestant:
         """Send a command and wait for its reply.
 
         Raises:
-            PeerError: It can not, or is gone, or has said nothing for LIMIT seconds.
+            PeerError: It can not, or is gone, or has said nothing for `limit` seconds.
         """
         assert self.process.stdin
         try:
@@ -88,10 +90,10 @@ class Contestant:
 
     def reply(self) -> dict[str, Any]:
         assert self.process.stdout
-        ready, _, _ = select.select([self.process.stdout], [], [], LIMIT)
+        ready, _, _ = select.select([self.process.stdout], [], [], self.limit)
         line = self.process.stdout.readline() if ready else b""
         if not line:
-            why = "its process ended" if ready else f"no answer in {LIMIT:.0f} s"
+            why = "its process ended" if ready else f"no answer in {self.limit:.0f} s"
             raise PeerError(why, f"its last words are in {self.log}")
         said: dict[str, Any] = json.loads(line)
         if "error" in said:
@@ -120,7 +122,9 @@ class Contestant:
         """Load once beforehand where that has not been done: a conversion is no part of a start."""
         done = self.cache / f"converted-{self.entrant.variant}"
         if not done.exists():
+            self.limit = CONVERSION
             self.ask(do="load", setting=0)
+            self.limit = LIMIT
             done.touch()
             self.close()
             self.process = self.started()

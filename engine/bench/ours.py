@@ -56,6 +56,8 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
         given["max_length"] = job["max_length"]
     if job["task"] == "text-generation":
         given["return_full_text"] = False
+    if job["task"] == "token-classification":
+        given["aggregation_strategy"] = "simple"
 
     def call(rows: dict[str, Any]) -> list[Any]:
         count = len(rows[job["columns"][0]])
