@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -173,13 +174,21 @@ def _answered(bundle: str, rows: list[str], workload: Workload) -> list[int]:
 
 
 def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
-    """The bundle's folder; where it can not be made, the reason, which is no folder."""
+    """The bundle's folder; where it can not be made, the reason, which is no folder.
+
+    It is made again when the exporter has changed.
+    """
+    from engine import export as exporter
     from engine.export import export
 
-    folder = checkpoint.parent / "bundles" / f"{checkpoint.name}-{task}-{recipe}"
+    digest = hashlib.sha256()
+    for file in sorted(Path(exporter.__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    made = checkpoint.parent / "bundles" / digest.hexdigest()[:12]
+    folder = made / f"{checkpoint.name}-{task}-{recipe}"
     if folder.exists():
         return str(folder)
-    folder.parent.mkdir(exist_ok=True)
+    made.mkdir(parents=True, exist_ok=True)
     try:
         export(str(checkpoint), folder, task=task, recipe=recipe)
     except EngineError as error:

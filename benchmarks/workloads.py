@@ -51,20 +51,20 @@ BEAMS: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 128}
 
 WORKLOADS = {
     "encode-mixed": Workload(
-        "MiniLM embeddings, texts of mixed lengths", "feature-extraction", "minilm", 128
+        "MiniLM embeddings, texts of mixed lengths", "feature-extraction", "minilm", 96
     ),
     "encode-short": Workload(
-        "MiniLM embeddings, short texts", "feature-extraction", "minilm", 384,
+        "MiniLM embeddings, short texts", "feature-extraction", "minilm", 256,
         Lengths(8, 0.4, 2, 24),
     ),
     "encode-long": Workload(
         "MiniLM embeddings, texts of 512 tokens", "feature-extraction", "minilm", 12,
         Lengths(600, 0, 600, 600), max_length=512,
     ),
-    "classify": Workload("MiniLM sentiment", "text-classification", "classifier", 128),
-    "ner": Workload("MiniLM entities", "token-classification", "tagger", 192, SENTENCES),
+    "classify": Workload("MiniLM sentiment", "text-classification", "classifier", 96),
+    "ner": Workload("MiniLM entities", "token-classification", "tagger", 128, SENTENCES),
     "zero-shot": Workload(
-        "MiniLM entailment, 10 labels a row", "zero-shot-classification", "entailment", 16,
+        "MiniLM entailment, 10 labels a row", "zero-shot-classification", "entailment", 12,
         SENTENCES, options={"candidate_labels": TOPICS},
     ),
     "translate": Workload(

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from engine.flow import Arrays, Batch, Encoded, Ints, Output, Ragged
 
 MAX_ROWS = 512
-# Rows that a decoder whose rows come and go takes at once: enough for its last ones, which leave
-# places free, to be few among them.
-DEALT = 1024
 
 
 def bucket(length: int, limit: int) -> int:
@@ -55,7 +52,7 @@ def cut(
             return
 
 
-def deal(window: Encoded, *, workers: int, limit: int, pad_id: int) -> Iterator[Batch]:
+def deal(window: Encoded, *, workers: int, most: int, limit: int, pad_id: int) -> Iterator[Batch]:
     """Yield a window as few large batches of about the same work, for a decoder whose rows come and
     go one by one and which encodes them in batches of its own.
 
@@ -63,11 +60,12 @@ def deal(window: Encoded, *, workers: int, limit: int, pad_id: int) -> Iterator[
 
     Args:
         workers: Batches that are decoded at the same time; their number is a multiple of it.
+        most: Sequences of one batch at most.
         limit, pad_id: As in `cut`.
     """
     lengths = window.ids.lengths
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
-    count = max(1, min(len(order), workers * -(-len(order) // (workers * DEALT))))
+    count = max(1, min(len(order), workers * -(-len(order) // (workers * most))))
     for n in range(count):
         index = order[n::count]
         width = bucket(int(lengths[index[0]]), limit) if len(index) else 1

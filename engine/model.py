@@ -18,9 +18,14 @@ from engine import batcher, bundle, tasks
 from engine.backend import OrtBackend
 from engine.errors import SettingsError
 from engine.flow import Answers, Backend, Batch, Encoded, Graph, Output, Ragged, Rows
+from engine.generation import capacity
 from engine.hardware import cores
 from engine.memory import in_memory
 from engine.tokenizer import Tokenizer
+
+# Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
+# to be few among them.
+_TURNS = 16
 
 
 def never() -> bool:
@@ -49,7 +54,10 @@ class Stages:
     def cut(self, window: Encoded) -> Iterator[Batch]:
         pad, generation = self.context.facts.pad_id, self.context.facts.generation
         if generation and generation.continuous:
-            return batcher.deal(window, workers=self.workers, limit=self.max_length, pad_id=pad)
+            most = _TURNS * capacity(generation)
+            return batcher.deal(
+                window, workers=self.workers, most=most, limit=self.max_length, pad_id=pad
+            )
         return batcher.cut(window, budget=self.budget, limit=self.max_length, pad_id=pad)
 
     def infer(self, batch: Batch) -> Output:

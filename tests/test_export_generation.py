@@ -95,6 +95,7 @@ def test_without_a_step_graph_a_bundle_is_proven_too(grown: Path, family: str, r
     found = bundle.load(grown / f"{family}-{recipe}")
     assert "decoder.onnx" in found.graphs
     assert "step.onnx" not in found.graphs
+    assert any("no step graph" in note for note in found.description.notes)
     assert found.description.proof["relative_error"] < {"fp32": 1e-5, "int8": 0.15}[recipe]
 
 

@@ -78,7 +78,7 @@ def decode(
     mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
     feeds = {"input_ids": ids.padded(width, PAD), "attention_mask": mask}
     backend = backend or FakeBackend(causal=settings.causal)
-    with patch.object(slots_module, "SLOTS", slots):
+    with patch.object(slots_module, "SLOTS", range(slots, slots + 1)):
         tokens, ended = generate(backend, feeds, settings, search, max_new_tokens=most, **more)
     split = np.split(tokens.values, tokens.offsets[1:-1])
     assert len(tokens) == len(ended) == len(rows)

@@ -38,7 +38,8 @@ SIDEWAYS = {
     ("inspection", "verify"): "both count the rows of a part",
 }
 # The export makes what the run reads and must not need the run.
-ONLY = {"export": {"bundle", "errors", "version"}}
+# The proof of a step graph runs it as a run does.
+ONLY = {"export": {"bundle", "errors", "version", "backend", "generation"}}
 
 HOMES = {
     "torch": {"export"},

@@ -39,7 +39,7 @@ def test_any_number_of_slots_gives_the_same(
 ) -> None:
     texts = [(*row, END) for row in rows]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slots, "SLOTS", count)
+        patch.setattr(slots, "SLOTS", range(count, count + 1))
         tokens, ended = generate(
             FakeBackend(), feeds_of(texts), SLOTTED, Search(), max_new_tokens=most,
             batch_tokens=budget,
@@ -62,7 +62,7 @@ def test_caches_are_allocated_once_and_fit_the_budget(
 
     backend.buffer = counted  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slots, "SLOTS", count)
+        patch.setattr(slots, "SLOTS", range(count, count + 1))
         texts = [(*row, END) for row in rows]
         search = Search(num_beams=beams)
         generate(backend, feeds_of(texts), SLOTTED, search, max_new_tokens=5)
@@ -157,9 +157,7 @@ def test_dealt_batches_have_every_row_once(lengths: list[int], workers: int, mos
     ids = Ragged.of(np.arange(sum(lengths)), np.array(lengths, np.int64))
     rows: Any = Rows(None, (np.zeros(len(lengths)),))
     window = Encoded.one_each(rows, ids, None, np.zeros(len(lengths), np.bool_))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batcher, "DEALT", most)
-        batches = list(batcher.deal(window, workers=workers, limit=64, pad_id=0))
+    batches = list(batcher.deal(window, workers=workers, most=most, limit=64, pad_id=0))
     found = np.concatenate([batch.index for batch in batches])
     assert sorted(found.tolist()) == list(range(len(lengths)))
     assert [batch.last for batch in batches] == [False] * (len(batches) - 1) + [True]

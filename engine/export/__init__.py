@@ -145,6 +145,8 @@ def export(
             graphs["step.onnx"] = built
             del graphs["decoder.onnx"]
             collected = _continuous(collected, step.vocabulary(built))
+        elif collected.facts.generation:
+            notes += (_NO_STEPS,)
         for name, rewritten in graphs.items():
             quantized(rewritten)
             graph.save(rewritten, made / name)
@@ -156,6 +158,9 @@ def export(
         description = _describe(found, wanted.name, recipe, collected, shown, notes)
         bundle.save(made, description)
     return _report(Path(out), description, time.monotonic() - started)
+
+
+_NO_STEPS = "no step graph for this architecture: rows begin together and wait for each other"
 
 
 def _continuous(collected: Collected, vocabulary: int) -> Collected:

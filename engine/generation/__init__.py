@@ -16,9 +16,9 @@ from engine.generation.growing import Growing
 from engine.generation.job import Job, left_padded
 from engine.generation.loop import Cache, Occupancy
 from engine.generation.rules import FILLER, rules
-from engine.generation.slots import Slots
+from engine.generation.slots import Slots, capacity
 
-__all__ = ["Occupancy", "generate"]
+__all__ = ["Occupancy", "capacity", "generate"]
 
 # Batches of the encoder that are decoded together where rows can not come and go one by one.
 TOGETHER = 8

@@ -18,9 +18,20 @@ from engine.flow import Backend, Ints, Value
 from engine.generation.loop import Scores
 
 PARTS = ("key", "value")
-# Slots of one cache at most, and bytes that the caches of all of them may take up.
-SLOTS = 48
+# Multiplications that a step should have for what surrounds it not to matter: 48 slots of t5-small.
+# More than that gain nothing, and their last rows leave more of them free.
+WORK = 48 * 36_000_000
+SLOTS = range(48, 513)
+# Bytes that the caches of all slots may take up.
 ROOM = 1 << 30
+
+
+def capacity(settings: Generation) -> int:
+    """Slots that keep a processor busy."""
+    width = settings.heads * settings.head_dim
+    # Of a usual layer: 4 width² for each attention and 8 for the feed-forward part.
+    each = 16 * settings.layers * width * width + settings.vocabulary * width
+    return min(max(WORK // each, SLOTS.start), SLOTS.stop - 1)
 
 
 class Slots:
@@ -138,7 +149,7 @@ class Slots:
         settings = self.settings
         positions = most + (0 if settings.causal else self.feeds["input_ids"].shape[1])
         each = 8 * settings.layers * settings.heads * settings.head_dim * positions
-        fit = max(1, min(SLOTS, ROOM // each) // self.width)
+        fit = max(1, min(capacity(settings), ROOM // each) // self.width)
         return min(fit, len(self.sources)) * self.width
 
     def _shapes(self, most: int, picks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
