@@ -64,7 +64,7 @@ def grown(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of some families as if they had no step graph."""
     folder = tmp_path_factory.mktemp("grown")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_room, "_BLUEPRINTS", {})
+        patch.setattr(step_room, "BLUEPRINTS", {})
         for name in GROWN:
             for recipe in RECIPES:
                 task = FAMILIES[name][1]

@@ -1,0 +1,265 @@
+"""What a decoder is made of: the weights of each family's layers, under names of our own.
+
+A family is one function from a transformers model to a `Blueprint`, and a row of `BLUEPRINTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`x @ weight + bias`: float32 (in, out) and (out,) or None."""
+
+    weight: Any
+    bias: Any = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm or, without a bias, T5's root mean square norm; float32 (width,)."""
+
+    weight: Any
+    bias: Any = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer; without an encoder the cross parts are None."""
+
+    self_norm: Norm
+    qkv: Linear
+    out: Linear
+    wide_norm: Norm
+    wide: Linear
+    narrow: Linear
+    gate: Linear | None = None
+    cross_norm: Norm | None = None
+    cross_q: Linear | None = None
+    cross_out: Linear | None = None
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a decoder is made of.
+
+    Attributes:
+        embedding: float32 (vocabulary, width).
+        layers: From the first to the last.
+        heads, head_dim: Of the caches.
+        scale: What q·k is multiplied with.
+        activation: Op of the feed-forward layer, a key of `_ACTIVATIONS`.
+        epsilon: Of the norms.
+        norm_first: Whether norms stand before their layers, or behind the sum.
+        last_norm: Behind the last layer, if any.
+        embedding_norm: Before the first, if any.
+        embedding_scale: What embeddings are multiplied with.
+        positions: float32 (positions, width), if they are absolute.
+        distances: Attention bias by distance to the left, float32 (heads, distances); the last one
+            stands for all beyond. T5.
+        head: float32 (vocabulary, width), the embedding itself where they are tied.
+        head_bias: float32 (vocabulary,), if any.
+    """
+
+    embedding: Any
+    layers: Sequence[Layer]
+    heads: int
+    head_dim: int
+    scale: float
+    activation: str
+    epsilon: float
+    head: Any
+    norm_first: bool = True
+    last_norm: Norm | None = None
+    embedding_norm: Norm | None = None
+    embedding_scale: float = 1.0
+    positions: Any = None
+    distances: Any = None
+    head_bias: Any = None
+
+    @property
+    def causal(self) -> bool:
+        """Whether there is no encoder."""
+        return self.layers[0].cross_q is None
+
+
+def _t5(model: Any) -> Blueprint | None:
+    """T5, FLAN-T5 and mT5: norms first, no biases, distances in place of positions."""
+    import numpy as np
+
+    config, decoder = model.config, model.decoder
+    embedding = _array(decoder.embed_tokens.weight)
+    last = _array(decoder.final_layer_norm.weight)
+    if config.tie_word_embeddings:
+        last = last * np.float32(config.d_model**-0.5)
+    return Blueprint(
+        embedding=embedding,
+        layers=[_t5_layer(block.layer) for block in decoder.block],
+        heads=config.num_heads,
+        head_dim=config.d_kv,
+        scale=1.0,
+        activation=config.dense_act_fn,
+        epsilon=config.layer_norm_epsilon,
+        head=embedding if config.tie_word_embeddings else _array(model.lm_head.weight),
+        last_norm=Norm(last),
+        distances=_t5_distances(decoder.block[0].layer[0].SelfAttention),
+    )
+
+
+def _t5_layer(parts: Any) -> Layer:
+    own, cross, dense = parts[0].SelfAttention, parts[1].EncDecAttention, parts[2].DenseReluDense
+    gated = hasattr(dense, "wi_0")
+    return Layer(
+        self_norm=Norm(_array(parts[0].layer_norm.weight)),
+        qkv=_joined(own.q, own.k, own.v),
+        out=_joined(own.o),
+        cross_norm=Norm(_array(parts[1].layer_norm.weight)),
+        cross_q=_joined(cross.q),
+        cross_out=_joined(cross.o),
+        wide_norm=Norm(_array(parts[2].layer_norm.weight)),
+        wide=_joined(dense.wi_0 if gated else dense.wi),
+        gate=_joined(dense.wi_1) if gated else None,
+        narrow=_joined(dense.wo),
+    )
+
+
+def _t5_distances(attention: Any) -> Any:
+    """The relative bias of the decoder by distance, up to the one that all farther ones share."""
+    import torch
+
+    far = attention.relative_attention_max_distance
+    with torch.no_grad():
+        buckets = attention._relative_position_bucket(
+            -torch.arange(far + 1),
+            bidirectional=False,
+            num_buckets=attention.relative_attention_num_buckets,
+            max_distance=far,
+        )
+        return _array(attention.relative_attention_bias(buckets).T)
+
+
+def _joined(*linears: Any) -> Linear:
+    """torch Linear layers that read the same input as one, (in, out)."""
+    import numpy as np
+
+    weight = np.concatenate([_array(one.weight) for one in linears]).T
+    biased = linears[0].bias is not None
+    return Linear(weight, np.concatenate([_array(one.bias) for one in linears]) if biased else None)
+
+
+def _array(tensor: Any) -> Any:
+    return tensor.detach().float().numpy()
+
+
+def _bart(model: Any) -> Blueprint | None:
+    """BART, mBART, M2M100 and NLLB, Pegasus and Marian: biases everywhere, absolute positions."""
+    config, decoder = model.config, model.model.decoder
+    embedding = _array(decoder.embed_tokens.weight)
+    head = _array(model.lm_head.weight)
+    positions = decoder.embed_positions
+    # The tables of BART, mBART and M2M100 begin with places that no token has.
+    first = int(getattr(positions, "offset", 0))
+    table = positions.weights if config.model_type == "m2m_100" else positions.weight
+    if config.model_type == "m2m_100" and decoder.padding_idx + 1 != first:
+        return None
+    norms = {"embedding_norm": "layernorm_embedding", "last_norm": "layer_norm"}
+    bias = getattr(model, "final_logits_bias", None)
+    return Blueprint(
+        embedding=embedding,
+        layers=[_layer(layer) for layer in decoder.layers],
+        heads=config.decoder_attention_heads,
+        head_dim=config.d_model // config.decoder_attention_heads,
+        scale=float((config.d_model // config.decoder_attention_heads) ** -0.5),
+        activation=config.activation_function,
+        epsilon=decoder.layers[0].self_attn_layer_norm.eps,
+        head=embedding if (head == embedding).all() else head,
+        norm_first=config.model_type in ("mbart", "m2m_100", "pegasus"),
+        embedding_scale=float(config.d_model**0.5) if config.scale_embedding else 1.0,
+        positions=_array(table)[first:],
+        head_bias=None if bias is None else _array(bias)[0],
+        **{name: _norm(getattr(decoder, own, None)) for name, own in norms.items()},
+    )
+
+
+def _layer(layer: Any) -> Layer:
+    """Of BART and its relatives, and of OPT, which has no cross-attention."""
+    own, cross = layer.self_attn, getattr(layer, "encoder_attn", None)
+    return Layer(
+        self_norm=_whole_norm(layer.self_attn_layer_norm),
+        qkv=_joined(own.q_proj, own.k_proj, own.v_proj),
+        out=_joined(own.out_proj),
+        cross_norm=_norm(getattr(layer, "encoder_attn_layer_norm", None)),
+        cross_q=_joined(cross.q_proj) if cross else None,
+        cross_out=_joined(cross.out_proj) if cross else None,
+        wide_norm=_whole_norm(layer.final_layer_norm),
+        wide=_joined(layer.fc1),
+        narrow=_joined(layer.fc2),
+    )
+
+
+def _gpt2(model: Any) -> Blueprint | None:
+    config, decoder = model.config, model.transformer
+    if config.scale_attn_by_inverse_layer_idx or config.add_cross_attention:
+        return None
+    embedding, head = _array(decoder.wte.weight), _array(model.lm_head.weight)
+    head_dim = config.n_embd // config.n_head
+    return Blueprint(
+        embedding=embedding,
+        layers=[_gpt2_layer(block) for block in decoder.h],
+        heads=config.n_head,
+        head_dim=head_dim,
+        scale=float(head_dim**-0.5) if config.scale_attn_weights else 1.0,
+        activation=config.activation_function,
+        epsilon=config.layer_norm_epsilon,
+        head=embedding if (head == embedding).all() else head,
+        last_norm=_norm(decoder.ln_f),
+        positions=_array(decoder.wpe.weight),
+    )
+
+
+def _gpt2_layer(block: Any) -> Layer:
+    """GPT-2's linear layers are stored (in, out)."""
+    linears = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+    qkv, out, wide, narrow = (Linear(_array(one.weight), _array(one.bias)) for one in linears)
+    return Layer(_whole_norm(block.ln_1), qkv, out, _whole_norm(block.ln_2), wide, narrow)
+
+
+def _opt(model: Any) -> Blueprint | None:
+    """OPT but for its 350M checkpoint, whose embeddings are narrower and norms behind."""
+    config, decoder = model.config, model.model.decoder
+    plain = config.enable_bias and config.layer_norm_elementwise_affine
+    if decoder.project_in is not None or not config.do_layer_norm_before or not plain:
+        return None
+    embedding, head = _array(decoder.embed_tokens.weight), _array(model.lm_head.weight)
+    head_dim = config.hidden_size // config.num_attention_heads
+    return Blueprint(
+        embedding=embedding,
+        layers=[_layer(layer) for layer in decoder.layers],
+        heads=config.num_attention_heads,
+        head_dim=head_dim,
+        scale=float(head_dim**-0.5),
+        activation=config.activation_function,
+        epsilon=decoder.layers[0].self_attn_layer_norm.eps,
+        head=embedding if (head == embedding).all() else head,
+        last_norm=_norm(decoder.final_layer_norm),
+        positions=_array(decoder.embed_positions.weight)[decoder.embed_positions.offset :],
+    )
+
+
+def _norm(norm: Any) -> Norm | None:
+    return None if norm is None else _whole_norm(norm)
+
+
+def _whole_norm(norm: Any) -> Norm:
+    return Norm(_array(norm.weight), _array(norm.bias))
+
+
+BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint | None]] = {
+    **dict.fromkeys(("t5", "mt5"), _t5),
+    **dict.fromkeys(("bart", "mbart", "m2m_100", "pegasus", "marian"), _bart),
+    "gpt2": _gpt2,
+    "opt": _opt,
+}
