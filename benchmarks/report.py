@@ -33,6 +33,9 @@ def table(result: Found) -> str:
         parts.append(f"Versions by contestant: {peers}.")
     if workloads:
         parts += [_overview(workloads, result.get("ceiling", {})), _legend()]
+        seconds = sum(workload.get("measured_seconds", 0) for workload in workloads.values())
+        if seconds:
+            parts.append(f"Measured in {seconds / 60:.0f} minutes, without what is made once.")
     if left := [f"- {n}: {w}" for n, w in _left_out(result.get("workloads", {}))]:
         parts.append("\n".join(left))
     for name, workload in workloads.items():

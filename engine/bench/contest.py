@@ -12,6 +12,7 @@ import select
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ class Contestant:
         self.facts: dict[str, Any] = {}
         self.startup = 0.0
         self.limit = LIMIT
+        self.converting = 0.0
         self.process = self.started()
 
     def started(self) -> subprocess.Popen[bytes]:
@@ -121,14 +123,17 @@ class Contestant:
     def convert(self) -> None:
         """Load once beforehand where that has not been done: a conversion is no part of a start."""
         done = self.cache / f"converted-{self.entrant.variant}"
-        if not done.exists():
-            self.limit = CONVERSION
-            self.ask(do="load", setting=0)
-            self.limit = LIMIT
-            done.touch()
-            self.close()
-            self.process = self.started()
-            self.reply()
+        if done.exists():
+            return
+        start = time.perf_counter()
+        self.limit = CONVERSION
+        self.ask(do="load", setting=0)
+        self.limit = LIMIT
+        done.touch()
+        self.close()
+        self.process = self.started()
+        self.reply()
+        self.converting = time.perf_counter() - start
 
     def load(self, setting: int, warm: int) -> None:
         """Load a setting and run its first `warm` rows once, untimed."""
@@ -177,14 +182,15 @@ def contest(
         told: Called with lines of progress.
 
     Returns:
-        `contestants`, `ratios` and `reference`; a contestant has `skipped` or `failed` with the
-        reason, or its figures.
+        `contestants`, `ratios`, `reference` and `converting`, the seconds of conversions that are
+        made once; a contestant has `skipped` or `failed` with the reason, or its figures.
     """
     running: dict[str, Contestant] = {}
     found: dict[str, Any] = {}
+    converting = 0.0
     try:
         for entrant in entrants:
-            _enter(entrant, folder, running, found, max(8, rows // 4), told)
+            converting += _enter(entrant, folder, running, found, max(8, rows // 4), told)
         for n in range(rounds):
             for name in list(running):
                 _take_turn(name, running, found)
@@ -196,6 +202,7 @@ def contest(
     measured = {n: found[n]["seconds"] for n in found if "seconds" in found[n]}
     return {
         "rounds": rounds,
+        "converting": round(converting, 1),
         "reference": found.pop("_reference", ""),
         "contestants": {e.name: found[e.name] for e in entrants},
         "ratios": ratios(measured),
@@ -223,7 +230,8 @@ def _enter(
     found: dict[str, Any],
     warm: int,
     told: Told,
-) -> None:
+) -> float:
+    """Make an entrant ready, or put down why it is not; the seconds of its conversion."""
     contestant = running[entrant.name] = Contestant(entrant, folder)
     try:
         contestant.prepare(warm)
@@ -236,6 +244,7 @@ def _enter(
     told(f"{entrant.name}: {next(iter(out.values())) if out else contestant.facts['setting']}")
     if out:
         running.pop(entrant.name).close()
+    return contestant.converting
 
 
 def _take_turn(name: str, running: dict[str, Contestant], found: dict[str, Any]) -> None:
