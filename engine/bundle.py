@@ -94,6 +94,9 @@ class Search:
         forced_bos_id, forced_eos_id: The first token, and the one at the limit; -1 is none.
         bad_words_ids: Token sequences that can not come.
         suppress_ids, begin_suppress_ids: Tokens that can not come, ever and as the first.
+        do_sample: Draw the next token instead of taking the likeliest; num_beams is 1 then.
+        temperature, top_k, top_p, min_p: What is drawn from (see `generation.sampling`); a top_k
+            of 0 is off.
     """
 
     num_beams: int = 1
@@ -108,6 +111,11 @@ class Search:
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     suppress_ids: tuple[int, ...] = ()
     begin_suppress_ids: tuple[int, ...] = ()
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True)

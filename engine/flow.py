@@ -148,6 +148,8 @@ class Rows:
         split: Where they come from; None for rows given in memory.
         texts: The task's input columns: strings, or lists of strings without nulls among them.
         kept: The input columns that go to the output beside the results; as many rows as `texts`.
+        numbers: Of each row, its number within the file or the list it comes from, int64 (rows,);
+            None: they are its first.
         last: No more rows come from this split.
     """
 
@@ -156,6 +158,7 @@ class Rows:
     kept: pa.RecordBatch | None = None
     rejects: Rejects = NO_REJECTS
     last: bool = True
+    numbers: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -246,6 +249,12 @@ class Batch:
     def shape(self) -> tuple[int, int]:
         rows, length = next(iter(self.feeds.values())).shape
         return rows, length
+
+    @property
+    def numbers(self) -> Ints:
+        """As `Rows.numbers`, of the row that each sequence belongs to; int64 (sequences,)."""
+        rows, numbers = self.window.owners[self.index], self.window.rows.numbers
+        return rows if numbers is None else numbers[rows]
 
 
 Arrays = Mapping[str, "NDArray[Any] | Ragged"]

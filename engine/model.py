@@ -7,11 +7,12 @@ infer, finish. Neither knows files of rows, threads or output folders.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from engine import batcher, bundle, tasks
@@ -63,7 +64,8 @@ class Stages:
     def infer(self, batch: Batch) -> Output:
         if not len(batch.index):
             return Output(batch, {})
-        return Output(batch, self.task.infer(self.backend, batch.feeds, self.context))
+        context = replace(self.context, numbers=batch.numbers)
+        return Output(batch, self.task.infer(self.backend, batch.feeds, context))
 
     def finish(self, outputs: Sequence[Output]) -> Answers:
         """All outputs of one window to its result columns, in input order."""
@@ -179,7 +181,7 @@ class Bundle:
         self.task.check(self.facts, settled, len(columns))
         size = self.task.window(settled)
         starts = range(0, len(columns[0]), size)
-        windows = [Rows(None, tuple(c.slice(s, size) for c in columns)) for s in starts]
+        windows = (_window(columns, start, size) for start in starts)
         answers = [answer(stages, rows).columns for rows in windows]
         return pa.Table.from_batches(answers, schema=stages.schema)
 
@@ -196,6 +198,12 @@ class Bundle:
             raise SettingsError(
                 f"max_length is {length}", f"4 to {limit or 'any number of'} tokens for this model"
             )
+
+
+def _window(columns: Sequence[pa.Array], start: int, size: int) -> Rows:
+    """Rows in memory from `start` on."""
+    texts = tuple(column.slice(start, size) for column in columns)
+    return Rows(None, texts, numbers=np.arange(start, start + len(texts[0])))
 
 
 def answer(stages: Stages, rows: Rows) -> Answers:

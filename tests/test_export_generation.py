@@ -14,6 +14,7 @@ import pytest
 
 from engine import bundle
 from engine.errors import ExportError, SettingsError
+from engine.model import Bundle
 
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -317,7 +318,46 @@ def test_a_causal_model_without_a_pad_pads_with_its_end(made: Path) -> None:
     # task_specific_params say max_length=50; the pipeline's own new tokens go before it.
     assert settings.max_new_tokens == 256
     notes = bundle.load(made / "gpt2-fp32").description.notes
-    assert any("samples" in note and "likeliest token" in note for note in notes)
+    assert any("samples" in note and "numbers of its own" in note for note in notes)
+    found = settings.search
+    assert (found.do_sample, found.num_beams) == (True, 1)
+    # The temperature is the pipeline's own.
+    assert (found.temperature, found.top_k, found.top_p, found.min_p) == (0.7, 50, 1.0, 0.0)
+
+
+def test_what_is_drawn_from_arrives(tmp_path: Path) -> None:
+    model = checkpoints.gpt2(tmp_path / "model", task_specific_params=None)
+    # The pipeline's own temperature goes before this one.
+    own = {"temperature": 1.5, "top_k": 0, "top_p": 0.8, "min_p": 0.1, "typical_p": 0.9}
+    checkpoints.edit_json(model / "generation_config.json", do_sample=True, **own)
+    report = export(str(model), tmp_path / "out", task="text-generation")
+    found = _settings(tmp_path / "out").search
+    assert found == bundle.Search(do_sample=True, temperature=0.7, top_k=0, top_p=0.8, min_p=0.1)
+    assert any("typical_p=0.9, which this engine does not do" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_beams": 4, "temperature": 0.5}, "takes the likeliest beam"),
+        ({"temperature": 0.0}, "takes the likeliest token"),
+        ({"top_p": 0.0}, "takes the likeliest token"),
+    ],
+    ids=str,
+)
+def test_where_draws_can_not_be_the_likeliest_is_taken(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    specific = {"text-generation": {"do_sample": True, "max_new_tokens": 4, **given}}
+    model = checkpoints.gpt2(tmp_path / "model", task_specific_params=specific)
+    report = export(str(model), tmp_path / "out", task="text-generation")
+    found = _settings(tmp_path / "out").search
+    assert not found.do_sample
+    assert found.temperature == (given.get("temperature", 0.7) or 1.0)
+    assert found.top_p == 1.0
+    assert any(said in note for note in report.notes)
+    # What is left does for a draw, where one is asked for.
+    assert Bundle.load(tmp_path / "out")(["w"], do_sample=True, num_beams=1).num_rows == 1
 
 
 def test_every_other_setting_arrives(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ _PIPELINES: Mapping[str, str] = {
 }
 
 # Settings that change the pipeline's answer and that `bundle.Search` has no place for, with the
-# values that mean "off". Those that only change what is drawn when sampling are not among them.
+# values that mean "off".
 _NOT_DONE: Mapping[str, tuple[Any, ...]] = {
     "num_beam_groups": (None, 1),
     "penalty_alpha": (None, 0.0),
@@ -45,6 +45,12 @@ _NOT_DONE: Mapping[str, tuple[Any, ...]] = {
     "stop_strings": (None,),
     "max_time": (None,),
     "num_return_sequences": (None, 1),
+}
+# The same where the pipeline samples.
+_NOT_DRAWN: Mapping[str, tuple[Any, ...]] = {
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
 }
 
 _LANGUAGE_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")
@@ -209,7 +215,19 @@ def _search(config: Any, causal: bool, languages: Languages | None, note: Note) 
         bad_words_ids=tuple(map(_tokens, config.bad_words_ids or ())),
         suppress_ids=_tokens(config.suppress_tokens),
         begin_suppress_ids=_tokens(config.begin_suppress_tokens),
+        do_sample=_samples(config),
+        top_k=int(config.top_k or 0),
+        min_p=float(config.min_p or 0),
+        # A 0 stands only where nothing is drawn (see `_samples`).
+        temperature=_float(config.temperature) or 1.0,
+        top_p=_float(config.top_p) or 1.0,
     )
+
+
+def _samples(config: Any) -> bool:
+    """Whether tokens are drawn by chance: not among beams, nor where there is but one to draw."""
+    settles = config.temperature == 0 or config.top_p == 0
+    return bool(config.do_sample) and (config.num_beams or 1) == 1 and not settles
 
 
 def _float(given: Any) -> float:
@@ -239,13 +257,19 @@ def _forced_eos(config: Any, note: Note) -> int:
 
 
 def _note_not_done(config: Any, note: Note) -> None:
-    if config.do_sample:
+    if _samples(config):
+        note(
+            "the pipeline samples here (do_sample), and so does this engine, with random numbers "
+            "of its own: the tokens drawn are others than torch's"
+        )
+    elif config.do_sample:
         note(
             "the pipeline samples here (do_sample); this engine takes the likeliest "
             f"{'beam' if (config.num_beams or 1) > 1 else 'token'}, as the pipeline does "
             "with do_sample=False"
         )
-    for name, off in _NOT_DONE.items():
+    refused = {**_NOT_DONE, **_NOT_DRAWN} if _samples(config) else _NOT_DONE
+    for name, off in refused.items():
         if (value := getattr(config, name, None)) not in off:
             note(f"the checkpoint asks for {name}={value}, which this engine does not do")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,12 @@ from engine.bundle import Generation, Search
 from engine.flow import Backend, Ints, Ragged
 from engine.generation import loop
 from engine.generation.beam import BeamSearch
-from engine.generation.greedy import Greedy, Stop
+from engine.generation.greedy import Greedy, Stop, likeliest
 from engine.generation.growing import Growing
 from engine.generation.job import Job, left_padded
 from engine.generation.loop import Cache, Occupancy
 from engine.generation.rules import FILLER, rules
+from engine.generation.sampling import Sampling
 from engine.generation.slots import Slots, capacity
 
 __all__ = ["Occupancy", "capacity", "generate"]
@@ -40,6 +42,8 @@ def generate(
     tail: int = 64,
     stopped: Callable[[], bool] = never,
     counted: Occupancy | None = None,
+    seed: int = 0,
+    numbers: Ints | None = None,
 ) -> tuple[Ragged, NDArray[np.bool_]]:
     """The tokens that transformers' generate() gives for every row in a batch of its own.
 
@@ -49,7 +53,7 @@ def generate(
         feeds: input_ids and attention_mask, int64 (rows, length), padded on the right; at least
             one real token a row.
         settings: Start, end and cache shape.
-        search: How tokens are chosen; greedy where num_beams is 1.
+        search: How tokens are chosen: by beams, drawn, or else greedily.
         max_new_tokens: Tokens a row may generate, its end token included.
         batch_tokens: Padded tokens that the encoder, or a prompt's first pass, reads at once.
         stop: Ends rows by what they say. Called after each step with the last tokens of every row
@@ -58,6 +62,8 @@ def generate(
         tail: Tokens of a row that `stop` is shown at most.
         stopped: Asked before every step; True abandons the rows.
         counted: Where steps and the places taken in them are added up.
+        seed, numbers: What draws are keyed by (see `sampling.Sampling`); the rows count from 0
+            where None.
 
     Returns:
         Generated ids, int64, the end token included, start token and prompt not; and whether each
@@ -67,14 +73,19 @@ def generate(
         Stopped: `stopped` said so.
     """
     rows, width = feeds["input_ids"].shape
+    numbers = np.arange(rows) if numbers is None else numbers
     size = rows if settings.continuous else max(1, TOGETHER * batch_tokens // max(1, width))
     found = []
     for start in range(0, rows, size):
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
         cache = _cache(backend, some, job, batch_tokens)
+        draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
-        own = BeamSearch(job, cache) if search.num_beams > 1 else Greedy(job, cache, stop, tail)
+        if search.num_beams > 1:
+            own = BeamSearch(job, cache)
+        else:
+            own = Greedy(job, cache, stop, tail, draw if search.do_sample else likeliest)
         loop.run(cache, own, len(job.prompt), stopped, counted or Occupancy())
         found.append(own)
     tokens = [Ragged.of_padded(one.ids, one.lengths) for one in found]
@@ -92,11 +103,22 @@ def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: 
 
 
 def _cache(backend: Backend, feeds: Mapping[str, Ints], job: Job, budget: int) -> Cache:
-    beams = job.search.num_beams
-    picks = max(2, 1 + len(job.settings.end_ids)) * beams if beams > 1 and not job.rules else 1
+    given: dict[str, Any] = {"width": job.search.num_beams, "picks": _picks(job)}
+    # Beams add up log-probabilities; for the other searches logits will do.
+    given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        return Slots(
-            backend, job.settings, feeds, width=beams, most=most, picks=picks, budget=budget
-        )
-    return Growing(backend, job.settings, feeds, job.prompt, width=beams, picks=picks)
+        return Slots(backend, job.settings, feeds, most=most, budget=budget, **given)
+    return Growing(backend, job.settings, feeds, job.prompt, **given)
+
+
+def _picks(job: Job) -> int:
+    """How many of a step's likeliest tokens the search looks at; of rules it wants all logits."""
+    search, vocabulary = job.search, job.settings.vocabulary
+    if job.rules:
+        return 1
+    if search.num_beams > 1:
+        return max(2, 1 + len(job.settings.end_ids)) * search.num_beams
+    if search.do_sample and search.top_k:
+        return min(search.top_k, vocabulary or search.top_k)
+    return 1

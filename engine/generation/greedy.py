@@ -1,4 +1,4 @@
-"""Greedy search: the likeliest token at every step."""
+"""A token a step for every row: the likeliest, unless another way to choose is given."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 
 from engine.flow import Ints, Ragged
 from engine.generation.job import Job
-from engine.generation.loop import Cache, Flags
+from engine.generation.loop import Cache, Flags, Scores
 from engine.generation.rules import FILLER
 
 Stop = Callable[[Ragged], NDArray[np.bool_]]
+
+
+def likeliest(search: Greedy, places: Ints, rows: Ints) -> Ints:
+    """A `Choose`."""
+    if not search.job.rules:
+        return np.asarray(search.cache.best()[0][places, 0])
+    return np.asarray(search.ruled(places, rows).argmax(axis=1))
 
 
 class Greedy:
@@ -20,9 +27,17 @@ class Greedy:
 
     width = 1
 
-    def __init__(self, job: Job, cache: Cache, stop: Stop | None = None, tail: int = 0) -> None:
+    def __init__(
+        self,
+        job: Job,
+        cache: Cache,
+        stop: Stop | None = None,
+        tail: int = 0,
+        choose: Choose = likeliest,
+    ) -> None:
         rows = len(job.prompt)
         self.job, self.cache, self.stop, self.tail = job, cache, stop, tail
+        self.choose = choose
         self.ids = np.full((rows, job.max_new_tokens), job.settings.pad_id, np.int64)
         self.lengths = np.zeros(rows, np.int64)
         self.ended = np.zeros(rows, np.bool_)
@@ -32,7 +47,7 @@ class Greedy:
         self.tokens[places] = self.job.prompt[rows, -1]
 
     def advance(self, places: Ints, rows: Ints) -> Flags:
-        chosen = self._chosen(places, rows)
+        chosen = self.choose(self, places, rows)
         self.tokens[places] = self.ids[rows, self.lengths[rows]] = chosen
         self.lengths[rows] += 1
         ended = np.isin(chosen, self.job.settings.end_ids)
@@ -44,12 +59,12 @@ class Greedy:
     def keep(self, order: Ints) -> None:
         self.tokens = self.tokens[order]
 
-    def _chosen(self, places: Ints, rows: Ints) -> Ints:
-        if not self.job.rules:
-            return np.asarray(self.cache.best()[0][places, 0])
+    def ruled(self, places: Ints, rows: Ints) -> Scores:
+        """Logits of the latest step after the rules, float32 (places, vocabulary); a copy."""
         scores = self.cache.logits()[places]
-        self.job.rule(scores, rows, self.ids[rows], self.lengths[rows])
-        return np.asarray(scores.argmax(axis=1))
+        if self.job.rules:
+            self.job.rule(scores, rows, self.ids[rows], self.lengths[rows])
+        return scores
 
     def _ask(self, stop: Stop, rows: Ints, ended: Flags) -> None:
         """Add to `ended` the rows that `stop` ends; it is shown only those that still run."""
@@ -60,3 +75,7 @@ class Greedy:
         tails = self.job.history(asked, self.ids[asked], self.lengths[asked])[:, -self.tail :]
         real = tails != FILLER
         ended[running] = stop(Ragged.of(tails[real], real.sum(axis=1)))
+
+
+Choose = Callable[[Greedy, Ints, Ints], Ints]
+"""The next token of each place that has a row, from the latest step of the search's cache."""

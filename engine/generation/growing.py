@@ -24,7 +24,8 @@ class Growing:
         feeds: input_ids and attention_mask of the encoder, int64 (rows, length).
         prompt: As `Job.prompt`.
         width: Slots of a place.
-        picks: How many of the likeliest tokens `best` gives.
+        picks: How many of the likeliest tokens `best` gives; at most those that there are.
+        scored: Whether with their log-probabilities rather than with logits.
     """
 
     refills = False
@@ -38,8 +39,9 @@ class Growing:
         *,
         width: int,
         picks: int,
+        scored: bool = False,
     ) -> None:
-        self.backend, self.settings, self.picks = backend, settings, picks
+        self.backend, self.settings, self.picks, self.scored = backend, settings, picks, scored
         self.feeds, self.prompt = feeds, prompt
         self.slots = len(prompt) * width
         nothing = np.zeros((len(prompt), settings.heads, 0, settings.head_dim), np.float32)
@@ -75,8 +77,9 @@ class Growing:
         if self.picks == 1:
             tokens = self.scores.argmax(axis=1)[:, None]
             return tokens, np.take_along_axis(self.scores, tokens, axis=1)
-        tokens = top(self.scores, self.picks)
-        return tokens, np.take_along_axis(log_softmax(self.scores), tokens, axis=1)
+        tokens = top(self.scores, min(self.picks, self.scores.shape[1]))
+        scores = log_softmax(self.scores) if self.scored else self.scores
+        return tokens, np.take_along_axis(scores, tokens, axis=1)
 
     def logits(self) -> Scores:
         return self.scores

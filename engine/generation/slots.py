@@ -44,6 +44,7 @@ class Slots:
         width: Slots of a place.
         most: Positions that a row may fill.
         picks: How many of the likeliest tokens `best` gives.
+        scored: Whether with their log-probabilities rather than with logits.
         budget: Padded tokens of one batch of the encoder at most.
     """
 
@@ -58,6 +59,7 @@ class Slots:
         width: int,
         most: int,
         picks: int,
+        scored: bool = False,
         budget: int = 1024,
     ) -> None:
         self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
@@ -72,7 +74,7 @@ class Slots:
             self.held[name] = backend.buffer(shape, dtype)
             self.host[name] = backend.host(self.held[name])
         self.host["picks"][:] = picks
-        self.host["scored"][...] = picks > 1
+        self.host["scored"][...] = scored
         if settings.causal:
             self.host["asked"][:] = np.arange(self.slots)
         else:

@@ -223,4 +223,6 @@ def _rows(
     )
     columns = pa.concat_batches([s.columns for s in stretches])
     kept = columns.select(choose(split.path, columns.schema.names, (), keep))
-    return Rows(split, tuple(columns.column(name) for name in text), kept, rejects, last)
+    texts = tuple(columns.column(name) for name in text)
+    numbers = np.concatenate([s.rows for s in stretches])
+    return Rows(split, texts, kept, rejects, last, numbers)

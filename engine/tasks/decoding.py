@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.bundle import Facts, Generation, Search
-from engine.config import check_least, check_number
+from engine.config import check_choice, check_least, check_number
 from engine.errors import BundleError, SettingsError
 from engine.flow import Arrays, Backend, Ints, Ragged
 from engine.generation import generate
@@ -34,6 +34,12 @@ class Decoding:
     early_stopping: bool | str = option("when a beam search is over: true, false or never")
     no_repeat_ngram_size: int = option("no n-gram of this size twice; 0 is off")
     repetition_penalty: float = option("above 1 weakens tokens that have come already")
+    do_sample: bool = option("draw tokens by chance instead of taking the likeliest")
+    temperature: float = option("of draws: below 1 favours likely tokens, above 1 unlikely ones")
+    top_k: int = option("draw from as many of the likeliest tokens; 0 is off")
+    top_p: float = option("draw from the likeliest tokens that make up this probability together")
+    min_p: float = option("draw from tokens at least as likely as this share of the likeliest")
+    seed: int = option("of draws: with the same one a row of a file draws the same")
     stop: tuple[str, ...] = option("texts that end a row when they come (with one beam)")
     prefix: str = option("put before each text")
 
@@ -42,21 +48,51 @@ class Decoding:
             check_least(name, getattr(self, name), least)
         check_number("length_penalty", self.length_penalty)
         check_number("repetition_penalty", self.repetition_penalty, above=0)
+        check_number("temperature", self.temperature, above=0)
+        check_number("top_p", self.top_p, above=0)
+        check_number("min_p", self.min_p)
+        check_choice("do_sample", self.do_sample, (True, False))
         check_text("prefix", self.prefix)
         object.__setattr__(self, "early_stopping", _early(self.early_stopping))
         object.__setattr__(self, "stop", _stops(self.stop))
-        if self.min_new_tokens > self.max_new_tokens:
-            raise SettingsError(
-                f"min_new_tokens is {self.min_new_tokens}, max_new_tokens {self.max_new_tokens}",
-                "the first can not be more than the second",
-            )
-        if self.stop and self.num_beams > 1:
-            raise SettingsError(
-                f"stop is given with num_beams {self.num_beams}", "stop texts need --num-beams 1"
-            )
+        _check_ranges(self)
+        _check_together(self)
 
 
-_LEAST = {"max_new_tokens": 1, "min_new_tokens": 0, "num_beams": 1, "no_repeat_ngram_size": 0}
+_LEAST = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "no_repeat_ngram_size": 0,
+    "top_k": 0,
+    "seed": 0,
+}
+
+
+def _check_ranges(options: Decoding) -> None:
+    if options.top_p > 1:
+        raise SettingsError(f"top_p is {options.top_p!r}", "a number above 0, 1 at most")
+    if not 0 <= options.min_p <= 1:
+        raise SettingsError(f"min_p is {options.min_p!r}", "a number from 0 to 1")
+    if options.seed >= 1 << 64:
+        raise SettingsError(f"seed is {options.seed}", "a whole number from 0, below 2**64")
+
+
+def _check_together(options: Decoding) -> None:
+    if options.min_new_tokens > options.max_new_tokens:
+        raise SettingsError(
+            f"min_new_tokens is {options.min_new_tokens}, max_new_tokens {options.max_new_tokens}",
+            "the first can not be more than the second",
+        )
+    if options.stop and options.num_beams > 1:
+        raise SettingsError(
+            f"stop is given with num_beams {options.num_beams}", "stop texts need --num-beams 1"
+        )
+    if options.do_sample and options.num_beams > 1:
+        raise SettingsError(
+            f"do_sample is given with num_beams {options.num_beams}",
+            "beams do not sample: --num-beams 1, or --no-do-sample for the likeliest beam",
+        )
 
 
 def _early(value: object) -> bool | str:
@@ -97,6 +133,7 @@ def defaults(facts: Facts) -> dict[str, Any]:
         "max_new_tokens": most,
         **shared,
         "min_new_tokens": least,
+        "seed": 0,
         "stop": (),
         "prefix": facts.prefix,
     }
@@ -136,6 +173,8 @@ def decode(
         # A stop text has at most as many tokens as characters, and one goes before them.
         tail=max(map(len, context.options.stop), default=0) + 1,
         stopped=context.stopped,
+        seed=context.options.seed,
+        numbers=context.numbers,
     )
     return {"tokens": tokens, "ended": ended}
 

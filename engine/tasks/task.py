@@ -28,6 +28,8 @@ class Context:
         type_ids: Whether the model reads token_type_ids.
         stopped: Whether the run is being stopped; long loops ask.
         batch_tokens: Padded tokens of one batch, for tasks that cut batches of their own.
+        numbers: For `infer`: as `flow.Batch.numbers`, of the batch that it is given. What a row
+            draws by chance must hang on nothing else.
     """
 
     facts: Facts
@@ -36,6 +38,7 @@ class Context:
     type_ids: bool
     stopped: Callable[[], bool]
     batch_tokens: int = 0
+    numbers: Ints | None = None
 
 
 def any_number(options: Any) -> int:

@@ -1,0 +1,158 @@
+"""Sampling: the next token is drawn from what transformers' warpers leave of the distribution.
+
+What a row draws follows from its logits and from (seed, row, step) alone. The token that a random
+number stands for is looked for in the order of token ids, not of likelihood: where two logits are
+so near that another batch size rounds them the other way round, the answer stays the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import Search
+from engine.flow import Ints
+from engine.generation.beam import top
+from engine.generation.greedy import Greedy
+from engine.generation.loop import Scores
+
+Words = NDArray[np.uint64]
+
+# Constants of Philox4x32-10.
+_ROUNDS = 10
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
+_WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A `greedy.Choose` that draws.
+
+    Of tokens that score the same as the last of the top_k, those with the lowest ids are kept;
+    transformers keeps all of them.
+
+    Attributes:
+        seed: Of the run, from 0 and below 2**64.
+        numbers: Of each row, what tells it from the others wherever it is decoded, int64 (rows,).
+    """
+
+    seed: int
+    numbers: Ints
+
+    def __call__(self, search: Greedy, places: Ints, rows: Ints) -> Ints:
+        tokens, scores = _candidates(search, places, rows)
+        chance = uniform(self.seed, self.numbers[rows], search.lengths[rows])
+        chosen = drawn(warped(scores, search.job.search), chance)
+        return chosen if tokens is None else tokens[np.arange(len(chosen)), chosen]
+
+
+def _candidates(search: Greedy, places: Ints, rows: Ints) -> tuple[Ints | None, Scores]:
+    """Tokens by ascending id, (places, n), and their logits; all of them for None."""
+    top_k = search.job.search.top_k
+    if top_k and not search.job.rules:
+        tokens, scores = search.cache.best()
+        tokens, scores = tokens[places], scores[places]
+    else:
+        scores = search.ruled(places, rows)
+        if not top_k:
+            return None, scores
+        tokens = top(scores, min(top_k, scores.shape[1]))
+        scores = np.take_along_axis(scores, tokens, axis=1)
+    order = tokens.argsort(axis=1)
+    return np.take_along_axis(tokens, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def warped(scores: Scores, search: Search) -> Scores:
+    """Logits after temperature, top-p and min-p, in transformers' order.
+
+    Args:
+        scores: float32 (rows, n), those that top-k has left.
+        search: Its settings.
+
+    Returns:
+        The same less a constant for each row, -inf where a token is out.
+    """
+    found = scores
+    if search.temperature != 1:
+        # From the highest on, so that a temperature near 0 leaves that one rather than infinities.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = scores - scores.max(axis=1, keepdims=True)
+            found /= max(np.float32(search.temperature), np.finfo(np.float32).tiny)
+    if search.top_p < 1:
+        found = np.where(_in_top_p(found, search.top_p), found, np.float32(-np.inf))
+    if search.min_p > 0:
+        shares = _softmax(found)
+        out = shares < np.float32(search.min_p) * shares.max(axis=1, keepdims=True)
+        found = np.where(out, np.float32(-np.inf), found)
+    return np.asarray(found)
+
+
+def _in_top_p(scores: Scores, top_p: float) -> NDArray[np.bool_]:
+    """All but the least likely that make up 1 - top_p together; the likeliest always."""
+    order = scores.argsort(axis=1, kind="stable")
+    ascending = np.take_along_axis(_softmax(scores), order, axis=1)
+    # Summed up as torch does on a CPU: in float64, each sum as float32.
+    sums = ascending.cumsum(axis=1, dtype=np.float64).astype(np.float32)
+    kept = sums > np.float32(1 - top_p)
+    kept[:, -1] = True
+    found = np.empty_like(kept)
+    np.put_along_axis(found, order, kept, axis=1)
+    return found
+
+
+def drawn(scores: Scores, chance: NDArray[np.float64]) -> Ints:
+    """Where the distribution function of each row's softmax passes `chance`, from 0 to below 1.
+
+    Never where the score is -inf; at 0 if all are, which is what greedy search takes there.
+    """
+    sums = _softmax(scores).cumsum(axis=1, dtype=np.float64)
+    whole = sums[:, -1]
+    # A product rounded up to the whole would lie behind the last token.
+    reached = np.minimum(chance * whole, np.nextafter(whole, 0))
+    return np.asarray((sums <= reached[:, None]).sum(axis=1))
+
+
+def _softmax(scores: Scores) -> Scores:
+    with np.errstate(invalid="ignore"):
+        found = np.exp(scores - scores.max(axis=1, keepdims=True))
+        found /= found.sum(axis=1, keepdims=True)
+    return np.asarray(found)
+
+
+def uniform(seed: int, rows: Ints, steps: Ints) -> NDArray[np.float64]:
+    """A number from 0 to below 1 for each (seed, row, step), with 53 random bits.
+
+    Args:
+        seed: From 0 and below 2**64.
+        rows, steps: int64 (n,), from 0; steps below 2**32.
+    """
+    row, step = rows.astype(np.uint64), steps.astype(np.uint64)
+    counter = np.stack([row & _LOW, row >> _HALF, step, np.zeros_like(step)])
+    high, low, *_ = philox(counter, (seed & int(_LOW), seed >> 32))
+    bits = ((high >> np.uint64(5)) << np.uint64(26)) | (low >> np.uint64(6))
+    return np.asarray(bits * 2.0**-53)
+
+
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Philox4x32-10: 128 random bits for each counter, without any state.
+
+    J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2,
+    3", SC11, 2011.
+
+    Args:
+        counter: Words of 32 bits in uint64 (4, n).
+        key: Two such words.
+
+    Returns:
+        Words of 32 bits in uint64 (4, n).
+    """
+    even, odd = counter[0::2], counter[1::2]
+    keys = np.array(key, np.uint64)[:, None] + np.arange(_ROUNDS, dtype=np.uint64) * _WEYL & _LOW
+    for n in range(_ROUNDS):
+        products = (even * _MULTIPLIERS)[::-1]
+        even, odd = products >> _HALF ^ odd ^ keys[:, n : n + 1], products & _LOW
+    return np.stack([even[0], odd[0], even[1], odd[1]])
