@@ -7,11 +7,11 @@ what the chain adds, so that int8 and bf16 find the same tokens.
 
 How: the embedding of the chain's token k is one vector of ±1, rolled by k places. The last
 feed-forward layer rolls by one more place (act(x) - act(-x) = x for ReLU and for GELU), so the
-likeliest next token is the chain's next. In T5, 64 places of the embedding are kept free for the
-sentinels `<extra_id_0..62>`: sentinel j sets place j, which one head of the last
-cross-attention turns into the token to start from. One more place marks the tokens outside the
-chain: from them the likeliest next token is the end, so that the lesser beams end, too. A GPT-2
-prompt ends with its chain token.
+likeliest next token is the chain's next. In T5, 63 places of the embedding are kept free for the
+sentinels `<extra_id_0..62>`: sentinel j sets place j, which one head of the last cross-attention
+turns into the token to start from. Every token of T5's chain has a second, a shorter vector of the
+same direction: the beams hold paths of both, which go on alike and end in the same step, whatever
+a library's rule for ending is. A GPT-2 prompt ends with its chain token.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 SENTINELS = 63
-FREE = 65  # places 0 to 63 for sentinels, 64 for the mark of other tokens
-CHAIN = 384
+FREE = SENTINELS  # places of the embedding kept free
+CHAIN = 128
+SECOND = 0.9
 SMALL = 1e-3
 
 
@@ -36,14 +37,14 @@ def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int]) -> Path:
     model = T5ForConditionalGeneration(
         T5Config(decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
     )
-    chain = [*words_of(tokenizer, CHAIN), 1]
+    words = words_of(tokenizer, 2 * CHAIN)
+    chain, seconds = [*words[::2], 1], words[1::2]
     with torch.no_grad():
         _quiet_t5(model)
-        model.shared.weight[:] = _embedding(model.shared.weight.shape, chain, zero=0)
+        model.shared.weight[:] = _embedding(model.shared.weight.shape, chain, seconds, zero=0)
         for j in range(SENTINELS):
             sentinel = tokenizer.convert_tokens_to_ids(f"<extra_id_{j}>")
             model.shared.weight[sentinel] *= 0.1
-            model.shared.weight[sentinel, FREE - 1] = 0
             model.shared.weight[sentinel, j] = 8.0
         _roll_t5(model.decoder.block[-1].layer[-1].DenseReluDense)
         _start_t5(model, [chain[CHAIN - n] for n in lengths])
@@ -65,21 +66,17 @@ def _quiet_t5(model: Any) -> None:
                         weight[:, :FREE] = 0
 
 
-def _embedding(shape: Any, chain: Sequence[int], *, zero: int) -> Any:
-    """±1 rolled along the chain, random numbers and the mark elsewhere, zeros for the start.
-
-    The others are a little larger than the chain's, so that they are what a beam takes second.
-    """
+def _embedding(shape: Any, chain: Sequence[int], seconds: Sequence[int], *, zero: int) -> Any:
+    """±1 rolled along the chain, shorter for the seconds; random numbers elsewhere, zeros for the
+    start."""
     import torch
 
-    made = torch.randn(shape) * 1.2
+    made = torch.randn(shape)
     made[:, :FREE] = 0
-    made[:, FREE - 1] = 40.0
     place = torch.randint(0, 2, (shape[1] - FREE,)) * 2.0 - 1
-    for k, token in enumerate(chain):
-        made[token] = 0
-        made[token, FREE:] = place.roll(k)
-    made[chain[-1], FREE - 1] = 100.0
+    for size, tokens in ((1.0, chain), (SECOND, seconds)):
+        for k, token in enumerate(tokens):
+            made[token, FREE:] = size * place.roll(k)
     made[zero] = 0
     return made
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,14 +99,16 @@ def prepared(name: str, workload: Workload, rows: int, sources: Sources) -> dict
 
 
 def _checkpoint(model: str, lengths: list[int], sources: Sources) -> Path:
+    """A given one is copied, a random one is made again when `models` has changed."""
     trained, known, make, head, labels = MODELS[model]
-    label = "-".join([model, *([str(sum(lengths))] if lengths and model == "t5" else [])])
-    folder = sources.work / "models" / label
+    given = sources.given(trained, "model.safetensors")
+    made = hashlib.sha256(f"{_digest([Path(models.__file__)])} {known} {lengths}".encode())
+    folder = sources.work / "models" / (model if given else f"{model}-{made.hexdigest()[:8]}")
     if (folder / "model.safetensors").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if given := sources.given(trained, "model.safetensors"):
+    if given:
         return models.copied(given, folder)
     assert make
     tokenizer = _tokenizer(known, make, sources)
@@ -115,6 +117,13 @@ def _checkpoint(model: str, lengths: list[int], sources: Sources) -> Path:
     if model == "gpt2":
         return models.gpt2(folder, tokenizer)
     return models.minilm(folder, tokenizer, head, labels)
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _tokenizer(known: str, make: Callable[..., Any], sources: Sources) -> Any:
@@ -181,10 +190,8 @@ def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
     from engine import export as exporter
     from engine.export import export
 
-    digest = hashlib.sha256()
-    for file in sorted(Path(exporter.__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    made = checkpoint.parent / "bundles" / digest.hexdigest()[:12]
+    sources = sorted(Path(exporter.__file__).parent.glob("*.py"))
+    made = checkpoint.parent / "bundles" / _digest(sources)
     folder = made / f"{checkpoint.name}-{task}-{recipe}"
     if folder.exists():
         return str(folder)

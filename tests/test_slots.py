@@ -50,7 +50,7 @@ def test_any_number_of_slots_gives_the_same(
 
 @settings(max_examples=60, deadline=None)
 @given(some_rows, st.integers(1, 9), st.integers(1, 4))
-def test_caches_are_allocated_once_and_fit_the_budget(
+def test_caches_are_allocated_once_and_no_larger_than_the_rows(
     rows: list[list[int]], count: int, beams: int
 ) -> None:
     backend, made = FakeBackend(), []
@@ -69,6 +69,16 @@ def test_caches_are_allocated_once_and_fit_the_budget(
     assert len(made) == 10 + 6 * GENERATION.layers
     places = max(1, min(count // beams, len(rows)))
     assert {shape[0] for shape in made if len(shape) == 4} == {places * beams}
+
+
+def test_a_cache_grows_with_the_rows_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "POSITIONS", 2)
+    texts = [ids_of(f"w{n} w{n + 1}") for n in range(30)]
+    expected = [decoded(text, 9) for text in texts]
+    assert {1, 9} <= {len(tokens) for tokens, _ in expected}
+    tokens, _ = generate(FakeBackend(), feeds_of(texts), SLOTTED, Search(), max_new_tokens=9)
+    found = [own.tolist() for own in np.split(tokens.values, tokens.offsets[1:-1])]
+    assert found == [own for own, _ in expected]
 
 
 class Clock:

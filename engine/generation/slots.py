@@ -24,6 +24,9 @@ WORK = 48 * 36_000_000
 SLOTS = range(48, 513)
 # Bytes that the caches of all slots may take up.
 ROOM = 1 << 30
+# Positions that a cache has at first. It doubles when a row needs more: a limit of 256 tokens would
+# else take ten times the memory that rows of 20 fill.
+POSITIONS = 32
 
 
 def capacity(settings: Generation) -> int:
@@ -68,11 +71,11 @@ class Slots:
         self.encoded: tuple[int, int] = (0, 0)
         self.ahead: dict[str, NDArray[Any]] = {}
         self.slots = self._count(most)
+        self.most, self.room = most, min(most, POSITIONS)
         self.host: dict[str, NDArray[Any]] = {}
         self.held: dict[str, Value] = {}
-        for name, (shape, dtype) in self._shapes(most, picks).items():
-            self.held[name] = backend.buffer(shape, dtype)
-            self.host[name] = backend.host(self.held[name])
+        for name, (shape, dtype) in self._shapes(picks).items():
+            self._hold(name, shape, dtype)
         self.host["picks"][:] = picks
         self.host["scored"][...] = scored
         if settings.causal:
@@ -86,6 +89,8 @@ class Slots:
         self._bind()
 
     def admit(self, slots: Ints, rows: Ints) -> None:
+        if self.settings.causal:
+            self._reserve(int(self.sources[rows].max()))
         for first in range(0, len(rows), self.width):
             self._encode(int(rows[first]))
             self._place(slots[first : first + self.width], int(rows[first]))
@@ -102,6 +107,7 @@ class Slots:
     def step(self, tokens: Ints) -> None:
         lengths = self.host["lengths"]
         self.host["tokens"].reshape(-1)[:] = tokens
+        self._reserve(int(lengths.max()) + 1)
         self.host["total"][...] = lengths.max() + 1
         self.run()
         lengths += self.taken
@@ -154,10 +160,25 @@ class Slots:
         fit = max(1, min(capacity(settings), ROOM // each) // self.width)
         return min(fit, len(self.sources)) * self.width
 
-    def _shapes(self, most: int, picks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    def _hold(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        self.held[name] = self.backend.buffer(shape, dtype)
+        self.host[name] = self.backend.host(self.held[name])
+
+    def _reserve(self, positions: int) -> None:
+        """See that every slot has room for as many."""
+        if positions <= self.room:
+            return
+        filled, self.room = self.room, min(self.most, max(positions, 2 * self.room))
+        for name in [name for name in self.held if name.startswith("past.")]:
+            old = self.host[name]
+            self._hold(name, (*old.shape[:2], self.room, old.shape[3]), old.dtype)
+            self.host[name][:, :, :filled] = old
+        self._bind()
+
+    def _shapes(self, picks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and dtype of every buffer by its name as an input or output of the graph."""
         s, count = self.settings, self.slots
-        own = (count, s.heads, most, s.head_dim)
+        own = (count, s.heads, self.room, s.head_dim)
         cross = (count, s.heads, self.feeds["input_ids"].shape[1], s.head_dim)
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "tokens": ((count, 1) if s.causal else (count,), np.int64),
