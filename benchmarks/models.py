@@ -2,7 +2,7 @@
 
 A random decoder never ends a text, or repeats itself. The two made here count down: their tokens
 are a chain that ends in the end token, and a row's place to start comes from its input. All other
-weights are random and do their full share of the work; what they add to the sum is a thousandth of
+weights are random and do their full share of the work; what they add to the sum is a fraction of
 what the chain adds, so that int8 and bf16 find the same tokens.
 
 How: the embedding of the chain's token k is one vector of ±1, rolled by k places. The last
@@ -25,7 +25,7 @@ SENTINELS = 63
 FREE = SENTINELS  # places of the embedding kept free
 CHAIN = 128
 SECOND = 0.9
-SMALL = 1e-3
+SMALL = 1e-4
 
 
 def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int]) -> Path:

@@ -133,9 +133,9 @@ def swept(job: dict[str, Any]) -> dict[str, Any]:
     found = sweep(
         job["bundles"]["fp32"],
         [job["file"]],
-        budgets=(512, 1024, 2048, 4096, 8192),
+        budgets=(512, 1024, 2048, 4096),
         workers=(1, 2),
-        rounds=3,
+        rounds=2,
         max_length=job["max_length"],
         options=job["options"],
     ).to_dict()

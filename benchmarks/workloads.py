@@ -54,11 +54,11 @@ WORKLOADS = {
         "MiniLM embeddings, texts of mixed lengths", "feature-extraction", "minilm", 96
     ),
     "encode-short": Workload(
-        "MiniLM embeddings, short texts", "feature-extraction", "minilm", 256,
+        "MiniLM embeddings, short texts", "feature-extraction", "minilm", 192,
         Lengths(8, 0.4, 2, 24),
     ),
     "encode-long": Workload(
-        "MiniLM embeddings, texts of 512 tokens", "feature-extraction", "minilm", 12,
+        "MiniLM embeddings, texts of 512 tokens", "feature-extraction", "minilm", 10,
         Lengths(600, 0, 600, 600), max_length=512,
     ),
     "classify": Workload("MiniLM sentiment", "text-classification", "classifier", 96),
@@ -68,23 +68,23 @@ WORKLOADS = {
         SENTENCES, options={"candidate_labels": TOPICS},
     ),
     "translate": Workload(
-        "t5-small's shape, greedy", "translation", "t5", 40, SENTENCES, ANSWERS,
+        "t5-small's shape, greedy", "translation", "t5", 28, SENTENCES, ANSWERS,
         GREEDY, 512,
     ),
     "translate-beam4": Workload(
-        "t5-small's shape, 4 beams", "translation", "t5", 16, SENTENCES, ANSWERS,
+        "t5-small's shape, 4 beams", "translation", "t5", 10, SENTENCES, ANSWERS,
         BEAMS, 512,
     ),
     "summarize": Workload(
-        "t5-small's shape, long in and short out", "summarization", "t5", 16,
+        "t5-small's shape, long in and short out", "summarization", "t5", 10,
         Lengths(260, 0.25, 120, 360), ANSWERS, GREEDY, 512,
     ),
     "generate": Workload(
-        "GPT-2's shape, greedy", "text-generation", "gpt2", 16, Lengths(14, 0.5, 3, 48),
+        "GPT-2's shape, greedy", "text-generation", "gpt2", 10, Lengths(14, 0.5, 3, 48),
         ANSWERS, GREEDY, 512,
     ),
     "translate-real": Workload(
         "flan-t5-small's trained weights, English to German, ending where the model ends",
-        "translation", "flan-t5-small", 32, options=GREEDY, max_length=512, real=True,
+        "translation", "flan-t5-small", 20, options=GREEDY, max_length=512, real=True,
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from _conversions import kept
 PACKAGES = ("ctranslate2", "transformers", "tokenizers")
 ENV = "ctranslate2"
 TASKS = ("translation", "summarization", "text-generation")
-WAYS = [(1, 4096), (1, 1024), (2, 1024), (2, 512)]
+WAYS = [(1, 4096), (2, 512), (2, 1024)]
 VARIANTS = {
     kind: [{"compute": kind, "workers": workers, "tokens": tokens} for workers, tokens in WAYS]
     for kind in ("float32", "int8_float32")
