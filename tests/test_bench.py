@@ -133,7 +133,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "limit": (["demo", "FILE", "--limit", "-1"], 2, "limit is -1"),
     "length": (["demo", "FILE", "--max-length", "2"], 2, "max_length is 2"),
     "device": (["demo", "FILE", "--device", "tpu"], 2, "'tpu'"),
-    "option of another task": (["demo", "FILE", "--top-k", "3"], 2, "'top_k'"),
+    "option of another task": (["demo", "FILE", "--targets", "a"], 2, "'targets'"),
     "peers alone": (["demo", "FILE", "--peers", "."], 2, "goes with --checkpoint"),
     "no such peers": (["demo", "FILE", "--peers", "no", "--checkpoint", "."], 2, "peers is 'no'"),
 }

@@ -1104,7 +1104,9 @@ def test_t5_small_s_shape_with_its_tokenizer(shared: Path, tmp_path: Path) -> No
     found = bundle.load(tmp_path / "out").description
     assert found.facts.prefix == "translate English to German: "
     search = bundle.Search(num_beams=4, early_stopping=True)
-    assert found.facts.generation == bundle.Generation(0, (1,), 0, 256, 6, 8, 64, search, vocabulary=32128)
+    assert found.facts.generation == bundle.Generation(
+        0, (1,), 0, 256, 6, 8, 64, search, vocabulary=32128
+    )
     assert report.largest_difference <= report.tolerance
     # 60.5 million parameters, the embedding once more: each graph has one of its own.
     assert report.bytes < 4 * (60.6e6 + 32128 * 512) + 4e6
