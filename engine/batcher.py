@@ -2,7 +2,9 @@
 
 Sequences are sorted by length, longest first, so that a batch is padded by little and an allocation
 that will not fit fails at the start, not at the end. A batch takes sequences while their number ×
-padded length stays within a budget of tokens. Padded lengths are rounded up to a few buckets:
+padded length stays within a budget of tokens; towards the end the budget shrinks, so that workers
+end at about the same time. That a batch does not depend on how many workers there are keeps a row's
+answer the same to the last bit. Padded lengths are rounded up to a few buckets:
 varying shapes make ONNX Runtime's arena grow (onnxruntime#13500, #9509).
 """
 
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from engine.flow import Arrays, Batch, Encoded, Ints, Output, Ragged
 
 MAX_ROWS = 512
+# A batch takes this share of the tokens that are left, and of the budget, unless that is more.
+SHARE = 4
 
 
 def bucket(length: int, limit: int) -> int:
@@ -41,10 +45,12 @@ def cut(
     """
     lengths = window.ids.lengths
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    left = lengths[order][::-1].cumsum()[::-1]
     start = 0
     while True:
         width = bucket(int(lengths[order[start]]), limit) if start < len(order) else 1
-        rows = min(max(1, budget // width), max_rows)
+        tokens = min(budget, max(budget, int(left[start])) // SHARE) if start < len(order) else 1
+        rows = min(max(1, tokens // width), max_rows)
         stop = min(start + rows, len(order))
         yield _pad(window, order[start:stop], width, pad_id, last=stop == len(order))
         start = stop

@@ -55,11 +55,22 @@ def test_a_batch_keeps_the_budget_and_the_most_rows_unless_it_is_one_row(
 
 @calm
 @given(lengths, st.integers(1, 400))
-def test_a_batch_is_not_cut_before_it_has_to_be(lengths: list[int], budget: int) -> None:
-    batches = cut(window_of(lengths), budget=budget, max_rows=8)
+def test_a_batch_is_cut_at_the_budget_or_at_its_share_of_what_is_left(
+    lengths: list[int], budget: int
+) -> None:
+    batches, left = cut(window_of(lengths), budget=budget, max_rows=8), sum(lengths)
     for batch in batches[:-1]:
         rows, length = batch.shape
-        assert rows == 8 or (rows + 1) * length > budget
+        room = min(budget, max(budget, left) // 4)
+        assert rows == 8 or (rows + 1) * length > room
+        assert rows == 1 or rows * length <= room
+        left -= batch.tokens
+
+
+def test_the_last_batches_are_small() -> None:
+    batches = cut(window_of([10] * 200), budget=256, max_rows=99)
+    assert [b.shape for b in batches[:3]] == [(16, 16)] * 3
+    assert {b.shape[0] for b in batches[-4:]} == {4}
 
 
 @calm
