@@ -133,7 +133,7 @@ def swept(job: dict[str, Any]) -> dict[str, Any]:
     found = sweep(
         job["bundles"]["fp32"],
         [job["file"]],
-        budgets=(512, 1024, 2048, 4096),
+        budgets=(512, 1024, 2048),
         workers=(1, 2),
         rounds=2,
         max_length=job["max_length"],

@@ -284,6 +284,7 @@ def test_ceilings_of_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["threads"] == 1
     assert found["fp32_gflops"] >= 0
     assert found["int8"]["u8×u8"]["exact"]
+    assert found["int8"]["u8×s7"]["exact"]
     assert found["int8"][found["int8_kind"]] == {"gops": found["int8_gops"], "exact": True}
     assert found["read_gb_per_second"] >= 0
     assert found["tokenizer_tokens_per_second"] > 0

@@ -34,7 +34,9 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
         str(folder), device="cpu", compute_type=setting["compute"], inter_threads=workers,
         intra_threads=max(1, job["threads"] // workers),
     )  # fmt: skip
-    given = {"batch_type": "tokens", "max_batch_size": setting["tokens"], "sampling_topk": 1}
+    given = {"batch_type": "tokens", "max_batch_size": setting["tokens"]}
+    given["sampling_topk"] = options["top_k"] if options.get("do_sample") else 1
+    given["sampling_temperature"] = options.get("temperature", 1)
     given["length_penalty"] = options.get("length_penalty", 1.0)
     given["beam_size"], most = options["num_beams"], options["max_new_tokens"]
 

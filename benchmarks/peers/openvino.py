@@ -1,5 +1,8 @@
 """OpenVINO on optimum-intel's export, by parallel workers; int8 by nncf with the job's rows as its
-calibration, for decoders in the weights alone."""
+calibration, for decoders in the weights alone.
+
+Decoders run in one worker of all threads: two in a process have hung now and then.
+"""
 
 import sys
 from collections.abc import Callable
@@ -24,7 +27,7 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
 
     kind = getattr(intel, f"OVModelFor{HEADS[job['task']] or 'FeatureExtraction'}")
     folder = exported(kind, job, "int8" if job["variant"] == "int8" else "fp32")
-    count = setting["workers"]
+    count = 1 if HEADS[job["task"]].endswith("LM") else setting["workers"]
     hints = {
         "INFERENCE_NUM_THREADS": max(1, job["threads"] // count), "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if job["variant"] == "bf16" else "f32",

@@ -55,7 +55,7 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     if "max_length" in job:
         given["max_length"] = job["max_length"]
     if job["task"] == "text-generation":
-        given |= {"return_full_text": False, "do_sample": False}
+        given = {"return_full_text": False, "do_sample": False, **given}
     if job["task"] == "token-classification":
         given["aggregation_strategy"] = "simple"
 
