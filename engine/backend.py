@@ -6,6 +6,7 @@ from many threads: weights are held once. What the runtime raises is translated 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -95,12 +96,16 @@ class OrtGraph:
 
         return run
 
+    def profiled(self) -> Path:
+        """End this session's profile and name its file."""
+        return Path(self._session.end_profiling())
+
 
 class OrtBuffer:
-    """Host memory that is an array and a value of the runtime at once."""
+    """Host memory, bytes, of which some are an array and a value of the runtime at once."""
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
+    def __init__(self, memory: NDArray[np.uint8], array: NDArray[Any]) -> None:
+        self.memory, self.array = memory, array
         self.value = runtime().OrtValue.ortvalue_from_numpy(array)
 
 
@@ -112,6 +117,7 @@ class OrtBackend:
         graphs: Names of its ONNX files.
         device: auto, cpu, cuda or cuda:N.
         threads: Threads for one batch.
+        profiles: Folder for the runtime's own profiles, which slow it down; None for none.
 
     Raises:
         DeviceError: The device asked for is not what would run.
@@ -119,10 +125,21 @@ class OrtBackend:
     """
 
     def __init__(
-        self, folder: Path, graphs: Sequence[str], *, device: str = "auto", threads: int = 1
+        self,
+        folder: Path,
+        graphs: Sequence[str],
+        *,
+        device: str = "auto",
+        threads: int = 1,
+        profiles: Path | None = None,
     ) -> None:
         self.device: str = resolve(device)
+        self._profiles = profiles
         self._graphs = {Path(n).stem: self._load(folder / n, threads) for n in graphs}
+
+    def profiled(self) -> dict[str, Path]:
+        """End profiling: the file of every graph, JSON in the format of Chrome's tracing."""
+        return {name: graph.profiled() for name, graph in self._graphs.items()}
 
     def graph(self, name: str) -> OrtGraph:
         return self._graphs[name]
@@ -132,12 +149,14 @@ class OrtBackend:
             return value.array
         return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
 
-    def buffer(self, shape: Sequence[int], dtype: Any) -> OrtBuffer:
+    def buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None = None) -> OrtBuffer:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         # Pages that are never written take up no memory: a cache costs what its rows fill.
-        return OrtBuffer(np.zeros(shape, dtype))
+        memory = old.memory if old and old.memory.nbytes >= size else np.zeros(size, np.uint8)
+        return OrtBuffer(memory, memory[:size].view(dtype).reshape(shape))
 
     def first(self, buffer: OrtBuffer, rows: int) -> OrtBuffer:
-        return OrtBuffer(buffer.array[:rows])
+        return OrtBuffer(buffer.memory, buffer.array[:rows])
 
     def _load(self, file: Path, threads: int) -> OrtGraph:
         ort = runtime()
@@ -145,6 +164,9 @@ class OrtBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if self._profiles:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._profiles / file.stem)
         kind, _, index = self.device.partition(":")
         provider: Any = _PROVIDERS[kind]
         wanted = [(provider, {"device_id": index})] if index else [provider]

@@ -312,8 +312,9 @@ class Backend(Protocol):
     def host(self, value: Value) -> NDArray[Any]:
         """A value as a NumPy array on the host; of a buffer on the CPU, its very memory."""
 
-    def buffer(self, shape: Sequence[int], dtype: Any) -> Value:
-        """Memory of zeros that stays where it is, for `Graph.bind`."""
+    def buffer(self, shape: Sequence[int], dtype: Any, old: Value | None = None) -> Value:
+        """Memory that stays where it is, for `Graph.bind`: that of an old buffer where it is large
+        enough, with whatever is in it, or else zeros."""
 
     def first(self, buffer: Value, rows: int) -> Value:
         """The first rows of a buffer, as a buffer over the same memory."""

@@ -19,7 +19,7 @@ from engine import batcher, bundle, tasks
 from engine.backend import OrtBackend
 from engine.errors import SettingsError
 from engine.flow import Answers, Backend, Batch, Encoded, Graph, Output, Ragged, Rows
-from engine.generation import capacity
+from engine.generation import Count, capacity, uncounted
 from engine.hardware import cores
 from engine.memory import in_memory
 from engine.tokenizer import Tokenizer
@@ -129,10 +129,12 @@ class Bundle:
         max_length: int = 0,
         workers: int = 1,
         stopped: Callable[[], bool] = never,
+        count: Count = uncounted,
     ) -> Stages:
         """The stages, bound to task options and sizes (0: the task's and the model's own).
 
-        `workers` is how many batches will be computed at the same time.
+        `workers` is how many batches will be computed at the same time; `count` is told by decoding
+        of its places and how many of them had a row.
 
         Raises:
             SettingsError: An option or a size does not fit this model.
@@ -146,7 +148,7 @@ class Bundle:
         return Stages(
             self.backend,
             self.task,
-            tasks.Context(self.facts, settled, tokenizer, type_ids, stopped, budget),
+            tasks.Context(self.facts, settled, tokenizer, type_ids, stopped, budget, count),
             budget,
             length,
             workers,

@@ -21,6 +21,8 @@ class Report:
         rows_computed, padded_tokens, seconds: Of this call; padded tokens are real and filler.
         stage_seconds: Time at work by stage, of this call. Stages overlap, and inference counts
             once for each worker, so these add up to more than `seconds`.
+        occupancy: Share of a decoder's steps × places that had a row, in this call; None where
+            nothing was decoded.
         rejected: Rows set aside in this call, by reason.
         files: Part files below `out`, in input order.
         notes: What the person should know.
@@ -44,6 +46,7 @@ class Report:
     tokens_per_second: float
     padding: float
     stage_seconds: dict[str, float]
+    occupancy: float | None = None
     rejected: dict[str, int] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

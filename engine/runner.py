@@ -178,6 +178,7 @@ class _Run:
             max_length=config.max_length,
             workers=self._workers(),
             stopped=self.overlap.stopping.is_set,
+            count=self.telemetry.add,
         )
 
     def _todo(self) -> Iterator[Split]:
@@ -321,6 +322,7 @@ class _Run:
         entries = [e for e in found.values() if e]
         counts, telemetry = total(entries), self.telemetry
         computed, tokens, padded = (telemetry.counts[n] for n in ("rows", "tokens", "padded"))
+        places = telemetry.counts["places"]
         report = Report(
             out=str(self.manifest.out),
             task=self.folder.description.task,
@@ -335,6 +337,7 @@ class _Run:
             tokens_per_second=round(tokens / seconds, 1),
             padding=round(padded / tokens, 3) if tokens else 1.0,
             stage_seconds={n: round(s, 3) for n, s in telemetry.seconds.items()},
+            occupancy=round(telemetry.counts["taken"] / places, 4) if places else None,
             rejected=dict(self.rejected),
             files=tuple(e.part.file for e in entries),
             notes=self._notes(entries, counts),

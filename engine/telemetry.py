@@ -55,9 +55,13 @@ class Telemetry:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **counts: int) -> None:
+        """Add to counters; who counts, as a decoder does after each step, is not stuck."""
+        me = threading.get_ident()
         with self._lock:
             for name, count in counts.items():
                 self.counts[name] += count
+        if me in self._working:
+            self._working[me] = (time.perf_counter(), self._working[me][1])
 
     @contextmanager
     def timed(self, stage: str, what: str = "") -> Iterator[None]:

@@ -337,3 +337,40 @@ def test_peers_get_the_rows_that_were_measured(
     as_json = CliRunner().invoke(app, ["bench", "demo", str(numbers), *settings, "--json"])
     assert json.loads(as_json.stdout)["peers"]["contestants"]["peer fp32"]["differs"] == 2
     assert as_json.stderr == ""
+
+
+def test_a_profile_says_where_the_time_of_inference_goes(
+    tiny_bundles: Path, tmp_path: Path
+) -> None:
+    from engine.bench.profile import profile
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "the house {n}"}}\n' for n in range(40)))
+    setting = bench.Setting(batch_tokens=64, workers=2, threads=1)
+    found = profile(tiny_bundles / "t5", [rows], setting, limit=30, options={"max_new_tokens": 6})
+    assert found.rows == 30
+    assert found.first_token_seconds
+    assert found.occupancy
+    assert 0.5 < found.occupancy <= 1
+    assert {graph["graph"] for graph in found.graphs} == {"encoder", "step"}
+    assert all(graph["runs"] and graph["seconds"] > 0 for graph in found.graphs)
+    assert 0 < found.outside < 1
+    assert found.outside == pytest.approx(1 - sum(g["share"] for g in found.graphs), abs=1e-3)
+    assert sum(op["share"] for op in found.ops) == pytest.approx(1, abs=0.01)
+    assert {"MatMul", "GroupQueryAttention", "TopK"} <= {op["op"] for op in found.ops}
+    assert json.loads(json.dumps(found.to_dict()))["setting"]["batch_tokens"] == 64
+
+    found = profile(tiny_bundles / "embedder", [rows], setting)
+    assert found.rows == 40
+    assert found.first_token_seconds is None
+    assert found.occupancy is None
+
+
+def test_a_profile_is_shown_beside_the_sweep(here: dict[str, str], numbers: Path) -> None:
+    one = ("--budgets", "64", "--workers", "1", "--rounds", "1")
+    done = call(here, "demo", numbers, "--profile", *one)
+    assert done.returncode == 0, done.stderr
+    for told in ("first token ", "occupied ", "inference  ", "outside of graphs", "share of ops"):
+        assert told in done.stdout
+    assert not list(Path(here["TMPDIR"]).glob("engine-bench-*"))
+    assert not list(Path.cwd().glob("onnxruntime_profile*"))

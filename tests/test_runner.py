@@ -56,7 +56,7 @@ from engine.flow import Rows
 from engine.inspection import inspect
 from engine.manifest import COUNTS, Manifest
 from engine.report import Report
-from engine.telemetry import Progress
+from engine.telemetry import Progress, Telemetry
 from engine.tokenizer import Tokenizer
 from engine.verify import verify
 
@@ -1183,3 +1183,20 @@ def test_inspect_of_something_else_is_told_in_words(tmp_path: Path, finished: Pa
     first(finished, "part-*").unlink()
     with pytest.raises(InputError):
         inspect(finished)
+
+
+def test_a_batch_is_stuck_once_nothing_has_been_counted_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("engine.telemetry.time.perf_counter", lambda: now[0])
+    telemetry = Telemetry()
+    with telemetry.timed("infer", "a batch"):
+        now[0] = 100.0
+        telemetry.add(places=4, taken=3)
+        now[0] = 200.0
+        assert telemetry.stuck() == ""
+        now[0] = 221.0
+        assert telemetry.stuck() == "a batch"
+    assert telemetry.stuck() == ""
+    assert telemetry.seconds["infer"] == 221.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from engine import batcher
 from engine.bundle import Search
 from engine.errors import Stopped
 from engine.flow import Encoded, Ints, Ragged, Rows
-from engine.generation import Occupancy, generate, slots
+from engine.generation import generate, slots, uncounted
 from engine.generation.loop import run
 from engine.generation.slots import Slots
 
@@ -56,9 +57,9 @@ def test_caches_are_allocated_once_and_no_larger_than_the_rows(
     backend, made = FakeBackend(), []
     buffer = backend.buffer
 
-    def counted(shape: Any, dtype: Any) -> Any:
+    def counted(shape: Any, dtype: Any, old: Any) -> Any:
         made.append(shape)
-        return buffer(shape, dtype)
+        return buffer(shape, dtype, old)
 
     backend.buffer = counted  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
@@ -69,6 +70,29 @@ def test_caches_are_allocated_once_and_no_larger_than_the_rows(
     assert len(made) == 10 + 6 * GENERATION.layers
     places = max(1, min(count // beams, len(rows)))
     assert {shape[0] for shape in made if len(shape) == 4} == {places * beams}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(some_rows, min_size=2, max_size=4), st.integers(1, 9), st.integers(1, 3))
+def test_memory_that_was_used_gives_the_same(
+    batches: list[list[list[int]]], count: int, beams: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "SLOTS", range(count, count + 1))
+        patch.setattr(slots, "POSITIONS", 2)
+        backend, search = FakeBackend(), Search(num_beams=beams)
+        spare: list[Any] = []
+        for rows in batches:
+            feeds = feeds_of([(*row, END) for row in rows])
+            found = [
+                generate(backend, feeds, SLOTTED, search, max_new_tokens=5, spare=own)
+                for own in (spare, [])
+            ]
+            (used, used_ended), (fresh, fresh_ended) = found
+            assert used.values.tolist() == fresh.values.tolist()
+            assert used.offsets.tolist() == fresh.offsets.tolist()
+            assert used_ended.tolist() == fresh_ended.tolist()
+        assert len(spare) == 1
 
 
 def test_a_cache_grows_with_the_rows_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +153,7 @@ class Clock:
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(1, 20))
 def test_every_row_is_admitted_and_retired_once(lengths: list[int], count: int) -> None:
     clock = Clock(lengths, min(count, len(lengths)))
-    run(clock, clock, len(lengths), lambda: False, Occupancy())  # type: ignore[arg-type]  # both roles
+    run(clock, clock, len(lengths), lambda: False, uncounted)  # type: ignore[arg-type]  # both roles
     assert clock.came == list(range(len(lengths)))
     assert sorted(clock.left) == clock.came
     assert not clock.inside
@@ -139,16 +163,16 @@ def test_every_row_is_admitted_and_retired_once(lengths: list[int], count: int) 
 def test_places_are_taken_until_the_last_rows() -> None:
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.lognormal(np.log(24), 0.5, 4000).astype(int), 1, 128)
-    clock, counted = Clock(lengths.tolist(), 48), Occupancy()
-    run(clock, clock, len(lengths), lambda: False, counted)  # type: ignore[arg-type]  # both roles
-    assert counted.taken == lengths.sum()
-    assert counted.taken / counted.places > 0.97
+    clock, counted = Clock(lengths.tolist(), 48), Counter[str]()
+    run(clock, clock, len(lengths), lambda: False, lambda **n: counted.update(n))  # type: ignore[arg-type]  # both roles
+    assert counted["taken"] == lengths.sum()
+    assert counted["taken"] / counted["places"] > 0.97
 
 
 def test_a_run_that_is_stopped_leaves_nothing_behind() -> None:
     clock, asked = Clock([9] * 20, 4), iter(range(99))
     with pytest.raises(Stopped):
-        run(clock, clock, 20, lambda: next(asked) >= 12, Occupancy())  # type: ignore[arg-type]  # both roles
+        run(clock, clock, 20, lambda: next(asked) >= 12, uncounted)  # type: ignore[arg-type]  # both roles
     assert len(clock.left) == 4
     assert len(clock.inside) == 4
 

@@ -15,6 +15,8 @@ from engine.cli.run import split_names
 
 EMBEDDED = "demo"
 _DEMO_ROWS = 3000
+# Kinds of ops that are shown, the longest.
+_OPS = 16
 
 
 def bench(
@@ -51,9 +53,13 @@ def bench(
         Path | None,
         typer.Option(help="Folder of the peers' adapters; none: benchmarks/peers of a checkout."),
     ] = None,
+    profiled: Annotated[
+        bool, typer.Option("--profile", help="Also show the time by graph and op, and first token.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a bundle on a corpus: batch sizes and workers, where the time goes, and peers."""
+    from engine.bench.profile import profile
     from engine.bench.sweep import machine, stopping, sweep
 
     peers = _adapters(checkpoint, peers)
@@ -76,6 +82,9 @@ def bench(
                 path, files, progress=say, on_progress=on_progress, **tried, **columns, **model
             )
         result = {"machine": machine(), **found.to_dict()}
+        if profiled:
+            given = {"text": columns["text"], "device": device, **model}
+            result["profile"] = profile(path, files, found.best, **given).to_dict()
         if checkpoint and peers:
             result["peers"] = _against(
                 path, files, columns, model,
@@ -163,6 +172,7 @@ def _told(found: Mapping[str, Any]) -> list[str]:
         *_table(found["sweep"], best),
         "",
         *_costs(found),
+        *(["", *_profiled(found["profile"])] if "profile" in found else []),
         *(["", *_peers(found["peers"])] if "peers" in found else []),
         "",
         "figures drift by 20 to 30% on a machine that others use, too; the best is marked *",
@@ -216,6 +226,21 @@ def _costs(found: Mapping[str, Any]) -> list[str]:
         f"first answer   {found['first_answer_seconds']:.2f} s, loading included",
         f"peak memory    {found['peak_bytes'] / 2**20:,.0f} MiB, with the bundle held {times}",
     ]
+
+
+def _profiled(found: Mapping[str, Any]) -> list[str]:
+    """First token, slots, and the graphs and ops that the time of inference went into."""
+    lines = []
+    if found["first_token_seconds"] is not None:
+        lines.append(f"first token    {found['first_token_seconds']:.2f} s, loading included")
+    if found["occupancy"] is not None:
+        lines.append(f"occupied       {found['occupancy']:.1%} of the decoder's steps × places")
+    graphs = [f"{g['graph']} {g['share']:.1%} in {g['runs']:,} runs" for g in found["graphs"]]
+    lines.append(f"inference      {', '.join(graphs)}, outside of graphs {found['outside']:.1%}")
+    rows = [["", "graph", "calls", "share of ops"]]
+    for op in found["ops"][:_OPS]:
+        rows.append([op["op"], op["graph"], f"{op['calls']:,}", f"{op['share']:.1%}"])
+    return [*lines, "", *_aligned(rows)]
 
 
 def _peers(found: Mapping[str, Any]) -> list[str]:

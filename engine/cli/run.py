@@ -123,6 +123,7 @@ def summary(report: Any) -> str:
         lines.append(
             f"{duration(report.seconds)} on {report.device}: {report.rows_per_second:,.0f} rows/s, "
             f"{report.tokens_per_second:,.0f} tokens/s, padding {report.padding:.2f}"
+            + ("" if report.occupancy is None else f", decoder {report.occupancy:.0%} occupied")
         )
     if report.rows_rejected:
         lines.append(f"bad rows, by number and reason: {report.out}/rejects")

@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import Generation, Search
-from engine.flow import Backend, Ints, Ragged
+from engine.flow import Backend, Ints, Ragged, Value
 from engine.generation import loop
 from engine.generation.beam import BeamSearch
 from engine.generation.greedy import Greedy, Stop, likeliest
 from engine.generation.growing import Growing
 from engine.generation.job import Job, left_padded
-from engine.generation.loop import Cache, Occupancy
+from engine.generation.loop import Cache, Count
 from engine.generation.rules import FILLER, rules
 from engine.generation.sampling import Sampling
 from engine.generation.slots import Slots, capacity
 
-__all__ = ["Occupancy", "capacity", "generate"]
+__all__ = ["Count", "capacity", "generate", "uncounted"]
 
 # Batches of the encoder that are decoded together where rows can not come and go one by one.
 TOGETHER = 8
@@ -28,6 +28,10 @@ TOGETHER = 8
 
 def never() -> bool:
     return False
+
+
+def uncounted(**counts: int) -> None:
+    pass
 
 
 def generate(
@@ -41,7 +45,8 @@ def generate(
     stop: Stop | None = None,
     tail: int = 64,
     stopped: Callable[[], bool] = never,
-    counted: Occupancy | None = None,
+    count: Count = uncounted,
+    spare: list[dict[str, Value]] | None = None,
     seed: int = 0,
     numbers: Ints | None = None,
 ) -> tuple[Ragged, NDArray[np.bool_]]:
@@ -58,10 +63,11 @@ def generate(
         batch_tokens: Padded tokens that the encoder, or a prompt's first pass, reads at once.
         stop: Ends rows by what they say. Called after each step with the last tokens of every row
             that still runs, the prompt or start token among them; answers which of these rows end
-            here, bool. Greedy decoding only: beam search does not ask it.
+            here, bool. Beam search does not ask it.
         tail: Tokens of a row that `stop` is shown at most.
         stopped: Asked before every step; True abandons the rows.
-        counted: Where steps and the places taken in them are added up.
+        count: Told after every step of its `places` and how many of them were `taken`.
+        spare: Buffers of calls that are through, to be used again; several threads may share it.
         seed, numbers: What draws are keyed by (see `sampling.Sampling`); the rows count from 0
             where None.
 
@@ -74,20 +80,26 @@ def generate(
     """
     rows, width = feeds["input_ids"].shape
     numbers = np.arange(rows) if numbers is None else numbers
+    spare = [] if spare is None else spare
+    try:
+        memory = spare.pop()
+    except IndexError:
+        memory = {}
     size = rows if settings.continuous else max(1, TOGETHER * batch_tokens // max(1, width))
     found = []
     for start in range(0, rows, size):
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
-        cache = _cache(backend, some, job, batch_tokens)
+        cache = _cache(backend, some, job, batch_tokens, memory)
         draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
         if search.num_beams > 1:
             own = BeamSearch(job, cache)
         else:
             own = Greedy(job, cache, stop, tail, draw if search.do_sample else likeliest)
-        loop.run(cache, own, len(job.prompt), stopped, counted or Occupancy())
+        loop.run(cache, own, len(job.prompt), stopped, count)
         found.append(own)
+    spare.append(memory)
     tokens = [Ragged.of_padded(one.ids, one.lengths) for one in found]
     return Ragged.concat(tokens), np.concatenate([one.ended for one in found])
 
@@ -102,13 +114,18 @@ def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: 
     return Job(settings, search, rules(search, settings.end_ids, most), prompt, source, most)
 
 
-def _cache(backend: Backend, feeds: Mapping[str, Ints], job: Job, budget: int) -> Cache:
+def _cache(
+    backend: Backend, feeds: Mapping[str, Ints], job: Job, budget: int, memory: dict[str, Value]
+) -> Cache:
     given: dict[str, Any] = {"width": job.search.num_beams, "picks": _picks(job)}
     # Beams add up log-probabilities; for the other searches logits will do.
     given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        return Slots(backend, job.settings, feeds, most=most, budget=budget, **given)
+        # A search that draws from all tokens, or one with rules, reads them all.
+        given["whole"] = bool(job.rules) or (job.search.do_sample and not job.search.top_k)
+        given |= {"most": most, "budget": budget, "memory": memory}
+        return Slots(backend, job.settings, feeds, **given)
     return Growing(backend, job.settings, feeds, job.prompt, **given)
 
 

@@ -5,7 +5,6 @@ taken at once. What a row is answered does not depend on when it came in or who 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +15,8 @@ from engine.flow import Ints
 
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float32]
+# Called after every step with `places`, how many there are, and `taken`, those that had a row.
+Count = Callable[..., None]
 
 # Once no row waits, places that are free are given up when they are this share of all.
 IDLE = 0.25
@@ -84,17 +85,7 @@ class Search(Protocol):
         """As `Cache.keep`, by place."""
 
 
-@dataclass
-class Occupancy:
-    """Steps × places, all of them and those that had a row."""
-
-    places: int = 0
-    taken: int = 0
-
-
-def run(
-    cache: Cache, search: Search, rows: int, stopped: Callable[[], bool], counted: Occupancy
-) -> None:
+def run(cache: Cache, search: Search, rows: int, stopped: Callable[[], bool], count: Count) -> None:
     """Take rows 0 to `rows` - 1 through the places, in this order.
 
     Raises:
@@ -119,8 +110,7 @@ def run(
         if stopped():
             raise Stopped("stopped while decoding")
         cache.step(search.tokens)
-        counted.places += len(owners)
-        counted.taken += len(places)
+        count(places=len(owners), taken=len(places))
         through = places[search.advance(places, owners[places])]
         cache.retire(slots_of(through, search.width))
         owners[through] = -1

@@ -48,6 +48,8 @@ class Slots:
         most: Positions that a row may fill.
         picks: How many of the likeliest tokens `best` gives.
         scored: Whether with their log-probabilities rather than with logits.
+        whole: Whether `logits` will be asked for.
+        memory: Buffers by name that may be used again, from `Slots` that are through; taken over.
         budget: Padded tokens of one batch of the encoder at most.
     """
 
@@ -63,10 +65,13 @@ class Slots:
         most: int,
         picks: int,
         scored: bool = False,
+        whole: bool = True,
+        memory: dict[str, Value] | None = None,
         budget: int = 1024,
     ) -> None:
         self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
         self.budget = budget
+        self.memory: dict[str, Value] = {} if memory is None else memory
         self.sources = feeds["attention_mask"].sum(axis=1)
         self.encoded: tuple[int, int] = (0, 0)
         self.ahead: dict[str, NDArray[Any]] = {}
@@ -75,9 +80,13 @@ class Slots:
         self.host: dict[str, NDArray[Any]] = {}
         self.held: dict[str, Value] = {}
         for name, (shape, dtype) in self._shapes(picks).items():
-            self._hold(name, shape, dtype)
+            if whole or name != "logits":
+                self._hold(name, shape, dtype)
+        # A slot without a row is as short as can be.
+        for name in {"lengths", "source_last"} & set(self.host):
+            self.host[name][:] = 0
         self.host["picks"][:] = picks
-        self.host["scored"][...] = scored
+        self.host["scored"][...], self.host["whole"][...] = scored, whole
         if settings.causal:
             self.host["asked"][:] = np.arange(self.slots)
         else:
@@ -161,7 +170,8 @@ class Slots:
         return min(fit, len(self.sources)) * self.width
 
     def _hold(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
-        self.held[name] = self.backend.buffer(shape, dtype)
+        self.held[name] = self.backend.buffer(shape, dtype, self.memory.get(name))
+        self.memory[name] = self.held[name]
         self.host[name] = self.backend.host(self.held[name])
 
     def _reserve(self, positions: int) -> None:
@@ -170,9 +180,10 @@ class Slots:
             return
         filled, self.room = self.room, min(self.most, max(positions, 2 * self.room))
         for name in [name for name in self.held if name.startswith("past.")]:
-            old = self.host[name]
-            self._hold(name, (*old.shape[:2], self.room, old.shape[3]), old.dtype)
-            self.host[name][:, :, :filled] = old
+            # Copied, since the larger buffer may be over the same memory.
+            kept = self.host[name][:, :, :filled].copy()
+            self._hold(name, (*kept.shape[:2], self.room, kept.shape[3]), kept.dtype)
+            self.host[name][:, :, :filled] = kept
         self._bind()
 
     def _shapes(self, picks: int) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -186,6 +197,7 @@ class Slots:
             "total": ((), np.int32),
             "picks": ((1,), np.int64),
             "scored": ((), np.bool_),
+            "whole": ((), np.bool_),
             "logits": ((count, s.vocabulary), np.float32),
             "best": ((count, picks), np.int64),
             "best_scores": ((count, picks), np.float32),
@@ -209,7 +221,8 @@ class Slots:
             held = name
             for made, kept in renamed.items():
                 held = held.replace(made, kept)
-            outputs[name] = self.held[held]
+            if held in self.held:
+                outputs[name] = self.held[held]
         self.run = graph.bind({name: self.held[name] for name in graph.inputs}, outputs)
 
     def _encode(self, row: int) -> None:
@@ -220,7 +233,7 @@ class Slots:
         widths = np.maximum.accumulate(self.sources[row : row + self.slots])
         rows = max(1, int((widths * np.arange(1, len(widths) + 1) <= self.budget).sum()))
         self.encoded = row, row + rows
-        width = min(-(-int(widths[rows - 1]) // 8) * 8, self.feeds["input_ids"].shape[1])
+        width = int(widths[rows - 1])
         feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
         self.ahead = self._prompted(feeds) if self.settings.causal else self._read(feeds)
 
@@ -247,10 +260,12 @@ class Slots:
             "asked": np.zeros(1, np.int64),
             "picks": np.ones(1, np.int64),
             "scored": np.array(False),
+            "whole": np.array(False),
             **dict.fromkeys(names, nothing),
         }
+        graph = self.backend.graph("step")
         fetched = [name.replace("past", "present") for name in names]
-        found = self.backend.graph("step").run(given, fetched)
+        found = graph.run({name: given[name] for name in graph.inputs}, fetched)
         return {n: self.backend.host(v) for n, v in zip(names, found, strict=True)}
 
     def _place(self, slots: Ints, row: int) -> None:

@@ -173,6 +173,8 @@ def decode(
         # A stop text has at most as many tokens as characters, and one goes before them.
         tail=max(map(len, context.options.stop), default=0) + 1,
         stopped=context.stopped,
+        count=context.count,
+        spare=context.spare,
         seed=context.options.seed,
         numbers=context.numbers,
     )

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from engine.bundle import Facts
 from engine.errors import SettingsError
-from engine.flow import Arrays, Backend, Column, Encoded, Ints, Rows
+from engine.flow import Arrays, Backend, Column, Encoded, Ints, Rows, Value
+from engine.generation import Count, uncounted
 from engine.tokenizer import Tokenizer
 
 WINDOW = 4096
@@ -28,6 +29,8 @@ class Context:
         type_ids: Whether the model reads token_type_ids.
         stopped: Whether the run is being stopped; long loops ask.
         batch_tokens: Padded tokens of one batch, for tasks that cut batches of their own.
+        count: Told by decoding of its places and how many of them had a row.
+        spare: Buffers that decoding is through with, and may use again.
         numbers: For `infer`: as `flow.Batch.numbers`, of the batch that it is given. What a row
             draws by chance must hang on nothing else.
     """
@@ -38,6 +41,8 @@ class Context:
     type_ids: bool
     stopped: Callable[[], bool]
     batch_tokens: int = 0
+    count: Count = uncounted
+    spare: list[dict[str, Value]] = field(default_factory=list)
     numbers: Ints | None = None
 
 
