@@ -1,6 +1,7 @@
 """A result of run.py as Markdown tables; `plots` draws it.
 
     python benchmarks/report.py RESULT.json [-o FOLDER]      writes RESULT.md and the plots
+    python benchmarks/report.py RESULT.json --into PAGE.md   and the summary into a page
 
 Ratios are times faster: the engine loses where one is below 1, and those are bold.
 """
@@ -18,6 +19,9 @@ Found = Mapping[str, Any]
 NONE = "–"
 MARK = "†"
 _LONGEST_REASON = 240
+# What `put_into` replaces, and the workloads of which it shows every contestant.
+MARKERS = ("<!-- table -->", "<!-- end of table -->")
+SHOWN = ("encode-mixed", "translate")
 
 
 def table(result: Found) -> str:
@@ -27,6 +31,26 @@ def table(result: Found) -> str:
         result: `machine`, `ceiling` and `workloads`; each workload has its `contestants` and
             `ratios`, or the reason it was `skipped`.
     """
+    parts = _summary(result)
+    for name, workload in measured(result).items():
+        parts += _section(name, workload, result.get("ceiling", {}))
+    return "\n\n".join(parts) + "\n"
+
+
+def put_into(page: str, result: Found) -> str:
+    """A page with the summary and the sections of `SHOWN` between its two `MARKERS`."""
+    before, _, rest = page.partition(MARKERS[0])
+    _, _, behind = rest.partition(MARKERS[1])
+    parts = _summary(result)
+    for name, workload in measured(result).items():
+        if name in SHOWN:
+            parts += _section(name, workload, result.get("ceiling", {}))
+    inner = "\n\n".join(part.replace("## ", "### ", 1) for part in parts)
+    return f"{before}{MARKERS[0]}\n{inner}\n{MARKERS[1]}{behind}"
+
+
+def _summary(result: Found) -> list[str]:
+    """Machine, versions, a line for each workload, and what was left out."""
     workloads = measured(result)
     parts = [_machine(result)]
     if peers := _versions(workloads.values()):
@@ -38,9 +62,7 @@ def table(result: Found) -> str:
             parts.append(f"Measured in {seconds / 60:.0f} minutes, without what is made once.")
     if left := [f"- {n}: {w}" for n, w in _left_out(result.get("workloads", {}))]:
         parts.append("\n".join(left))
-    for name, workload in workloads.items():
-        parts += _section(name, workload, result.get("ceiling", {}))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 # What a result says
@@ -343,6 +365,7 @@ def main() -> None:
     )
     parser.add_argument("result", type=Path, metavar="RESULT.json")
     parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="beside the result")
+    parser.add_argument("--into", type=Path, metavar="PAGE.md", help="put the summary there, too")
     given = parser.parse_args()
     from plots import plots
 
@@ -354,6 +377,9 @@ def main() -> None:
     files = plots(result, out / given.result.stem)
     file = out / f"{given.result.stem}.md"
     file.write_text(table(result), encoding="utf-8")
+    if given.into:
+        page = given.into.read_text(encoding="utf-8")
+        given.into.write_text(put_into(page, result), encoding="utf-8")
     print(*map(str, [file, *files]), sep="\n")
 
 

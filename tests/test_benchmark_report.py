@@ -176,6 +176,18 @@ def test_every_contestant_has_its_figures(result: dict[str, Any]) -> None:
     assert row(text, "unmatched fp32")[6:8] == ["", ""]
 
 
+def test_a_page_gets_the_summary_between_its_markers(result: dict[str, Any]) -> None:
+    before, behind = "# Page\n<!-- table -->\n", "<!-- end of table -->\nThe end\n"
+    page = report.put_into(f"{before}yesterday{behind}", result)
+    assert page.startswith(before)
+    assert page.endswith(behind)
+    assert "yesterday" not in page
+    assert "### encode-mixed" in page
+    assert "### translate" in page
+    assert page.count("| contestant |") == 2
+    assert report.put_into(page, result) == page
+
+
 def test_what_has_no_figures_has_its_reason_in_one_line(result: dict[str, Any]) -> None:
     lines = report.table(result).splitlines()
     assert "- translate-real: skipped, needs --models" in lines
