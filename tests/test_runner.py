@@ -410,7 +410,7 @@ def test_a_run_that_breaks_again_and_again_gets_done(
     out, broke = tmp_path / "out", 0
     for _ in range(9):
         try:
-            go(features, corpus, out, on_error="reject", backend=failing_at(18))
+            go(features, corpus, out, on_error="reject", backend=failing_at(45))
         except BoomError:
             broke += 1
     assert 1 <= broke < 9
