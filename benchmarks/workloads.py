@@ -78,7 +78,7 @@ WORKLOADS = {
         BEAMS, 512,
     ),
     "summarize": Workload(
-        "t5-small's shape, long in and short out", "summarization", "t5", 7,
+        "t5-small's shape, long in and short out", "summarization", "t5", 5,
         Lengths(260, 0.25, 120, 360), ANSWERS, GREEDY, 512,
     ),
     "generate": Workload(
