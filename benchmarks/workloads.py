@@ -82,7 +82,7 @@ WORKLOADS = {
         Lengths(260, 0.25, 120, 360), ANSWERS, GREEDY, 512,
     ),
     "generate": Workload(
-        "GPT-2's shape, sampled", "text-generation", "gpt2", 8, Lengths(14, 0.5, 3, 48),
+        "GPT-2's shape, sampled", "text-generation", "gpt2", 5, Lengths(14, 0.5, 3, 48),
         ANSWERS, SAMPLED, 512,
     ),
     "translate-real": Workload(
