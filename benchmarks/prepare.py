@@ -190,8 +190,8 @@ def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
     from engine import export as exporter
     from engine.export import export
 
-    sources = sorted(Path(exporter.__file__).parent.glob("*.py"))
-    made = checkpoint.parent / "bundles" / _digest(sources)
+    modules = sorted(Path(exporter.__file__).parent.glob("*.py"))
+    made = checkpoint.parent / "bundles" / _digest(modules)
     folder = made / f"{checkpoint.name}-{task}-{recipe}"
     if folder.exists():
         return str(folder)

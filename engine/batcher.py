@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from engine.flow import Arrays, Batch, Encoded, Ints, Output, Ragged
 
 MAX_ROWS = 512
-# A batch takes this share of the tokens that are left, and of the budget, unless that is more.
+# A batch takes at most one part in so many of the tokens that are left, so that nobody waits long
+# for the last one; but no less than that part of the budget, so that no batch is tiny.
 SHARE = 4
 
 
@@ -46,16 +47,16 @@ def cut(
     lengths = window.ids.lengths
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
     left = lengths[order][::-1].cumsum()[::-1]
+    if not len(order):
+        yield _pad(window, order, 1, pad_id, last=True)
     start = 0
-    while True:
-        width = bucket(int(lengths[order[start]]), limit) if start < len(order) else 1
-        tokens = min(budget, max(budget, int(left[start])) // SHARE) if start < len(order) else 1
+    while start < len(order):
+        width = bucket(int(lengths[order[start]]), limit)
+        tokens = min(budget, max(budget, int(left[start])) // SHARE)
         rows = min(max(1, tokens // width), max_rows)
         stop = min(start + rows, len(order))
         yield _pad(window, order[start:stop], width, pad_id, last=stop == len(order))
         start = stop
-        if start >= len(order):
-            return
 
 
 def deal(window: Encoded, *, workers: int, most: int, limit: int, pad_id: int) -> Iterator[Batch]:

@@ -366,6 +366,29 @@ def test_a_profile_says_where_the_time_of_inference_goes(
     assert found.occupancy is None
 
 
+def test_a_first_token_is_one_token(
+    tiny_bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.bench import profile
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "the house {n}"}}\n' for n in range(20)))
+    run, made = profile.runner.run, []
+
+    def told(*given: Any, **more: Any) -> Any:
+        made.append(run(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(profile.runner, "run", told)
+    setting = bench.Setting(batch_tokens=64, workers=1, threads=1)
+    options = {"max_new_tokens": 6, "min_new_tokens": 6}
+    found = profile.profile(tiny_bundles / "t5", [rows], setting, limit=0, options=options)
+    first, _, *whole = made
+    assert (first.rows_out, first.output_tokens) == (1, 1)
+    assert all((report.rows_out, report.output_tokens) == (20, 120) for report in whole)
+    assert found.rows == 20
+
+
 def test_a_profile_is_shown_beside_the_sweep(here: dict[str, str], numbers: Path) -> None:
     one = ("--budgets", "64", "--workers", "1", "--rounds", "1")
     done = call(here, "demo", numbers, "--profile", *one)

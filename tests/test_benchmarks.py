@@ -105,6 +105,18 @@ def test_a_contest_end_to_end(job: dict[str, Any], fake: Path, tmp_path: Path) -
     assert any("round 3 of 3" in line for line in told)
 
 
+def test_an_adapter_may_choose_its_settings_by_the_job(
+    job: dict[str, Any], fake: Path, tmp_path: Path
+) -> None:
+    chooses = (
+        "def settings(job, variant):\n    return [{'pause': 0.0, 'for': job['task'] + variant}]\n"
+    )
+    fake.write_text(FAKE + chooses, encoding="utf-8")
+    one = Entrant("fake", fake, "right", job={**job, "variant": "right"})
+    found = contest([one], tmp_path, rows=2, tokens=20, rounds=1)["contestants"]["fake"]
+    assert found["setting"] == {"pause": 0.0, "for": "translationright"}
+
+
 def test_a_peer_that_ends_at_once_is_told_apart(job: dict[str, Any], tmp_path: Path) -> None:
     gone = tmp_path / "gone.py"
     gone.write_text("raise SystemExit(3)\n", encoding="utf-8")
@@ -149,6 +161,15 @@ def test_an_adapter_is_small_and_whole(file: Path) -> None:
     assert set(module.TASKS) <= set(ours.TASKS)
     assert (BENCHMARKS / "envs" / f"{module.ENV}.txt").is_file()
     assert all(1 <= len(settings) <= 4 for settings in module.VARIANTS.values())
+
+
+def test_openvino_decodes_in_one_worker() -> None:
+    module = worker.opened(BENCHMARKS / "peers/openvino.py")
+    chosen = {
+        t: module.settings({"task": t}, "fp32") for t in ("translation", "token-classification")
+    }
+    workers = {task: {setting["workers"] for setting in own} for task, own in chosen.items()}
+    assert workers == {"translation": {1}, "token-classification": {2}}
 
 
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "envs").glob("*.txt")), ids=lambda f: f.stem)

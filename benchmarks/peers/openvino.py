@@ -15,9 +15,15 @@ from _openvino_export import exported
 PACKAGES = ("openvino", "optimum-intel", "nncf", "transformers", "tokenizers")
 ENV = "openvino"
 TASKS = tuple(HEADS)
-WAYS = [{"workers": 2, "batch": 8}, {"workers": 2, "batch": 32}]
+BATCHES = (8, 32)
+WAYS = [{"workers": 2, "batch": batch} for batch in BATCHES]
 VARIANTS = {"fp32": WAYS, "bf16": WAYS, "int8": WAYS}
-__all__ = ["ENV", "PACKAGES", "TASKS", "VARIANTS", "load", "skip"]
+__all__ = ["ENV", "PACKAGES", "TASKS", "VARIANTS", "load", "settings", "skip"]
+
+
+def settings(job: dict[str, Any], variant: str) -> list[dict[str, Any]]:
+    decodes = HEADS[job["task"]].endswith("LM")
+    return [{"workers": 1, "batch": batch} for batch in BATCHES] if decodes else VARIANTS[variant]
 
 
 def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, Any]], list[Any]]:
@@ -27,7 +33,7 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
 
     kind = getattr(intel, f"OVModelFor{HEADS[job['task']] or 'FeatureExtraction'}")
     folder = exported(kind, job, "int8" if job["variant"] == "int8" else "fp32")
-    count = 1 if HEADS[job["task"]].endswith("LM") else setting["workers"]
+    count = setting["workers"]
     hints = {
         "INFERENCE_NUM_THREADS": max(1, job["threads"] // count), "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if job["variant"] == "bf16" else "f32",

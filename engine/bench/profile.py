@@ -75,7 +75,7 @@ def profile(
 
     Args:
         setting: Sizes and numbers to run with, such as the best of a sweep.
-        limit: Rows at most; 0 for all.
+        limit: Rows at most; 0 for all of them.
         bundle, inputs, text, max_length, device, options: As `engine.run` takes them.
 
     Raises:
@@ -87,9 +87,7 @@ def profile(
     folder = bundles.load(bundle)
     given = {"max_length": max_length, "device": device, "options": dict(options or {})}
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
-        rows = sample(
-            bundle, inputs, Path(scratch) / "rows.arrow", text=text, limit=limit or ROWS, **given
-        )
+        rows = sample(bundle, inputs, Path(scratch) / "rows.arrow", text=text, limit=limit, **given)
         run = _runs(folder, rows, Path(scratch), setting, given)
         start = time.perf_counter()
         watched = _Watched(_opened(folder, setting, device))
@@ -134,6 +132,7 @@ def _runs(
     """A run over the rows with a backend; nothing of it is kept."""
 
     def run(backend: Backend, limit: int = 0, **more: Any) -> Report:
+        """With `more` options of the task."""
         with tempfile.TemporaryDirectory(dir=scratch) as out:
             return runner.run(
                 Bundle(folder, backend),
@@ -143,7 +142,7 @@ def _runs(
                 limit=limit,
                 batch_tokens=setting.batch_tokens,
                 workers=setting.workers,
-                **{**given, **more},
+                **{**given, "options": {**given["options"], **more}},
             )
 
     return run
@@ -155,7 +154,7 @@ def _first_token(
     """Seconds since `start` when the first row has its first token."""
     if folder.description.facts.generation is None:
         return None
-    run(max_new_tokens=1)
+    run(max_new_tokens=1, min_new_tokens=0)
     return round(time.perf_counter() - start, 3)
 
 
@@ -181,6 +180,7 @@ class _Watched:
         telemetry.add(**{name: 1})
 
     def told(self, inference: float) -> list[dict[str, Any]]:
+        """A graph each, with its share of the seconds of `inference`."""
         return [
             {
                 "graph": name,

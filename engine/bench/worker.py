@@ -35,6 +35,8 @@ class Worker:
         self.adapter = opened(adapter)
         self.job = json.loads(job.read_text(encoding="utf-8"))
         self.settings: list[dict[str, Any]] = self.adapter.VARIANTS[variant]
+        if hasattr(self.adapter, "settings"):
+            self.settings = self.adapter.settings(self.job, variant)
         self.rows: dict[str, list[Any]] = {}
         self.call: Callable[[dict[str, list[Any]]], list[Any]] | None = None
         self.answers: list[Any] = []

@@ -54,12 +54,12 @@ def bench(
         typer.Option(help="Folder of the peers' adapters; none: benchmarks/peers of a checkout."),
     ] = None,
     profiled: Annotated[
-        bool, typer.Option("--profile", help="Also show the time by graph and op, and first token.")
+        bool, typer.Option("--profile", help="Also show first token, and time by graph and op.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a bundle on a corpus: batch sizes and workers, where the time goes, and peers."""
-    from engine.bench.profile import profile
+    from engine.bench.profile import ROWS, profile
     from engine.bench.sweep import machine, stopping, sweep
 
     peers = _adapters(checkpoint, peers)
@@ -84,6 +84,7 @@ def bench(
         result = {"machine": machine(), **found.to_dict()}
         if profiled:
             given = {"text": columns["text"], "device": device, **model}
+            given["limit"] = min(limit or ROWS, ROWS)
             result["profile"] = profile(path, files, found.best, **given).to_dict()
         if checkpoint and peers:
             result["peers"] = _against(

@@ -109,8 +109,6 @@ class _Int8:
     model: Any
     nodes: list[Any] = field(default_factory=list)
     quantized: dict[str, tuple[str, str]] = field(default_factory=dict)
-    # What a product becomes with its rows' scales -> what it is without.
-    unscaled: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> int:
         from onnx import helper
@@ -127,8 +125,6 @@ class _Int8:
             else:
                 self.nodes.append(node)
         if count:
-            self._rank_unscaled()
-            self._defer()
             del graph.node[:]
             graph.node.extend(self.nodes)
             self._drop_unused()
@@ -197,8 +193,6 @@ class _Int8:
         result = self._add("Mul", [product, scale], f"{at}/scaled" if bias else node.output[0])
         if bias:
             self._add("Add", [result, bias], node.output[0])
-        else:
-            self.unscaled[result] = product
 
     def _activation(self, source: str) -> tuple[str, str]:
         """Names of A in uint8 and of its scales (..., 1); one quantization for all that read A."""
@@ -241,38 +235,10 @@ class _Int8:
             self._store(scales, scale.astype(np.float32))
         return integers, scales
 
-    def _rank_unscaled(self) -> None:
-        """Let a TopK of which only the places are asked for read a product without its rows'
-        scales: these do not change the order."""
-        used = {name for node in self.nodes for name in node.input}
-        used |= {name for branch in self._branches() for node in branch.node for name in node.input}
-        for node in self.nodes:
-            if node.op_type == "TopK" and node.output[0] not in used:
-                node.input[0] = self.unscaled.get(node.input[0], node.input[0])
-
-    def _defer(self) -> None:
-        """Move what only one branch of an If reads into that branch, so that the other is spared
-        it."""
-        asked = {output.name for output in self.model.graph.output}
-        for node in reversed(self.nodes):
-            outer = asked.union(*(other.input for other in self.nodes))
-            made = set(node.output)
-            readers = [b for b in self._branches() if any(made & set(n.input) for n in b.node)]
-            if len(readers) == 1 and not made & outer:
-                self.nodes.remove(node)
-                moved = [node, *readers[0].node]
-                del readers[0].node[:]
-                readers[0].node.extend(moved)
-
-    def _branches(self) -> list[Any]:
-        """The graphs within the nodes."""
-        return [a.g for node in self.nodes for a in node.attribute if a.type == a.GRAPH]
-
     def _drop_unused(self) -> None:
         """Take out the float32 weights that nothing reads any more."""
         graph = self.model.graph
         used = {name for node in graph.node for name in node.input}
-        used |= {name for branch in self._branches() for node in branch.node for name in node.input}
         left = [w for w in graph.initializer if w.name in used]
         del graph.initializer[:]
         graph.initializer.extend(left)

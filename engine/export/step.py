@@ -34,8 +34,7 @@ def step_graph(model: Any, shortlist: int = 0) -> Any | None:
     With an encoder also source_last, int32 (S,), source tokens - 1; source_total, int32 ();
     cross.N.key and .value, float32 (S, heads, source room, head_dim); and last.N.key and .value,
     float32 (S, 1, width), what these hold at source_last. picks, int64 (1,): how many tokens to
-    pick; scored, bool (): whether their log-probabilities are wanted. With a shortlist also whole,
-    bool (): whether all logits are wanted, or a few of them will do for that output.
+    pick; scored, bool (): whether their log-probabilities are wanted.
 
     Outputs: logits, float32 (S, vocabulary); best, int64 (S, picks), the likeliest tokens, the
     lower id first where equal; best_scores, float32, their log-probabilities or else logits;
@@ -247,8 +246,7 @@ class _Writer:
         picks = self._input("picks", "INT64", [1])
         if self.shortlist:
             self._node("Gemm", inputs, ["rough"], "head", transB=1)
-            exact = self._exact(states, inputs[1:], picks)
-            self._whole_logits(exact)
+            self._exact(states, inputs[1:], picks)
         else:
             self._node("Gemm", inputs, ["logits"], "head", transB=1)
             self._node("TopK", ["logits", picks], ["best_logits", "best"], "pick", axis=-1)
@@ -257,7 +255,7 @@ class _Writer:
         self._output("best", "INT64", ["slots", "picks"])
         self._output("best_scores", "FLOAT", ["slots", "picks"])
 
-    def _exact(self, states: str, head: Sequence[str], picks: str) -> str:
+    def _exact(self, states: str, head: Sequence[str], picks: str) -> None:
         """Logits of the shortlist from the weights themselves, and the best of these."""
         least = self._axes("shortlist", self.shortlist)
         count = self._op("Max", [picks, least], "short/count")
@@ -270,23 +268,9 @@ class _Writer:
         if len(head) > 1:
             bias = self._op("Gather", [head[1], "short"], "short/bias")
             exact = self._op("Add", [exact, bias], "short/biased")
+        self._node("ScatterElements", ["rough", "short", exact], ["logits"], "short/put", axis=1)
         self._node("TopK", [exact, picks], ["best_logits", "rank"], "pick", axis=-1)
         self._node("GatherElements", ["short", "rank"], ["best"], "pick/tokens", axis=1)
-        return exact
-
-    def _whole_logits(self, exact: str) -> None:
-        """The head's logits with the exact ones put in where they are wanted: a large copy."""
-        from onnx import helper
-
-        whole, scored = self._input("whole", "BOOL", []), "scored"
-        wanted = self._op("Or", [whole, scored], "whole/wanted")
-        found = _described("found", "FLOAT", ["slots", "some"])
-        inputs = ["rough", "short", exact]
-        yes = [helper.make_node("ScatterElements", inputs, ["found"], name="whole/put", axis=1)]
-        no = [helper.make_node("Identity", [exact], ["found"], name="whole/none")]
-        branches = (helper.make_graph(nodes, "whole", [], [found]) for nodes in (yes, no))
-        given = dict(zip(("then_branch", "else_branch"), branches, strict=True))
-        self._node("If", [wanted], ["logits"], "whole/if", **given)
 
     def _scores(self) -> None:
         """The log-probabilities of the picked tokens, or their logits where these will do."""

@@ -122,8 +122,6 @@ def _cache(
     given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        # A search that draws from all tokens, or one with rules, reads them all.
-        given["whole"] = bool(job.rules) or (job.search.do_sample and not job.search.top_k)
         given |= {"most": most, "budget": budget, "memory": memory}
         return Slots(backend, job.settings, feeds, **given)
     return Growing(backend, job.settings, feeds, job.prompt, **given)

@@ -48,7 +48,6 @@ class Slots:
         most: Positions that a row may fill.
         picks: How many of the likeliest tokens `best` gives.
         scored: Whether with their log-probabilities rather than with logits.
-        whole: Whether `logits` will be asked for.
         memory: Buffers by name that may be used again, from `Slots` that are through; taken over.
         budget: Padded tokens of one batch of the encoder at most.
     """
@@ -65,7 +64,6 @@ class Slots:
         most: int,
         picks: int,
         scored: bool = False,
-        whole: bool = True,
         memory: dict[str, Value] | None = None,
         budget: int = 1024,
     ) -> None:
@@ -80,13 +78,12 @@ class Slots:
         self.host: dict[str, NDArray[Any]] = {}
         self.held: dict[str, Value] = {}
         for name, (shape, dtype) in self._shapes(picks).items():
-            if whole or name != "logits":
-                self._hold(name, shape, dtype)
+            self._hold(name, shape, dtype)
         # A slot without a row is as short as can be.
         for name in {"lengths", "source_last"} & set(self.host):
             self.host[name][:] = 0
         self.host["picks"][:] = picks
-        self.host["scored"][...], self.host["whole"][...] = scored, whole
+        self.host["scored"][...] = scored
         if settings.causal:
             self.host["asked"][:] = np.arange(self.slots)
         else:
@@ -197,7 +194,6 @@ class Slots:
             "total": ((), np.int32),
             "picks": ((1,), np.int64),
             "scored": ((), np.bool_),
-            "whole": ((), np.bool_),
             "logits": ((count, s.vocabulary), np.float32),
             "best": ((count, picks), np.int64),
             "best_scores": ((count, picks), np.float32),
@@ -221,8 +217,7 @@ class Slots:
             held = name
             for made, kept in renamed.items():
                 held = held.replace(made, kept)
-            if held in self.held:
-                outputs[name] = self.held[held]
+            outputs[name] = self.held[held]
         self.run = graph.bind({name: self.held[name] for name in graph.inputs}, outputs)
 
     def _encode(self, row: int) -> None:
@@ -260,12 +255,10 @@ class Slots:
             "asked": np.zeros(1, np.int64),
             "picks": np.ones(1, np.int64),
             "scored": np.array(False),
-            "whole": np.array(False),
             **dict.fromkeys(names, nothing),
         }
-        graph = self.backend.graph("step")
         fetched = [name.replace("past", "present") for name in names]
-        found = graph.run({name: given[name] for name in graph.inputs}, fetched)
+        found = self.backend.graph("step").run(given, fetched)
         return {n: self.backend.host(v) for n, v in zip(names, found, strict=True)}
 
     def _place(self, slots: Ints, row: int) -> None:
