@@ -18,7 +18,7 @@ import pyarrow as pa
 from engine import batcher, bundle, tasks
 from engine.backend import OrtBackend
 from engine.errors import SettingsError
-from engine.flow import Answers, Backend, Batch, Encoded, Graph, Output, Ragged, Rows
+from engine.flow import Answers, Backend, Batch, Encoded, Graph, Output, Ragged, Rows, Value
 from engine.generation import Count, capacity, uncounted
 from engine.hardware import cores
 from engine.memory import in_memory
@@ -98,6 +98,8 @@ class Bundle:
         self.task = tasks.find(folder.description.task)
         self.facts = folder.description.facts
         self._tokenizer = cache(self._open_tokenizer)
+        # Decoding's buffers stay for the next call, since fresh memory is dear: about 1 ms a MiB.
+        self._spare: list[dict[str, Value]] = []
 
     @classmethod
     def load(
@@ -148,7 +150,9 @@ class Bundle:
         return Stages(
             self.backend,
             self.task,
-            tasks.Context(self.facts, settled, tokenizer, type_ids, stopped, budget, count),
+            tasks.Context(
+                self.facts, settled, tokenizer, type_ids, stopped, budget, count, self._spare
+            ),
             budget,
             length,
             workers,

@@ -40,6 +40,8 @@ PIECES = {**PAIR, "vocab_size": 32128, "pad_token_id": 0, "eos_token_id": 1}
 PIECES["decoder_start_token_id"] = 0
 BYTES = {**PAIR, "vocab_size": 50265, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 BYTES["decoder_start_token_id"] = 2
+# How far weights are from where they begin; T5 would else say one token again and again.
+NOISE = {"t5": 0.3, "mt5": 0.3}
 CAUSAL = {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256}
 # class, tokenizer, task, configuration
 FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
@@ -105,7 +107,8 @@ def checkpoint(folder: Path, shared: Path, family: str) -> Path:
     model = made(made.config_class(**settings)).eval()
     with torch.no_grad():
         for weight in model.parameters():
-            weight.add_(torch.randn_like(weight), alpha=0.2 if weight.ndim == 1 else 0.05)
+            noise = 0.2 if weight.ndim == 1 else NOISE.get(family, 0.05)
+            weight.add_(torch.randn_like(weight), alpha=noise)
     liked = Counter[int]()
     for text in sentences(shared)[:40]:
         inputs = read(text, return_tensors="pt", return_token_type_ids=False)

@@ -265,7 +265,8 @@ def test_a_graph_with_unknown_inputs_is_refused(tmp_path: Path) -> None:
 # --- int8
 
 
-def test_int8_sums_are_exact_where_16_bits_would_saturate() -> None:
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_int8_sums_are_exact_where_16_bits_would_saturate(smoothed: bool) -> None:
     """Extreme weights and activations, against integers in NumPy, bit for bit."""
     rng = np.random.default_rng(0)
     x = np.where(rng.random((5, 7, 256)) < 0.9, 1.0, -1.0).astype(np.float32)
@@ -277,9 +278,9 @@ def test_int8_sums_are_exact_where_16_bits_would_saturate() -> None:
         inputs={"x": (np.float32, ["rows", "tokens", 256])},
         outputs=["y"],
     )
-    assert quantize.int8(model) == 1
+    assert quantize.int8(model, smoothed) == 1
     (answer,) = _run(model, x=x)
-    column = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
+    column = (np.abs(weight).max(axis=0) / (63 if smoothed else 127)).astype(np.float32)
     integers = np.rint(weight / column).astype(np.int64)
     row = (np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)).astype(np.float32)
     sums = np.rint(x / row).astype(np.int64) @ integers
@@ -323,6 +324,16 @@ def test_int8_products_of_one_input_share_its_quantization(tiny_bundles: Path) -
     assert len(products) == 2 * 6 + 4
     # Of each layer: qkv together, o, wi, wo; and the encoder's output once for all projections.
     assert sum(n.op_type == "QuantizeLinear" for n in nodes) == 2 * 4 + 1
+
+
+@pytest.mark.parametrize(("name", "kind"), [("t5-int8", 3), ("embedder-int8", 2)])
+def test_smoothed_weights_are_signed(tiny_bundles: Path, name: str, kind: int) -> None:
+    """TensorProto's INT8 and UINT8."""
+    import onnx
+
+    file = next((tiny_bundles / name).glob("*.onnx"))
+    weights = onnx.load(file).graph.initializer
+    assert {w.data_type for w in weights if w.name.endswith(".int8")} == {kind}
 
 
 def test_int8_keeps_a_gated_output_in_float32(tmp_path: Path) -> None:
@@ -909,7 +920,7 @@ def test_the_proof_sees_one_wrong_weight(
 ) -> None:
     from onnx import numpy_helper
 
-    def wrong(model: Any) -> int:
+    def wrong(model: Any, smoothed: bool) -> int:
         weight = next(w for w in model.graph.initializer if list(w.dims) == [32, 64])
         array = numpy_helper.to_array(weight).copy()
         array[3, 5] += 0.5

@@ -619,7 +619,7 @@ def test_the_proof_sees_a_position_that_is_off_by_one(
 
     from engine.export import quantize
 
-    def shifted(model: Any) -> int:
+    def shifted(model: Any, smoothed: bool) -> int:
         for weight in model.graph.initializer:
             if list(weight.dims) in ([514, 32], [512, 32]):
                 array = np.roll(numpy_helper.to_array(weight), 1, axis=0)

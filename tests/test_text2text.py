@@ -186,6 +186,22 @@ def test_a_row_does_not_depend_on_its_batch(opened: Any, name: str) -> None:
     assert bundle([texts[i] for i in order], **LIMIT).to_pylist() == [whole[i] for i in order]
 
 
+def test_buffers_are_kept_for_the_next_call(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, _ = opened("translation-mbart50")
+    texts = PAIRS["translation-mbart50"][3]()[:10]
+    answers = bundle(texts, **LIMIT)
+    buffer, fresh = bundle.backend.buffer, []
+
+    def asked(shape: Any, dtype: Any, old: Any) -> Any:
+        fresh.append(old is None)
+        return buffer(shape, dtype, old)
+
+    monkeypatch.setattr(bundle.backend, "buffer", asked)
+    assert bundle(texts, **LIMIT).equals(answers)
+    assert fresh
+    assert not any(fresh)
+
+
 def test_20_000_characters_are_cut_and_answered(opened: Any) -> None:
     for name in ("translation-t5", "summarization-bart", "generation-gpt2"):
         bundle, _ = opened(name)

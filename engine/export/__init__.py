@@ -112,7 +112,18 @@ def export(
     if model is None:
         _check_default(task, revision)
     check_installed()
-    from engine.export import checkpoint, convert, dense, facts, graph, proof, quantize, step, tasks
+    from engine.export import (
+        checkpoint,
+        convert,
+        dense,
+        facts,
+        graph,
+        proof,
+        quantize,
+        smooth,
+        step,
+        tasks,
+    )  # fmt: skip
 
     started = time.monotonic()
     quantized = quantize.recipe(recipe)
@@ -134,6 +145,10 @@ def export(
         collected = facts.collect(found, network, tokenizer, wanted, task or wanted.name)
         layers = dense.load(found) if collected.facts.projected else ()
         answers = proof.ask(network, tokenizer, collected.facts)
+        smoothed = False
+        if recipe in quantize.SMOOTHED and collected.facts.generation:
+            texts = [collected.facts.prefix + sentence for sentence in proof.SENTENCES]
+            smoothed = smooth.smooth(network, tokenizer, texts)
         facts.save_tokenizer(tokenizer, made)
 
         progress("converting with Optimum")
@@ -148,7 +163,7 @@ def export(
         elif collected.facts.generation:
             notes += (_NO_STEPS,)
         for name, rewritten in graphs.items():
-            quantized(rewritten)
+            quantized(rewritten, smoothed)
             graph.save(rewritten, made / name)
         if layers:
             graph.save(dense.graph(layers), made / "dense.onnx")

@@ -48,49 +48,69 @@ KEPT = (
     ),
 )
 
-# Weights are unsigned, like the activations, both with zero point 128. The usual pairing, unsigned
-# activations and signed weights, is not exact on a CPU without VNNI: ONNX Runtime's AVX2 kernel
-# adds pairs of products in saturating 16 bits (vpmaddubsw), and 2 * 255 * 127 does not fit. Its
-# unsigned kernel widens to 16 bits before it multiplies (vpmaddwd); with VNNI one kernel serves
-# both pairings. So the sums are exact on every machine, whatever stands beside a row in the batch.
+# Activations are unsigned, around 128.
 ZERO_POINT = 128
 LEVELS = 127.0
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What weights become: `levels` to either side of `zero_point`."""
+
+    levels: int
+    zero_point: int
+    dtype: str
+
+
+# The usual pairing, unsigned activations and signed weights of 8 bits, is not exact on a CPU
+# without VNNI: ONNX Runtime's AVX2 kernel adds pairs of products in saturating 16 bits
+# (vpmaddubsw), and 2 * 255 * 127 does not fit. Its kernel for unsigned weights widens to 16 bits
+# before it multiplies (vpmaddwd); with VNNI one kernel serves both pairings. Signed weights of 7
+# bits do fit, 2 * 255 * 63, and are 1.2 times as fast without VNNI. So the sums are exact on every
+# machine with either, whatever stands beside a row in the batch.
+UNSIGNED = Integers(127, 128, "uint8")
+# For smoothed weights: flan-t5-small's error rises from 4.1% to 4.9% with the bit that is missing
+# (4.2% unsmoothed with it), and it gives fp32's whole answer more often than it did unsmoothed.
+SIGNED = Integers(63, 0, "int8")
 # A row of zeros has no scale of its own; any will do.
 SMALLEST_SCALE = 1e-12
 
 
-def fp32(model: Any) -> int:
+def fp32(model: Any, smoothed: bool = False) -> int:
     """Leave a graph as it is."""
     return 0
 
 
-def int8(model: Any) -> int:
+def int8(model: Any, smoothed: bool = False) -> int:
     """Multiply in 8 bits: weights with a scale per output channel, activations one per token.
 
     Every MatMul and Gemm with a constant 2-D float32 weight that `KEPT` does not name becomes
 
         scale  = max|A| over the last axis / 127          one a token, so a row's answer does not
         q      = QuantizeLinear(A, scale, 128)            depend on its neighbours in the batch
-        output = (q - 128) @ (W - 128) * weight scales * scale
+        output = (q - 128) @ (W - zero) * weight scales * scale
 
     where the sums of integers are exact in 32 bits. Products of the same A share q. Embeddings are
     looked up, not multiplied, and stay float32.
 
     Args:
         model: An ONNX ModelProto; changed in place.
+        smoothed: Whether its weights were (see `smooth`); they are `SIGNED` then, else `UNSIGNED`.
 
     Returns:
         How many matrix products became integer ones.
     """
-    return _Int8(model).run()
+    return _Int8(model, SIGNED if smoothed else UNSIGNED).run()
 
 
-RECIPES: Mapping[str, Callable[[Any], int]] = {"fp32": fp32, "int8": int8}
+RECIPES: Mapping[str, Callable[[Any, bool], int]] = {"fp32": fp32, "int8": int8}
+# Recipes before which outliers are moved from activations into weights.
+SMOOTHED = ("int8",)
 # Tokens whose logits a step graph computes in float32 behind a head that is not.
 SHORTLIST: Mapping[str, int] = {"fp32": 0, "int8": 16}
 
 
-def recipe(name: str) -> Callable[[Any], int]:
+def recipe(name: str) -> Callable[[Any, bool], int]:
     """A recipe by its name.
 
     Raises:
@@ -107,6 +127,7 @@ class _Int8:
     """One graph on its way to int8; `nodes` is the new list, in topological order."""
 
     model: Any
+    weight: Integers
     nodes: list[Any] = field(default_factory=list)
     quantized: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -159,6 +180,8 @@ class _Int8:
 
         self._store("int8.one", np.array(1.0, np.float32))
         self._store("int8.zero_point", np.array(ZERO_POINT, np.uint8))
+        zero_point = np.array(self.weight.zero_point, self.weight.dtype)
+        self._store("int8.weight_zero_point", zero_point)
         self._store("int8.levels", np.array(LEVELS, np.float32))
         self._store("int8.smallest", np.array(SMALLEST_SCALE, np.float32))
         self._store("int8.last_axis", np.array([-1], np.int64))
@@ -185,7 +208,7 @@ class _Int8:
         # MatMulInteger, Cast and the Mul with the weight's scales in one pass over the output.
         product = self._add(
             "MatMulIntegerToFloat",
-            [q, integers, "int8.one", scales, "int8.zero_point", "int8.zero_point"],
+            [q, integers, "int8.one", scales, "int8.zero_point", "int8.weight_zero_point"],
             f"{at}/product",
             domain="com.microsoft",
         )
@@ -199,6 +222,7 @@ class _Int8:
         if source in self.quantized:
             return self.quantized[source]
         import numpy as np
+        from onnx import numpy_helper
 
         at = f"{source}/int8"
         magnitude = self._add("Abs", [source], f"{at}/abs")
@@ -211,8 +235,6 @@ class _Int8:
         width = self._add("Shape", [source], f"{at}/width", start=-1)
         rows = self._add("Concat", ["int8.last_axis", width], f"{at}/rows", axis=0)
         flat = self._add("Reshape", [source, rows], f"{at}/flat")
-        from onnx import numpy_helper
-
         value = numpy_helper.from_array(np.array([ZERO_POINT], np.uint8))
         zeros = self._add("ConstantOfShape", [count], f"{at}/zero_points", value=value)
         tokens = self._add("QuantizeLinear", [flat, vector, zeros], f"{at}/tokens", axis=0)
@@ -221,7 +243,7 @@ class _Int8:
         return q, scale
 
     def _weight(self, name: str, turn: bool) -> tuple[str, str]:
-        """Names of W in uint8 (in, out) and of its scales (out,); stored once for equal W."""
+        """Names of W in 8 bits (in, out) and of its scales (out,); stored once for equal W."""
         import numpy as np
         from onnx import numpy_helper
 
@@ -229,9 +251,11 @@ class _Int8:
         if integers not in {w.name for w in self.model.graph.initializer}:
             weight = numpy_helper.to_array(self.weights[name])
             weight = weight.T if turn else weight
-            scale = np.maximum(np.abs(weight).max(axis=0) / LEVELS, SMALLEST_SCALE)
-            rounded = np.clip(np.rint(weight / scale), -LEVELS, LEVELS) + ZERO_POINT
-            self._store(integers, np.ascontiguousarray(rounded.astype(np.uint8)))
+            made = self.weight
+            scale = np.maximum(np.abs(weight).max(axis=0) / made.levels, SMALLEST_SCALE)
+            rounded = np.clip(np.rint(weight / scale), -made.levels, made.levels)
+            stored = (rounded + made.zero_point).astype(made.dtype)
+            self._store(integers, np.ascontiguousarray(stored))
             self._store(scales, scale.astype(np.float32))
         return integers, scales
 

@@ -38,6 +38,7 @@ class Greedy:
         rows = len(job.prompt)
         self.job, self.cache, self.stop, self.tail = job, cache, stop, tail
         self.choose = choose
+        self.ends = np.array(job.settings.end_ids, np.int64)
         self.ids = np.full((rows, job.max_new_tokens), job.settings.pad_id, np.int64)
         self.lengths = np.zeros(rows, np.int64)
         self.ended = np.zeros(rows, np.bool_)
@@ -50,7 +51,7 @@ class Greedy:
         chosen = self.choose(self, places, rows)
         self.tokens[places] = self.ids[rows, self.lengths[rows]] = chosen
         self.lengths[rows] += 1
-        ended = np.isin(chosen, self.job.settings.end_ids)
+        ended = (chosen[:, None] == self.ends).any(axis=1)
         if self.stop is not None:
             self._ask(self.stop, rows, ended)
         self.ended[rows] = ended

@@ -74,7 +74,7 @@ class Slots:
         self.encoded: tuple[int, int] = (0, 0)
         self.ahead: dict[str, NDArray[Any]] = {}
         self.slots = self._count(most)
-        self.most, self.room = most, min(most, POSITIONS)
+        self.most, self.room = most, min(most, max(POSITIONS, self._spared()))
         self.host: dict[str, NDArray[Any]] = {}
         self.held: dict[str, Value] = {}
         for name, (shape, dtype) in self._shapes(picks).items():
@@ -166,6 +166,13 @@ class Slots:
         fit = max(1, min(capacity(settings), ROOM // each) // self.width)
         return min(fit, len(self.sources)) * self.width
 
+    def _spared(self) -> int:
+        """Positions for which there is memory already."""
+        if (old := self.memory.get("past.0.key")) is None:
+            return 0
+        width = self.settings.heads * self.settings.head_dim
+        return self.backend.host(old).size // (self.slots * width)
+
     def _hold(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
         self.held[name] = self.backend.buffer(shape, dtype, self.memory.get(name))
         self.memory[name] = self.held[name]
@@ -177,10 +184,10 @@ class Slots:
             return
         filled, self.room = self.room, min(self.most, max(positions, 2 * self.room))
         for name in [name for name in self.held if name.startswith("past.")]:
-            # Copied, since the larger buffer may be over the same memory.
-            kept = self.host[name][:, :, :filled].copy()
-            self._hold(name, (*kept.shape[:2], self.room, kept.shape[3]), kept.dtype)
-            self.host[name][:, :, :filled] = kept
+            old = self.host[name]
+            self._hold(name, (*old.shape[:2], self.room, old.shape[3]), old.dtype)
+            # The larger buffer may be over the same memory: NumPy copies as if it were not.
+            self.host[name][:, :, :filled] = old[:, :, :filled]
         self._bind()
 
     def _shapes(self, picks: int) -> dict[str, tuple[tuple[int, ...], Any]]:

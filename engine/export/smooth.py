@@ -1,0 +1,129 @@
+"""Outliers moved from activations into weights, before a checkpoint's products become integer ones.
+
+    X W = (X / s) (s W)        s = max|X| ** 0.5 / max|W| ** 0.5, channel by channel
+
+(G. Xiao et al., "SmoothQuant", ICML 2023). An activation's scale is set by the largest value of its
+token, so that beside an outlier little is left of the other channels; a weight's is set column by
+column. The division goes into what makes X, a norm's weight or another product, and costs nothing
+when the model runs. The model computes what it did, but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.export.quiet import quiet
+
+STRENGTH = 0.5
+# Tokens that are generated for each text, so that the decoder is seen at work, too.
+NEW_TOKENS = 32
+_LEAST = 1e-5
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Channels that can be scaled freely.
+
+    Attributes:
+        makers: Weights whose first axis are these channels: of a norm (n,), of a product (n, in).
+        readers: Products that read them, weights (out, n), and nothing else does.
+    """
+
+    makers: tuple[Any, ...]
+    readers: tuple[Any, ...]
+
+
+def smooth(model: Any, tokenizer: Any, texts: Sequence[str]) -> bool:
+    """Scale a model's weights in place by what its activations are on some texts.
+
+    Args:
+        model: A transformers model that generates; those not of `FAMILIES` stay as they are.
+        tokenizer: Its tokenizer.
+        texts: With their prefix.
+
+    Returns:
+        Whether they were scaled.
+    """
+    if model.config.model_type not in FAMILIES:
+        return False
+    channels = tuple(FAMILIES[model.config.model_type](model))
+    largest = _largest(model, tokenizer, texts, channels)
+    for channel, activation in zip(channels, largest, strict=True):
+        _scale(channel, activation)
+    return True
+
+
+def _largest(
+    model: Any, tokenizer: Any, texts: Sequence[str], channels: Sequence[Channel]
+) -> list[Any]:
+    """The largest magnitude that each channel has on the texts, float32 (n,), group by group."""
+    import torch
+
+    found = [torch.zeros(channel.readers[0].in_features) for channel in channels]
+
+    def watch(n: int) -> Callable[[Any, tuple[Any, ...]], None]:
+        def seen(module: Any, given: tuple[Any, ...]) -> None:
+            found[n] = torch.maximum(found[n], given[0].abs().flatten(0, -2).amax(dim=0))
+
+        return seen
+
+    hooks = [c.readers[0].register_forward_pre_hook(watch(n)) for n, c in enumerate(channels)]
+    try:
+        with torch.inference_mode(), quiet():
+            for text in texts:
+                ids = tokenizer(text, return_tensors="pt", truncation=True)["input_ids"]
+                model.generate(ids, max_new_tokens=NEW_TOKENS, num_beams=1, do_sample=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _scale(channel: Channel, activation: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        weight = torch.stack([reader.weight.abs().amax(dim=0) for reader in channel.readers])
+        weight = weight.amax(dim=0).clamp(min=_LEAST)
+        scale = activation.clamp(min=_LEAST) ** STRENGTH / weight ** (1 - STRENGTH)
+        # A channel that is never used says nothing of how large it might be.
+        scale = torch.where(activation > _LEAST, scale, torch.ones_like(scale))
+        for maker in channel.makers:
+            maker.div_(scale if maker.ndim == 1 else scale[:, None])
+        for reader in channel.readers:
+            reader.weight.mul_(scale)
+
+
+def _t5(model: Any) -> Iterator[Channel]:
+    """T5's norms have no bias, nor have its products."""
+    for stack in (model.encoder, model.decoder):
+        for block in stack.block:
+            own, wide = block.layer[0], block.layer[-1]
+            attention = own.SelfAttention
+            yield Channel((own.layer_norm.weight,), (attention.q, attention.k, attention.v))
+            yield Channel((attention.v.weight,), (attention.o,))
+            if len(block.layer) > 2:
+                cross = block.layer[1]
+                yield Channel((cross.layer_norm.weight,), (cross.EncDecAttention.q,))
+                yield Channel((cross.EncDecAttention.v.weight,), (cross.EncDecAttention.o,))
+            yield from _t5_feed_forward(wide)
+    crosses = [block.layer[1].EncDecAttention for block in model.decoder.block]
+    read = tuple(product for cross in crosses for product in (cross.k, cross.v))
+    yield Channel((model.encoder.final_layer_norm.weight,), read)
+
+
+def _t5_feed_forward(wide: Any) -> Iterator[Channel]:
+    """A gate's other side is linear; ReLU lets a factor through, other activations do not."""
+    inner = wide.DenseReluDense
+    if hasattr(inner, "wi_1"):
+        yield Channel((wide.layer_norm.weight,), (inner.wi_0, inner.wi_1))
+        yield Channel((inner.wi_1.weight,), (inner.wo,))
+        return
+    yield Channel((wide.layer_norm.weight,), (inner.wi,))
+    if type(inner.act).__name__ == "ReLU":
+        yield Channel((inner.wi.weight,), (inner.wo,))
+
+
+FAMILIES: Mapping[str, Callable[[Any], Iterator[Channel]]] = {"t5": _t5, "mt5": _t5}
