@@ -11,6 +11,7 @@ varying shapes make ONNX Runtime's arena grow (onnxruntime#13500, #9509).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def cut(
         max_rows: Sequences of one batch at most.
     """
     lengths = window.ids.lengths
-    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    order = _longest_first(window)
     left = lengths[order][::-1].cumsum()[::-1]
     if not len(order):
         yield _pad(window, order, 1, pad_id, last=True)
@@ -71,12 +72,18 @@ def deal(window: Encoded, *, workers: int, most: int, limit: int, pad_id: int) -
         limit, pad_id: As in `cut`.
     """
     lengths = window.ids.lengths
-    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    order = _longest_first(window)
     count = max(1, min(len(order), workers * -(-len(order) // (workers * most))))
     for n in range(count):
         index = order[n::count]
         width = bucket(int(lengths[index[0]]), limit) if len(index) else 1
         yield _pad(window, index, width, pad_id, last=n == count - 1)
+
+
+def _longest_first(window: Encoded) -> Ints:
+    """The sequences to compute."""
+    computed = window.computed
+    return computed[np.argsort(-window.ids.lengths[computed], kind="stable")]
 
 
 def _pad(window: Encoded, index: Ints, width: int, pad_id: int, *, last: bool) -> Batch:
@@ -88,23 +95,38 @@ def _pad(window: Encoded, index: Ints, width: int, pad_id: int, *, last: bool) -
     return Batch(window, index, feeds, tokens=len(ids.values), last=last)
 
 
+def once(window: Encoded) -> Encoded:
+    """The window with only the first of equal sequences to be computed; the others get its results,
+    which do not depend on what stands beside it in a batch."""
+    firsts = window.ids.firsts()
+    if window.type_ids is not None:
+        both = np.stack([firsts, window.type_ids.firsts()], axis=1)
+        pairs = Ragged.of(both.ravel(), np.full(len(firsts), 2))
+        firsts = pairs.firsts()
+    return replace(window, firsts=firsts)
+
+
 def rows_ended(batch: Batch) -> int:
     """How many rows have their last sequence in this batch, or no sequence at all.
 
     Rows without sequences count with the window's last batch, so that the sum over a window is its
-    number of rows.
+    number of rows. A sequence that repeats another is where that one is.
     """
-    owners = batch.window.owners
-    following = np.minimum(batch.index + 1, len(owners) - 1)
-    at_end = (batch.index == len(owners) - 1) | (owners[following] != owners[batch.index])
-    without = len(batch.window.rows) - len(np.unique(owners)) if batch.last else 0
-    return int(at_end.sum()) + without
+    owners, firsts = batch.window.owners, batch.window.firsts
+    lasts = np.flatnonzero(np.append(owners[1:] != owners[:-1], True)[: len(owners)])
+    ends = np.bincount(lasts if firsts is None else firsts[lasts], minlength=len(owners))
+    without = len(batch.window.rows) - len(lasts) if batch.last else 0
+    return int(ends[batch.index].sum()) + without
 
 
 def gather(outputs: Sequence[Output]) -> Arrays:
     """Results of all batches of a window, in the order of its sequences; none if it has none."""
     outputs = [o for o in outputs if len(o.batch.index)] or outputs[:1]
-    back = np.argsort(np.concatenate([o.batch.index for o in outputs]), kind="stable")
+    index = np.concatenate([o.batch.index for o in outputs])
+    firsts = outputs[0].batch.window.firsts
+    wanted = np.arange(len(index)) if firsts is None else firsts
+    back = np.argsort(index, kind="stable")
+    back = back[np.searchsorted(index[back], wanted)]
     return {name: _joined([o.arrays[name] for o in outputs], back) for name in outputs[0].arrays}
 
 

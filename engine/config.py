@@ -35,6 +35,7 @@ class RunConfig:
         max_length: Tokens a row may have before it is cut; 0 takes the model's.
         workers: Batches computed at a time; 0 takes one for each core, 4 at most.
         threads: Threads for one batch; 0 shares the cores out among the workers.
+        dedupe: Compute equal texts of a window once; not where answers are drawn by chance.
         device: auto, cpu, cuda or cuda:N.
         on_error: fail stops at the first bad row, reject sets bad rows aside.
         max_rejects: With reject, bad rows after which the run fails all the same; -1 for no limit.
@@ -53,6 +54,7 @@ class RunConfig:
     max_length: int = 0
     workers: int = 0
     threads: int = 0
+    dedupe: bool = True
     device: str = "auto"
     on_error: str = "fail"
     max_rejects: int = -1
@@ -67,6 +69,7 @@ class RunConfig:
         check_choice("format", self.format, FORMATS)
         check_choice("compression", self.compression, COMPRESSIONS)
         check_choice("on_error", self.on_error, ON_ERROR)
+        check_choice("dedupe", self.dedupe, (True, False))
         check_choice("overwrite", self.overwrite, (True, False))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
             raise SettingsError(f"device {self.device!r} is unknown", "auto, cpu, cuda or cuda:0")
@@ -117,6 +120,7 @@ _SHAPING = (
     "window",
     "batch_tokens",
     "max_length",
+    "dedupe",
 )
 
 

@@ -71,6 +71,16 @@ class Ragged:
         kept = ends - np.arange(len(ends)) <= most
         return Ragged.of(self.values[kept], np.minimum(self.lengths, most))
 
+    def firsts(self) -> Ints:
+        """Of each row the first row with the same values, int64 (rows,)."""
+        values = np.ascontiguousarray(self.values)
+        offsets = self.offsets * values.itemsize
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values)]
+        rows = pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
+        kinds = rows.dictionary_encode().indices.to_numpy()
+        _, first = np.unique(kinds, return_index=True)
+        return np.asarray(first[kinds], np.int64)
+
     @staticmethod
     def beside(parts: Sequence[Ragged]) -> Ragged:
         """Row i of every part, one behind the other, as row i."""
@@ -210,6 +220,8 @@ class Encoded:
         truncated: Which rows were cut, bool (rows,).
         owners: The row of each sequence, int64 (sequences,), ascending.
         aside: What the task lays by for `finish`, by name; the model does not see it.
+        firsts: Of each sequence the first one that equals it, int64 (sequences,): only those are
+            computed. None where each is computed.
     """
 
     rows: Rows
@@ -218,6 +230,13 @@ class Encoded:
     truncated: NDArray[np.bool_]
     owners: Ints
     aside: Mapping[str, Any] = field(default_factory=dict)
+    firsts: Ints | None = None
+
+    @property
+    def computed(self) -> Ints:
+        """The sequences that are computed, ascending."""
+        every = np.arange(len(self.ids), dtype=np.int64)
+        return every if self.firsts is None else every[self.firsts == every]
 
     @classmethod
     def one_each(

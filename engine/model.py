@@ -43,6 +43,7 @@ class Stages:
     budget: int
     max_length: int
     workers: int = 1
+    dedupe: bool = True
 
     @property
     def schema(self) -> pa.Schema:
@@ -50,7 +51,8 @@ class Stages:
         return self.task.schema(self.context)
 
     def encode(self, rows: Rows) -> Encoded:
-        return self.task.encode(rows, self.context)
+        encoded = self.task.encode(rows, self.context)
+        return batcher.once(encoded) if self.dedupe else encoded
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
         pad, generation = self.context.facts.pad_id, self.context.facts.generation
@@ -130,12 +132,14 @@ class Bundle:
         batch_tokens: int = 0,
         max_length: int = 0,
         workers: int = 1,
+        dedupe: bool = True,
         stopped: Callable[[], bool] = never,
         count: Count = uncounted,
     ) -> Stages:
         """The stages, bound to task options and sizes (0: the task's and the model's own).
 
-        `workers` is how many batches will be computed at the same time; `count` is told by decoding
+        `workers` is how many batches will be computed at the same time; `dedupe` computes equal
+        sequences of a window once, unless answers are drawn by chance; `count` is told by decoding
         of its places and how many of them had a row.
 
         Raises:
@@ -156,6 +160,7 @@ class Bundle:
             budget,
             length,
             workers,
+            dedupe and not self.task.draws(settled),
         )
 
     def __call__(

@@ -23,6 +23,8 @@ class Report:
             once for each worker, so these add up to more than `seconds`.
         occupancy: Share of a decoder's steps × places that had a row, in this call; None where
             nothing was decoded.
+        repeats: Sequences of this call that equal another one of their window, and were computed
+            once with it.
         rejected: Rows set aside in this call, by reason.
         files: Part files below `out`, in input order.
         notes: What the person should know.
@@ -47,6 +49,7 @@ class Report:
     padding: float
     stage_seconds: dict[str, float]
     occupancy: float | None = None
+    repeats: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

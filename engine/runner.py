@@ -177,6 +177,7 @@ class _Run:
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
             workers=self._workers(),
+            dedupe=config.dedupe,
             stopped=self.overlap.stopping.is_set,
             count=self.telemetry.add,
         )
@@ -241,6 +242,7 @@ class _Run:
         for rows in windows:
             with self.telemetry.timed("tokenize", _where(rows)):
                 encoded = stages.encode(rows)
+            self.telemetry.add(repeats=len(encoded.ids) - len(encoded.computed))
             yield encoded
 
     def _cut(self, stages: Stages, windows: Iterator[Encoded]) -> Iterator[Batch]:
@@ -330,6 +332,7 @@ class _Run:
             **counts,
             splits=len(entries),
             splits_skipped=self.skipped,
+            repeats=telemetry.counts["repeats"],
             rows_computed=computed,
             padded_tokens=padded,
             seconds=round(seconds, 3),

@@ -166,6 +166,31 @@ def test_gather_skips_an_output_without_rows_among_others() -> None:
     assert np.asarray(arrays["a"]).tolist() == [10, 20]
 
 
+# Rows of sequences: how long each is, of what, and of which type.
+kinds = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 1))))
+
+
+@calm
+@given(kinds, st.booleans())
+def test_equal_sequences_are_computed_once_and_answered_each(
+    rows: list[list[tuple[int, int, int]]], types: bool
+) -> None:
+    flat = np.array([kind for row in rows for kind in row], np.int64).reshape(-1, 3)
+    sizes, values, second = flat.T
+    ids = Ragged.of(np.repeat(values, sizes), sizes)
+    type_ids = Ragged.of(np.repeat(second, sizes), sizes) if types else None
+    texts = Rows(None, (pa.array([""] * len(rows), pa.string()),))
+    owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    window = Encoded(texts, ids, type_ids, np.zeros(len(rows), np.bool_), owners)
+    batches = cut(batcher.once(window), budget=20)
+    assert sum(map(batcher.rows_ended, batches)) == len(rows)
+    kind = list(zip(listed(ids), listed(type_ids or ids), strict=True))
+    assert sum(len(batch.index) for batch in batches) == len({str(each) for each in kind})
+    if kind:
+        arrays = batcher.gather([Output(batch, {"own": batch.index}) for batch in batches])
+        assert np.asarray(arrays["own"]).tolist() == [kind.index(each) for each in kind]
+
+
 # Ragged
 
 rows = st.lists(st.lists(st.integers(-5, 5), max_size=6), max_size=12)
@@ -201,6 +226,12 @@ def test_ragged_take_gives_the_rows_asked_for_doubled_or_not(
     index = data.draw(some)
     taken = ragged(rows).take(np.array(index, np.int64))
     assert listed(taken) == [rows[i] for i in index]
+
+
+@calm
+@given(rows)
+def test_ragged_firsts_are_where_a_row_stands_first(rows: list[list[int]]) -> None:
+    assert ragged(rows).firsts().tolist() == [rows.index(row) for row in rows]
 
 
 @calm

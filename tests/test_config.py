@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "window": 5,
     "batch_tokens": 5,
     "max_length": 5,
+    "dedupe": False,
 }
 
 

@@ -41,7 +41,7 @@ PIECES["decoder_start_token_id"] = 0
 BYTES = {**PAIR, "vocab_size": 50265, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 BYTES["decoder_start_token_id"] = 2
 # How far weights are from where they begin; T5 would else say one token again and again.
-NOISE = {"t5": 0.3, "mt5": 0.3}
+NOISE = {"t5": 0.2, "mt5": 0.2}
 CAUSAL = {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256}
 # class, tokenizer, task, configuration
 FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {

@@ -229,6 +229,22 @@ def test_kept_columns_stand_before_the_results_in_the_order_asked_for(
         assert found.schema.field("embedding").type == pa.list_(pa.float32(), DIMENSIONS)
 
 
+def test_texts_that_repeat_are_computed_once(tmp_path: Path, features: Path) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [f"w{n % 7} w{n % 3}" for n in range(400)])
+    backends = FakeBackend(), FakeBackend()
+    reports = [
+        go(features, path, tmp_path / f"out-{dedupe}", backend=backend, dedupe=dedupe, window=100)
+        for backend, dedupe in zip(backends, (True, False), strict=True)
+    ]
+    once, each = (sum(shape[0] for _, shape in backend.shapes) for backend in backends)
+    assert (once, each) == (4 * 21, 400)
+    assert [report.repeats for report in reports] == [400 - 4 * 21, 0]
+    assert len({report.tokens for report in reports}) == 1
+    assert reports[0].rows_computed == reports[1].rows_computed == 400
+    found = [rows_of(tmp_path / f"out-{d}", r) for d, r in zip((True, False), reports, strict=True)]
+    assert found[0] == found[1]
+
+
 def test_zero_rows_everywhere_is_a_run_with_nothing_in_it(tmp_path: Path, features: Path) -> None:
     folder = tmp_path / "corpus"
     write_jsonl(folder / "empty.jsonl", [])

@@ -399,6 +399,14 @@ def test_without_do_sample_nothing_is_drawn(bundle: Path) -> None:
     )
 
 
+def test_equal_rows_draw_for_themselves(tiny_bundles: Path) -> None:
+    model = Bundle.load(tiny_bundles / "t5", threads=1)
+    given = ["a house by the sea"] * 20
+    drawn = model(given, do_sample=True, num_beams=1, max_new_tokens=12)
+    assert len(set(drawn["translation_text"].to_pylist())) > 10
+    assert len(set(model(given, max_new_tokens=12)["translation_text"].to_pylist())) == 1
+
+
 @pytest.mark.parametrize("name", ["t5", "t5-int8"])
 def test_a_real_decoder_draws_the_same_in_any_company(tiny_bundles: Path, name: str) -> None:
     model = Bundle.load(tiny_bundles / name, threads=1)

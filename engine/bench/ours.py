@@ -51,7 +51,8 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     bundle = Bundle.load(
         job["bundle"], threads=max(1, job["threads"] // workers), check=False, device="cpu"
     )
-    given = {**setting, **job["options"], "text": job["columns"]}
+    # Peers compute equal texts again, too.
+    given = {**setting, **job["options"], "text": job["columns"], "dedupe": False}
     if "max_length" in job:
         given["max_length"] = job["max_length"]
     if job["task"] == "text-generation":

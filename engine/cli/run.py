@@ -45,6 +45,9 @@ def run(
         int, typer.Option(help="Batches at a time; 0 for one a core, 4 at most.")
     ] = 0,
     threads: Annotated[int, typer.Option(help="Threads of one batch; 0 shares the cores out.")] = 0,
+    dedupe: Annotated[
+        bool, typer.Option(help="Compute equal texts of a window once, unless tokens are drawn.")
+    ] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     on_error: Annotated[
         str, typer.Option(help="Bad rows: fail at the first, or reject them.")
@@ -97,6 +100,7 @@ def run(
             max_length=max_length,
             workers=workers,
             threads=threads,
+            dedupe=dedupe,
             device=device,
             on_error=on_error,
             max_rejects=max_rejects,
@@ -125,6 +129,8 @@ def summary(report: Any) -> str:
             f"{report.tokens_per_second:,.0f} tokens/s, padding {report.padding:.2f}"
             + ("" if report.occupancy is None else f", decoder {report.occupancy:.0%} occupied")
         )
+    if report.repeats:
+        lines.append(f"{report.repeats:,} repeated sequences were computed once (--no-dedupe)")
     if report.rows_rejected:
         lines.append(f"bad rows, by number and reason: {report.out}/rejects")
     lines += [f"note: {note}" for note in report.notes]

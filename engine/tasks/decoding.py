@@ -210,6 +210,10 @@ def counted(arrays: Arrays) -> list[pa.Array]:
     return [pa.array(tokens.lengths, pa.int32()), pa.array(reasons.tolist(), pa.string())]
 
 
+def draws(options: Any) -> bool:
+    return bool(options.do_sample)
+
+
 def schema(column: str) -> pa.Schema:
     """The text's column and the two of `counted`."""
     columns = {column: pa.string(), "output_tokens": pa.int32()}

@@ -51,6 +51,11 @@ def any_number(options: Any) -> int:
     return WINDOW
 
 
+def never(options: Any) -> bool:
+    """A `draws` of tasks that do not generate."""
+    return False
+
+
 def nothing_more(facts: Facts, options: Any, columns: int) -> None:
     """A `check` for options that fit every checkpoint."""
 
@@ -73,6 +78,7 @@ class Task:
         schema: Names and types of the result columns.
         columns: The same in words, for `engine tasks`.
         window: Options -> rows of a window at most, where a row brings many sequences or much data.
+        draws: Whether answers are drawn by chance, so that equal rows have answers of their own.
         check: Raises SettingsError where the options do not fit the checkpoint or the number of
             input columns.
     """
@@ -90,6 +96,7 @@ class Task:
     schema: Callable[[Context], pa.Schema]
     columns: str
     window: Callable[[Any], int] = any_number
+    draws: Callable[[Any], bool] = never
     check: Callable[[Facts, Any, int], None] = nothing_more
 
     @property

@@ -119,6 +119,7 @@ def _task(name: str, aliases: tuple[str, ...], summary: str, column: str, **own:
         finish=_finish,
         schema=_schema(column),
         columns=f"{column}: string, output_tokens: int32, finish_reason: stop or length",
+        draws=decoding.draws,
         check=_check,
         **given,
     )

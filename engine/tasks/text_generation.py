@@ -114,5 +114,6 @@ TASK = Task(
     finish=_finish,
     schema=_schema,
     columns="generated_text: string, output_tokens: int32, finish_reason: stop or length",
+    draws=decoding.draws,
     check=_check,
 )
