@@ -123,7 +123,7 @@ def export(
         smooth,
         step,
         tasks,
-    )  # fmt: skip
+    )
 
     started = time.monotonic()
     quantized = quantize.recipe(recipe)
