@@ -78,13 +78,12 @@ def test_tokens_are_those_of_generate(
     assert (tmp_path / "bundle/step.onnx").is_file()
     texts = sentences(shared)
     answers = every_way(tmp_path, texts, beams)
-    wanted, scored = reference(folder, task, texts, beams)
+    wanted, tied = reference(folder, task, texts, beams)
     differing = [n for n in range(ROWS) if answers[n] != wanted[n]]
     lengths = Counter(tokens for _, tokens in wanted)
     assert len(lengths) > 5
-    assert len(differing) <= (0 if beams == 1 else ROWS // 200)
-    for n in differing:
-        assert scored(n, answers[n][0]) == pytest.approx(scored(n, wanted[n][0]), abs=1e-4)
+    assert len(differing) <= ROWS // 200
+    assert all(tied(n, answers[n][0]) for n in differing)
 
 
 def sentences(shared: Path) -> list[str]:
@@ -153,8 +152,12 @@ OWN: dict[str, dict[str, Any]] = {"text-generation": {"return_full_text": False}
 
 
 def reference(folder: Path, task: str, texts: list[str], beams: int) -> Any:
-    """Text and number of tokens of every row by generate(), each in a batch of its own; and what
-    a beam's text scores."""
+    """Text and number of tokens of every row by generate(), each in a batch of its own; and whether
+    another text of a row would have done: float32 rounds logits of 30 to a few millionths.
+
+    Of beams its score must be the best one's; a greedy row must have had a step whose two best
+    logits are equal but for rounding.
+    """
     import torch
     import transformers
 
@@ -163,6 +166,7 @@ def reference(folder: Path, task: str, texts: list[str], beams: int) -> Any:
     model = getattr(transformers, kind).from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     kept: dict[tuple[int, str], float] = {}
+    closest = []
     wanted = []
     for n, text in enumerate(texts):
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
@@ -182,4 +186,12 @@ def reference(folder: Path, task: str, texts: list[str], beams: int) -> Any:
                 kept.setdefault((n, said), float(found.sequences_scores[k]))
             if not k:
                 wanted.append((said, length))
-    return wanted, lambda n, text: kept.get((n, text), float("nan"))
+        best = [step.topk(2).values[0] for step in found.scores]
+        closest.append(min(float((one - two) / abs(one)) for one, two in best))
+
+    def tied(n: int, text: str) -> bool:
+        if beams == 1:
+            return closest[n] < 3e-6
+        return abs(kept.get((n, text), np.inf) - kept[n, wanted[n][0]]) < 1e-4
+
+    return wanted, tied
