@@ -49,14 +49,15 @@ def cut(
     order = _longest_first(window)
     left = lengths[order][::-1].cumsum()[::-1]
     if not len(order):
-        yield _pad(window, order, 1, pad_id, last=True)
+        yield _pad(window, order, 1, pad_id, padded=0, last=True)
     start = 0
     while start < len(order):
         width = bucket(int(lengths[order[start]]), limit)
         tokens = min(budget, max(budget, int(left[start])) // SHARE)
         rows = min(max(1, tokens // width), max_rows)
         stop = min(start + rows, len(order))
-        yield _pad(window, order[start:stop], width, pad_id, last=stop == len(order))
+        padded, last = (stop - start) * width, stop == len(order)
+        yield _pad(window, order[start:stop], width, pad_id, padded=padded, last=last)
         start = stop
 
 
@@ -77,7 +78,7 @@ def deal(window: Encoded, *, workers: int, most: int, limit: int, pad_id: int) -
     for n in range(count):
         index = order[n::count]
         width = bucket(int(lengths[index[0]]), limit) if len(index) else 1
-        yield _pad(window, index, width, pad_id, last=n == count - 1)
+        yield _pad(window, index, width, pad_id, padded=0, last=n == count - 1)
 
 
 def _longest_first(window: Encoded) -> Ints:
@@ -86,13 +87,15 @@ def _longest_first(window: Encoded) -> Ints:
     return computed[np.argsort(-window.ids.lengths[computed], kind="stable")]
 
 
-def _pad(window: Encoded, index: Ints, width: int, pad_id: int, *, last: bool) -> Batch:
+def _pad(
+    window: Encoded, index: Ints, width: int, pad_id: int, *, padded: int, last: bool
+) -> Batch:
     ids = window.ids.take(index)
     mask = (np.arange(width) < ids.lengths[:, None]).astype(np.int64)
     feeds = {"input_ids": ids.padded(width, pad_id), "attention_mask": mask}
     if window.type_ids is not None:
         feeds["token_type_ids"] = window.type_ids.take(index).padded(width, 0)
-    return Batch(window, index, feeds, tokens=len(ids.values), last=last)
+    return Batch(window, index, feeds, tokens=len(ids.values), padded=padded, last=last)
 
 
 def once(window: Encoded) -> Encoded:

@@ -255,6 +255,8 @@ class Batch:
         index: Positions among the window's sequences, int64 (sequences,).
         feeds: Graph inputs by name, int64 (sequences, length).
         tokens: Real tokens among sequences × length.
+        padded: Tokens that are computed for them, filler included; 0 where the task cuts batches of
+            its own out of this one, and counts.
         last: The window's last batch; may be empty for a window without sequences.
     """
 
@@ -262,6 +264,7 @@ class Batch:
     index: Ints
     feeds: Mapping[str, Ints]
     tokens: int
+    padded: int
     last: bool
 
     @property

@@ -255,7 +255,7 @@ class _Run:
             what = f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
             with self.telemetry.timed("infer", what):
                 output = stages.infer(batch)
-            self.telemetry.add(rows=rows_ended(batch), tokens=batch.tokens, padded=rows * length)
+            self.telemetry.add(rows=rows_ended(batch), tokens=batch.tokens, padded=batch.padded)
             return output
 
         return infer

@@ -98,6 +98,7 @@ def test_ids_masks_and_type_ids_hold_the_row_and_then_padding(
             if types:
                 assert fed["token_type_ids"] == [row + 1001] * real + [0] * padding
         assert batch.tokens == int(batch.feeds["attention_mask"].sum())
+        assert batch.padded == batch.feeds["attention_mask"].size or not lengths
 
 
 @calm
@@ -160,8 +161,8 @@ def test_gather_puts_rows_back_in_their_places(lengths: list[int], data: Any) ->
 
 def test_gather_skips_an_output_without_rows_among_others() -> None:
     window = window_of([3, 2])
-    first = batcher._pad(window, np.array([1, 0]), 3, 0, last=False)
-    empty = batcher._pad(window, np.array([], np.int64), 1, 0, last=True)
+    first = batcher._pad(window, np.array([1, 0]), 3, 0, padded=6, last=False)
+    empty = batcher._pad(window, np.array([], np.int64), 1, 0, padded=0, last=True)
     arrays = batcher.gather([Output(first, {"a": np.array([20, 10])}), Output(empty, {})])
     assert np.asarray(arrays["a"]).tolist() == [10, 20]
 

@@ -95,6 +95,22 @@ def test_memory_that_was_used_gives_the_same(
         assert len(spare) == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(some_rows, st.integers(1, 9), st.integers(1, 64))
+def test_what_the_encoder_reads_is_counted(rows: list[list[int]], count: int, budget: int) -> None:
+    backend, counted = FakeBackend(), Counter[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "SLOTS", range(count, count + 1))
+        feeds = feeds_of([(*row, END) for row in rows])
+        generate(
+            backend, feeds, SLOTTED, Search(), max_new_tokens=3, batch_tokens=budget,
+            count=lambda **n: counted.update(n),
+        )  # fmt: skip
+    read = [shape for graph, shape in backend.shapes if graph == "encoder"]
+    assert counted["padded"] == sum(n * width for n, width in read) >= feeds["attention_mask"].sum()
+    assert all(n * width <= budget or n == 1 for n, width in read)
+
+
 def test_a_cache_grows_with_the_rows_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "POSITIONS", 2)
     texts = [ids_of(f"w{n} w{n + 1}") for n in range(30)]

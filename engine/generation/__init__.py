@@ -15,7 +15,7 @@ from engine.generation.beam import BeamSearch
 from engine.generation.greedy import Greedy, Stop, likeliest
 from engine.generation.growing import Growing
 from engine.generation.job import Job, left_padded
-from engine.generation.loop import Cache, Count
+from engine.generation.loop import Cache, Count, uncounted
 from engine.generation.rules import FILLER, rules
 from engine.generation.sampling import Sampling
 from engine.generation.slots import Slots, capacity
@@ -28,10 +28,6 @@ TOGETHER = 8
 
 def never() -> bool:
     return False
-
-
-def uncounted(**counts: int) -> None:
-    pass
 
 
 def generate(
@@ -66,7 +62,7 @@ def generate(
             here, bool. Beam search does not ask it.
         tail: Tokens of a row that `stop` is shown at most.
         stopped: Asked before every step; True abandons the rows.
-        count: Told after every step of its `places` and how many of them were `taken`.
+        count: See `loop.Count`.
         spare: Buffers of calls that are through, to be used again; several threads may share it.
         seed, numbers: What draws are keyed by (see `sampling.Sampling`); the rows count from 0
             where None.
@@ -90,7 +86,7 @@ def generate(
     for start in range(0, rows, size):
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
-        cache = _cache(backend, some, job, batch_tokens, memory)
+        cache = _cache(backend, some, job, batch_tokens, memory, count)
         draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
         if search.num_beams > 1:
@@ -115,14 +111,19 @@ def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: 
 
 
 def _cache(
-    backend: Backend, feeds: Mapping[str, Ints], job: Job, budget: int, memory: dict[str, Value]
+    backend: Backend,
+    feeds: Mapping[str, Ints],
+    job: Job,
+    budget: int,
+    memory: dict[str, Value],
+    count: Count,
 ) -> Cache:
     given: dict[str, Any] = {"width": job.search.num_beams, "picks": _picks(job)}
     # Beams add up log-probabilities; for the other searches logits will do.
     given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        given |= {"most": most, "budget": budget, "memory": memory}
+        given |= {"most": most, "budget": budget, "memory": memory, "count": count}
         return Slots(backend, job.settings, feeds, **given)
     return Growing(backend, job.settings, feeds, job.prompt, **given)
 

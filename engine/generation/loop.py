@@ -15,8 +15,14 @@ from engine.flow import Ints
 
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float32]
-# Called after every step with `places`, how many there are, and `taken`, those that had a row.
+# Called after every step with `places`, how many there are, and `taken`, those that had a row; and
+# with `padded`, the tokens of a batch of the encoder, filler included.
 Count = Callable[..., None]
+
+
+def uncounted(**counts: int) -> None:
+    pass
+
 
 # Once no row waits, places that are free are given up when they are this share of all.
 IDLE = 0.25

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import Generation
 from engine.flow import Backend, Ints, Value
-from engine.generation.loop import Scores
+from engine.generation.loop import Count, Scores, uncounted
 
 PARTS = ("key", "value")
 # Multiplications that a step should have for what surrounds it not to matter: 48 slots of t5-small.
@@ -50,6 +50,7 @@ class Slots:
         scored: Whether with their log-probabilities rather than with logits.
         memory: Buffers by name that may be used again, from `Slots` that are through; taken over.
         budget: Padded tokens of one batch of the encoder at most.
+        count: Told of the `padded` tokens of each of them.
     """
 
     refills = True
@@ -66,9 +67,10 @@ class Slots:
         scored: bool = False,
         memory: dict[str, Value] | None = None,
         budget: int = 1024,
+        count: Count = uncounted,
     ) -> None:
         self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
-        self.budget = budget
+        self.budget, self.count = budget, count
         self.memory: dict[str, Value] = {} if memory is None else memory
         self.sources = feeds["attention_mask"].sum(axis=1)
         self.encoded: tuple[int, int] = (0, 0)
@@ -236,6 +238,7 @@ class Slots:
         rows = max(1, int((widths * np.arange(1, len(widths) + 1) <= self.budget).sum()))
         self.encoded = row, row + rows
         width = int(widths[rows - 1])
+        self.count(padded=rows * width)
         feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
         self.ahead = self._prompted(feeds) if self.settings.causal else self._read(feeds)
 
