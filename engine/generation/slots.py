@@ -27,6 +27,9 @@ ROOM = 1 << 30
 # Positions that a cache has at first. It doubles when a row needs more: a limit of 256 tokens would
 # else take ten times the memory that rows of 20 fill.
 POSITIONS = 32
+# Padded tokens of the encoder that are as fast, each, as in a larger batch; beyond them a row must
+# be nearly as long as the batch is wide.
+ENOUGH, NEARLY = 256, 0.9
 
 
 def capacity(settings: Generation) -> int:
@@ -234,13 +237,19 @@ class Slots:
         first, stop = self.encoded
         if first <= row < stop:
             return
-        widths = np.maximum.accumulate(self.sources[row : row + self.slots])
-        rows = max(1, int((widths * np.arange(1, len(widths) + 1) <= self.budget).sum()))
+        rows, width = self._together(self.sources[row : row + self.slots])
         self.encoded = row, row + rows
-        width = int(widths[rows - 1])
         self.count(padded=rows * width)
         feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
         self.ahead = self._prompted(feeds) if self.settings.causal else self._read(feeds)
+
+    def _together(self, lengths: Ints) -> tuple[int, int]:
+        """How many of the next rows are encoded in one batch, and its width."""
+        widths = np.maximum.accumulate(lengths)
+        tokens = widths * np.arange(1, len(widths) + 1)
+        alike = (tokens <= ENOUGH) | (np.minimum.accumulate(lengths) >= NEARLY * widths)
+        rows = max(1, int(np.argmin(np.append((tokens <= self.budget) & alike, False))))
+        return rows, int(widths[rows - 1])
 
     def _read(self, feeds: Mapping[str, Ints]) -> dict[str, NDArray[Any]]:
         """The encoder's keys and values by the name of the buffer they belong to."""
