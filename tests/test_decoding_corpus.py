@@ -1,9 +1,9 @@
 """500 real sentences a family: generate()'s tokens, whatever slots, workers and refill do.
 
-It takes a quarter of an hour, so it only runs when asked for:
-``ENGINE_TEST_REAL_SHAPE=1 pytest tests/test_decoding_corpus.py``. flan-t5-small is trained; the
-others are narrow, random and have the vocabulary of a real tokenizer. Some of the tokens that such
-a model likes are made end tokens, so that its rows end at different steps.
+It takes an hour, so it only runs when asked for:
+``ENGINE_TEST_REAL_SHAPE=1 pytest tests/test_decoding_corpus.py``. flan-t5-small and the embedded
+model are trained; the others are narrow, random and have the vocabulary of a real tokenizer. Some
+of the tokens that such a model likes are made end tokens, so that its rows end at different steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import numpy as np
 import pytest
 
 import engine
+from engine.demo import BUNDLE
+from engine.demo.numerals import LIMIT, spanish
 from engine.generation import slots
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -64,19 +67,22 @@ FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("family", ["flan-t5-small", *FAMILIES])
+@pytest.mark.parametrize("family", ["flan-t5-small", "numerals", *FAMILIES])
 def test_tokens_are_those_of_generate(
     request: pytest.FixtureRequest, shared: Path, tmp_path: Path, family: str, beams: int
 ) -> None:
     from engine.export import export
 
+    texts, task = sentences(shared), "text2text-generation"
     if family == "flan-t5-small":
-        folder, task = request.getfixturevalue("trained") / family, "text2text-generation"
+        folder = request.getfixturevalue("trained") / family
+    elif family == "numerals":
+        folder, drawn = BUNDLE.parent / "checkpoint", random.Random(0).sample(range(LIMIT), ROWS)
+        texts = [f"translate Spanish to Portuguese: {spanish(n)}" for n in drawn]
     else:
         folder, task = checkpoint(tmp_path / "checkpoint", shared, family), FAMILIES[family][2]
     export(str(folder), tmp_path / "bundle", task=task)
     assert (tmp_path / "bundle/step.onnx").is_file()
-    texts = sentences(shared)
     answers = every_way(tmp_path, texts, beams)
     wanted, tied = reference(folder, task, texts, beams)
     differing = [n for n in range(ROWS) if answers[n] != wanted[n]]
