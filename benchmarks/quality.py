@@ -1,18 +1,25 @@
-"""How good a bundle's answers are on a corpus with truths, and whether PyTorch's are as good.
+"""How good a bundle's answers are on a corpus with truths, and whether others' are as good.
 
     python benchmarks/quality.py BUNDLE CORPUS --text sentence --truth label [--checkpoint FOLDER]
+    python benchmarks/quality.py INT8 CORPUS --text sentence --truth label --against FP32
 
 What is measured follows from the bundle's task: accuracy for text-classification (texts or pairs),
 token F1 without O for token-classification (a word's label is that of its first token), Spearman's
-correlation of the cosine for feature-extraction over pairs. CORPUS is Parquet, JSONL, CSV or TSV
-(with a header, or --columns a,b,score), or CoNLL (a word and its label a line; columns words and
-labels). With --checkpoint the same rows go through the PyTorch checkpoint; the exit code is 1 where
-the two figures differ in the third decimal.
+correlation of the cosine for feature-extraction over pairs, BLEU where text is generated (needs
+sacrebleu). CORPUS is Parquet, JSONL, CSV or TSV (with a header, or --columns a,b,score), plain
+lines (.gz; --columns text,truth and a second file behind a comma), or CoNLL (a word and its label a
+line; columns words and labels).
+
+With --checkpoint the same rows go through the PyTorch checkpoint; the exit code is 1 where the two
+figures differ in the third decimal. With --against they go through the fp32 bundle, which adds how
+alike the answers are: cosines of embeddings; for generated text, whose own answers are fed to both,
+how often the top token is the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +36,8 @@ import pyarrow.parquet
 from machine import save
 
 import engine
+from engine.gate import measures, walked
+from engine.generation import Walk
 
 
 @dataclass(frozen=True)
@@ -39,16 +48,20 @@ class Measure:
         name: Of the figure.
         ours, theirs: (bundle or checkpoint, input columns) -> answers, one a row.
         figure: (answers, truths, label names) -> the figure.
+        alike: (bundle, fp32 bundle, input columns) -> how alike their answers are, by name.
     """
 
     name: str
     ours: Callable[[engine.Bundle, list[list[Any]]], list[Any]]
     theirs: Callable[[Path, list[list[Any]]], list[Any]]
     figure: Callable[[list[Any], list[Any], Sequence[str]], float]
+    alike: Callable[[engine.Bundle, engine.Bundle, list[list[Any]]], dict[str, float]]
 
 
 def read(path: Path, columns: list[str]) -> pa.Table:
     """A corpus as a table, by its ending."""
+    if path.suffix == ".gz":
+        return pa.table(dict(zip(columns, map(_lines, str(path).split(",")), strict=True)))
     if path.suffix in (".csv", ".tsv"):
         return pa.csv.read_csv(
             path,
@@ -61,6 +74,11 @@ def read(path: Path, columns: list[str]) -> pa.Table:
         )
     readers = {".parquet": pa.parquet.read_table, ".jsonl": pa.json.read_json, ".conll": _conll}
     return readers[path.suffix](path)
+
+
+def _lines(path: str) -> list[str]:
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        return [line.strip() for line in stream]
 
 
 def _conll(path: Path) -> pa.Table:
@@ -185,10 +203,77 @@ def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
 
 
+# generated text
+
+STEPS, TOGETHER = 64, 48
+
+
+def generate(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
+    answers = bundle(columns[0], num_beams=1, do_sample=False, max_new_tokens=STEPS)
+    return list(answers.column(0).to_pylist())
+
+
+def generate_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
+    from transformers import AutoModelForSeq2SeqLM
+
+    model, tokenizer = _torch(AutoModelForSeq2SeqLM, checkpoint)
+    found = []
+    for text in columns[0]:
+        feeds = tokenizer(text, truncation=True, return_tensors="pt")
+        ids = model.generate(**feeds, num_beams=1, do_sample=False, max_new_tokens=STEPS)
+        found.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+    return found
+
+
+def bleu(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
+    import sacrebleu
+
+    return float(sacrebleu.corpus_bleu(answers, [truths]).score)
+
+
+# How alike two bundles' answers are.
+
+
+def alike_answers(
+    ours: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
+) -> dict[str, float]:
+    """Nothing but the answers themselves is compared."""
+    return {}
+
+
+def alike_embeddings(
+    ours: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
+) -> dict[str, float]:
+    texts = sorted({text for column in columns for text in column})
+    return measures.compared("feature-extraction", plain(texts), ours(texts))
+
+
+def alike_tokens(
+    ours: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
+) -> dict[str, float]:
+    """fp32's own greedy tokens are fed to both, some rows at a time."""
+    found = []
+    for start in range(0, len(columns[0]), TOGETHER):
+        rows = columns[0][start : start + TOGETHER]
+        first = walked(plain, rows, steps=STEPS)
+        found.append((first, walked(ours, rows, steps=STEPS, along=first)))
+    return measures.forced(*(_joined(walks) for walks in zip(*found, strict=True)))
+
+
+def _joined(walks: Sequence[Walk]) -> Walk:
+    return Walk(
+        np.concatenate([one.tokens for one in walks]),
+        np.concatenate([one.lengths for one in walks]),
+        np.concatenate([one.margins for one in walks]),
+    )
+
+
 MEASURES: Mapping[str, Measure] = {
-    "text-classification": Measure("accuracy", classify, classify_torch, accuracy),
-    "token-classification": Measure("token F1", tag, tag_torch, token_f1),
-    "feature-extraction": Measure("Spearman", liken, liken_torch, spearman),
+    "text-classification": Measure("accuracy", classify, classify_torch, accuracy, alike_answers),
+    "token-classification": Measure("token F1", tag, tag_torch, token_f1, alike_answers),
+    "feature-extraction": Measure("Spearman", liken, liken_torch, spearman, alike_embeddings),
+    "translation": Measure("BLEU", generate, generate_torch, bleu, alike_tokens),
+    "text2text-generation": Measure("BLEU", generate, generate_torch, bleu, alike_tokens),
 }
 
 
@@ -222,7 +307,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     truths, labels = table[options.truth].to_pylist(), bundle.facts.labels
     ours = how.ours(bundle, columns)
     result = {
-        "bundle": str(options.bundle.name), "corpus": options.corpus.name, "rows": len(truths),
+        "bundle": options.bundle.name, "corpus": options.corpus.name, "rows": len(truths),
         "measure": how.name, "engine": how.figure(ours, truths, labels),
     }  # fmt: skip
     if options.checkpoint:
@@ -230,6 +315,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         result["torch"] = how.figure(theirs, truths, labels)
         pairs = zip(ours, theirs, strict=True)
         result["rows_that_differ"] = sum(not _same(a, b) for a, b in pairs)
+    if options.against:
+        plain = engine.Bundle.load(options.against)
+        theirs = how.ours(plain, columns)
+        result["recipe"] = bundle.folder.description.recipe
+        result["fp32"] = how.figure(theirs, truths, labels)
+        result["difference"] = result["engine"] - result["fp32"]
+        pairs = zip(ours, theirs, strict=True)
+        result["rows_that_differ"] = sum(not _same(a, b) for a, b in pairs)
+        result |= how.alike(bundle, plain, columns)
     return result
 
 
@@ -245,6 +339,7 @@ def main() -> None:
     parser.add_argument("--truth", required=True, help="the column with the right answers")
     parser.add_argument("--columns", default="", help="names for a file without a header")
     parser.add_argument("--checkpoint", type=Path, help="the PyTorch checkpoint to compare with")
+    parser.add_argument("--against", type=Path, help="the fp32 bundle to compare with")
     parser.add_argument("--where", default="", help="only rows with COLUMN=VALUE")
     parser.add_argument("--limit", type=int, default=0, help="first rows only")
     parser.add_argument("--save", default="", help="write results/quality-NAME.json")

@@ -7,6 +7,7 @@
     BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
     BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot,
     BUNDLE/decoder.onnx      or over a growing cache, where an architecture has no step graph
+    BUNDLE/weights.bin       what the graphs multiply with, equal tensors of all graphs once
 
 Graph inputs and outputs, by name, are listed in `GRAPHS` below. Nothing in a bundle is executable
 and nothing is unpickled.
@@ -27,6 +28,7 @@ from engine.errors import BundleError
 FORMAT = 1
 DESCRIPTION = "bundle.json"
 TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.bin"
 
 # Input names, then output names. N runs over the decoder's layers.
 GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -224,7 +226,11 @@ class Description:
         source: model (hub id or folder name), revision (40-hex commit or "" for a folder),
             requested_revision, weights_sha256.
         tools: Versions of what made it, by distribution name.
-        proof: sentences, largest_difference, tolerance, and what was compared.
+        proof: sentences, largest_difference, tolerance, and what was compared: the fp32 graphs
+            with the checkpoint.
+        gate: For another recipe, what the bundle's answers are beside the fp32 graphs' (see
+            `engine.gate.Verdict`).
+        smoothed: Outliers lie in the weights, not in activations (see `engine.export.smooth`).
         files: sha256 (hex) and bytes of every other file in the folder, by name.
         notes: What the person should know, such as a checkpoint default that is not followed.
     """
@@ -236,6 +242,8 @@ class Description:
     source: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    smoothed: bool = False
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     format: int = FORMAT
@@ -280,7 +288,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def save(folder: Path, description: Description) -> None:
+def save(folder: Path, description: Description) -> Description:
     """Hash the files that lie in `folder` and write bundle.json beside them, last.
 
     The caller gives a temporary folder and renames it afterwards.
@@ -289,6 +297,7 @@ def save(folder: Path, description: Description) -> None:
     files = {n: {"sha256": sha256(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
     whole = dataclasses.replace(description, files=files)
     (folder / DESCRIPTION).write_text(whole.to_json(), encoding="utf-8")
+    return whole
 
 
 def load(path: Path | str) -> BundleFolder:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import bundle
+from engine import bundle, tuned
 from engine.errors import InputError
 from engine.manifest import SUCCESS, Manifest, total
 from engine.source.columnar import reading
@@ -45,7 +45,14 @@ def _bundle(folder: bundle.BundleFolder) -> dict[str, Any]:
     folder.check()
     description = dataclasses.asdict(folder.description)
     size = sum(f["bytes"] for f in description["files"].values())
-    return {"kind": "bundle", "bytes": size, "fingerprint": folder.fingerprint, **description}
+    found = tuned.load(folder.path)
+    return {
+        "kind": "bundle",
+        "bytes": size,
+        "fingerprint": folder.fingerprint,
+        **description,
+        "tuned": dataclasses.asdict(found) if found else {},
+    }
 
 
 def _run(manifest: Manifest, rows: int) -> dict[str, Any]:

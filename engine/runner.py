@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import bundle, sink, source, tasks
+from engine import bundle, sink, source, tasks, tuned
 from engine.backend import resolve
 from engine.batcher import rows_ended
 from engine.config import RunConfig, check_names
@@ -42,7 +42,7 @@ from engine.report import Report
 from engine.telemetry import Progress, Telemetry
 from engine.version import __version__
 
-_MAX_WORKERS = 4
+MAX_WORKERS = 4
 _PROGRESS_SECONDS = 0.25
 
 
@@ -57,7 +57,8 @@ def run(
     """Answer a corpus: inputs in, part files out, resumable.
 
     Args:
-        model: A bundle's folder, or a loaded bundle.
+        model: A bundle's folder, with the settings that `engine tune` found for it on this machine
+            unless others are given; or a loaded bundle.
         inputs: Files, folders or globs.
         out: The output folder; made if missing, continued if it holds this very run.
         on_progress: Called a few times a second from the calling thread.
@@ -72,6 +73,8 @@ def run(
     """
     folder = model.folder if isinstance(model, Bundle) else bundle.load(model)
     config = settle(folder, settings)
+    if not isinstance(model, Bundle):
+        config = tuned.applied(folder.path, config)
     files = source.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
     manifest = Manifest(Path(out))
     files = _apart(files, manifest.out)
@@ -165,7 +168,7 @@ class _Run:
 
     def _workers(self) -> int:
         loaded = isinstance(self.model, Bundle)
-        return self.config.workers or (1 if loaded else min(_MAX_WORKERS, cores()))
+        return self.config.workers or (1 if loaded else min(MAX_WORKERS, cores()))
 
     def _stages(self) -> Stages:
         config, model = self.config, self.model

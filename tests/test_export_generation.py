@@ -56,7 +56,7 @@ def made(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     for name, (_, task) in FAMILIES.items():
         for recipe in RECIPES:
-            export(str(models / name), folder / f"{name}-{recipe}", task=task, recipe=recipe)
+            _export(models / name, folder / f"{name}-{recipe}", task, recipe)
     return folder
 
 
@@ -69,8 +69,13 @@ def grown(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in GROWN:
             for recipe in RECIPES:
                 task = FAMILIES[name][1]
-                export(str(models / name), folder / f"{name}-{recipe}", task=task, recipe=recipe)
+                _export(models / name, folder / f"{name}-{recipe}", task, recipe)
     return folder
+
+
+def _export(model: Path, out: Path, task: str, recipe: str) -> None:
+    """By force: these models have seen no text, and what they say hangs on the last bits."""
+    export(str(model), out, task=task, recipe=recipe, force=True)
 
 
 # --- graphs
@@ -82,9 +87,9 @@ def test_a_bundle_is_proven(made: Path, family: str, recipe: str) -> None:
     folder = bundle.load(made / f"{family}-{recipe}")
     folder.check()
     found = folder.description
-    most = {"fp32": 1e-5, "int8": 0.15}[recipe]
     assert found.proof["compared"] == "the logits of 16 teacher-forced steps"
-    assert found.proof["relative_error"] < most
+    assert found.proof["relative_error"] < 1e-5
+    _check_gate(found)
     graphs = ("step.onnx",) if family in CAUSAL else ("encoder.onnx", "step.onnx")
     assert folder.graphs == graphs
     assert _settings(made / f"{family}-{recipe}").causal == (family in CAUSAL)
@@ -97,7 +102,8 @@ def test_without_a_step_graph_a_bundle_is_proven_too(grown: Path, family: str, r
     assert "decoder.onnx" in found.graphs
     assert "step.onnx" not in found.graphs
     assert any("no step graph" in note for note in found.description.notes)
-    assert found.description.proof["relative_error"] < {"fp32": 1e-5, "int8": 0.15}[recipe]
+    assert found.description.proof["relative_error"] < 1e-5
+    _check_gate(found.description)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -617,22 +623,34 @@ def test_the_proof_sees_a_position_that_is_off_by_one(
     """Swapped rows of the position table, as an offset would swap them."""
     from onnx import numpy_helper
 
-    from engine.export import quantize
+    from engine.export import weights
 
-    def shifted(model: Any, smoothed: bool) -> int:
-        for weight in model.graph.initializer:
+    right = weights.save
+
+    def shifted(graphs: dict[str, Any], folder: Path) -> None:
+        for weight in (w for model in graphs.values() for w in model.graph.initializer):
             if list(weight.dims) in ([514, 32], [512, 32]):
                 array = np.roll(numpy_helper.to_array(weight), 1, axis=0)
                 weight.CopyFrom(numpy_helper.from_array(array, weight.name))
-        return 0
+        right(graphs, folder)
 
-    monkeypatch.setattr(quantize, "RECIPES", {"fp32": shifted})
+    monkeypatch.setattr(weights, "save", shifted)
     for family in ("bart", "opt"):
         with pytest.raises(ExportError, match="the proof failed: the logits of 16"):
             export(str(models / family), tmp_path / family, task=None)
 
 
 # --- helpers
+
+
+def _check_gate(found: bundle.Description) -> None:
+    """Rows alone answer as they do among others, and most tokens stay: half of them by far, even
+    of models that have seen no text, whose logits lie close together."""
+    assert bool(found.gate) == (found.recipe != "fp32")
+    if found.gate:
+        figures = {name: figure["value"] for name, figure in found.gate["figures"].items()}
+        assert figures["largest difference to the row alone"] == 0
+        assert figures["same top token"] > 0.5
 
 
 def _settings(folder: Path) -> bundle.Generation:

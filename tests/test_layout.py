@@ -24,12 +24,13 @@ LAYERS: tuple[set[str], ...] = (
     {"__init__"},
     {"demo", "cache", "bench"},
     {"runner", "verify", "inspection", "doctor", "export"},
+    {"gate"},
     {"model", "part", "report"},
     {"memory"},
     {"tasks"},
     {"generation"},
     {"source", "tokenizer", "pieces", "batcher", "backend", "sink", "manifest"},
-    {"bundle"},
+    {"bundle", "tuned"},
     {"flow", "config", "telemetry", "overlap", "hardware"},
     {"errors", "version"},
 )
@@ -38,8 +39,8 @@ SIDEWAYS = {
     ("inspection", "verify"): "both count the rows of a part",
 }
 # The export makes what the run reads and must not need the run.
-# The proof of a step graph runs it as a run does.
-ONLY = {"export": {"bundle", "errors", "version", "backend", "generation"}}
+# The proof of a step graph runs it as a run does, and the gate answers with whole bundles.
+ONLY = {"export": {"bundle", "errors", "version", "backend", "generation", "gate"}}
 
 HOMES = {
     "torch": {"export"},

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from engine import bundle  # noqa: E402  (these need the packages above)
-from engine.export import export, proof, quantize, smooth  # noqa: E402
+from engine.export import export, smooth  # noqa: E402
 
 TEXTS = ("The house is wonderful.", "A dog runs over the green meadow.", "We met in the spring.")
 
@@ -58,15 +58,18 @@ def test_outliers_cost_int8_less(
     model, tokenizer = loaded
     model.float().save_pretrained(tmp_path / "outliers")
     tokenizer.save_pretrained(tmp_path / "outliers")
-    errors = []
-    monkeypatch.setattr(proof, "TOLERANCES", {"int8": 10.0})
-    for recipes in ((), ("int8",)):
-        monkeypatch.setattr(quantize, "SMOOTHED", recipes)
-        out = tmp_path / f"out-{len(recipes)}"
-        export(str(tmp_path / "outliers"), out, task="translation", recipe="int8")
-        errors.append(bundle.load(out).description.proof["relative_error"])
-    rough, smoothed = errors
-    assert smoothed < rough / 2
+    found = []
+    for name, families in (("rough", {}), ("smoothed", smooth.FAMILIES)):
+        monkeypatch.setattr(smooth, "FAMILIES", families)
+        export(
+            str(tmp_path / "outliers"), tmp_path / name, task="translation", recipe="int8",
+            force=True,
+        )  # fmt: skip
+        description = bundle.load(tmp_path / name).description
+        assert description.smoothed == (name == "smoothed")
+        found.append(description.gate["figures"]["same top token"]["value"])
+    rough, smoothed = found
+    assert smoothed > rough
 
 
 def test_other_families_stay_as_they_are(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ import pyarrow as pa
 
 from engine import bundle as bundles
 from engine import hardware, runner, source, tasks
-from engine.config import RunConfig, check_least
+from engine.config import check_least
 from engine.errors import EngineError, InputError, SettingsError, Stopped
-from engine.flow import Column, Rows
+from engine.flow import Rows
 from engine.model import Bundle
 from engine.report import Report
 from engine.sink import writing
@@ -156,7 +156,9 @@ def sample(
     folder = bundles.load(bundle)
     config = runner.settle(folder, {"text": tuple(text), "limit": limit, **settings})
     columns = tasks.columns(tasks.find(folder.description.task), config.text)
-    windows = _windows(source.find(list(inputs)), columns, config)
+    found = source.find(list(inputs))
+    sizes = {"split_size": config.split_size, "window": config.window, "limit": config.limit}
+    windows = source.first(found, inputs=columns, **sizes)
     rows, rejected = _written(windows, config.text, file)
     if not rows:
         why = f"all {rejected} rows are bad" if rejected else "the inputs have no rows"
@@ -325,17 +327,6 @@ def _settings(budgets: Sequence[int], workers: Sequence[int]) -> list[Setting]:
     cores = hardware.cores()
     pairs = dict.fromkeys((budget, count) for count in workers for budget in budgets)
     return [Setting(budget, count, max(1, cores // count)) for budget, count in pairs]
-
-
-def _windows(files: Sequence[Path], columns: Sequence[Column], config: RunConfig) -> Iterator[Rows]:
-    """The first `limit` rows, good and bad, of all files in their order."""
-    left = config.limit
-    for split in source.plan(files, config.split_size):
-        for rows in source.read(split, inputs=columns, keep=(), window=config.window, limit=left):
-            yield rows
-            left -= min(left, len(rows) + len(rows.rejects.rows))
-        if config.limit and not left:
-            return
 
 
 def _written(windows: Iterator[Rows], names: Sequence[str], file: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from engine.cli import bench, demo, export, interrupt, run, show
+from engine.cli import bench, demo, export, interrupt, run, show, tune
 from engine.cli.options import WithTaskOptions
 from engine.errors import EngineError
 from engine.version import __version__
@@ -26,8 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("export")(export.export)
+app.command("quantize")(export.quantize)
 app.command("run", cls=WithTaskOptions)(run.run)
 app.command("bench", cls=WithTaskOptions)(bench.bench)
+app.command("tune", cls=WithTaskOptions)(tune.tune)
 app.command("demo")(demo.demo)
 app.command("inspect")(show.inspect)
 app.command("verify")(show.verify)

@@ -1,17 +1,34 @@
-"""engine export."""
+"""engine export and engine quantize."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli.run import split_names
+
+if TYPE_CHECKING:
+    from engine.export import ExportReport
+
+_Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, new.")]
+_Sample = Annotated[
+    Path | None,
+    typer.Option(help="Rows to compare the recipe with fp32 on; none for bundled sentences."),
+]
+_Text = Annotated[list[str] | None, typer.Option(help="The sample's input columns, a,b for two.")]
+_Force = Annotated[
+    bool, typer.Option("--force", help="Write it although it answers otherwise than fp32.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_NAMES = "fp32, int8, int8-tensor, int8-weight or int4-weight."
+
 
 def export(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, new.")],
+    out: _Out,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -23,26 +40,70 @@ def export(
         str | None, typer.Option(help="Such as translation_en_to_de; see engine tasks.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub id.")] = None,
-    recipe: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
+    recipe: Annotated[str, typer.Option(help=_NAMES)] = "fp32",
+    sample: _Sample = None,
+    text: _Text = None,
+    force: _Force = False,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load .bin weights: only from people you trust.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Turn a checkpoint into a bundle, proven against the checkpoint."""
     from engine.export import export as convert
 
     report = convert(
-        model, out, task=task, revision=revision, recipe=recipe, allow_pickle=allow_pickle,
-        progress=lambda text: typer.echo(text, err=True),
+        model, out, task=task, revision=revision, recipe=recipe, sample=sample,
+        text=split_names(text), force=force, allow_pickle=allow_pickle,
+        progress=lambda line: typer.echo(line, err=True),
     )  # fmt: skip
+    _show(report, as_json)
+
+
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of recipe fp32.")],
+    out: _Out,
+    recipe: Annotated[str, typer.Option(help=_NAMES)] = "int8",
+    sample: _Sample = None,
+    text: _Text = None,
+    force: _Force = False,
+    as_json: _Json = False,
+) -> None:
+    """Make a bundle of another recipe, compared with the fp32 one in answers, size and speed."""
+    from engine.export import quantize as make
+
+    report = make(
+        bundle, out, recipe=recipe, sample=sample, text=split_names(text), force=force,
+        progress=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    _show(report, as_json)
+
+
+def _show(report: ExportReport, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(report), default=str))
         return
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
+    if report.gate:
+        typer.echo("\n".join(_compared(report)))
     typer.echo(
         f"{report.path}: {report.task}, recipe {report.recipe}, {report.bytes / 1e6:.1f} MB, "
-        f"{report.seconds:.0f} s; largest difference to the checkpoint "
+        f"{report.seconds:.0f} s; largest difference of fp32 to the checkpoint "
         f"{report.largest_difference:.1e} (allowed {report.tolerance:.0e})"
     )
+
+
+def _compared(report: ExportReport) -> list[str]:
+    """The gate's figures, a line each."""
+    gate = report.gate
+    lines = [f"{report.recipe} beside fp32 ({gate['rows']} rows: {gate['sample']}):"]
+    for name, figure in gate["figures"].items():
+        limit = "" if figure["limit"] is None else f" (limit {figure['limit']:g})"
+        wrong = "" if figure["holds"] else "  <- does not hold"
+        lines.append(f"  {name}: {figure['value']:.5g}{limit}{wrong}")
+    lines.append(f"  size: {gate['size']:.2f} of fp32's")
+    lines.append(f"  speed here: {gate['speed']:.2f} times fp32's")
+    if gate["moved"]:
+        lines.append(f"  moved most: {', '.join(gate['moved'])}")
+    return lines

@@ -1,4 +1,6 @@
-"""Checkpoint -> bundle. Needs the extra `export`; nothing heavy is imported before it is called.
+"""Checkpoint -> fp32 bundle -> bundle of another recipe.
+
+Needs the extra `export`; nothing heavy is imported before it is called.
 
 This is the only room that knows torch, transformers, Optimum and onnx.
 """
@@ -11,23 +13,25 @@ import importlib.metadata
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine import bundle
-from engine.errors import MissingDependency, OutputError, SettingsError
+from engine.errors import ExportError, MissingDependency, OutputError, SettingsError
 from engine.version import __version__
 
 if TYPE_CHECKING:
     from engine.export.checkpoint import Checkpoint
     from engine.export.facts import Collected
     from engine.export.proof import Proof
+    from engine.export.tasks import ExportTask
+    from engine.gate import Sample, Verdict
 
-__all__ = ["ExportReport", "check_installed", "export"]
+__all__ = ["ExportReport", "check_installed", "export", "quantize"]
 
 _NEEDED = {
     "torch": "torch",
@@ -57,9 +61,10 @@ class ExportReport:
         path: The bundle's folder.
         task: The bundle's task, such as translation for --task translation_en_to_de.
         recipe: What was done to the weights.
-        compared: What the proof compared with the checkpoint, in words.
+        compared: What the proof compared with the checkpoint, in words: the fp32 graphs' outputs.
         largest_difference: Largest absolute difference it found.
         tolerance: What it allowed.
+        gate: What the gate found of another recipe than fp32 (see `engine.gate.Verdict`).
         bytes: Size of the bundle.
         seconds: Time it took.
         notes: What the person should know, such as a revision that is not pinned.
@@ -71,6 +76,7 @@ class ExportReport:
     compared: str
     largest_difference: float
     tolerance: float
+    gate: Mapping[str, Any]
     bytes: int
     seconds: float
     notes: tuple[str, ...]
@@ -87,6 +93,9 @@ def export(
     task: str | None,
     revision: str | None = None,
     recipe: str = "fp32",
+    sample: Path | None = None,
+    text: Sequence[str] = (),
+    force: bool = False,
     allow_pickle: bool = False,
     progress: Callable[[str], None] = _silent,
 ) -> ExportReport:
@@ -98,35 +107,27 @@ def export(
         out: The bundle's folder; it must not exist, or be empty.
         task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY, or None to infer it.
         revision: A commit, branch or tag of the hub.
-        recipe: A name of `quantize.RECIPES`.
+        recipe: A name of `recipes.RECIPES`.
+        sample, text, force: As `quantize` takes them.
         allow_pickle: Accept `.bin` weights where there are no safetensors.
         progress: Called with one line before each stage.
 
     Raises:
         SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
             revision was given for a folder or for no model.
-        ExportError: The checkpoint can not become a bundle, or the proof failed. Nothing is left.
+        ExportError: The checkpoint can not become a bundle, the proof failed, or the recipe costs
+            too much. Nothing is left.
         OutputError: `out` is not empty or can not be written.
         MissingDependency: The extra `export` is not installed.
     """
     if model is None:
         _check_default(task, revision)
     check_installed()
-    from engine.export import (
-        checkpoint,
-        convert,
-        dense,
-        facts,
-        graph,
-        proof,
-        quantize,
-        smooth,
-        step,
-        tasks,
-    )
+    from engine.export import checkpoint, convert, recipes, tasks
 
     started = time.monotonic()
-    quantized = quantize.recipe(recipe)
+    recipes.recipe(recipe)
+    _check_sample(sample, text, recipe)
     tasks.check_known(task)
     notes: tuple[str, ...] = ()
     if model is None:
@@ -138,41 +139,180 @@ def export(
         wanted = tasks.resolve_task(task, found.config, bool(found.modules))
         convert.check_supported(found, wanted)
         found = checkpoint.with_weights(found, allow_pickle, progress)
-
-        progress(f"loading {found.name}")
-        tokenizer = facts.load_tokenizer(found)
-        network = convert.load(found, wanted)
-        collected = facts.collect(found, network, tokenizer, wanted, task or wanted.name)
-        layers = dense.load(found) if collected.facts.projected else ()
-        answers = proof.ask(network, tokenizer, collected.facts)
-        smoothed = False
-        if recipe in quantize.SMOOTHED and collected.facts.generation:
-            texts = [collected.facts.prefix + sentence for sentence in proof.SENTENCES]
-            smoothed = smooth.smooth(network, tokenizer, texts)
-        facts.save_tokenizer(tokenizer, made)
-
-        progress("converting with Optimum")
-        convert.to_onnx(network, wanted, work)
-        progress(f"writing the graphs ({recipe})")
-        graphs = graph.bundle_graphs(work)
-        shortlist = quantize.SHORTLIST[recipe]
-        if collected.facts.generation and (built := step.step_graph(network, shortlist)):
-            graphs["step.onnx"] = built
-            del graphs["decoder.onnx"]
-            collected = _continuous(collected, step.vocabulary(built))
-        elif collected.facts.generation:
-            notes += (_NO_STEPS,)
-        for name, rewritten in graphs.items():
-            quantized(rewritten, smoothed)
-            graph.save(rewritten, made / name)
-        if layers:
-            graph.save(dense.graph(layers), made / "dense.onnx")
-
-        progress("comparing with the checkpoint")
-        shown = proof.prove(made, collected.facts, answers, recipe, layers)
-        description = _describe(found, wanted.name, recipe, collected, shown, notes)
-        bundle.save(made, description)
+        plain = made if recipe == "fp32" else work / "fp32"
+        plain.mkdir(exist_ok=True)
+        description = _converted(found, wanted, task or wanted.name, work, plain, notes, progress)
+        if recipe != "fp32":
+            rows = _sample(sample, text, description)
+            description = _made(bundle.load(plain), made, recipe, rows, force, progress)
     return _report(Path(out), description, time.monotonic() - started)
+
+
+def _converted(
+    found: Checkpoint,
+    wanted: ExportTask,
+    asked: str,
+    work: Path,
+    made: Path,
+    notes: tuple[str, ...],
+    progress: Callable[[str], None],
+) -> bundle.Description:
+    """Write a checkpoint's fp32 bundle into `made`, proven."""
+    from engine.export import convert, dense, facts, graph, proof, smooth, step, weights
+    from engine.gate.sample import SENTENCES
+
+    progress(f"loading {found.name}")
+    tokenizer = facts.load_tokenizer(found)
+    network = convert.load(found, wanted)
+    collected = facts.collect(found, network, tokenizer, wanted, asked)
+    layers = dense.load(found) if collected.facts.projected else ()
+    answers = proof.ask(network, tokenizer, collected.facts)
+    smoothed = False
+    if collected.facts.generation:
+        texts = [collected.facts.prefix + sentence for sentence in SENTENCES]
+        smoothed = smooth.smooth(network, tokenizer, texts)
+    facts.save_tokenizer(tokenizer, made)
+
+    progress("converting with Optimum")
+    convert.to_onnx(network, wanted, work)
+    progress("writing the graphs")
+    graphs = graph.bundle_graphs(work)
+    if collected.facts.generation and (built := step.step_graph(network)):
+        graphs["step.onnx"] = built
+        del graphs["decoder.onnx"]
+        collected = _continuous(collected, step.vocabulary(built))
+    elif collected.facts.generation:
+        notes += (_NO_STEPS,)
+    if layers:
+        graphs["dense.onnx"] = dense.graph(layers)
+    weights.save(graphs, made)
+
+    progress("comparing with the checkpoint")
+    shown = proof.prove(made, collected.facts, answers, layers)
+    description = _describe(found, wanted.name, collected, shown, smoothed, notes)
+    return bundle.save(made, description)
+
+
+def quantize(
+    source: Path,
+    out: Path,
+    *,
+    recipe: str,
+    sample: Path | None = None,
+    text: Sequence[str] = (),
+    force: bool = False,
+    progress: Callable[[str], None] = _silent,
+) -> ExportReport:
+    """Make a bundle of another recipe out of an fp32 bundle, if it still answers as that does.
+
+    Args:
+        source: The fp32 bundle.
+        out: The new bundle's folder; it must not exist, or be empty.
+        recipe: A name of `recipes.RECIPES`, not fp32.
+        sample: Parquet, JSONL or Arrow file with rows to compare both on; None for sentences that
+            come with the engine.
+        text: The sample's input columns; none for the task's usual names.
+        force: Write the bundle, marked, where the recipe's limits do not hold.
+        progress: Called with one line before each stage.
+
+    Raises:
+        BundleError: `source` is no bundle, or its bytes have changed.
+        SettingsError: The recipe is unknown or fp32, or the bundle is of another recipe already.
+        InputError: The sample is missing, unreadable or without a good row.
+        ExportError: The recipe costs too much. Nothing is left.
+        OutputError: `out` is not empty or can not be written.
+        MissingDependency: The extra `export` is not installed.
+    """
+    check_installed()
+    from engine.export import recipes
+
+    started = time.monotonic()
+    recipes.recipe(recipe)
+    _check_sample(sample, text, recipe)
+    plain = bundle.load(source)
+    own = plain.description.recipe
+    if own != "fp32" or recipe == "fp32":
+        raise SettingsError(
+            f"{source}: its recipe is {own}; {recipe} is not made from that",
+            "give a bundle of recipe fp32, and a recipe that is not fp32",
+        )
+    plain.check()
+    rows = _sample(sample, text, plain.description)
+    with _new_folder(Path(out)) as (_, made):
+        description = _made(plain, made, recipe, rows, force, progress)
+    return _report(Path(out), description, time.monotonic() - started)
+
+
+def _made(
+    plain: bundle.BundleFolder,
+    made: Path,
+    recipe: str,
+    rows: Sample,
+    force: bool,
+    progress: Callable[[str], None],
+) -> bundle.Description:
+    """Write a recipe's bundle into `made`, compared with the fp32 one."""
+    from engine import gate
+    from engine.export import recipes, weights
+    from engine.export.moved import moved
+
+    progress(f"writing the graphs ({recipe})")
+    weights.save(recipes.applied(recipe, plain), made)
+    shutil.copy(plain.path / bundle.TOKENIZER, made)
+    description = dataclasses.replace(plain.description, recipe=recipe, tools=_tools())
+    bundle.save(made, description)
+    progress(f"comparing with fp32 ({len(rows.items)} rows: {rows.name})")
+    verdict = gate.judge(plain.path, made, recipes.recipe(recipe).limits, rows)
+    if not verdict.passed:
+        named = moved(plain, made)
+        verdict = dataclasses.replace(verdict, forced=force, moved=named)
+        if not force:
+            raise _refused(recipe, verdict)
+    notes = description.notes + _told(recipe, verdict)
+    described = dataclasses.replace(description, gate=verdict.to_dict(), notes=notes)
+    return bundle.save(made, described)
+
+
+def _refused(recipe: str, verdict: Verdict) -> ExportError:
+    failed = ", ".join(
+        f"{name} {figure.value:.4g} (limit {figure.limit:g})"
+        for name, figure in verdict.figures.items()
+        if not figure.holds
+    )
+    moved = f"; moved most: {', '.join(verdict.moved)}" if verdict.moved else ""
+    return ExportError(
+        f"{recipe} answers otherwise than fp32 ({verdict.rows} rows: {verdict.sample}): "
+        f"{failed}{moved}",
+        "nothing was written; take another recipe, a --sample of your own rows, or --force",
+    )
+
+
+def _told(recipe: str, verdict: Verdict) -> tuple[str, ...]:
+    """What the person should know of a bundle that is written."""
+    notes = []
+    if verdict.forced:
+        notes.append(f"{recipe} answers otherwise than fp32, and was written by --force")
+    if verdict.speed < 1:
+        notes.append(f"{recipe} is slower than fp32 on this machine: {verdict.speed:.2f} times")
+    return tuple(notes)
+
+
+def _sample(file: Path | None, text: Sequence[str], description: bundle.Description) -> Sample:
+    from engine.gate import sample
+
+    return sample.read(file, text, description) if file else sample.bundled(description)
+
+
+def _check_sample(file: Path | None, text: Sequence[str], recipe: str) -> None:
+    if text and file is None:
+        raise SettingsError(
+            f"text names {', '.join(text)}, and there is no sample", "add --sample FILE"
+        )
+    if file and recipe == "fp32":
+        raise SettingsError(
+            "a sample is given, and fp32 is compared with nothing but the checkpoint",
+            "add --recipe int8, or leave the sample out",
+        )
 
 
 _NO_STEPS = "no step graph for this architecture: rows begin together and wait for each other"
@@ -190,19 +330,20 @@ def _continuous(collected: Collected, vocabulary: int) -> Collected:
 def _describe(
     found: Checkpoint,
     task: str,
-    recipe: str,
     collected: Collected,
     shown: Proof,
+    smoothed: bool,
     notes: tuple[str, ...],
 ) -> bundle.Description:
     return bundle.Description(
         task=task,
         architecture=str(found.config["model_type"]),
-        recipe=recipe,
+        recipe="fp32",
         facts=collected.facts,
         source=found.source(),
         tools=_tools(),
         proof=dataclasses.asdict(shown),
+        smoothed=smoothed,
         notes=notes + found.notes + collected.notes,
     )
 
@@ -215,6 +356,7 @@ def _report(path: Path, description: bundle.Description, seconds: float) -> Expo
         compared=description.proof["compared"],
         largest_difference=description.proof["largest_difference"],
         tolerance=description.proof["tolerance"],
+        gate=description.gate,
         bytes=sum(file.stat().st_size for file in path.iterdir()),
         seconds=seconds,
         notes=description.notes,

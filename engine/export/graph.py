@@ -18,9 +18,6 @@ from typing import Any
 
 from engine.errors import ExportError
 
-# A protobuf message ends at 2 GiB; weights outside of the file are not written yet.
-LARGEST = 2**31 - 1
-
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _ENCODER_OUTPUTS = (["last_hidden_state"], ["logits"], ["start_logits", "end_logits"])
 _NOT_YET = "export another checkpoint of this task; this architecture's graph is not handled yet"
@@ -53,30 +50,6 @@ def bundle_graphs(folder: Path) -> dict[str, Any]:
         del model.graph.value_info[:]
         share_weights(model.graph)
     return graphs
-
-
-def save(model: Any, file: Path) -> None:
-    """Check a graph and write it with its weights inside.
-
-    Raises:
-        ExportError: The graph is invalid or larger than one file can be.
-    """
-    import onnx
-
-    if model.ByteSize() > LARGEST:
-        raise ExportError(
-            f"{file.name}: {model.ByteSize() / 1e9:.1f} GB of weights; "
-            "graphs over 2 GB are not written yet",
-            "take a smaller checkpoint, or --recipe int8",
-        )
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(
-            f"{file.name}: the rewritten graph is not valid ONNX: {str(error).splitlines()[0]}",
-            _NOT_YET,
-        ) from error
-    onnx.save(model, file)
 
 
 def _has_cache(model: Any) -> bool:

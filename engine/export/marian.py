@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.proof import SENTENCES
+from engine.gate.sample import SENTENCES
 
 # Code points that Unicode keeps free of characters: they stand in no text.
 MARK = "\ufdd0"

@@ -11,40 +11,19 @@ from typing import Any
 
 from engine.bundle import TOKENIZER, Facts, Generation
 from engine.errors import ExportError
-from engine.export import dense
+from engine.export import dense, weights
+from engine.gate.sample import SENTENCES
 
-# Different in length, script and content, in one padded batch: a mask that leaks or a position that
-# shifts shows in the short ones.
-SENTENCES = (
-    "Hello.",
-    "The house is wonderful.",
-    "A man in a blue shirt is standing on a ladder and cleaning a window.",
-    "No",
-    "In 1969, two people walked on the moon for 2 hours and 31 minutes.",
-    "🎉 Great news!!! 🎉 We won, 3:2 after extra time 😀",
-    "Ein Hund läuft über die grüne Wiese, und niemand ruft ihn zurück.",
-    "Ça coûte déjà 12,50 €, n'est-ce pas?",
-    "The film is slow, far too long and badly lit, yet I could not look away for a minute.",
-    "今日は天気がいいですね。",
-    "x = f(y) + 0.5 * [a, b]  # a line of code, with\ttabs and   spaces",
-    "When the committee met again in the spring, after a winter in which nothing at all had been "
-    "decided, the members who had left in anger came back, took their old seats, and voted, one "
-    "after the other, for the very proposal they had fought in October, as if none of the long "
-    "letters, the public speeches and the broken friendships had ever happened.",
-)
 # Sentences by number, for encoders: a short text with a long one, both ways, scripts mixed.
 PAIRS = ((0, 11), (11, 3), (5, 9), (6, 2))
 STEPS = 16
 _FORCED = f"the logits of {STEPS} teacher-forced steps"
 
-# How far a recipe's numbers may be from the checkpoint's: the largest absolute difference as a
-# share of max(1, the reference's largest absolute value), and the norm of the difference as a share
-# of the reference's norm. fp32 only differs in the order of its sums: both measured below 1e-6
-# (MiniLM, minilm-sst2, flan-t5-small). int8 measured 0.059 and 0.078 (MiniLM's hidden states),
-# 0.072 and 0.049 (minilm-sst2's logits), 0.038 and 0.013 (flan-t5-small's logits). Weights whose
-# zero point is off by one measured 1.2, 0.33 and 0.20 of the first, scales 10% too large 0.18, 0.32
-# and 0.46. What a proof can not see are sums that saturate (0.061): a test of the recipe does.
-TOLERANCES: Mapping[str, float] = {"fp32": 1e-4, "int8": 0.15}
+# How far the fp32 graphs' numbers may be from the checkpoint's: the largest absolute difference as
+# a share of max(1, the reference's largest absolute value), and the norm of the difference as a
+# share of the reference's norm. Only the order of sums differs: both measured below 1e-6 (MiniLM,
+# minilm-sst2, flan-t5-small).
+TOLERANCE = 1e-4
 
 
 _REPORT = "nothing was written; it is a fault of the engine or of Optimum: please report the model"
@@ -230,7 +209,6 @@ def prove(
     folder: Path,
     facts: Facts,
     references: Sequence[Reference],
-    recipe: str,
     layers: Sequence[dense.Layer] = (),
 ) -> Proof:
     """Compare the bundle's files in `folder` with the checkpoint's answers.
@@ -244,9 +222,9 @@ def prove(
         The comparison that came nearest to its tolerance; `compared` names all of them.
 
     Raises:
-        ExportError: Ids differ, or numbers by more than the recipe's tolerance.
+        ExportError: Ids differ, or numbers by more than `TOLERANCE`.
     """
-    found = [_compared(folder, facts, reference, recipe) for reference in references]
+    found = [_compared(folder, facts, reference) for reference in references]
     if layers:
         found.append(_projected(folder, references[0], layers))
     nearest = max(found, key=lambda one: one.largest_difference / one.tolerance)
@@ -264,15 +242,15 @@ def _projected(folder: Path, reference: Reference, layers: Sequence[dense.Layer]
 
     starts = np.cumsum([0, *map(len, reference.ids[:-1])])
     embedding = np.ascontiguousarray(reference.values[starts])
-    answer = _run(_session(folder / "dense.onnx"), {"embedding": embedding})["projected"]
+    answer = _run(weights.session(folder / "dense.onnx"), {"embedding": embedding})["projected"]
     expected = dense.reference(layers, embedding)
-    return _judged("the projected embeddings", expected, answer, "fp32")
+    return _judged("the projected embeddings", expected, answer)
 
 
-def _compared(folder: Path, facts: Facts, reference: Reference, recipe: str) -> Proof:
+def _compared(folder: Path, facts: Facts, reference: Reference) -> Proof:
     import numpy as np
 
-    batch = _encode(folder, facts, reference.paired)
+    batch = encode(folder, facts, reference.paired)
     _check_ids(batch, reference)
     if facts.generation is None:
         expected, answer = _encoder(folder, batch, reference)
@@ -285,30 +263,29 @@ def _compared(folder: Path, facts: Facts, reference: Reference, recipe: str) -> 
             f"not {expected.shape}",
             _REPORT,
         )
-    return _judged(reference.compared, expected, answer, recipe)
+    return _judged(reference.compared, expected, answer)
 
 
-def _judged(compared: str, expected: Any, answer: Any, recipe: str) -> Proof:
-    """Measure how far `answer` is from `expected`, and refuse it beyond the recipe's tolerance."""
+def _judged(compared: str, expected: Any, answer: Any) -> Proof:
+    """Measure how far `answer` is from `expected`, and refuse it beyond `TOLERANCE`."""
     import numpy as np
 
-    allowed = TOLERANCES[recipe]
     difference = float(np.max(np.abs(expected - answer)))
-    tolerance = allowed * max(1.0, float(np.max(np.abs(expected))))
+    tolerance = TOLERANCE * max(1.0, float(np.max(np.abs(expected))))
     norm = max(float(np.linalg.norm(expected)), 1e-30)
     relative = float(np.linalg.norm(expected - answer)) / norm
     # Written so that a NaN fails.
-    if difference <= tolerance and relative <= allowed:
-        return Proof(compared, len(SENTENCES), difference, tolerance, relative, allowed)
+    if difference <= tolerance and relative <= TOLERANCE:
+        return Proof(compared, len(SENTENCES), difference, tolerance, relative, TOLERANCE)
     raise ExportError(
         f"the proof failed: {compared} differ from the PyTorch checkpoint's by up to "
-        f"{difference:.3g} ({tolerance:.3g} allowed for {recipe}), "
-        f"by {relative:.3g} of their norm ({allowed:.3g} allowed)",
-        _REPORT if recipe == "fp32" else "nothing was written; export with --recipe fp32",
+        f"{difference:.3g} ({tolerance:.3g} allowed), "
+        f"by {relative:.3g} of their norm ({TOLERANCE:.3g} allowed)",
+        _REPORT,
     )
 
 
-def _encode(folder: Path, facts: Facts, paired: bool) -> dict[str, Any]:
+def encode(folder: Path, facts: Facts, paired: bool = False) -> dict[str, Any]:
     """`SENTENCES` or `PAIRS` in one padded batch, by the bundle's tokenizer.json.
 
     Returns:
@@ -349,7 +326,7 @@ def _check_ids(batch: Mapping[str, Any], reference: Reference) -> None:
 
 def _encoder(folder: Path, batch: Mapping[str, Any], reference: Reference) -> tuple[Any, Any]:
     """Reference and answer: logits (rows, labels) or those of the real tokens (tokens, width)."""
-    session = _session(folder / "model.onnx")
+    session = weights.session(folder / "model.onnx")
     fed = {i.name: batch[i.name] for i in session.get_inputs()}
     _, answer = _real_values(_run(session, fed), batch["attention_mask"] == 1)
     return reference.values, answer
@@ -421,7 +398,10 @@ def _steps(
     folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
 ) -> Iterator[Any]:
     """The steps of an encoder-decoder, the start token's first."""
-    encoder, decoder = _session(folder / "encoder.onnx"), _session(folder / "decoder.onnx")
+    encoder, decoder = (
+        weights.session(folder / "encoder.onnx"),
+        weights.session(folder / "decoder.onnx"),
+    )
     mask = batch["attention_mask"]
     cross = _run(encoder, {"input_ids": batch["input_ids"], "attention_mask": mask})
     past = _empty_past(decoder, generation, len(mask))
@@ -438,7 +418,7 @@ def _continued(
     """The steps of a causal model, the prompt's first; prompts are padded on the left."""
     import numpy as np
 
-    decoder = _session(folder / "decoder.onnx")
+    decoder = weights.session(folder / "decoder.onnx")
     names = {i.name for i in decoder.get_inputs()}
     tokens, mask = batch["input_ids"], batch["attention_mask"]
     past = _empty_past(decoder, generation, len(mask))
@@ -462,18 +442,6 @@ def _logits_and_past(outputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A step's logits, and its present as the next one's past."""
     logits = outputs.pop("logits")
     return logits, {n.replace("present.", "past."): value for n, value in outputs.items()}
-
-
-def _session(file: Path) -> Any:
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own classes are not public
-        reason = (str(error).splitlines() or [""])[0][:300]
-        raise ExportError(
-            f"the proof failed: ONNX Runtime does not load {file.name}: {reason}", _REPORT
-        ) from error
 
 
 def _run(session: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

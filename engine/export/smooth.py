@@ -4,16 +4,27 @@
 
 (G. Xiao et al., "SmoothQuant", ICML 2023). An activation's scale is set by the largest value of its
 token, so that beside an outlier little is left of the other channels; a weight's is set column by
-column. The division goes into what makes X, a norm's weight or another product, and costs nothing
-when the model runs. The model computes what it did, but for rounding.
+column.
+
+Where a family's row in `FAMILIES` says what makes X, a norm's weight or another product, the
+division goes there and costs nothing when the model runs. The model computes what it did, but for
+rounding, and every export of such a family is smoothed, fp32 too, so that recipes can be made from
+it. (With powers of two for factors not a bit would change, but then flan-t5-small's int8 keeps
+fp32's top token in 96.8% of the steps, not in 97.2%.) Elsewhere, where norms stand behind the sum
+as in BERT, X is read by others as well: `ranges` says how large its channels are, and the recipe
+divides by a Mul of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from engine.bundle import Facts
+from engine.export import proof, weights
+from engine.export.products import products
 from engine.export.quiet import quiet
 
 STRENGTH = 0.5
@@ -86,14 +97,50 @@ def _scale(channel: Channel, activation: Any) -> None:
 
     with torch.no_grad():
         weight = torch.stack([reader.weight.abs().amax(dim=0) for reader in channel.readers])
-        weight = weight.amax(dim=0).clamp(min=_LEAST)
-        scale = activation.clamp(min=_LEAST) ** STRENGTH / weight ** (1 - STRENGTH)
-        # A channel that is never used says nothing of how large it might be.
-        scale = torch.where(activation > _LEAST, scale, torch.ones_like(scale))
+        found = factors(activation.numpy(), weight.amax(dim=0).numpy())
+        scale = torch.from_numpy(found)
         for maker in channel.makers:
             maker.div_(scale if maker.ndim == 1 else scale[:, None])
         for reader in channel.readers:
             reader.weight.mul_(scale)
+
+
+def factors(activation: Any, weight: Any) -> Any:
+    """What each channel is divided by in X and multiplied with in W, float32 (n,).
+
+    Args:
+        activation, weight: The largest magnitude of each channel, float32 (n,).
+    """
+    import numpy as np
+
+    scale = np.maximum(activation, _LEAST) ** STRENGTH
+    scale = scale / np.maximum(weight, _LEAST) ** (1 - STRENGTH)
+    # A channel that is never used says nothing of how large it might be.
+    return np.where(activation > _LEAST, scale, 1).astype(np.float32)
+
+
+def ranges(folder: Path, name: str, facts: Facts) -> dict[str, Any]:
+    """How large the normed activations of an encoder's graph are that products read.
+
+    Args:
+        folder: Of the bundle.
+        name: model.onnx or encoder.onnx.
+        facts: Of the bundle.
+
+    Returns:
+        The largest magnitude of each channel on `proof.SENTENCES`, float32 (width,), by the
+        activation's name.
+    """
+    import numpy as np
+
+    model = weights.load(folder, (name,))[name]
+    normed = {n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization"}
+    read = [node.input[0] for node in products(model.graph)]
+    watched = [given for given in dict.fromkeys(read) if given in normed]
+    batch = proof.encode(folder, facts)
+    seen = weights.watch(model, batch, watched)
+    real = batch["attention_mask"] == 1
+    return {given: np.abs(values[real]).max(axis=0) for given, values in seen.items()}
 
 
 def _t5(model: Any) -> Iterator[Channel]:

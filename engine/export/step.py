@@ -21,13 +21,8 @@ from engine.export.blueprint import BLUEPRINTS, Blueprint, Layer, Linear, Norm
 OPSET, CONTRIB, IR = 18, "com.microsoft", 9
 
 
-def step_graph(model: Any, shortlist: int = 0) -> Any | None:
+def step_graph(model: Any) -> Any | None:
     """The step graph of a transformers model as an ONNX ModelProto; None for a family without one.
-
-    With a `shortlist` as many tokens as that are scored twice: the head's product, which a recipe
-    may make less exact, names them, and their logits are computed anew from weights that stay as
-    they are. An int8 head's best token is fp32's in 81 to 86% of flan-t5-small's steps, but fp32's
-    is among its best 16 in all.
 
     Inputs, for S slots: tokens, int64 (S,); lengths, int32 (S,), positions already cached; total,
     int32 (), the largest of them + 1; past.N.key and .value, float32 (S, heads, room, head_dim).
@@ -45,7 +40,50 @@ def step_graph(model: Any, shortlist: int = 0) -> Any | None:
     blueprint = drawn(model) if drawn else None
     if blueprint and blueprint.activation not in _ACTIVATIONS:
         return None
-    return _Writer(blueprint, shortlist).model() if blueprint else None
+    return _Writer(blueprint).model() if blueprint else None
+
+
+def shortlist(model: Any, count: int) -> None:
+    """Let a step graph score its likeliest tokens twice; the model is changed.
+
+    The head's product, which a recipe may make less exact, names `count` tokens, and their logits
+    are computed anew from weights that stay as they are. An int8 head's best token is fp32's in 81
+    to 86% of flan-t5-small's steps, but fp32's is among its best 16 in all.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    at = next(i for i, node in enumerate(graph.node) if node.name == "pick")
+    head = next(node for node in graph.node if node.name == "head")
+    states, *weights = head.input
+    head.output[0] = "rough"
+    whole = {"shortlist": count, "short/last": -1}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array([value], np.int64), name) for name, value in whole.items()
+    )
+    steps: list[tuple[str, list[str], list[str], dict[str, int]]] = [
+        ("Max", ["picks", "shortlist"], ["short/count"], {}),
+        ("TopK", ["rough", "short/count"], ["short/rough", "short"], {"axis": -1}),
+        ("Gather", [weights[0], "short"], ["short/weights"], {}),
+        ("Unsqueeze", [states, "short/last"], ["short/column"], {}),
+        ("MatMul", ["short/weights", "short/column"], ["short/product"], {}),
+        ("Squeeze", ["short/product", "short/last"], ["short/exact"], {}),
+        ("ScatterElements", ["rough", "short", "short/exact"], ["logits"], {"axis": 1}),
+        ("TopK", ["short/exact", "picks"], ["best_logits", "short/rank"], {"axis": -1}),
+        ("GatherElements", ["short", "short/rank"], ["best"], {"axis": 1}),
+    ]
+    if len(weights) > 1:
+        steps[5] = ("Squeeze", ["short/product", "short/last"], ["short/plain"], {})
+        steps[6:6] = [
+            ("Gather", [weights[1], "short"], ["short/bias"], {}),
+            ("Add", ["short/plain", "short/bias"], ["short/exact"], {}),
+        ]
+    nodes = [helper.make_node(op, given, made, made[-1], **own) for op, given, made, own in steps]
+    following = list(graph.node)
+    following[at : at + 1] = nodes
+    del graph.node[:]
+    graph.node.extend(following)
 
 
 # A layer's name, number, itself, what it reads and the attention bias -> what it makes and the name
@@ -64,7 +102,6 @@ class _Writer:
     """A blueprint on its way to a graph; `nodes` is in topological order."""
 
     plan: Blueprint
-    shortlist: int = 0
     nodes: list[Any] = field(default_factory=list)
     weights: list[Any] = field(default_factory=list)
     inputs: list[Any] = field(default_factory=list)
@@ -244,33 +281,12 @@ class _Writer:
         if plan.head_bias is not None:
             inputs.append(self._weight("head_bias", plan.head_bias))
         picks = self._input("picks", "INT64", [1])
-        if self.shortlist:
-            self._node("Gemm", inputs, ["rough"], "head", transB=1)
-            self._exact(states, inputs[1:], picks)
-        else:
-            self._node("Gemm", inputs, ["logits"], "head", transB=1)
-            self._node("TopK", ["logits", picks], ["best_logits", "best"], "pick", axis=-1)
+        self._node("Gemm", inputs, ["logits"], "head", transB=1)
+        self._node("TopK", ["logits", picks], ["best_logits", "best"], "pick", axis=-1)
         self._scores()
         self._output("logits", "FLOAT", ["slots", len(plan.head)])
         self._output("best", "INT64", ["slots", "picks"])
         self._output("best_scores", "FLOAT", ["slots", "picks"])
-
-    def _exact(self, states: str, head: Sequence[str], picks: str) -> None:
-        """Logits of the shortlist from the weights themselves, and the best of these."""
-        least = self._axes("shortlist", self.shortlist)
-        count = self._op("Max", [picks, least], "short/count")
-        self._node("TopK", ["rough", count], ["short/rough", "short"], "short", axis=-1)
-        weights = self._op("Gather", [head[0], "short"], "short/weights")
-        last = self._axes("axis.last", -1)
-        column = self._op("Unsqueeze", [states, last], "short/column")
-        exact = self._op("MatMul", [weights, column], "short/product")
-        exact = self._op("Squeeze", [exact, last], "short/exact")
-        if len(head) > 1:
-            bias = self._op("Gather", [head[1], "short"], "short/bias")
-            exact = self._op("Add", [exact, bias], "short/biased")
-        self._node("ScatterElements", ["rough", "short", exact], ["logits"], "short/put", axis=1)
-        self._node("TopK", [exact, picks], ["best_logits", "rank"], "pick", axis=-1)
-        self._node("GatherElements", ["short", "rank"], ["best"], "pick/tokens", axis=1)
 
     def _scores(self) -> None:
         """The log-probabilities of the picked tokens, or their logits where these will do."""

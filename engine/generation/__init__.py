@@ -19,8 +19,9 @@ from engine.generation.loop import Cache, Count, uncounted
 from engine.generation.rules import FILLER, rules
 from engine.generation.sampling import Sampling
 from engine.generation.slots import Slots, capacity
+from engine.generation.walk import Led, Walk
 
-__all__ = ["Count", "capacity", "generate", "uncounted"]
+__all__ = ["Count", "Walk", "capacity", "generate", "uncounted", "walk"]
 
 # Batches of the encoder that are decoded together where rows can not come and go one by one.
 TOGETHER = 8
@@ -86,7 +87,8 @@ def generate(
     for start in range(0, rows, size):
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
-        cache = _cache(backend, some, job, batch_tokens, memory, count)
+        sizes = {"budget": batch_tokens, "memory": memory, "count": count}
+        cache = _cache(backend, some, job, _picks(job), **sizes)
         draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
         if search.num_beams > 1:
@@ -98,6 +100,27 @@ def generate(
     spare.append(memory)
     tokens = [Ragged.of_padded(one.ids, one.lengths) for one in found]
     return Ragged.concat(tokens), np.concatenate([one.ended for one in found])
+
+
+def walk(
+    backend: Backend,
+    feeds: Mapping[str, Ints],
+    settings: Generation,
+    steps: int,
+    along: Walk | None = None,
+) -> Walk:
+    """Decode greedily without any rule, or along another walk's tokens.
+
+    Args:
+        backend, feeds, settings: As `generate` takes them.
+        steps: Of a row at most.
+        along: Whose tokens are fed, and whose lengths are gone, whatever seems likeliest here.
+    """
+    job = _job(feeds, settings, Search(), steps)
+    cache = _cache(backend, feeds, job, 2)
+    led = Led(job, cache, along)
+    loop.run(cache, led, len(job.prompt), never, uncounted)
+    return led.found
 
 
 def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: int) -> Job:
@@ -114,17 +137,15 @@ def _cache(
     backend: Backend,
     feeds: Mapping[str, Ints],
     job: Job,
-    budget: int,
-    memory: dict[str, Value],
-    count: Count,
+    picks: int,
+    **sizes: Any,
 ) -> Cache:
-    given: dict[str, Any] = {"width": job.search.num_beams, "picks": _picks(job)}
+    given: dict[str, Any] = {"width": job.search.num_beams, "picks": picks}
     # Beams add up log-probabilities; for the other searches logits will do.
     given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        given |= {"most": most, "budget": budget, "memory": memory, "count": count}
-        return Slots(backend, job.settings, feeds, **given)
+        return Slots(backend, job.settings, feeds, most=most, **given, **sizes)
     return Growing(backend, job.settings, feeds, job.prompt, **given)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from engine.source.columnar import (
     reading,
 )
 from engine.source.jsonl import read_jsonl
+from engine.source.plan import plan
 
 REASONS = {
     "null_text": "the text is null or missing",
@@ -76,6 +78,23 @@ def read(
             yield _rows(split, whole, keep, text, last=False)
             pending = rest
     yield _rows(split, pending, keep, text, last=True)
+
+
+def first(
+    files: Sequence[Path], *, inputs: Sequence[Column], split_size: int, window: int, limit: int
+) -> Iterator[Rows]:
+    """The first `limit` rows, good and bad, of all files in their order; 0 for all.
+
+    Raises:
+        InputError, ColumnError: As `read`.
+    """
+    left = limit
+    for split in plan(files, split_size):
+        for rows in read(split, inputs=inputs, keep=(), window=window, limit=left):
+            yield rows
+            left -= min(left, len(rows) + len(rows.rejects.rows))
+        if limit and not left:
+            return
 
 
 def first_bad(rows: Rows) -> RowError | None:

@@ -1,52 +1,13 @@
-"""Recipes: what is done to a graph's weights, by name."""
+"""Products of 8-bit integers: with a scale for each row of activations, or one for all of them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import SettingsError
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One row of `KEPT`: matrix products that int8 leaves in float32.
-
-    Attributes:
-        node: Pattern of the node's name.
-        reason: Why.
-        beside: Name of another node that must be there, made from the match's groups; "" for none.
-    """
-
-    node: str
-    reason: str
-    beside: str = ""
-
-
-KEPT = (
-    Kept(
-        r"/lm_head/MatMul",
-        "the head is what int8 hurts: flan-t5-small keeps fp32's top token in 95-96% of the steps "
-        "with a float32 head, 81-86% without",
-    ),
-    Kept(
-        r"(.*)/DenseReluDense/wo/MatMul",
-        "the input of a gated feed-forward layer's output is a product with outliers: "
-        "96.5-97.2% of the top tokens with it in float32, 95-96% without, beside a float32 head",
-        beside=r"\1/DenseReluDense/wi_1/MatMul",
-    ),
-    Kept(
-        r"layer\.(\d+)/narrow",
-        "the same in a step graph, whose head is scored twice instead",
-        beside=r"layer.\1/gate",
-    ),
-    Kept(
-        r"/(.*/)?(classifier|pre_classifier|score|pooler)(/.*)?/(Gemm|MatMul)",
-        "a classification head sees one token of a row: nothing to win, and it makes the answer",
-    ),
-)
+from engine.export import smooth
+from engine.export.products import add_domain, drop_unused, is_turned, products
 
 # Activations are unsigned, around 128.
 ZERO_POINT = 128
@@ -76,15 +37,10 @@ SIGNED = Integers(63, 0, "int8")
 SMALLEST_SCALE = 1e-12
 
 
-def fp32(model: Any, smoothed: bool = False) -> int:
-    """Leave a graph as it is."""
-    return 0
-
-
-def int8(model: Any, smoothed: bool = False) -> int:
+def int8(model: Any, smoothed: bool = False, largest: Mapping[str, Any] | None = None) -> int:
     """Multiply in 8 bits: weights with a scale per output channel, activations one per token.
 
-    Every MatMul and Gemm with a constant 2-D float32 weight that `KEPT` does not name becomes
+    Every MatMul and Gemm with a constant 2-D float32 weight that `kept` does not name becomes
 
         scale  = max|A| over the last axis / 127          one a token, so a row's answer does not
         q      = QuantizeLinear(A, scale, 128)            depend on its neighbours in the batch
@@ -96,30 +52,22 @@ def int8(model: Any, smoothed: bool = False) -> int:
     Args:
         model: An ONNX ModelProto; changed in place.
         smoothed: Whether its weights were (see `smooth`); they are `SIGNED` then, else `UNSIGNED`.
+        largest: Of activations by name, the largest magnitude of each channel, float32 (width,):
+            these are smoothed here, A / s @ s W, at the price of a Mul, and all weights `SIGNED`.
 
     Returns:
         How many matrix products became integer ones.
     """
-    return _Int8(model, SIGNED if smoothed else UNSIGNED).run()
+    weight = SIGNED if smoothed or largest else UNSIGNED
+    return _Int8(model, weight, dict(largest or {})).run()
 
 
-RECIPES: Mapping[str, Callable[[Any, bool], int]] = {"fp32": fp32, "int8": int8}
-# Recipes before which outliers are moved from activations into weights.
-SMOOTHED = ("int8",)
-# Tokens whose logits a step graph computes in float32 behind a head that is not.
-SHORTLIST: Mapping[str, int] = {"fp32": 0, "int8": 16}
+def int8_tensor(model: Any) -> int:
+    """The same with one scale for all rows of a batch: what ONNX Runtime's quantize_dynamic makes.
 
-
-def recipe(name: str) -> Callable[[Any, bool], int]:
-    """A recipe by its name.
-
-    Raises:
-        SettingsError: There is none of that name.
+    Written here because its sorting of the nodes loses sight of what an If's branches read.
     """
-    if name not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise SettingsError(f"recipe: {name!r} is not a recipe", f"use one of: {known}")
-    return RECIPES[name]
+    return _Int8(model, UNSIGNED, {}, whole=True).run()
 
 
 @dataclass
@@ -128,52 +76,33 @@ class _Int8:
 
     model: Any
     weight: Integers
+    largest: dict[str, Any]
+    whole: bool = False
     nodes: list[Any] = field(default_factory=list)
-    quantized: dict[str, tuple[str, str]] = field(default_factory=dict)
+    quantized: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)
 
     def run(self) -> int:
-        from onnx import helper
-
         graph = self.model.graph
         self.weights = {w.name: w for w in graph.initializer}
-        self.names = {node.name for node in graph.node}
+        chosen = products(graph)
+        if not chosen:
+            return 0
+        self.readers: dict[str, list[Any]] = {}
+        for node in chosen:
+            self.readers.setdefault(node.input[0], []).append(node)
         self._constants()
-        count = 0
+        names = {node.name for node in chosen}
         for node in graph.node:
-            if self._is_product(node):
+            if node.name in names:
                 self._product(node)
-                count += 1
             else:
                 self.nodes.append(node)
-        if count:
-            del graph.node[:]
-            graph.node.extend(self.nodes)
-            self._drop_unused()
-            if all(o.domain != "com.microsoft" for o in self.model.opset_import):
-                self.model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-        return count
-
-    def _is_product(self, node: Any) -> bool:
-        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in self.weights:
-            return False
-        weight = self.weights[node.input[1]]
-        attributes = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta")}
-        plain = all(value == 1.0 for value in attributes.values())
-        turned = any(a.name == "transA" and a.i for a in node.attribute)
-        return (
-            len(weight.dims) == 2
-            and weight.data_type == 1
-            and plain
-            and not turned
-            and not self._is_kept(node.name)
-        )
-
-    def _is_kept(self, name: str) -> bool:
-        for kept in KEPT:
-            found = re.fullmatch(kept.node, name)
-            if found and (not kept.beside or found.expand(kept.beside) in self.names):
-                return True
-        return False
+        del graph.node[:]
+        graph.node.extend(self.nodes)
+        drop_unused(graph)
+        add_domain(self.model)
+        return len(chosen)
 
     def _constants(self) -> None:
         import numpy as np
@@ -200,31 +129,46 @@ class _Int8:
 
     def _product(self, node: Any) -> None:
         """Replace one MatMul or Gemm."""
-        source, weight = node.input[0], node.input[1]
-        turn = any(a.name == "transB" and a.i for a in node.attribute)
-        integers, scales = self._weight(weight, turn)
-        q, scale = self._activation(source)
+        source = node.input[0]
+        integers, scales = self._weight(node)
+        q, scale, zero = self._whole(source) if self.whole else self._rows(source)
         at = f"{node.name}/int8"
         # MatMulInteger, Cast and the Mul with the weight's scales in one pass over the output.
-        product = self._add(
-            "MatMulIntegerToFloat",
-            [q, integers, "int8.one", scales, "int8.zero_point", "int8.weight_zero_point"],
-            f"{at}/product",
-            domain="com.microsoft",
-        )
+        own = scale if self.whole else "int8.one"
+        inputs = [q, integers, own, scales, zero, "int8.weight_zero_point"]
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
-        result = self._add("Mul", [product, scale], f"{at}/scaled" if bias else node.output[0])
+        last = f"{at}/scaled" if bias else node.output[0]
+        made = last if self.whole else f"{at}/product"
+        self._add("MatMulIntegerToFloat", inputs, made, domain="com.microsoft")
+        if not self.whole:
+            self._add("Mul", [made, scale], last)
         if bias:
-            self._add("Add", [result, bias], node.output[0])
+            self._add("Add", [last, bias], node.output[0])
 
-    def _activation(self, source: str) -> tuple[str, str]:
-        """Names of A in uint8 and of its scales (..., 1); one quantization for all that read A."""
+    def _whole(self, source: str) -> tuple[str, str, str]:
+        """Names of A in uint8, of its one scale and of its zero point."""
+        from onnx import helper
+
+        at = f"{source}/int8"
+        made = (f"{at}/q", f"{at}/scale", f"{at}/zero_point")
+        if source not in self.quantized:
+            self.quantized[source] = made
+            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [source], made, name=at))
+        return made
+
+    def _rows(self, source: str) -> tuple[str, str, str]:
+        """Names of A in uint8, of its scales (..., 1) and of its zero point; made once for all that
+        read A."""
         if source in self.quantized:
             return self.quantized[source]
         import numpy as np
         from onnx import numpy_helper
 
         at = f"{source}/int8"
+        given = source
+        if (factors := self._factors(source)) is not None:
+            inverse = self._store(f"{at}/factors", 1 / factors)
+            source = self._add("Mul", [source, inverse], f"{at}/smooth")
         magnitude = self._add("Abs", [source], f"{at}/abs")
         largest = self._add("ReduceMax", [magnitude, "int8.last_axis"], f"{at}/max", keepdims=1)
         rough = self._add("Div", [largest, "int8.levels"], f"{at}/rough")
@@ -239,30 +183,49 @@ class _Int8:
         zeros = self._add("ConstantOfShape", [count], f"{at}/zero_points", value=value)
         tokens = self._add("QuantizeLinear", [flat, vector, zeros], f"{at}/tokens", axis=0)
         q = self._add("Reshape", [tokens, shape], f"{at}/q")
-        self.quantized[source] = (q, scale)
-        return q, scale
+        self.quantized[given] = (q, scale, "int8.zero_point")
+        return self.quantized[given]
 
-    def _weight(self, name: str, turn: bool) -> tuple[str, str]:
-        """Names of W in 8 bits (in, out) and of its scales (out,); stored once for equal W."""
+    def _factors(self, source: str) -> Any | None:
+        """What each channel of A is divided by and of W multiplied with, float32 (in,)."""
         import numpy as np
+
+        if source not in self.largest:
+            return None
+        # Layers may share their weights (ALBERT): these share their factors, too.
+        read = self._read_by(source)
+        alike = [name for name in self.readers if self._read_by(name) & read]
+        if any(name not in self.largest or self._read_by(name) != read for name in alike):
+            return None
+        activation = np.max([self.largest[name] for name in alike], axis=0)
+        weights = [self._array(node) for node in self.readers[source]]
+        weight = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
+        return smooth.factors(activation, weight)
+
+    def _read_by(self, source: str) -> set[str]:
+        return {node.input[1] for node in self.readers[source]}
+
+    def _array(self, node: Any) -> Any:
+        """A product's weight, float32 (in, out)."""
         from onnx import numpy_helper
 
+        weight = numpy_helper.to_array(self.weights[node.input[1]])
+        return weight.T if is_turned(node) else weight
+
+    def _weight(self, node: Any) -> tuple[str, str]:
+        """Names of W in 8 bits (in, out) and of its scales (out,); stored once for equal W."""
+        import numpy as np
+
+        name = node.input[1]
         integers, scales = f"{name}.int8", f"{name}.scales"
-        if integers not in {w.name for w in self.model.graph.initializer}:
-            weight = numpy_helper.to_array(self.weights[name])
-            weight = weight.T if turn else weight
-            made = self.weight
+        if name not in self.stored:
+            self.stored.add(name)
+            weight, made = self._array(node), self.weight
+            if (factors := self._factors(node.input[0])) is not None:
+                weight = weight * factors[:, None]
             scale = np.maximum(np.abs(weight).max(axis=0) / made.levels, SMALLEST_SCALE)
             rounded = np.clip(np.rint(weight / scale), -made.levels, made.levels)
-            stored = (rounded + made.zero_point).astype(made.dtype)
-            self._store(integers, np.ascontiguousarray(stored))
+            whole = (rounded + made.zero_point).astype(made.dtype)
+            self._store(integers, np.ascontiguousarray(whole))
             self._store(scales, scale.astype(np.float32))
         return integers, scales
-
-    def _drop_unused(self) -> None:
-        """Take out the float32 weights that nothing reads any more."""
-        graph = self.model.graph
-        used = {name for node in graph.node for name in node.input}
-        left = [w for w in graph.initializer if w.name in used]
-        del graph.initializer[:]
-        graph.initializer.extend(left)

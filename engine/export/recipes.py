@@ -1,0 +1,142 @@
+"""Recipes: what is done to a bundle's fp32 graphs, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.bundle import BundleFolder
+from engine.errors import SettingsError
+from engine.export import smooth, step, weights
+from engine.export.blocks import blocks
+from engine.export.int8 import int8, int8_tensor
+from engine.gate import ALONE, Limit
+
+# Of encoders' graphs, whose activations can be looked at without a step's caches.
+_ENCODERS = ("model.onnx", "encoder.onnx")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a recipe is told of the graph that it changes.
+
+    Attributes:
+        smoothed: As `bundle.Description.smoothed`.
+        largest: As `smooth.ranges`; empty where the recipe does not ask.
+    """
+
+    smoothed: bool
+    largest: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of `RECIPES`.
+
+    Attributes:
+        told: What it does, in a line.
+        rewrite: (ONNX ModelProto, what is known of it) -> the new one, which may be the same.
+        limits: What the gate's figures have to be.
+        ranged: Whether it wants the ranges of activations.
+        shortlist: Tokens whose logits a step graph computes in float32 behind a head that is not.
+    """
+
+    told: str
+    rewrite: Callable[[Any, Made], Any]
+    limits: tuple[Limit, ...] = ()
+    ranged: bool = False
+    shortlist: int = 0
+
+
+def _plain(model: Any, made: Made) -> Any:
+    return model
+
+
+def _int8(model: Any, made: Made) -> Any:
+    int8(model, made.smoothed, made.largest)
+    return model
+
+
+def _tensor(model: Any, made: Made) -> Any:
+    int8_tensor(model)
+    return model
+
+
+def _blocks(bits: int) -> Callable[[Any, Made], Any]:
+    def rewrite(model: Any, made: Made) -> Any:
+        blocks(model, bits)
+        return model
+
+    return rewrite
+
+
+def _limits(
+    *, cosine: float, worst: float, same: float, shift: float, sure: float, text: float
+) -> tuple[Limit, ...]:
+    certain = ("same label", "same token", "same top token")
+    return (
+        Limit("mean cosine", cosine),
+        Limit("worst cosine", worst),
+        *(Limit(f"{name} where fp32 is sure", sure) for name in certain),
+        Limit("same span", same),
+        Limit("same top token", same),
+        Limit("mean score shift", shift, most=True),
+        Limit("chrF", text),
+    )
+
+
+# A row's answer is its own, but for the order of float32 sums in what int8 leaves alone.
+_OWN = Limit(ALONE, 1e-4, most=True)
+_INT8 = _limits(cosine=0.99, worst=0.95, same=0.93, shift=0.04, sure=0.97, text=60)
+_INT4 = _limits(cosine=0.97, worst=0.85, same=0.85, shift=0.08, sure=0.95, text=40)
+
+RECIPES: Mapping[str, Recipe] = {
+    "fp32": Recipe("as exported, fused", _plain),
+    "int8": Recipe(
+        "weights per channel, activations with a scale for each row, exact sums: a row's answer "
+        "does not depend on its batch",
+        _int8, limits=(*_INT8, _OWN), ranged=True, shortlist=16,
+    ),
+    "int8-tensor": Recipe(
+        "weights per channel, activations with one scale for all rows of a batch, as ONNX Runtime "
+        "quantizes dynamically: for comparison",
+        _tensor, limits=_INT8, shortlist=16,
+    ),
+    "int8-weight": Recipe(
+        "weights in blocks of 8 bits, sums in float32: for work bound by memory",
+        _blocks(8), limits=_INT8,
+    ),
+    "int4-weight": Recipe(
+        "weights in blocks of 4 bits, sums in float32: for work bound by memory, and small disks",
+        _blocks(4), limits=_INT4, shortlist=16,
+    ),
+}  # fmt: skip
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        SettingsError: There is none of that name.
+    """
+    if name not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise SettingsError(f"recipe: {name!r} is not a recipe", f"use one of: {known}")
+    return RECIPES[name]
+
+
+def applied(name: str, plain: BundleFolder) -> dict[str, Any]:
+    """The graphs of an fp32 bundle after a recipe, by file name."""
+    chosen, description = recipe(name), plain.description
+    graphs = weights.load(plain.path, plain.graphs)
+    for file, model in graphs.items():
+        if file == "dense.onnx":
+            continue
+        largest = {}
+        if chosen.ranged and not description.smoothed and file in _ENCODERS:
+            largest = smooth.ranges(plain.path, file, description.facts)
+        if file == "step.onnx" and chosen.shortlist:
+            step.shortlist(model, chosen.shortlist)
+        graphs[file] = chosen.rewrite(model, Made(description.smoothed, largest))
+    return graphs
