@@ -317,6 +317,33 @@ def test_int8_gemm_keeps_its_bias() -> None:
     np.testing.assert_allclose(_run(model, x=x)[0], x @ weight.T + bias, atol=0.05)
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_int8_looks_at_the_magnitude_only_where_values_may_be_low(gated: bool) -> None:
+    """Behind a GELU the largest value is the largest magnitude; behind a gate it need not be."""
+    rng = np.random.default_rng(0)
+    gelu = [
+        ("Div", ["x", "root"], ["turned"]), ("Erf", ["turned"], ["erf"]),
+        ("Add", ["erf", "one"], ["above"]), ("Mul", ["x", "above"], ["twice"]),
+        ("Mul", ["twice", "half"], ["gelu"]), ("Mul", ["gelu", "gate"], ["gated"]),
+        ("MatMul", ["gated" if gated else "gelu", "w"], ["y"]),
+    ]  # fmt: skip
+    weight = rng.normal(size=(16, 4)).astype(np.float32)
+    plain = [np.array(n, np.float32) for n in (np.sqrt(2), 1, 0.5)]
+    model = _model(
+        [node for node in gelu if gated or node[2] != ["gated"]],
+        {"w": weight, **dict(zip(("root", "one", "half"), plain, strict=True))},
+        inputs={name: (np.float32, ["rows", 16]) for name in ("x", *(["gate"] if gated else []))},
+        outputs=["y"],
+    )
+    x = rng.normal(size=(9, 16)).astype(np.float32) * 3
+    given = {"x": x, **({"gate": -10 * np.abs(x)} if gated else {})}
+    (expected,) = _run(model, **given)
+    assert int8(model) == 1
+    assert any(node.op_type == "Abs" for node in model.graph.node) == gated
+    (answer,) = _run(model, **given)
+    np.testing.assert_allclose(answer, expected, atol=0.03 * np.abs(expected).max())
+
+
 def test_int8_products_of_one_input_share_its_quantization(tiny_bundles: Path) -> None:
     import onnx
 

@@ -1,0 +1,116 @@
+"""engine tune: what is found is kept beside the bundle and taken by runs on that machine alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import engine
+from engine import tuned
+from engine.bench import tune as room
+from engine.bench.tune import tune
+from engine.cli import app
+from engine.config import RunConfig
+from engine.demo import BUNDLE
+from engine.errors import BundleError, OutputError, SettingsError
+from engine.hardware import cores, cpu
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"dos mil {n}"}) for n in range(40)))
+    return file
+
+
+def found(**changes: object) -> tuned.Tuned:
+    settings = tuned.Tuned(512, 1, 1, cpu()[0], cores(), "rows", 1.5)
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]  # checked by use
+
+
+def settings_of(out: Path) -> dict[str, object]:
+    settings = json.loads((out / "_manifest/run.json").read_text())["settings"]
+    return dict(settings)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_fastest_settings_are_kept(
+    folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    monkeypatch.setattr(room, "BUDGETS", (256, 512))
+    arguments = ["tune", str(folder), *([str(corpus)] if given else []), "--seconds", "1", "--json"]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, said.output
+    kept = tuned.load(folder)
+    assert kept is not None
+    assert kept.here
+    assert kept.batch_tokens in (256, 512)
+    assert 1 <= kept.workers <= max(4, cores())
+    assert kept.threads == max(1, cores() // kept.workers)
+    assert kept.sample == (str(corpus) if given else "bundled sentences")
+    seconds = {
+        (one["batch_tokens"], one["workers"]): one["seconds"]
+        for one in json.loads(said.stdout)["sweep"]
+    }
+    assert seconds[kept.batch_tokens, kept.workers] == min(seconds.values())
+    engine.Bundle.load(folder)
+    shown = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert "tuned:" in shown.output
+
+
+def test_a_run_takes_them(folder: Path, corpus: Path, tmp_path: Path) -> None:
+    tuned.save(folder, found())
+    engine.run(folder, corpus, tmp_path / "out")
+    assert settings_of(tmp_path / "out")["batch_tokens"] == 512
+
+
+@pytest.mark.parametrize("settings", [{"batch_tokens": 300}, {"workers": 2}, {"threads": 1}])
+def test_what_a_person_gives_goes_before_them(
+    folder: Path, corpus: Path, tmp_path: Path, settings: dict[str, int]
+) -> None:
+    tuned.save(folder, found())
+    engine.run(folder, corpus, tmp_path / "out", **settings)
+    expected = settings.get("batch_tokens", 0)
+    assert settings_of(tmp_path / "out")["batch_tokens"] == expected
+
+
+def test_of_another_machine_or_device_they_are_not_taken(folder: Path) -> None:
+    config = RunConfig()
+    for other in (found(cpu="another"), found(cores=cores() + 1)):
+        tuned.save(folder, other)
+        assert tuned.applied(folder, config) == config
+    tuned.save(folder, found())
+    assert tuned.applied(folder, config).batch_tokens == 512
+    assert tuned.applied(folder, RunConfig(device="cuda")).batch_tokens == 0
+
+
+def test_a_damaged_file_is_named(folder: Path) -> None:
+    (folder / tuned.FILE).write_text("{")
+    with pytest.raises(BundleError, match=r"tuned\.json") as caught:
+        tuned.load(folder)
+    assert "engine tune" in caught.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_can_not_be_written(folder: Path) -> None:
+    folder.chmod(0o500)
+    with pytest.raises(OutputError, match="can not be written"):
+        tuned.save(folder, found())
+
+
+def test_columns_without_an_input_are_refused(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="no input"):
+        tune(folder, text=("body",))
