@@ -55,7 +55,7 @@ def test_a_bundle_says_what_its_recipe_costs(
     assert (gate["sample"], gate["rows"]) == (BUNDLED, 144)
     figures = {name: figure["value"] for name, figure in gate["figures"].items()}
     assert figures["worst cosine"] <= figures["mean cosine"] <= 1.000001
-    assert figures["mean cosine"] > (0.95 if recipe == "int4-weight" else 0.99)
+    assert figures["mean cosine"] > (0.9 if recipe == "int4-weight" else 0.99)
     assert 0 < gate["size"] < 1.2
     assert gate["speed"] > 0
     assert gate["cpu"]
@@ -191,6 +191,25 @@ def test_what_can_not_be_is_refused_at_once(
     with pytest.raises(kind, match=said):
         quantize(tiny_bundles / "embedder", tmp_path / "out", **{"recipe": "int8", **given})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    export(str(checkpoints.gpt2(tmp_path / "gpt2")), tmp_path / "plain", task="text-generation")
+    with pytest.raises(SettingsError, match="changes nothing"):
+        quantize(tmp_path / "plain", tmp_path / "out", recipe="fp16")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
+@pytest.mark.parametrize("family", ["mt5", "bart"])
+def test_every_recipe_of_an_encoder_decoder_answers(
+    tmp_path_factory: pytest.TempPathFactory, family: str, recipe: str
+) -> None:
+    folder = tmp_path_factory.mktemp("made")
+    model = getattr(checkpoints, family)(folder / family)
+    export(str(model), folder / "out", task="text2text-generation", recipe=recipe, force=True)
+    figures = bundle.load(folder / "out").description.gate["figures"]
+    assert figures["same top token"]["value"] > (0.3 if recipe == "int4-weight" else 0.5)
 
 
 def test_a_quantized_bundle_is_not_quantized_again(tiny_bundles: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _Force = Annotated[
     bool, typer.Option("--force", help="Write it although it answers otherwise than fp32.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-_NAMES = "fp32, int8, int8-tensor, int8-weight or int4-weight."
+_NAMES = "fp32, int8, int8-tensor, int8-weight, int4-weight or fp16."
 
 
 def export(

@@ -324,6 +324,38 @@ def share_weights(graph: Any) -> None:
     _set(graph.node, [*turned, *graph.node])
 
 
+def sort(graph: Any) -> None:
+    """Put every node behind those whose outputs it reads, or an If's branches read."""
+    left = {name: node for node in graph.node for name in node.output if name}
+    done: set[str] = set()
+    ordered: list[Any] = []
+    for last in graph.node:
+        waiting = [last]
+        while waiting:
+            node = waiting[-1]
+            makers = (left.get(name) for name in reads(node))
+            before = [maker for maker in makers if maker is not None and _key(maker) not in done]
+            if before:
+                waiting += before
+                continue
+            waiting.pop()
+            if _key(node) not in done:
+                done.add(_key(node))
+                ordered.append(node)
+    _set(graph.node, ordered)
+
+
+def _key(node: Any) -> str:
+    """A node is known by what it makes first."""
+    return str(next(name for name in node.output if name))
+
+
+def reads(node: Any) -> list[str]:
+    """Names that a node takes, those that the branches of an If take from around it among them."""
+    inner = [a.g for a in node.attribute if a.HasField("g")]
+    return [*node.input, *(name for branch in inner for one in branch.node for name in reads(one))]
+
+
 def _stored_twin(stored: Mapping[tuple[Any, ...], list[tuple[Any, Any]]], array: Any) -> str:
     """Name of the stored weight with the same bytes, "" if there is none."""
     for weight, other in stored.get(_likeness(array), ()):

@@ -7,6 +7,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
+from engine.export.graph import reads
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -89,10 +91,7 @@ def _is_kept(name: str, names: Set[str]) -> bool:
 
 def drop_unused(graph: Any) -> None:
     """Take out the weights that nothing reads any more."""
-    used = {name for node in graph.node for name in node.input}
-    # The branches of an If read a graph's names, too.
-    inner = (a.g for node in graph.node for a in node.attribute if a.HasField("g"))
-    used |= {name for branch in inner for node in branch.node for name in node.input}
+    used = {name for node in graph.node for name in reads(node)}
     left = [w for w in graph.initializer if w.name in used]
     del graph.initializer[:]
     graph.initializer.extend(left)

@@ -8,9 +8,11 @@ from typing import Any
 
 from engine.bundle import BundleFolder
 from engine.errors import SettingsError
-from engine.export import smooth, step, weights
+from engine.export import graph, smooth, step, weights
 from engine.export.blocks import blocks
 from engine.export.int8 import int8, int8_tensor
+from engine.export.products import products, weighted
+from engine.export.quiet import quiet
 from engine.gate import ALONE, Limit
 
 # Of encoders' graphs, whose activations can be looked at without a step's caches.
@@ -40,6 +42,7 @@ class Recipe:
         limits: What the gate's figures have to be.
         ranged: Whether it wants the ranges of activations.
         shortlist: Tokens whose logits a step graph computes in float32 behind a head that is not.
+        steps: Whether it is done to step graphs.
     """
 
     told: str
@@ -47,6 +50,7 @@ class Recipe:
     limits: tuple[Limit, ...] = ()
     ranged: bool = False
     shortlist: int = 0
+    steps: bool = True
 
 
 def _plain(model: Any, made: Made) -> Any:
@@ -71,6 +75,19 @@ def _blocks(bits: int) -> Callable[[Any, Made], Any]:
     return rewrite
 
 
+def _fp16(model: Any, known: Made) -> Any:
+    """Inputs and outputs stay float32, and so do the products of `products.KEPT`."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    most = {node.name for node in products(model.graph)}
+    kept = [node.name for node in weighted(model.graph) if node.name not in most]
+    with quiet():
+        made = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    # It puts its casts last.
+    graph.sort(made.graph)
+    return made
+
+
 def _limits(
     *, cosine: float, worst: float, same: float, shift: float, sure: float, text: float
 ) -> tuple[Limit, ...]:
@@ -89,6 +106,7 @@ def _limits(
 # A row's answer is its own, but for the order of float32 sums in what int8 leaves alone.
 _OWN = Limit(ALONE, 1e-4, most=True)
 _INT8 = _limits(cosine=0.99, worst=0.95, same=0.93, shift=0.04, sure=0.97, text=60)
+_FP16 = _limits(cosine=0.9995, worst=0.999, same=0.98, shift=0.005, sure=0.995, text=90)
 _INT4 = _limits(cosine=0.97, worst=0.85, same=0.85, shift=0.08, sure=0.95, text=40)
 
 RECIPES: Mapping[str, Recipe] = {
@@ -111,6 +129,11 @@ RECIPES: Mapping[str, Recipe] = {
         "weights in blocks of 4 bits, sums in float32: for work bound by memory, and small disks",
         _blocks(4), limits=_INT4, shortlist=16,
     ),
+    "fp16": Recipe(
+        "float16, what overflows there in float32: for a GPU; a CPU computes it in float32 again",
+        # The caches of a step graph are float32 buffers, bound in place.
+        _fp16, limits=_FP16, steps=False,
+    ),
 }  # fmt: skip
 
 
@@ -127,12 +150,21 @@ def recipe(name: str) -> Recipe:
 
 
 def applied(name: str, plain: BundleFolder) -> dict[str, Any]:
-    """The graphs of an fp32 bundle after a recipe, by file name."""
+    """The graphs of an fp32 bundle after a recipe, by file name.
+
+    Raises:
+        SettingsError: The recipe changes none of them.
+    """
     chosen, description = recipe(name), plain.description
     graphs = weights.load(plain.path, plain.graphs)
-    for file, model in graphs.items():
-        if file == "dense.onnx":
-            continue
+    left = {"dense.onnx"} if chosen.steps else {"dense.onnx", "step.onnx"}
+    if not graphs.keys() - left:
+        raise SettingsError(
+            f"recipe: {name} changes nothing of {plain.path}, whose only graph is step.onnx",
+            "take another recipe, such as int8",
+        )
+    for file in sorted(graphs.keys() - left):
+        model = graphs[file]
         largest = {}
         if chosen.ranged and not description.smoothed and file in _ENCODERS:
             largest = smooth.ranges(plain.path, file, description.facts)
