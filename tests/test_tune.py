@@ -18,7 +18,7 @@ from engine.bench.tune import tune
 from engine.cli import app
 from engine.config import RunConfig
 from engine.demo import BUNDLE
-from engine.errors import BundleError, OutputError, SettingsError
+from engine.errors import BundleError, InputError, OutputError, SettingsError
 from engine.hardware import cores, cpu
 
 pytest.importorskip("onnxruntime")
@@ -111,6 +111,10 @@ def test_a_folder_that_can_not_be_written(folder: Path) -> None:
         tuned.save(folder, found())
 
 
-def test_columns_without_an_input_are_refused(folder: Path) -> None:
+def test_what_can_not_be_is_refused_at_once(folder: Path) -> None:
     with pytest.raises(SettingsError, match="no input"):
         tune(folder, text=("body",))
+    with pytest.raises(SettingsError, match="seconds"):
+        tune(folder, seconds=0)
+    with pytest.raises(InputError, match=r"nowhere\.jsonl"):
+        tune(folder, ["nowhere.jsonl"], seconds=1)

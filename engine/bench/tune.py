@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from engine import bundle as bundles
-from engine import hardware, tasks, tuned
+from engine import hardware, source, tasks, tuned
 from engine.bench.sweep import BUDGETS, Sweep, sweep
+from engine.config import check_least
 from engine.errors import SettingsError
 from engine.gate.sample import BUNDLED, bundled, options
 from engine.memory import in_memory
@@ -61,6 +62,9 @@ def tune(
         raise SettingsError(
             f"text names {', '.join(text)}, and there is no input", "name the files to measure on"
         )
+    check_least("seconds", seconds, 1)
+    if inputs:
+        source.find(list(inputs))
     task, cores = tasks.find(folder.description.task), hardware.cores()
     asked = {**({} if inputs else options(task, folder.description)), **(given or {})}
     workers = sorted({1, min(MAX_WORKERS, cores), *(n for n in (2, 4, 8) if n <= cores)})

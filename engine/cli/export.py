@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,12 +99,15 @@ def _compared(report: ExportReport) -> list[str]:
     """The gate's figures, a line each."""
     gate = report.gate
     lines = [f"{report.recipe} beside fp32 ({gate['rows']} rows: {gate['sample']}):"]
-    for name, figure in gate["figures"].items():
-        limit = "" if figure["limit"] is None else f" (limit {figure['limit']:g})"
-        wrong = "" if figure["holds"] else "  <- does not hold"
-        lines.append(f"  {name}: {figure['value']:.5g}{limit}{wrong}")
+    lines += [f"  {name}: {told(figure)}" for name, figure in gate["figures"].items()]
     lines.append(f"  size: {gate['size']:.2f} of fp32's")
     lines.append(f"  speed here: {gate['speed']:.2f} times fp32's")
     if gate["moved"]:
         lines.append(f"  moved most: {', '.join(gate['moved'])}")
     return lines
+
+
+def told(figure: Mapping[str, Any]) -> str:
+    """One of the gate's figures in words."""
+    limit = "" if figure["limit"] is None else f" (limit {figure['limit']:g})"
+    return f"{figure['value']:.5g}{limit}" + ("" if figure["holds"] else "  <- does not hold")

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from engine.cli.export import told
+
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -23,7 +25,17 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, default=str))
     else:
-        typer.echo("\n".join(_lines(found)))
+        typer.echo("\n".join(_lines(_readable(found))))
+
+
+def _readable(found: dict[str, Any]) -> dict[str, Any]:
+    """A gate's figures in a line each, and nothing that is not there."""
+    gate = dict(found.get("gate") or {})
+    if gate:
+        gate["figures"] = {name: told(figure) for name, figure in gate["figures"].items()}
+    return {
+        n: gate if n == "gate" else v for n, v in found.items() if v or n not in ("gate", "tuned")
+    }
 
 
 def verify(
