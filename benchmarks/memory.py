@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--input", nargs="+", default=[])
     parser.add_argument("--text", default="text")
+    parser.add_argument("--name", default="memory-over-time", help="of the result of a bundle")
     given = parser.parse_args()
     folder = given.out or Path(tempfile.mkdtemp())
     if given.bundle:
@@ -89,7 +90,7 @@ def main() -> None:
         found = {"bundle": given.bundle.name, **over_time(arguments, folder)}
         print(found)
         if given.save:
-            print(save("memory-over-time", found))
+            print(save(given.name, found))
         return
     sizes = []
     for rows in sorted(given.rows):

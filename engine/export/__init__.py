@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib.metadata
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import bundle
-from engine.errors import ExportError, MissingDependency, OutputError, SettingsError
-from engine.version import __version__
+from engine.errors import MissingDependency, OutputError, SettingsError
+from engine.export.versions import versions
 
 if TYPE_CHECKING:
     from engine.export.checkpoint import Checkpoint
     from engine.export.facts import Collected
     from engine.export.proof import Proof
     from engine.export.tasks import ExportTask
-    from engine.gate import Sample, Verdict
 
 __all__ = ["ExportReport", "check_installed", "export", "quantize"]
 
@@ -40,15 +38,6 @@ _NEEDED = {
     "onnx": "onnx",
     "safetensors": "safetensors",
 }
-_RECORDED = (
-    "torch",
-    "transformers",
-    "optimum",
-    "optimum-onnx",
-    "onnx",
-    "onnxruntime",
-    "tokenizers",
-)
 # What the system says where a disk or a quota is full.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -123,7 +112,7 @@ def export(
     if model is None:
         _check_default(task, revision)
     check_installed()
-    from engine.export import checkpoint, convert, recipes, tasks
+    from engine.export import checkpoint, convert, quantized, recipes, tasks
 
     started = time.monotonic()
     recipes.recipe(recipe)
@@ -143,8 +132,8 @@ def export(
         plain.mkdir(exist_ok=True)
         description = _converted(found, wanted, task or wanted.name, work, plain, notes, progress)
         if recipe != "fp32":
-            rows = _sample(sample, text, description)
-            description = _made(bundle.load(plain), made, recipe, rows, force, progress)
+            rows = quantized.sample(sample, text, description)
+            description = quantized.made(bundle.load(plain), made, recipe, rows, force, progress)
     return _report(Path(out), description, time.monotonic() - started)
 
 
@@ -224,7 +213,7 @@ def quantize(
         MissingDependency: The extra `export` is not installed.
     """
     check_installed()
-    from engine.export import recipes
+    from engine.export import quantized, recipes
 
     started = time.monotonic()
     recipes.recipe(recipe)
@@ -237,70 +226,10 @@ def quantize(
             "give a bundle of recipe fp32, and a recipe that is not fp32",
         )
     plain.check()
-    rows = _sample(sample, text, plain.description)
+    rows = quantized.sample(sample, text, plain.description)
     with _new_folder(Path(out)) as (_, made):
-        description = _made(plain, made, recipe, rows, force, progress)
+        description = quantized.made(plain, made, recipe, rows, force, progress)
     return _report(Path(out), description, time.monotonic() - started)
-
-
-def _made(
-    plain: bundle.BundleFolder,
-    made: Path,
-    recipe: str,
-    rows: Sample,
-    force: bool,
-    progress: Callable[[str], None],
-) -> bundle.Description:
-    """Write a recipe's bundle into `made`, compared with the fp32 one."""
-    from engine import gate
-    from engine.export import recipes, weights
-    from engine.export.moved import moved
-
-    progress(f"writing the graphs ({recipe})")
-    weights.save(recipes.applied(recipe, plain), made)
-    shutil.copy(plain.path / bundle.TOKENIZER, made)
-    description = dataclasses.replace(plain.description, recipe=recipe, tools=_tools())
-    bundle.save(made, description)
-    progress(f"comparing with fp32 ({len(rows.items)} rows: {rows.name})")
-    verdict = gate.judge(plain.path, made, recipes.recipe(recipe).limits, rows)
-    if not verdict.passed:
-        named = moved(plain, made)
-        verdict = dataclasses.replace(verdict, forced=force, moved=named)
-        if not force:
-            raise _refused(recipe, verdict)
-    notes = description.notes + _told(recipe, verdict)
-    described = dataclasses.replace(description, gate=verdict.to_dict(), notes=notes)
-    return bundle.save(made, described)
-
-
-def _refused(recipe: str, verdict: Verdict) -> ExportError:
-    failed = ", ".join(
-        f"{name} {figure.value:.4g} (limit {figure.limit:g})"
-        for name, figure in verdict.figures.items()
-        if not figure.holds
-    )
-    moved = f"; moved most: {', '.join(verdict.moved)}" if verdict.moved else ""
-    return ExportError(
-        f"{recipe} answers otherwise than fp32 ({verdict.rows} rows: {verdict.sample}): "
-        f"{failed}{moved}",
-        "nothing was written; take another recipe, a --sample of your own rows, or --force",
-    )
-
-
-def _told(recipe: str, verdict: Verdict) -> tuple[str, ...]:
-    """What the person should know of a bundle that is written."""
-    notes = []
-    if verdict.forced:
-        notes.append(f"{recipe} answers otherwise than fp32, and was written by --force")
-    if verdict.speed < 1:
-        notes.append(f"{recipe} is slower than fp32 on this machine: {verdict.speed:.2f} times")
-    return tuple(notes)
-
-
-def _sample(file: Path | None, text: Sequence[str], description: bundle.Description) -> Sample:
-    from engine.gate import sample
-
-    return sample.read(file, text, description) if file else sample.bundled(description)
 
 
 def _check_sample(file: Path | None, text: Sequence[str], recipe: str) -> None:
@@ -341,7 +270,7 @@ def _describe(
         recipe="fp32",
         facts=collected.facts,
         source=found.source(),
-        tools=_tools(),
+        tools=versions(),
         proof=dataclasses.asdict(shown),
         smoothed=smoothed,
         notes=notes + found.notes + collected.notes,
@@ -400,15 +329,6 @@ def _is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _tools() -> dict[str, str]:
-    """Versions of what made the bundle, by distribution name."""
-    tools = {"corpus-engine": __version__}
-    for name in _RECORDED:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            tools[name] = importlib.metadata.version(name)
-    return tools
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""An fp32 bundle -> a bundle of another recipe, if it still answers as that does."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine import bundle, gate
+from engine.errors import ExportError
+from engine.export import recipes, weights
+from engine.export.moved import moved
+from engine.export.versions import versions
+from engine.gate import Sample, Verdict
+from engine.gate.sample import bundled, read
+
+
+def made(
+    plain: bundle.BundleFolder,
+    folder: Path,
+    recipe: str,
+    rows: Sample,
+    force: bool,
+    progress: Callable[[str], None],
+) -> bundle.Description:
+    """Write a recipe's bundle into `folder`, compared with the fp32 one.
+
+    Args:
+        plain: The fp32 bundle.
+        folder: Empty.
+        recipe: A name of `recipes.RECIPES`.
+        rows: What both answer.
+        force: Write it where the recipe's limits do not hold, too.
+        progress: Called with one line before each stage.
+
+    Raises:
+        ExportError: The limits do not hold.
+        InputError: A row is not what the task takes.
+    """
+    progress(f"writing the graphs ({recipe})")
+    weights.save(recipes.applied(recipe, plain), folder)
+    shutil.copy(plain.path / bundle.TOKENIZER, folder)
+    description = dataclasses.replace(plain.description, recipe=recipe, tools=versions())
+    bundle.save(folder, description)
+    progress(f"comparing with fp32 ({len(rows.items)} rows: {rows.name})")
+    verdict = gate.judge(plain.path, folder, recipes.recipe(recipe).limits, rows)
+    if not verdict.passed:
+        named = moved(plain, folder)
+        verdict = dataclasses.replace(verdict, forced=force, moved=named)
+        if not force:
+            raise _refused(recipe, verdict)
+    notes = description.notes + _told(recipe, verdict)
+    described = dataclasses.replace(description, gate=verdict.to_dict(), notes=notes)
+    return bundle.save(folder, described)
+
+
+def _refused(recipe: str, verdict: Verdict) -> ExportError:
+    failed = ", ".join(
+        f"{name} {figure.value:.4g} (limit {figure.limit:g})"
+        for name, figure in verdict.figures.items()
+        if not figure.holds
+    )
+    moved = f"; moved most: {', '.join(verdict.moved)}" if verdict.moved else ""
+    return ExportError(
+        f"{recipe} answers otherwise than fp32 ({verdict.rows} rows: {verdict.sample}): "
+        f"{failed}{moved}",
+        "nothing was written; take another recipe, a --sample of your own rows, or --force",
+    )
+
+
+def _told(recipe: str, verdict: Verdict) -> tuple[str, ...]:
+    """What the person should know of a bundle that is written."""
+    notes = []
+    if verdict.forced:
+        notes.append(f"{recipe} answers otherwise than fp32, and was written by --force")
+    if verdict.speed < 1:
+        notes.append(f"{recipe} is slower than fp32 on this machine: {verdict.speed:.2f} times")
+    return tuple(notes)
+
+
+def sample(file: Path | None, text: Sequence[str], description: bundle.Description) -> Sample:
+    """A person's own rows, or the engine's.
+
+    Raises:
+        InputError, ColumnError, SettingsError: As `gate.sample.read`.
+    """
+    return read(file, text, description) if file else bundled(description)
