@@ -257,6 +257,28 @@ def test_bundled_sentences_are_in_every_sample(plain: Path, task: str) -> None:
         assert all(item.count("[MASK]") == 1 for item in found.items)
 
 
+def test_a_translator_into_many_languages_is_asked_for_one(tmp_path: Path) -> None:
+    model = checkpoints.mbart(tmp_path / "mbart", fifty=True)
+    export(str(model), tmp_path / "out", task="translation", recipe="int8", force=True)
+    description = bundle.load(tmp_path / "out").description
+    assert description.facts.languages is not None
+    assert description.facts.languages.target == ""
+    assert description.gate["figures"]["same top token"]["value"] > 0.5
+
+
+def test_zero_shot_rows_may_bring_their_labels(tmp_path: Path) -> None:
+    model = checkpoints.encoder(tmp_path / "nli", "bert", "zero-shot-classification")
+    file = tmp_path / "rows.jsonl"
+    rows = [{"body": f"text {n}", "names": ["sport", "weather"]} for n in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    for text in (("body",), ("body", "names")):
+        report = export(
+            str(model), tmp_path / str(len(text)), task="zero-shot-classification", recipe="int8",
+            sample=file, text=text, force=True,
+        )  # fmt: skip
+        assert report.gate["rows"] == 20
+
+
 # --- figures
 
 

@@ -66,12 +66,13 @@ def tune(
     if inputs:
         source.find(list(inputs))
     task, cores = tasks.find(folder.description.task), hardware.cores()
-    asked = {**({} if inputs else options(task, folder.description)), **(given or {})}
+    own = bundled(folder.description).items
+    asked = {**({} if inputs else options(folder.description, own)), **(given or {})}
     workers = sorted({1, min(MAX_WORKERS, cores), *(n for n in (2, 4, 8) if n <= cores)})
     runs = len(workers) * len(BUDGETS) * _ROUNDS
     with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
         files = list(inputs) or [_sentences(folder, task, Path(scratch) / "rows.arrow")]
-        rate = _rows_per_second(folder, task, asked)
+        rate = _rows_per_second(folder, own[:_PILOT], given or {})
         progress(f"{runs} runs of about {seconds / runs:.1f} s")
         limit = max(_PILOT, min(_MOST_ROWS, int(rate * seconds / runs)))
         found = sweep(
@@ -105,15 +106,14 @@ def _sentences(folder: bundles.BundleFolder, task: tasks.Task, file: Path) -> Pa
 
 
 def _rows_per_second(
-    folder: bundles.BundleFolder, task: tasks.Task, asked: Mapping[str, Any]
+    folder: bundles.BundleFolder, items: Sequence[Any], given: Mapping[str, Any]
 ) -> float:
     """Roughly, of the engine's own sentences."""
-    items = bundled(folder.description).items[:_PILOT]
-    extra = {} if task.name != "zero-shot-classification" else options(task, folder.description)
+    asked = {**options(folder.description, items), **given}
     model = Bundle.load(folder.path, device="cpu")
-    model(items, **{**extra, **asked})
+    model(items, **asked)
     started = time.perf_counter()
-    model(items, **{**extra, **asked})
+    model(items, **asked)
     return len(items) / (time.perf_counter() - started)
 
 

@@ -91,7 +91,7 @@ def judge(plain: Path, made: Path, limits: Sequence[Limit], sample: Sample) -> V
     """
     models = [Bundle.load(path, device="cpu") for path in (plain, made)]
     description = models[0].folder.description
-    asked = options(models[0].task, description)
+    asked = options(description, sample.items)
     answers = [model(sample.items, **asked) for model in models]
     figures = measures.compared(description.task, *answers)
     alone = [models[1]([item], **asked) for item in sample.items[:_ALONE]]

@@ -11,7 +11,6 @@ from typing import Any
 from engine import source, tasks
 from engine.bundle import Description
 from engine.errors import InputError
-from engine.tasks import Task
 
 # Different in length, script and content: a mask that leaks or a position that shifts shows in the
 # short ones.
@@ -108,13 +107,24 @@ def _lists(columns: Sequence[Any]) -> list[list[Any]]:
     return [column.to_pylist() for column in columns]
 
 
-def options(task: Task, description: Description) -> dict[str, Any]:
+def options(description: Description, items: Sequence[Any]) -> dict[str, Any]:
     """The task's options for a comparison: the likeliest answer, and not too long a one."""
-    if description.facts.generation:
-        return {"max_new_tokens": STEPS, "min_new_tokens": 0, "num_beams": 1, "do_sample": False}
-    if task.name == "zero-shot-classification":
-        return {"candidate_labels": _LABELS}
-    return {"top_k": _TOP[task.name]} if task.name in _TOP else {}
+    facts = description.facts
+    if facts.generation:
+        asked = {"max_new_tokens": STEPS, "min_new_tokens": 0, "num_beams": 1, "do_sample": False}
+        return asked | _target(description)
+    if description.task == "zero-shot-classification":
+        named = bool(items) and isinstance(items[0], (tuple, dict)) and len(items[0]) > 1
+        return {} if named else {"candidate_labels": _LABELS}
+    return {"top_k": _TOP[description.task]} if description.task in _TOP else {}
+
+
+def _target(description: Description) -> dict[str, str]:
+    """A language, where a translator into many has none by itself."""
+    languages = description.facts.languages
+    if description.task != "translation" or languages is None or languages.target:
+        return {}
+    return {"tgt_lang": min(languages.ids)}
 
 
 # Tokens that a generating model is asked for.
