@@ -180,6 +180,7 @@ def test_a_recipe_that_is_slower_says_so(
     ("given", "kind", "said"),
     [
         ({"recipe": "int3"}, SettingsError, "not a recipe"),
+        ({"recipe": "bf16"}, SettingsError, "bf16 can not be made"),
         ({"recipe": "fp32"}, SettingsError, "is not made from that"),
         ({"text": ("words",)}, SettingsError, "no sample"),
         ({"sample": Path("nowhere.jsonl")}, InputError, "nowhere.jsonl"),

@@ -143,6 +143,12 @@ def recipe(name: str) -> Recipe:
     Raises:
         SettingsError: There is none of that name.
     """
+    if name == "bf16":
+        raise SettingsError(
+            "recipe: bf16 can not be made: ONNX Runtime's CPU has no arithmetic for it, on which "
+            "a recipe is compared with fp32",
+            "take fp16, or fp32",
+        )
     if name not in RECIPES:
         known = ", ".join(RECIPES)
         raise SettingsError(f"recipe: {name!r} is not a recipe", f"use one of: {known}")
