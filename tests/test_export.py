@@ -317,29 +317,39 @@ def test_int8_gemm_keeps_its_bias() -> None:
     np.testing.assert_allclose(_run(model, x=x)[0], x @ weight.T + bias, atol=0.05)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_int8_looks_at_the_magnitude_only_where_values_may_be_low(gated: bool) -> None:
-    """Behind a GELU the largest value is the largest magnitude; behind a gate it need not be."""
+@pytest.mark.parametrize("behind", ["gelu", "halved first", "gated", "scaled", "not halved"])
+def test_int8_looks_at_the_magnitude_unless_values_can_not_be_low(behind: str) -> None:
+    """Behind a GELU alone, the largest value is the largest magnitude."""
     rng = np.random.default_rng(0)
-    gelu = [
+    weights = {"w": rng.normal(size=(16, 4)), "root": np.sqrt(2), "one": 1.0, "half": 0.5}
+    weights["scale"] = -3 - rng.random(16)
+    nodes = [
         ("Div", ["x", "root"], ["turned"]), ("Erf", ["turned"], ["erf"]),
-        ("Add", ["erf", "one"], ["above"]), ("Mul", ["x", "above"], ["twice"]),
-        ("Mul", ["twice", "half"], ["gelu"]), ("Mul", ["gelu", "gate"], ["gated"]),
-        ("MatMul", ["gated" if gated else "gelu", "w"], ["y"]),
+        ("Add", ["erf", "one"], ["above"]),
     ]  # fmt: skip
-    weight = rng.normal(size=(16, 4)).astype(np.float32)
-    plain = [np.array(n, np.float32) for n in (np.sqrt(2), 1, 0.5)]
+    if behind == "halved first":
+        nodes += [("Mul", ["x", "half"], ["less"]), ("Mul", ["less", "above"], ["gelu"])]
+    else:
+        nodes += [("Mul", ["x", "above"], ["twice"]), ("Mul", ["twice", "half"], ["gelu"])]
+    other = {"gated": "gate", "scaled": "scale"}.get(behind)
+    read = "twice" if behind == "not halved" else "gelu"
+    if other:
+        nodes.append(("Mul", [read, other], ["product"]))
+        read = "product"
     model = _model(
-        [node for node in gelu if gated or node[2] != ["gated"]],
-        {"w": weight, **dict(zip(("root", "one", "half"), plain, strict=True))},
-        inputs={name: (np.float32, ["rows", 16]) for name in ("x", *(["gate"] if gated else []))},
+        [*nodes, ("MatMul", [read, "w"], ["y"])],
+        {name: np.asarray(array, np.float32) for name, array in weights.items()},
+        inputs={
+            name: (np.float32, ["rows", 16]) for name in ("x", "gate")[: 1 + (other == "gate")]
+        },
         outputs=["y"],
     )
     x = rng.normal(size=(9, 16)).astype(np.float32) * 3
-    given = {"x": x, **({"gate": -10 * np.abs(x)} if gated else {})}
+    given = {"x": x, **({"gate": -10 * np.abs(x)} if other == "gate" else {})}
     (expected,) = _run(model, **given)
     assert int8(model) == 1
-    assert any(node.op_type == "Abs" for node in model.graph.node) == gated
+    plain = behind in ("gelu", "halved first")
+    assert any(node.op_type == "Abs" for node in model.graph.node) == (not plain)
     (answer,) = _run(model, **given)
     np.testing.assert_allclose(answer, expected, atol=0.03 * np.abs(expected).max())
 

@@ -21,7 +21,7 @@ import engine
 from engine import bundle
 from engine.cli import app
 from engine.errors import ColumnError, ExportError, InputError, SettingsError
-from engine.export import export, quantize
+from engine.export import export, quantize, recipes
 from engine.export.recipes import RECIPES
 from engine.gate import ALONE, judge, measures
 from engine.gate.sample import BUNDLED, SENTENCES, Sample, bundled, read
@@ -146,6 +146,16 @@ def test_a_model_that_int8_ruins_is_refused_with_its_layers_named(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_float16_is_refused_with_its_layers_named(
+    ruined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impossible = replace(RECIPES["fp16"], limits=(measures.Limit("same label", 2.0),))
+    monkeypatch.setattr(recipes, "RECIPES", {**RECIPES, "fp16": impossible})
+    with pytest.raises(ExportError, match="moved most: .*/bert/encoder/layer"):
+        quantize(ruined / "fp32", tmp_path / "out", recipe="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_by_force_it_is_written_and_marked(ruined: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = CliRunner().invoke(
@@ -240,6 +250,22 @@ def test_a_person_s_own_rows(tiny_bundles: Path, tmp_path: Path) -> None:
     assert (gate["sample"], gate["rows"], gate["rejected"]) == ("rows.jsonl", 255, 1)
     with pytest.raises(ColumnError, match="text"):
         read(file, (), description)
+
+
+def test_prompts_as_long_as_the_model_leave_room_for_an_answer(tmp_path: Path) -> None:
+    export(str(checkpoints.gpt2(tmp_path / "gpt2")), tmp_path / "plain", task="text-generation")
+    limit = bundle.load(tmp_path / "plain").description.facts.position_limit
+    file = tmp_path / "rows.jsonl"
+    rows = [{"text": "A dog runs over the green meadow. " * n} for n in (1, limit)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    report = quantize(tmp_path / "plain", tmp_path / "out", recipe="int8", sample=file, force=True)
+    assert report.gate["rows"] == 2
+
+
+def test_masks_that_are_all_cut_off_are_compared_too() -> None:
+    none = pa.table({"candidates": pa.array([[], []], pa.list_(pa.null()))})
+    found = measures.compared("fill-mask", none, none)
+    assert (found["same token"], found["mean score shift"]) == (1, 0)
 
 
 def test_a_sample_without_a_good_row_is_refused(tiny_bundles: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,8 @@ SMALLEST_SCALE = 1e-12
 def int8(model: Any, smoothed: bool = False, largest: Mapping[str, Any] | None = None) -> int:
     """Multiply in 8 bits: weights with a scale per output channel, activations one per token.
 
-    Every MatMul and Gemm with a constant 2-D float32 weight that `kept` does not name becomes
+    Every MatMul and Gemm with a constant 2-D float32 weight that `products.KEPT` does not name
+    becomes
 
         scale  = max|A| over the last axis / 127          one a token, so a row's answer does not
         q      = QuantizeLinear(A, scale, 128)            depend on its neighbours in the batch
@@ -199,19 +201,40 @@ class _Int8:
         return LOWEST["Gelu"] if node.op_type == "Mul" and self._is_gelu(node) else None
 
     def _is_gelu(self, node: Any) -> bool:
-        """Whether a Mul ends x * (1 + erf(x / sqrt(2))) * 0.5, or (x * 0.5) * (1 + erf(...)).
-
-        A product with something else that is no constant, as of a gated layer, is none.
-        """
-        makers = (self.makers.get(name) for name in node.input)
-        halved = any(maker is None or maker.op_type == "Constant" for maker in makers)
-        level = [node]
-        for _ in range(3 if halved else 2):
-            level = [self.makers[i] for n in level for i in n.input if i in self.makers]
-            if any(one.op_type == "Erf" for one in level):
+        """Whether a Mul ends the product of x, 0.5 and 1 + erf(x / sqrt(2)) and nothing else."""
+        for n in (0, 1):
+            inner = self.makers.get(node.input[n])
+            if inner is None or inner.op_type != "Mul":
+                continue
+            factors = [*inner.input, node.input[1 - n]]
+            halved = any(self._number(name) == 0.5 for name in factors)
+            if halved and any(self._erf_of(name) in factors for name in factors):
                 return True
-            level = [one for one in level if one.op_type in ("Mul", "Add")]
         return False
+
+    def _erf_of(self, name: str) -> str:
+        """The x of a 1 + erf(x / sqrt(2)), "" of anything else."""
+        for given in self._inputs("Add", name):
+            for turned in self._inputs("Erf", given):
+                inputs = self._inputs("Div", turned) or self._inputs("Mul", turned)
+                return next((one for one in inputs if self._number(one) is None), "")
+        return ""
+
+    def _inputs(self, op: str, name: str) -> list[str]:
+        """What the op that makes an activation reads; nothing if another op does."""
+        maker = self.makers.get(name)
+        return list(maker.input) if maker is not None and maker.op_type == op else []
+
+    def _number(self, name: str) -> float | None:
+        """A constant of one value; None for anything else."""
+        from onnx import numpy_helper
+
+        maker, tensor = self.makers.get(name), self.weights.get(name)
+        if maker is not None and maker.op_type == "Constant":
+            tensor = next((a.t for a in maker.attribute if a.name == "value"), None)
+        if tensor is None or math.prod(tensor.dims) != 1:
+            return None
+        return float(numpy_helper.to_array(tensor).reshape(()))
 
     def _factors(self, source: str) -> Any | None:
         """What each channel of A is divided by and of W multiplied with, float32 (in,)."""

@@ -8,10 +8,9 @@ from typing import Any
 from engine.bundle import BundleFolder
 from engine.export import proof, weights
 from engine.export.products import weighted
+from engine.export.smooth import ENCODERS
 
 _NAMED = 5
-# Of encoders; a decoder's step needs caches to be run.
-_ENCODERS = ("model.onnx", "encoder.onnx")
 
 
 def moved(plain: BundleFolder, made: Path) -> tuple[str, ...]:
@@ -22,7 +21,7 @@ def moved(plain: BundleFolder, made: Path) -> tuple[str, ...]:
     """
     found = []
     for name in plain.graphs:
-        if name in _ENCODERS:
+        if name in ENCODERS:
             found += _parted(plain, made, name)
     found.sort(reverse=True)
     return tuple(f"{node} (+{share:.1%})" for share, node in found[:_NAMED])

@@ -15,9 +15,6 @@ from engine.export.products import products, weighted
 from engine.export.quiet import quiet
 from engine.gate import ALONE, Limit
 
-# Of encoders' graphs, whose activations can be looked at without a step's caches.
-_ENCODERS = ("model.onnx", "encoder.onnx")
-
 
 @dataclass(frozen=True)
 class Made:
@@ -172,7 +169,7 @@ def applied(name: str, plain: BundleFolder) -> dict[str, Any]:
     for file in sorted(graphs.keys() - left):
         model = graphs[file]
         largest = {}
-        if chosen.ranged and not description.smoothed and file in _ENCODERS:
+        if chosen.ranged and not description.smoothed and file in smooth.ENCODERS:
             largest = smooth.ranges(plain.path, file, description.facts)
         if file == "step.onnx" and chosen.shortlist:
             step.shortlist(model, chosen.shortlist)

@@ -28,6 +28,8 @@ from engine.export.products import products
 from engine.export.quiet import quiet
 
 STRENGTH = 0.5
+# Graphs whose activations can be looked at: a step's needs caches to be run.
+ENCODERS = ("model.onnx", "encoder.onnx")
 # Tokens that are generated for each text, so that the decoder is seen at work, too.
 NEW_TOKENS = 32
 _LEAST = 1e-5
@@ -124,7 +126,7 @@ def ranges(folder: Path, name: str, facts: Facts) -> dict[str, Any]:
 
     Args:
         folder: Of the bundle.
-        name: model.onnx or encoder.onnx.
+        name: One of `ENCODERS`.
         facts: Of the bundle.
 
     Returns:

@@ -120,8 +120,16 @@ def _judged(name: str, value: float, limits: Sequence[Limit]) -> Figure:
 def walked(
     model: Bundle, items: Sequence[Any], *, steps: int = STEPS, along: Walk | None = None
 ) -> Walk:
-    """Rows decoded greedily, or along another bundle's answers, in one batch."""
-    encoded = model.stages({}).encode(Rows(None, in_memory(items, model.task)))
+    """Rows decoded greedily, or along another bundle's answers.
+
+    Args:
+        model: One that generates.
+        items: What it takes, one a row.
+        steps: Tokens of a row at most; a causal model's prompts are cut to leave room for them.
+        along: As `generation.walk` takes it.
+    """
+    asked = {**options(model.folder.description, items), "max_new_tokens": steps}
+    encoded = model.stages(asked).encode(Rows(None, in_memory(items, model.task)))
     ids = encoded.ids.padded(int(encoded.ids.lengths.max()), model.facts.pad_id)
     real = np.arange(ids.shape[1]) < encoded.ids.lengths[:, None]
     feeds = {"input_ids": ids, "attention_mask": real.astype(np.int64)}

@@ -68,7 +68,7 @@ def _agreement(plain: _Ranked, made: _Ranked, what: str) -> Figures:
     same = np.array([a[0][:1] == b[0][:1] for a, b in zip(plain, made, strict=True)])
     shift = np.array([_shift(a, b) for a, b in zip(plain, made, strict=True)])
     # What is no probability is measured by how large it gets.
-    shift = shift / max(1.0, *(abs(scores[0]) for _, scores in plain if len(scores)))
+    shift = shift / max([1.0, *(abs(scores[0]) for _, scores in plain if scores)])
     leads = np.array([scores[0] - scores[1] if len(scores) > 1 else 1.0 for _, scores in plain])
     figures = {f"same {what}": float(same.mean()), "mean score shift": float(shift.mean())}
     if (sure := leads > LEAD).any():

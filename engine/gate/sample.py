@@ -10,6 +10,7 @@ from typing import Any
 
 from engine import source, tasks
 from engine.bundle import Description
+from engine.config import RunConfig
 from engine.errors import InputError
 
 # Different in length, script and content: a mask that leaks or a position that shifts shows in the
@@ -38,7 +39,8 @@ GENERATED_ROWS = 48
 # Labels (0: all of them) and tokens of a row.
 _TOP = {"text-classification": 0, "fill-mask": 8}
 _LABELS = ("sport", "politics", "weather", "technology")
-_WINDOW, _SPLIT = 4096, 256 << 20
+# Tokens that a generating model is asked for.
+STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def read(file: Path, text: Sequence[str], description: Description) -> Sample:
     task = tasks.find(description.task)
     columns = tasks.columns(task, tuple(text))
     most = GENERATED_ROWS if description.facts.generation else ROWS
-    files = source.find([file])
-    sizes = {"split_size": _SPLIT, "window": _WINDOW, "limit": most}
+    usual, files = RunConfig(), source.find([file])
+    sizes = {"split_size": usual.split_size, "window": usual.window, "limit": most}
     windows = list(source.first(files, inputs=columns, **sizes))
     cells = [chain(*column) for column in zip(*(_lists(w.texts) for w in windows), strict=True)]
     rows = list(zip(*cells, strict=True))
@@ -125,7 +127,3 @@ def _target(description: Description) -> dict[str, str]:
     if description.task != "translation" or languages is None or languages.target:
         return {}
     return {"tgt_lang": min(languages.ids)}
-
-
-# Tokens that a generating model is asked for.
-STEPS = 32
