@@ -151,7 +151,7 @@ def test_float16_is_refused_with_its_layers_named(
 ) -> None:
     impossible = replace(RECIPES["fp16"], limits=(measures.Limit("same label", 2.0),))
     monkeypatch.setattr(recipes, "RECIPES", {**RECIPES, "fp16": impossible})
-    with pytest.raises(ExportError, match="moved most: .*/bert/encoder/layer"):
+    with pytest.raises(ExportError, match=r"moved most: .*/bert/encoder/layer"):
         quantize(ruined / "fp32", tmp_path / "out", recipe="fp16")
     assert list(tmp_path.iterdir()) == []
 
