@@ -26,8 +26,8 @@ from texts import Lengths, cut, words
 
 import engine.demo
 from engine import hardware
-from engine.backend import runtime
 from engine.demo.numerals import spanish
+from engine.device import runtime
 
 # (m, k, n) of an (m, k) by (k, n) product: a square one, and MiniLM's feed-forward layer.
 SHAPES = ((1024, 1024, 1024), (2048, 384, 1536))

@@ -1,80 +1,129 @@
-"""ONNX Runtime behind the Backend protocol: the run path's only import of it.
+"""ONNX Runtime behind the Backend protocol: sessions, bindings and buffers on one device.
 
 Sessions are created from a bundle's graphs and shared by all workers, since `run` may be called
 from many threads: weights are held once. What the runtime raises is translated here only.
+
+On a card inputs go through page-locked memory, one piece for each thread, and outputs stay where
+they are until `host` asks for them; two threads keep two batches in flight, one copied while the
+other is computed.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import BackendError, DeviceError, MissingDependency
+from engine import cuda
+from engine.device import (
+    PROVIDERS,
+    built_for,
+    check_nodes,
+    check_placed,
+    heard,
+    preload,
+    ran,
+    resolve,
+    runtime,
+)
+from engine.errors import BackendError, OutOfMemory
 from engine.flow import Value
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_INSTALL = 'pip install "corpus-engine[cpu]", or "corpus-engine[gpu]" for an NVIDIA card (not both)'
-
-
-@cache
-def runtime() -> Any:
-    """The onnxruntime module.
-
-    Raises:
-        MissingDependency: Neither the cpu nor the gpu extra is installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency("onnxruntime is not installed", _INSTALL) from error
-    if not hasattr(onnxruntime, "InferenceSession"):
-        raise MissingDependency(
-            "onnxruntime is installed in part: its two builds overwrite each other's files",
-            "pip uninstall onnxruntime onnxruntime-gpu, then " + _INSTALL,
-        )
-    return onnxruntime
+# Graphs that are launched again and again over the same buffers, and are captured whole.
+_CAPTURED = ("resident",)
+# How the runtime, CUDA and cuBLAS say that there is no room.
+_FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
+_PAGE = 64
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 
 
 class OrtGraph:
     """One session."""
 
-    def __init__(self, file: Path, session: Any) -> None:
+    def __init__(self, file: Path, session: Any, device: str) -> None:
         self._file, self._session = file, session
+        kind, _, index = device.partition(":")
+        self._card = None if kind == "cpu" else int(index or 0)
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
+        self.dtypes: dict[str, Any] = {
+            v.name: _DTYPES.get(v.type) for v in (*session.get_inputs(), *session.get_outputs())
+        }
+        self._staged = threading.local()
+        self._captures = itertools.count(1)
 
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         """See `flow.Graph.run`; values stay with the runtime until `host` asks for them.
 
         Raises:
+            OutOfMemory: The batch does not fit.
             BackendError: The runtime failed on this batch.
         """
+        ids = feeds.get("input_ids")
+        with self._failing(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
+            return (self._here if self._card is None else self._there)(feeds, fetch)
+
+    def _here(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         ort = runtime()
         held = {
-            name: ort.OrtValue.ortvalue_from_numpy(v) if isinstance(v, np.ndarray) else v
+            name: ort.OrtValue.ortvalue_from_numpy(v) if isinstance(v, np.ndarray) else _value(v)
             for name, v in feeds.items()
         }
-        try:
-            values: list[Value] = self._session.run_with_ort_values(list(fetch), held)
-        except Exception as error:  # the binding's exceptions share no base but Exception
-            shapes = {n: tuple(v.shape()) for n, v in held.items() if n in ("input_ids",)}
-            raise BackendError(
-                f"{self._file}: inference failed at {shapes}: {_first_line(error)}",
-                "a smaller --batch-tokens needs less memory; engine doctor checks the installation",
-            ) from error
+        values: list[Value] = self._session.run_with_ort_values(list(fetch), held)
         return values
 
+    def _there(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
+        binding = self._session.io_binding()
+        arrays = {name: v for name, v in feeds.items() if isinstance(v, np.ndarray)}
+        for name, staged in self._stage(arrays).items():
+            binding.bind_cpu_input(name, staged)
+        for name in feeds.keys() - arrays.keys():
+            binding.bind_ortvalue_input(name, _value(feeds[name]))
+        for name in fetch:
+            binding.bind_output(name, "cuda", self._card)
+        options = runtime().RunOptions()
+        options.add_run_config_entry("gpu_graph_id", "-1")
+        self._session.run_with_iobinding(binding, options)
+        # In the order of binding.
+        values: list[Value] = binding.get_outputs()
+        return values
+
+    def _stage(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The arrays in page-locked memory of this thread, which is there until its next run."""
+        sizes = {name: -(-array.nbytes // _PAGE) * _PAGE for name, array in arrays.items()}
+        size = sum(sizes.values())
+        memory = getattr(self._staged, "memory", None)
+        if memory is None or memory.nbytes < size:
+            self._staged.memory = memory = cuda.page_locked(2 * size, built_for())
+        staged, at = {}, 0
+        for name, array in arrays.items():
+            place = memory[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+            place[...] = array
+            staged[name], at = place, at + sizes[name]
+        return staged
+
     def bind(
-        self, inputs: Mapping[str, OrtBuffer], outputs: Mapping[str, OrtBuffer]
+        self,
+        inputs: Mapping[str, OrtBuffer],
+        outputs: Mapping[str, OrtBuffer],
     ) -> Callable[[], None]:
-        """See `flow.Graph.bind`.
+        """See `flow.Graph.bind`. On a card a graph of `_CAPTURED` is captured at its first call
+        and launched as a whole from then on.
 
         Raises:
             BackendError: From the call that is returned: the runtime failed.
@@ -84,29 +133,66 @@ class OrtGraph:
             binding.bind_ortvalue_input(name, buffer.value)
         for name, buffer in outputs.items():
             binding.bind_ortvalue_output(name, buffer.value)
+        if self._card is None:
+            return _Bound(self, binding, None)
+        captured = self._file.stem in _CAPTURED
+        number = next(self._captures) if captured else -1
+        options = runtime().RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        bound = _Bound(self, binding, options)
+        release = getattr(self._session, "release_captured_graph", None)
+        if captured and release:
+            weakref.finalize(bound, release, number)
+        return bound
 
-        def run() -> None:
-            try:
-                self._session.run_with_iobinding(binding)
-            except Exception as error:  # as above: no common base
-                raise BackendError(
-                    f"{self._file}: a decoder step failed: {_first_line(error)}",
-                    "engine doctor checks the installation",
+    def launch(self, binding: Any, options: Any) -> None:
+        with self._failing(" in a decoder step"):
+            self._session.run_with_iobinding(binding, options)
+
+    @contextmanager
+    def _failing(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the binding's exceptions share no base but Exception
+            told = _first_line(error)
+            if _FULL.search(str(error)):
+                raise OutOfMemory(
+                    f"{self._file}: out of memory{where}: {told}",
+                    "a smaller --batch-tokens or a shorter --max-length needs less",
                 ) from error
-
-        return run
+            raise BackendError(
+                f"{self._file}: inference failed{where}: {told}",
+                "a smaller --batch-tokens needs less memory; engine doctor checks the installation",
+            ) from error
 
     def profiled(self) -> Path:
         """End this session's profile and name its file."""
         return Path(self._session.end_profiling())
 
+    @property
+    def session(self) -> Any:
+        return self._session
+
+
+class _Bound:
+    """A call of a graph over fixed buffers."""
+
+    def __init__(self, graph: OrtGraph, binding: Any, options: Any) -> None:
+        self._graph, self._binding, self._options = graph, binding, options
+
+    def __call__(self) -> None:
+        self._graph.launch(self._binding, self._options)
+
 
 class OrtBuffer:
-    """Host memory, bytes, of which some are an array and a value of the runtime at once."""
+    """Memory that an array on the host and a value of the runtime share; or, on a card, the
+    runtime's value alone."""
 
-    def __init__(self, memory: NDArray[np.uint8], array: NDArray[Any]) -> None:
+    def __init__(
+        self, memory: NDArray[np.uint8] | None, array: NDArray[Any] | None, value: Any = None
+    ) -> None:
         self.memory, self.array = memory, array
-        self.value = runtime().OrtValue.ortvalue_from_numpy(array)
+        self.value = runtime().OrtValue.ortvalue_from_numpy(array) if value is None else value
 
 
 class OrtBackend:
@@ -118,6 +204,7 @@ class OrtBackend:
         device: auto, cpu, cuda or cuda:N.
         threads: Threads for one batch.
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
+        gpu_memory: Bytes of the card that a graph's arena may take up; 0 for no limit.
 
     Raises:
         DeviceError: The device asked for is not what would run.
@@ -132,10 +219,23 @@ class OrtBackend:
         device: str = "auto",
         threads: int = 1,
         profiles: Path | None = None,
+        gpu_memory: int = 0,
     ) -> None:
         self.device: str = resolve(device)
-        self._profiles = profiles
+        self._profiles, self._gpu_memory = profiles, gpu_memory
+        if self.device != "cpu":
+            preload()
         self._graphs = {Path(n).stem: self._load(folder / n, threads) for n in graphs}
+
+    @property
+    def graphs(self) -> frozenset[str]:
+        return frozenset(self._graphs)
+
+    @property
+    def ran(self) -> dict[str, Any]:
+        """See `flow.Backend`."""
+        sessions = {name: graph.session for name, graph in self._graphs.items()}
+        return ran(self.device, sessions).to_dict()
 
     def profiled(self) -> dict[str, Path]:
         """End profiling: the file of every graph, JSON in the format of Chrome's tracing."""
@@ -146,16 +246,41 @@ class OrtBackend:
 
     def host(self, value: Value) -> NDArray[Any]:
         if isinstance(value, OrtBuffer):
-            return value.array
+            return np.asarray(value.value.numpy()) if value.array is None else value.array
         return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
 
+    def put(self, buffer: OrtBuffer, array: NDArray[Any]) -> None:
+        if buffer.array is None:
+            buffer.value.update_inplace(np.ascontiguousarray(array))
+        else:
+            buffer.array[...] = array
+
     def buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None = None) -> OrtBuffer:
+        if self.device != "cpu":
+            return self._there(shape, dtype)
         size = math.prod(shape) * np.dtype(dtype).itemsize
         # Pages that are never written take up no memory: a cache costs what its rows fill.
-        memory = old.memory if old and old.memory.nbytes >= size else np.zeros(size, np.uint8)
+        fits = old is not None and old.memory is not None and old.memory.nbytes >= size
+        memory = old.memory if old and fits else np.zeros(size, np.uint8)
+        assert memory is not None
         return OrtBuffer(memory, memory[:size].view(dtype).reshape(shape))
 
+    def _there(self, shape: Sequence[int], dtype: Any) -> OrtBuffer:
+        make = runtime().OrtValue.ortvalue_from_shape_and_type
+        index = int(self.device.partition(":")[2] or 0)
+        try:
+            value = make(list(shape), dtype, "cuda", index)
+        except Exception as error:  # as above: no common base
+            raise OutOfMemory(
+                f"{self.device} has no room for {tuple(shape)} of {np.dtype(dtype)}",
+                "a smaller --batch-tokens or --max-new-tokens needs less",
+            ) from error
+        # What lies there is anybody's, NaN among it, which no mask of zeros would keep out.
+        value.update_inplace(np.zeros(shape, dtype))
+        return OrtBuffer(None, None, value)
+
     def first(self, buffer: OrtBuffer, rows: int) -> OrtBuffer:
+        assert buffer.array is not None
         return OrtBuffer(buffer.memory, buffer.array[:rows])
 
     def _load(self, file: Path, threads: int) -> OrtGraph:
@@ -163,55 +288,49 @@ class OrtBackend:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4
+        on_card = self.device != "cpu"
+        # A provider that does not load says so in the log, as an error, and nowhere else.
+        options.log_severity_level = 3 if on_card else 4
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self._profiles:
             options.enable_profiling = True
             options.profile_file_prefix = str(self._profiles / file.stem)
-        kind, _, index = self.device.partition(":")
-        provider: Any = _PROVIDERS[kind]
-        wanted = [(provider, {"device_id": index})] if index else [provider]
+        said: list[str] = []
         try:
-            session = ort.InferenceSession(str(file), options, providers=wanted)
+            with heard(said if on_card else None):
+                # Its own way back to the CPU prints, and is refused here all the same.
+                session = ort.InferenceSession(
+                    str(file), options, providers=self._providers(file), enable_fallback=False
+                )
         except Exception as error:  # as above: no common base
             raise BackendError(
                 f"{file}: ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}",
                 "export the model again with this installation",
             ) from error
-        if (ran := session.get_providers()[0]) != provider:
-            raise DeviceError(
-                f"{self.device} was asked for and {ran} is what would run",
-                "engine doctor says which library is missing; --device cpu runs on the CPU",
-            )
-        return OrtGraph(file, session)
+        check_placed(self.device, session, said)
+        check_nodes(file, self.device, session)
+        return OrtGraph(file, session, self.device)
+
+    def _providers(self, file: Path) -> list[Any]:
+        kind, _, index = self.device.partition(":")
+        if kind == "cpu":
+            return [PROVIDERS["cpu"]]
+        options = {
+            "device_id": index or "0",
+            # Grows by what is needed, not by powers of two.
+            "arena_extend_strategy": "kSameAsRequested",
+            # float32 is float32.
+            "use_tf32": "0",
+        }
+        if self._gpu_memory:
+            options["gpu_mem_limit"] = str(self._gpu_memory)
+        if file.stem in _CAPTURED:
+            options["enable_cuda_graph"] = "1"
+        return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
 
 
-def resolve(device: str) -> str:
-    """The device that auto, cuda or cpu stands for here.
-
-    Raises:
-        DeviceError: CUDA was asked for and this build of the runtime has none.
-    """
-    if device == "cpu":
-        return "cpu"
-    has_cuda = _PROVIDERS["cuda"] in runtime().get_available_providers() and _driver()
-    if device == "auto":
-        return "cuda:0" if has_cuda else "cpu"
-    if _PROVIDERS["cuda"] not in runtime().get_available_providers():
-        raise DeviceError(
-            f"{device} was asked for, but the installed onnxruntime has no CUDA provider",
-            'pip uninstall onnxruntime, then pip install "corpus-engine[gpu]"',
-        )
-    if not has_cuda:
-        raise DeviceError(
-            f"{device} was asked for, but no NVIDIA driver is loaded",
-            "nvidia-smi should list the card; --device cpu runs on the CPU",
-        )
-    return device if ":" in device else f"{device}:0"
-
-
-def _driver() -> bool:
-    """Whether an NVIDIA driver is loaded: available providers say what was built, not what runs."""
-    return Path("/proc/driver/nvidia/version").exists() or os.name == "nt"
+def _value(value: Value) -> Any:
+    return value.value if isinstance(value, OrtBuffer) else value
 
 
 def _first_line(error: Exception) -> str:

@@ -130,11 +130,15 @@ def gather(outputs: Sequence[Output]) -> Arrays:
     wanted = np.arange(len(index)) if firsts is None else firsts
     back = np.argsort(index, kind="stable")
     back = back[np.searchsorted(index[back], wanted)]
-    return {name: _joined([o.arrays[name] for o in outputs], back) for name in outputs[0].arrays}
+    found = joined([o.arrays for o in outputs])
+    return {n: v.take(back) if isinstance(v, Ragged) else v[back] for n, v in found.items()}
 
 
-def _joined(parts: Sequence[object], back: Ints) -> NDArray[Any] | Ragged:
+def joined(parts: Sequence[Arrays]) -> Arrays:
+    """Results of several batches, one behind the other."""
+    return {name: _concat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _concat(parts: Sequence[object]) -> NDArray[Any] | Ragged:
     ragged = [p for p in parts if isinstance(p, Ragged)]
-    if ragged:
-        return Ragged.concat(ragged).take(back)
-    return np.concatenate([np.asarray(p) for p in parts])[back]
+    return Ragged.concat(ragged) if ragged else np.concatenate([np.asarray(p) for p in parts])

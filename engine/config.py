@@ -33,10 +33,12 @@ class RunConfig:
         window: Rows that are sorted by length together.
         batch_tokens: Padded tokens of one batch at most; 0 takes the task's default.
         max_length: Tokens a row may have before it is cut; 0 takes the model's.
-        workers: Batches computed at a time; 0 takes one for each core, 4 at most.
+        workers: Batches computed at a time; 0 takes one for each core, 4 at most, and on a card
+            two, or one where tokens are generated.
         threads: Threads for one batch; 0 shares the cores out among the workers.
         dedupe: Compute equal texts of a window once; not where answers are drawn by chance.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda, cuda:N, or cuda:all for every card.
+        gpu_memory: Bytes of a card that each graph may take up; 0 for no limit.
         on_error: fail stops at the first bad row, reject sets bad rows aside.
         max_rejects: With reject, bad rows after which the run fails all the same; -1 for no limit.
         overwrite: Clear an output folder that holds a run of other settings or inputs.
@@ -56,6 +58,7 @@ class RunConfig:
     threads: int = 0
     dedupe: bool = True
     device: str = "auto"
+    gpu_memory: int = 0
     on_error: str = "fail"
     max_rejects: int = -1
     overwrite: bool = False
@@ -71,8 +74,10 @@ class RunConfig:
         check_choice("on_error", self.on_error, ON_ERROR)
         check_choice("dedupe", self.dedupe, (True, False))
         check_choice("overwrite", self.overwrite, (True, False))
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(self.device)):
-            raise SettingsError(f"device {self.device!r} is unknown", "auto, cpu, cuda or cuda:0")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+|:all)?", str(self.device)):
+            raise SettingsError(
+                f"device {self.device!r} is unknown", "auto, cpu, cuda, cuda:0 or cuda:all"
+            )
         if not isinstance(self.options, Mapping):
             raise SettingsError(f"options is {self.options!r}", "values by name, such as top_k=3")
         for name, least in _LEAST.items():
@@ -108,6 +113,7 @@ _LEAST = {
     "max_length": 0,
     "workers": 0,
     "threads": 0,
+    "gpu_memory": 0,
     "max_rejects": -1,
 }
 _SHAPING = (

@@ -7,9 +7,11 @@ import sys
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from engine import hardware
-from engine.backend import OrtBackend, runtime
+from engine import cuda, hardware
+from engine.backend import OrtBackend
+from engine.device import PROVIDERS, built_for, passed_over, preload, runtime
 from engine.errors import EngineError
 from engine.version import __version__
 
@@ -25,6 +27,8 @@ class Diagnosis:
 
     Attributes:
         providers: Provider name to "loads" or to why it does not, tried with a real graph.
+        cuda: What the driver says of itself and of its cards, what CUDA the runtime was built for,
+            and which of its libraries are missing.
         memory: Bytes this process may use.
         hints: What the person can do, most important first.
     """
@@ -38,6 +42,7 @@ class Diagnosis:
     memory: int
     versions: dict[str, str]
     providers: dict[str, str]
+    cuda: dict[str, Any]
     hints: tuple[str, ...] = field(default=())
 
 
@@ -45,7 +50,7 @@ def diagnose(graph: Path) -> Diagnosis:
     """Look at the machine; `graph` is a small ONNX file to try the providers with."""
     model, features = hardware.cpu()
     versions = {name: found for name in _PACKAGES if (found := _version(name))}
-    providers = _providers(graph)
+    providers, hints = _providers(graph)
     return Diagnosis(
         engine=__version__,
         python=f"{platform.python_version()} ({sys.executable})",
@@ -56,8 +61,30 @@ def diagnose(graph: Path) -> Diagnosis:
         memory=hardware.memory(),
         versions=versions,
         providers=providers,
-        hints=tuple(_hints(features, versions, providers)),
+        cuda=_cuda(),
+        hints=tuple(hints + _hints(features, versions)),
     )
+
+
+def _cuda() -> dict[str, Any]:
+    """What there is of CUDA, whether or not anything here can use it."""
+    driver = cuda.look()
+    found: dict[str, Any] = {"driver": driver.problem or driver.release or "loaded"}
+    if driver.cards:
+        found["serves"] = ".".join(map(str, driver.cuda))
+        found["cards"] = [
+            f"cuda:{n} {card.name}, {card.memory / 2**30:.0f} GiB, capability {card.capability}"
+            for n, card in enumerate(driver.cards)
+        ]
+    try:
+        major = built_for()
+    except EngineError:
+        return found
+    found["onnxruntime"] = f"built for CUDA {major}" if major else "built without CUDA"
+    if major:
+        preload()
+        found["missing"] = list(cuda.missing(major))
+    return found
 
 
 def _version(name: str) -> str:
@@ -67,36 +94,34 @@ def _version(name: str) -> str:
         return ""
 
 
-def _providers(graph: Path) -> dict[str, str]:
-    """Each provider of this build, tried: being listed as available only says it was compiled."""
+def _providers(graph: Path) -> tuple[dict[str, str], list[str]]:
+    """Each provider of this build, tried, since being listed only says that it was compiled; and
+    what to do about those that do not load."""
     try:
         built = runtime().get_available_providers()
     except EngineError as error:
-        return {"onnxruntime": error.message}
-    tried = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-    return {name: _tried(graph, device) for name, device in tried.items() if name in built}
+        return {"onnxruntime": error.message}, [error.hint]
+    found, hints = {}, []
+    for device, name in PROVIDERS.items():
+        if name not in built:
+            continue
+        try:
+            OrtBackend(graph.parent, [graph.name], device=device)
+            found[name] = "loads"
+        except EngineError as error:
+            found[name] = error.message
+            hints.append(error.hint)
+    if PROVIDERS["cuda"] not in built and cuda.look().cards and (passed := passed_over()):
+        hints.append(f"there is a card, and {passed[0]}: {passed[1]}")
+    return found, hints
 
 
-def _tried(graph: Path, device: str) -> str:
-    try:
-        OrtBackend(graph.parent, [graph.name], device=device)
-    except EngineError as error:
-        return error.message
-    return "loads"
-
-
-def _hints(
-    features: tuple[str, ...], versions: dict[str, str], providers: dict[str, str]
-) -> list[str]:
+def _hints(features: tuple[str, ...], versions: dict[str, str]) -> list[str]:
     hints = []
-    if "onnxruntime" in providers:
-        hints.append('install a runtime: pip install "corpus-engine[cpu]" or "corpus-engine[gpu]"')
     if {"onnxruntime", "onnxruntime-gpu"} <= versions.keys():
         hints.append(
             "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
         )
-    if providers.get("CUDAExecutionProvider", "loads") != "loads":
-        hints.append("this build has CUDA but can not use it: check the driver with nvidia-smi")
     if not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & set(features):
         hints.append("this CPU has no int8 dot product: expect little from the int8 recipe")
     if "optimum-onnx" not in versions:

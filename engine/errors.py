@@ -9,7 +9,8 @@
     ├── BundleError             exit 1   a folder is not a bundle, or its bytes have changed
     ├── ExportError             exit 1   a checkpoint can not become a bundle, or the proof failed
     ├── BackendError            exit 1   the inference runtime refused or broke
-    │   └── DeviceError                  the device that was asked for is not what would run
+    │   ├── DeviceError                  the device that was asked for is not what would run
+    │   └── OutOfMemory                  a batch does not fit into the device's memory
     ├── PeerError               exit 1   a contestant of a benchmark can not take part
     ├── MissingDependency       exit 1   an extra is not installed; the hint is the pip line
     ├── OutputError             exit 1   the output can not be written or is in use
@@ -90,6 +91,10 @@ class BackendError(EngineError):
 
 
 class DeviceError(BackendError):
+    pass
+
+
+class OutOfMemory(BackendError):
     pass
 
 

@@ -9,7 +9,7 @@ window's bytes do not depend on timing or on how many workers there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -311,6 +311,10 @@ class Graph(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
 
+    @property
+    def dtypes(self) -> Mapping[str, Any]:
+        """NumPy dtype of each input and output."""
+
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         """Compute the outputs named in `fetch`, in that order; may be called by many threads.
 
@@ -318,7 +322,9 @@ class Graph(Protocol):
         """
 
     def bind(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> Callable[[], None]:
-        """A call that computes from buffers into buffers; one may be both."""
+        """A call that computes from buffers into buffers; one may be both.
+
+        It need not be over when the call returns, but whatever is asked for behind it waits."""
 
 
 class Backend(Protocol):
@@ -327,6 +333,14 @@ class Backend(Protocol):
     @property
     def device(self) -> str:
         """What really runs, such as "cpu" or "cuda:0"."""
+
+    @property
+    def ran(self) -> Mapping[str, Any]:
+        """The same at length, as JSON values: `device.Ran` of the real one."""
+
+    @property
+    def graphs(self) -> Collection[str]:
+        """Names that `graph` takes."""
 
     def graph(self, name: str) -> Graph:
         """The graph of the bundle's file `name`.onnx."""
@@ -338,5 +352,8 @@ class Backend(Protocol):
         """Memory that stays where it is, for `Graph.bind`: that of an old buffer where it is large
         enough, with whatever is in it, or else zeros."""
 
+    def put(self, buffer: Value, array: NDArray[Any]) -> None:
+        """Write a buffer, whole."""
+
     def first(self, buffer: Value, rows: int) -> Value:
-        """The first rows of a buffer, as a buffer over the same memory."""
+        """The first rows of a buffer on the host, as a buffer over the same memory."""

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Entry:
         counts: Those of `COUNTS`.
         device: What ran.
         seconds: From the split's first row to its part's name.
+        ran: The same at length: provider, versions, and nodes by provider (see `device.Ran`).
     """
 
     part: Written
@@ -55,6 +56,7 @@ class Entry:
     counts: Mapping[str, int]
     device: str
     seconds: float
+    ran: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Entry:
@@ -67,6 +69,7 @@ class Entry:
                 "rejects": rejects and Written(**rejects),
                 "input": {name: content["input"][name] for name in _INPUT},
                 "counts": {name: index(content["counts"][name]) for name in COUNTS},
+                "ran": dict(content["ran"]),
             }
         )
 

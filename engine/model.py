@@ -17,8 +17,20 @@ import pyarrow as pa
 
 from engine import batcher, bundle, tasks
 from engine.backend import OrtBackend
-from engine.errors import SettingsError
-from engine.flow import Answers, Backend, Batch, Encoded, Graph, Output, Ragged, Rows, Value
+from engine.errors import OutOfMemory, SettingsError
+from engine.flow import (
+    Answers,
+    Arrays,
+    Backend,
+    Batch,
+    Encoded,
+    Graph,
+    Ints,
+    Output,
+    Ragged,
+    Rows,
+    Value,
+)
 from engine.generation import Count, capacity, uncounted
 from engine.hardware import cores
 from engine.memory import in_memory
@@ -27,6 +39,9 @@ from engine.tokenizer import Tokenizer
 # Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
 # to be few among them.
 _TURNS = 16
+# Padded tokens of a batch on a card, where the person names none: an H100's products are as fast
+# as they get from some thousands of rows on.
+CARD_TOKENS = 16384
 
 
 def never() -> bool:
@@ -66,8 +81,23 @@ class Stages:
     def infer(self, batch: Batch) -> Output:
         if not len(batch.index):
             return Output(batch, {})
-        context = replace(self.context, numbers=batch.numbers)
-        return Output(batch, self.task.infer(self.backend, batch.feeds, context))
+        return Output(batch, self._inferred(batch.feeds, batch.numbers))
+
+    def _inferred(self, feeds: Mapping[str, Ints], numbers: Ints) -> Arrays:
+        """A batch's results; in halves, and halves of these, where it does not fit the device."""
+        try:
+            context = replace(self.context, numbers=numbers)
+            return self.task.infer(self.backend, feeds, context)
+        except OutOfMemory:
+            if len(numbers) < 2:
+                raise
+        self.context.spare.clear()
+        self.context.count(halved=1)
+        half = len(numbers) // 2
+        parts = (slice(None, half), slice(half, None))
+        return batcher.joined(
+            [self._inferred({n: a[p] for n, a in feeds.items()}, numbers[p]) for p in parts]
+        )
 
     def finish(self, outputs: Sequence[Output]) -> Answers:
         """All outputs of one window to its result columns, in input order."""
@@ -105,7 +135,13 @@ class Bundle:
 
     @classmethod
     def load(
-        cls, path: Path | str, *, device: str = "auto", threads: int = 0, check: bool = True
+        cls,
+        path: Path | str,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        check: bool = True,
+        gpu_memory: int = 0,
     ) -> Bundle:
         """Open a bundle.
 
@@ -114,6 +150,7 @@ class Bundle:
             device: auto, cpu, cuda or cuda:N.
             threads: Threads for one batch; 0 takes all cores.
             check: Compare every file with its recorded hash first.
+            gpu_memory: Bytes of the card that each graph may take up; 0 for no limit.
 
         Raises:
             BundleError: Not a bundle, or its bytes have changed.
@@ -122,7 +159,13 @@ class Bundle:
         folder = bundle.load(path)
         if check:
             folder.check()
-        backend = OrtBackend(folder.path, folder.graphs, device=device, threads=threads or cores())
+        backend = OrtBackend(
+            folder.path,
+            folder.graphs,
+            device=device,
+            threads=threads or cores(),
+            gpu_memory=gpu_memory,
+        )
         return cls(folder, backend)
 
     def stages(
@@ -149,7 +192,8 @@ class Bundle:
         self._check_length(length)
         tokenizer = self._tokenizer(length)
         settled = tasks.settle(self.task, self.facts, options)
-        budget = batch_tokens or self.task.batch_tokens
+        on_card = self.backend.device != "cpu"
+        budget = batch_tokens or (CARD_TOKENS if on_card else self.task.batch_tokens)
         type_ids = "token_type_ids" in self._first_graph().inputs
         return Stages(
             self.backend,

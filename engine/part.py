@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ class OpenPart:
             tokens=window.tokens, truncated=window.truncated, output_tokens=window.output_tokens
         )
 
-    def finish(self, taken: dict[str, Any], run_json: dict[str, Any], device: str) -> Entry:
+    def finish(
+        self, taken: dict[str, Any], run_json: dict[str, Any], ran: Mapping[str, Any]
+    ) -> Entry:
         """Name the files and say what they hold."""
         assert self._answers is not None
         rejects = self._rejects.finish() if self._rejects else None
@@ -64,7 +67,8 @@ class OpenPart:
             input=taken,
             fingerprint=run_json["fingerprint"],
             counts=dict(self._counts),
-            device=device,
+            device=str(ran["device"]),
+            ran=ran,
             seconds=round(time.perf_counter() - self._started, 3),
         )
 

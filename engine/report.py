@@ -26,6 +26,7 @@ class Report:
         repeats: Sequences of this call that equal another one of their window, and were computed
             once with it.
         rejected: Rows set aside in this call, by reason.
+        ran: What computed, at length (see `device.Ran`); empty where nothing was.
         files: Part files below `out`, in input order.
         notes: What the person should know.
     """
@@ -51,6 +52,7 @@ class Report:
     occupancy: float | None = None
     repeats: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    ran: dict[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -22,9 +22,9 @@ from typing import Any
 import pyarrow as pa
 
 from engine import bundle, sink, source, tasks, tuned
-from engine.backend import resolve
 from engine.batcher import rows_ended
 from engine.config import RunConfig, check_names
+from engine.device import passed_over, resolve
 from engine.errors import (
     ColumnError,
     DeviceError,
@@ -126,6 +126,7 @@ class _Run:
         self.rejected_before = 0
         self.reading: dict[Split, dict[str, Any]] = {}
         self.part: OpenPart | None = None
+        self.ran: dict[str, Any] = {}
         self.skipped = self.written = self.size_done = self.rows_written = 0
         self.progress_at = 0.0
 
@@ -167,14 +168,21 @@ class _Run:
         return overlap.last(self._finish(stages, overlap.ahead(outputs, workers)), 2, self._tick)
 
     def _workers(self) -> int:
-        loaded = isinstance(self.model, Bundle)
-        return self.config.workers or (1 if loaded else min(MAX_WORKERS, cores()))
+        if self.config.workers:
+            return self.config.workers
+        if self.device != "cpu":
+            # One batch is copied while the other is computed; a decoder's rows come and go anyway.
+            return 1 if self.folder.description.facts.generation else 2
+        return 1 if isinstance(self.model, Bundle) else min(MAX_WORKERS, cores())
 
     def _stages(self) -> Stages:
         config, model = self.config, self.model
         if not isinstance(model, Bundle):
             threads = config.threads or max(1, cores() // self._workers())
-            model = Bundle.load(model, device=self.device, threads=threads)
+            model = Bundle.load(
+                model, device=self.device, threads=threads, gpu_memory=config.gpu_memory
+            )
+        self.ran = dict(model.backend.ran)
         return model.stages(
             config.options,
             batch_tokens=config.batch_tokens,
@@ -283,7 +291,7 @@ class _Run:
         self.part.write(window)
         if not window.rows.last:
             return
-        entry = self.part.finish(self.reading.pop(split), self.run_json, self.device)
+        entry = self.part.finish(self.reading.pop(split), self.run_json, self.ran)
         self.part = None
         self.manifest.commit(entry)
         self.written += 1
@@ -345,6 +353,7 @@ class _Run:
             stage_seconds={n: round(s, 3) for n, s in telemetry.seconds.items()},
             occupancy=round(telemetry.counts["taken"] / places, 4) if places else None,
             rejected=dict(self.rejected),
+            ran=self.ran,
             files=tuple(e.part.file for e in entries),
             notes=self._notes(entries, counts),
         )
@@ -359,6 +368,10 @@ class _Run:
         if counts["truncated"]:
             length = self.config.max_length or self.folder.description.facts.max_length
             notes.append(f"{counts['truncated']} rows were cut at {length} tokens (--max-length)")
+        if times := self.telemetry.counts["halved"]:
+            notes.append(f"{times} batches did not fit {self.device} and were halved")
+        if self.config.device == "auto" and self.device == "cpu" and (passed := passed_over()):
+            notes.append(f"auto took the CPU: {passed[0]}")
         if not self.config.keep:
             notes.append("no input columns were kept; --keep id or --keep all puts them beside")
         return tuple(notes)

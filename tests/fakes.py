@@ -125,6 +125,10 @@ class FakeGraph:
     outputs: tuple[str, ...]
     compute: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        return dict.fromkeys((*self.inputs, *self.outputs), np.float32)
+
     def run(self, feeds: Mapping[str, Any], fetch: Sequence[str]) -> list[Held]:
         assert set(feeds) == set(self.inputs), (self.name, sorted(feeds))
         assert set(fetch) <= set(self.outputs), (self.name, fetch)
@@ -166,7 +170,12 @@ class FakeBackend:
     logits: Callable[[int, tuple[int, ...]], NDArray[np.float32]] = certain
     device: str = "cpu"
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    graphs: frozenset[str] = frozenset()
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def ran(self) -> dict[str, Any]:
+        return {"device": self.device}
 
     def called(self, graph: str, shape: tuple[int, ...]) -> None:
         with self._lock:
@@ -215,6 +224,9 @@ class FakeBackend:
         else:
             memory = old.memory
         return Held(memory[:size].reshape(shape), memory)
+
+    def put(self, buffer: Held, array: NDArray[Any]) -> None:
+        buffer.array[...] = array
 
     def first(self, buffer: Held, rows: int) -> Held:
         return Held(buffer.array[:rows])

@@ -289,6 +289,7 @@ def test_doctor_and_tasks_tell(tmp_path: Path) -> None:
     found = json.loads(call("doctor", "--json").stdout)
     assert found["providers"]["CPUExecutionProvider"] == "loads"
     assert found["cores"] >= 1
+    assert found["cuda"]["driver"]
     listed = {row["task"] for row in json.loads(call("tasks", "--json").stdout)}
     assert {"feature-extraction", "text-classification", "translation"} <= listed
 

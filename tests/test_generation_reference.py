@@ -50,6 +50,7 @@ class TorchBackend:
     model: Any
     layers: int
     device: str = "cpu"
+    graphs: frozenset[str] = frozenset()
 
     def names(self, kind: str) -> list[str]:
         return [f"{kind}.{n}.{part}" for n in range(self.layers) for part in ("key", "value")]

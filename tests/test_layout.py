@@ -30,8 +30,8 @@ LAYERS: tuple[set[str], ...] = (
     {"tasks"},
     {"generation"},
     {"source", "tokenizer", "pieces", "batcher", "backend", "sink", "manifest"},
-    {"bundle", "tuned"},
-    {"flow", "config", "telemetry", "overlap", "hardware"},
+    {"bundle", "tuned", "device"},
+    {"flow", "config", "telemetry", "overlap", "hardware", "cuda"},
     {"errors", "version"},
 )
 SIDEWAYS = {
@@ -49,7 +49,7 @@ HOMES = {
     "onnx": {"export"},
     "safetensors": {"export"},
     "huggingface_hub": {"export"},
-    "onnxruntime": {"backend", "export"},
+    "onnxruntime": {"device", "export"},
     "tokenizers": {"tokenizer", "export"},
     "typer": {"cli"},
     "click": {"cli"},
@@ -57,7 +57,7 @@ HOMES = {
     "airflow": {"integrations"},
     "ray": {"integrations"},
     "pyspark": {"integrations"},
-    "threading": {"overlap", "telemetry"},
+    "threading": {"overlap", "telemetry", "backend"},
     "queue": {"overlap"},
     "concurrent": {"overlap"},
     "multiprocessing": set(),

@@ -163,7 +163,9 @@ class _Watched:
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.device = backend, backend.device
+        self.ran, self.graphs = backend.ran, backend.graphs
         self.host, self.buffer, self.first = backend.host, backend.buffer, backend.first
+        self.put = backend.put
         self.telemetry = Telemetry()
 
     def forget(self) -> None:
@@ -197,7 +199,7 @@ class _WatchedGraph:
 
     def __init__(self, name: str, graph: Graph, watched: _Watched) -> None:
         self.name, self.graph, self.watched = name, graph, watched
-        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self.inputs, self.outputs, self.dtypes = graph.inputs, graph.outputs, graph.dtypes
 
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         with self.watched.timed(self.name):

@@ -48,7 +48,12 @@ def run(
     dedupe: Annotated[
         bool, typer.Option(help="Compute equal texts of a window once, unless tokens are drawn.")
     ] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:N, or cuda:all for every card.")
+    ] = "auto",
+    gpu_memory: Annotated[
+        str, typer.Option(help="Of a card, that each graph may take up; 0 for no limit.")
+    ] = "0",
     on_error: Annotated[
         str, typer.Option(help="Bad rows: fail at the first, or reject them.")
     ] = "fail",
@@ -102,6 +107,7 @@ def run(
             threads=threads,
             dedupe=dedupe,
             device=device,
+            gpu_memory=0 if gpu_memory == "0" else parse_size(gpu_memory),
             on_error=on_error,
             max_rejects=max_rejects,
             overwrite=overwrite,

@@ -1,0 +1,161 @@
+"""A card that is not there: onnxruntime with its CUDA provider, on the CPU's kernels.
+
+Sessions, bindings and values are the real ones; what is said of the card, and where things are
+bound to, is told apart and kept, so that the code for a card runs everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from engine.cuda import Card, Driver
+
+H100 = Card("NVIDIA H100 80GB HBM3", 80 << 30, "9.0")
+DRIVER = Driver("580.65.06", (13, 0), (H100,))
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@dataclass
+class Node:
+    op_type: str
+    domain: str = ""
+
+
+@dataclass
+class Part:
+    ep_name: str
+    nodes: list[Node]
+
+    def get_nodes(self) -> list[Node]:
+        return self.nodes
+
+
+class Values:
+    """onnxruntime.OrtValue, in whose eyes the card is the host."""
+
+    ortvalue_from_numpy = staticmethod(onnxruntime.OrtValue.ortvalue_from_numpy)
+
+    def __init__(self, runtime: FarRuntime) -> None:
+        self.runtime = runtime
+
+    def ortvalue_from_shape_and_type(
+        self, shape: Sequence[int], dtype: Any, kind: str, index: int
+    ) -> Any:
+        assert (kind, index) == ("cuda", self.runtime.index)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size > self.runtime.room:
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+        made = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype)
+        made.update_inplace(np.full(shape, 1, dtype))
+        return made
+
+
+class Binding:
+    def __init__(self, session: FarSession) -> None:
+        self.session, self.real = session, session.real.io_binding()
+        self.staged: dict[str, Any] = {}
+        self.bind_ortvalue_output = self.real.bind_ortvalue_output
+        self.bind_ortvalue_input = self.real.bind_ortvalue_input
+        self.get_outputs = self.real.get_outputs
+
+    def bind_cpu_input(self, name: str, array: Any) -> None:
+        # A card copies at once: what becomes of the host's memory later is nothing to it.
+        self.staged[name] = array
+        self.real.bind_cpu_input(name, array.copy())
+
+    def bind_output(self, name: str, kind: str, index: int) -> None:
+        assert (kind, index) == ("cuda", self.session.runtime.index)
+        self.real.bind_output(name)
+
+
+class FarSession:
+    """A session that says it is on the card."""
+
+    def __init__(self, runtime: FarRuntime, file: str, providers: list[Any]) -> None:
+        self.runtime, self.file = runtime, file
+        self.options = dict(providers[0][1])
+        self.real = onnxruntime.InferenceSession(file, providers=[CPU])
+        self.get_inputs, self.get_outputs = self.real.get_inputs, self.real.get_outputs
+        self.runs: list[str] = []
+        self.released: list[int] = []
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU] if self.runtime.loads else [CPU]
+
+    def get_provider_graph_assignment_info(self) -> list[Part]:
+        return [Part(CUDA, [Node("MatMul")] * 3), *self.runtime.parts]
+
+    def io_binding(self) -> Binding:
+        return Binding(self)
+
+    def run_with_iobinding(self, binding: Binding, options: Any) -> None:
+        self.runs.append(options.entries["gpu_graph_id"])
+        tokens = [a.size for a in binding.staged.values()]
+        if tokens and max(tokens) > self.runtime.most:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
+        self.real.run_with_iobinding(binding.real)
+
+    def release_captured_graph(self, number: int) -> None:
+        self.released.append(number)
+
+
+class RunOptions:
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def add_run_config_entry(self, name: str, value: str) -> None:
+        self.entries[name] = value
+
+
+@dataclass
+class FarRuntime:
+    """The onnxruntime module of a machine with a card.
+
+    Args:
+        loads: Whether the CUDA provider does; else sessions come back on the CPU.
+        says: What is written to the log where it does not.
+        parts: Nodes that are not on the card.
+        most: Elements of an input above which a run is out of memory.
+        room: Bytes above which a buffer can not be had.
+    """
+
+    loads: bool = True
+    says: str = ""
+    parts: list[Part] = field(default_factory=list)
+    most: int = 1 << 40
+    room: int = 1 << 40
+    index: int = 0
+    sessions: list[FarSession] = field(default_factory=list)
+    cuda_version: str = "13.0"
+    __version__: str = "1.31.1"
+    preloaded: int = 0
+
+    def __post_init__(self) -> None:
+        self.OrtValue = Values(self)
+        self.RunOptions = RunOptions
+        self.SessionOptions = onnxruntime.SessionOptions
+
+    def get_available_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+    def preload_dlls(self) -> None:
+        print("what it prints is not for the person")  # noqa: T201  # as the real one does
+        self.preloaded += 1
+
+    def InferenceSession(  # noqa: N802  # onnxruntime's name
+        self, file: str, options: Any, providers: list[Any], enable_fallback: bool
+    ) -> Any:
+        assert not enable_fallback
+        if providers == [CPU]:
+            return onnxruntime.InferenceSession(file, options, providers=providers)
+        assert providers[0][0] == CUDA
+        if self.says:
+            os.write(2, self.says.encode() + b"\n")
+        self.sessions.append(FarSession(self, file, providers))
+        return self.sessions[-1]

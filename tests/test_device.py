@@ -1,0 +1,344 @@
+"""A card is taken, or it is said why not; and what runs on one runs through the same code."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import backend as backends
+from engine import bundle, cuda, device, doctor
+from engine.backend import OrtBackend
+from engine.demo import BUNDLE
+from engine.errors import BackendError, DeviceError, OutOfMemory
+from engine.flow import Ragged, Rows
+from engine.model import Bundle
+from engine.runner import run
+
+pytest.importorskip("onnxruntime")
+from far import DRIVER, H100, FarRuntime, Node, Part
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
+    """A machine with an H100 and onnxruntime-gpu."""
+    far = FarRuntime()
+    for room in (device, backends, doctor):
+        monkeypatch.setattr(room, "runtime", lambda: far)
+    monkeypatch.setattr(cuda, "look", lambda: DRIVER)
+    monkeypatch.setattr(cuda, "missing", lambda major: ())
+    return far
+
+
+def open_far(**more: Any) -> OrtBackend:
+    return OrtBackend(BUNDLE, ["encoder.onnx"], device="cuda", **more)
+
+
+FEEDS = {
+    "input_ids": np.array([[5, 6, 1], [7, 1, 0]], np.int64),
+    "attention_mask": np.array([[1, 1, 1], [1, 1, 0]], np.int64),
+}
+
+
+# --- what is asked for, and what there is
+
+
+@pytest.mark.parametrize(
+    ("driver", "said", "hint"),
+    [
+        (cuda.Driver(problem="no NVIDIA driver is loaded (x)"), "no NVIDIA driver", "nvidia-smi"),
+        (cuda.Driver("1", (13, 0), (), "the NVIDIA driver has no card"), "no card", "nvidia-smi"),
+        (dataclasses.replace(DRIVER, cuda=(12, 4)), "serves CUDA 12.4", "onnxruntime-gpu<1.27"),
+        (dataclasses.replace(DRIVER, cuda=(11, 8)), "built for CUDA 13", "for CUDA 11"),
+    ],
+    ids=["driver", "card", "CUDA 12", "CUDA 11"],
+)
+def test_a_card_that_is_not_there_is_refused_and_auto_passes_it_over(
+    card: FarRuntime, monkeypatch: pytest.MonkeyPatch, driver: cuda.Driver, said: str, hint: str
+) -> None:
+    monkeypatch.setattr(cuda, "look", lambda: driver)
+    for asked in ("cuda", "cuda:0", "cuda:1", "cuda:all"):
+        with pytest.raises(DeviceError, match=said) as refused:
+            device.devices(asked)
+        assert hint in refused.value.hint
+    assert device.resolve("auto") == "cpu"
+    passed = device.passed_over()
+    assert passed
+    assert said in passed[0]
+
+
+def test_a_runtime_without_cuda_is_refused(
+    card: FarRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceError, match="no CUDA provider") as refused:
+        device.resolve("cuda")
+    assert 'pip install "corpus-engine[gpu]"' in refused.value.hint
+    assert "pip uninstall -y onnxruntime" in refused.value.hint
+    assert device.resolve("auto") == "cpu"
+    assert device.built_for() == 0
+
+
+def test_cards_are_counted(card: FarRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device.resolve("cuda") == device.resolve("auto") == "cuda:0"
+    with pytest.raises(DeviceError, match=r"has 1 card: cuda:0\n"):
+        device.resolve("cuda:1")
+    monkeypatch.setattr(cuda, "look", lambda: dataclasses.replace(DRIVER, cards=(H100, H100)))
+    assert device.resolve("cuda:1") == "cuda:1"
+    assert device.devices("cuda:all") == ("cuda:0", "cuda:1")
+    assert device.devices("cuda") == ("cuda:0",)
+    with pytest.raises(DeviceError, match="2 cards: cuda:0 to cuda:1"):
+        device.resolve("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("says", "named"),
+    [
+        (
+            "[E:onnxruntime] Failed to load library libonnxruntime_providers_cuda.so with error: "
+            "libcublasLt.so.13: cannot open shared object file: No such file or directory",
+            "libcublasLt.so.13: cannot open shared object file",
+        ),
+        ("[E] CUDA failure 35: CUDA driver version is insufficient ; GPU=0", "CUDA failure 35"),
+        ("", r"does not load\n"),
+    ],
+)
+def test_a_provider_that_does_not_load_is_refused(
+    card: FarRuntime, capfd: pytest.CaptureFixture[str], says: str, named: str
+) -> None:
+    """The session that comes back is on the CPU, without a word but in the log."""
+    card.loads, card.says = False, says
+    with pytest.raises(DeviceError, match=named) as refused:
+        open_far()
+    assert "CPUExecutionProvider is what would run" in refused.value.message
+    assert 'pip install "corpus-engine[gpu]"' in refused.value.hint
+    out, err = capfd.readouterr()
+    assert out == err == ""
+
+
+def test_a_missing_library_is_found_where_the_log_names_none(
+    card: FarRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card.loads = False
+    monkeypatch.setattr(cuda, "missing", lambda major: ("libcudnn.so.9",))
+    with pytest.raises(DeviceError, match=r"libcudnn\.so\.9"):
+        open_far()
+
+
+def test_nodes_that_fell_back_to_the_cpu_are_refused_and_shapes_are_not(card: FarRuntime) -> None:
+    card.parts = [Part("CPUExecutionProvider", [Node("Shape"), Node("Gather"), Node("Concat")])]
+    assert open_far().ran["nodes"] == {
+        "encoder": {"CUDAExecutionProvider": 3, "CPUExecutionProvider": 3}
+    }
+    lost = [Node("MatMulIntegerToFloat", "com.microsoft")] * 36 + [Node("Softmax"), Node("Shape")]
+    card.parts = [Part("CPUExecutionProvider", lost)]
+    with pytest.raises(DeviceError, match="37 nodes fell back to the CPU: 36 MatMulInteger") as no:
+        open_far()
+    assert "fp16" in no.value.hint
+
+
+def test_an_int8_bundle_s_nodes_would_fall_back(tmp_path: Path) -> None:
+    """What the CPU takes of the real graphs holds ops that are refused on a card."""
+    options = backends.runtime().SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = backends.runtime().InferenceSession(
+        str(BUNDLE / "encoder.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    assert device.nodes(session)["CPUExecutionProvider"] > 10
+    with pytest.raises(DeviceError, match="fell back"):
+        device.check_nodes(BUNDLE / "encoder.onnx", "cuda:0", session)
+    device.check_nodes(BUNDLE / "encoder.onnx", "cpu", session)
+
+
+# --- the same code on a card that is not there
+
+
+def test_what_ran_is_told(card: FarRuntime) -> None:
+    ran = open_far().ran
+    assert ran["device"] == "cuda:0"
+    assert ran["provider"] == "CUDAExecutionProvider"
+    assert ran["card"] == "NVIDIA H100 80GB HBM3"
+    assert ran["driver"] == "580.65.06"
+    assert {"cuda", "cudnn", "runtime"} <= ran.keys()
+    assert card.preloaded == 1
+
+
+def test_inputs_are_staged_and_outputs_stay(card: FarRuntime) -> None:
+    near = OrtBackend(BUNDLE, ["encoder.onnx"], device="cpu")
+    far = open_far(gpu_memory=1 << 30)
+    names = near.graph("encoder").outputs
+    wanted = [near.host(v) for v in near.graph("encoder").run(FEEDS, names)]
+    for _ in range(2):  # the second time in the memory of the first
+        values = far.graph("encoder").run(FEEDS, names)
+        assert not any(isinstance(value, np.ndarray) for value in values)
+        for value, want in zip(values, wanted, strict=True):
+            np.testing.assert_array_equal(far.host(value), want)
+    options = card.sessions[0].options
+    assert options["gpu_mem_limit"] == str(1 << 30)
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["use_tf32"] == "0"
+    assert "enable_cuda_graph" not in options
+    assert set(card.sessions[0].runs) == {"-1"}
+
+
+def test_buffers_on_a_card_begin_as_zeros_and_are_put_whole(card: FarRuntime) -> None:
+    far = open_far()
+    buffer = far.buffer((2, 3), np.float32)
+    assert not far.host(buffer).any()
+    far.put(buffer, np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert far.host(buffer).tolist() == [[0, 1, 2], [3, 4, 5]]
+    card.room = 8
+    with pytest.raises(OutOfMemory, match="no room"):
+        far.buffer((2, 3), np.float32)
+
+
+def test_a_bound_call_is_captured_once_and_released_with_its_buffers(
+    card: FarRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_CAPTURED", ("encoder",))
+    far = open_far()
+    session = card.sessions[0]
+    assert session.options["enable_cuda_graph"] == "1"
+    graph = far.graph("encoder")
+    wanted = [far.host(v) for v in graph.run(FEEDS, graph.outputs)]
+    inputs = {n: far.buffer(v.shape, v.dtype) for n, v in FEEDS.items()}
+    outputs = {
+        name: far.buffer(want.shape, want.dtype)
+        for name, want in zip(graph.outputs, wanted, strict=True)
+    }
+    for name, array in FEEDS.items():
+        far.put(inputs[name], array)
+    bound = graph.bind(inputs, outputs)
+    bound()
+    bound()
+    assert session.runs == ["-1", "1", "1"]
+    for name, want in zip(graph.outputs, wanted, strict=True):
+        np.testing.assert_array_equal(far.host(outputs[name]), want)
+    del bound
+    gc.collect()
+    assert session.released == [1]
+
+
+def test_other_failures_of_a_card_are_told_as_such(card: FarRuntime) -> None:
+    far = open_far()
+    with pytest.raises(BackendError, match="inference failed") as failed:
+        far.graph("encoder").run({**FEEDS, "nonsense": FEEDS["input_ids"]}, ["nonsense"])
+    assert not isinstance(failed.value, OutOfMemory)
+
+
+# --- a batch that does not fit
+
+
+class Narrow:
+    """A task whose device takes two sequences at a time."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.sizes = most, []
+
+    def infer(self, backend: Any, feeds: Any, context: Any) -> dict[str, Any]:
+        rows = len(feeds["input_ids"])
+        self.sizes.append(rows)
+        assert len(context.numbers) == rows
+        if rows > self.most:
+            raise OutOfMemory("no room")
+        ids = feeds["input_ids"]
+        return {
+            "sum": ids.sum(axis=1),
+            "tokens": Ragged.of_padded(ids, feeds["attention_mask"].sum(axis=1)),
+            "number": context.numbers,
+        }
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
+    import pyarrow as pa
+
+    from engine import tasks
+
+    loaded = Bundle(bundle.load(BUNDLE), OrtBackend(BUNDLE, ["encoder.onnx"], device="cpu"))
+    counts: dict[str, int] = {}
+
+    def count(**more: int) -> None:
+        counts.update({n: counts.get(n, 0) + v for n, v in more.items()})
+
+    stages = loaded.stages({}, count=count)
+    narrow = Narrow(2)
+    halving = dataclasses.replace(
+        stages, task=dataclasses.replace(tasks.find("translation"), infer=narrow.infer)
+    )
+    texts = pa.array(["uno", "dos", "tres", "cuatro", "cinco", "ciento uno", "mil"])
+    (batch,) = halving.cut(halving.encode(Rows(None, (texts,), numbers=np.arange(7) + 40)))
+    arrays = halving.infer(batch).arrays
+    assert narrow.sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert counts["halved"] == 3
+    np.testing.assert_array_equal(arrays["sum"], batch.feeds["input_ids"].sum(axis=1))
+    np.testing.assert_array_equal(arrays["number"], batch.numbers)
+    lengths = batch.feeds["attention_mask"].sum(axis=1)
+    np.testing.assert_array_equal(arrays["tokens"].lengths, lengths)
+    narrow.most = 0
+    with pytest.raises(OutOfMemory):
+        halving.infer(batch)
+
+
+# --- what is said of it
+
+
+def test_auto_says_that_it_took_the_cpu_and_the_manifest_what_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.manifest import Manifest
+
+    monkeypatch.setattr("engine.runner.passed_over", lambda: ("there is no card", "buy one"))
+    monkeypatch.setattr(device, "passed_over", lambda: ("there is no card", "buy one"))
+    file = tmp_path / "n.jsonl"
+    file.write_text('{"text": "uno"}\n')
+    report = run(BUNDLE, [file], tmp_path / "out")
+    assert "auto took the CPU: there is no card" in report.notes
+    (entry,) = Manifest(tmp_path / "out").entries()
+    assert entry.ran == report.ran
+    assert entry.ran["provider"] == "CPUExecutionProvider"
+    assert entry.ran["nodes"]["encoder"]["CPUExecutionProvider"] > 0
+    quiet = run(BUNDLE, [file], tmp_path / "other", device="cpu")
+    assert not any("auto took" in note for note in quiet.notes)
+
+
+def test_doctor_tells_why_a_card_can_not_be_used(
+    card: FarRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card.loads = False
+    card.says = "x: libcublasLt.so.13: cannot open shared object file: No such file"
+    monkeypatch.setattr(cuda, "missing", lambda major: ("libcublasLt.so.13",))
+    monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
+    found = doctor.diagnose(BUNDLE / "encoder.onnx")
+    assert "libcublasLt.so.13" in found.providers["CUDAExecutionProvider"]
+    assert any("corpus-engine[gpu]" in hint for hint in found.hints)
+    assert found.cuda["missing"] == ["libcublasLt.so.13"]
+    assert found.cuda["onnxruntime"] == "built for CUDA 13"
+    assert "H100" in found.cuda["cards"][0]
+
+
+def test_a_real_look_at_this_machine_never_raises() -> None:
+    found = cuda.look()
+    assert bool(found.cards) != bool(found.problem)
+    assert isinstance(cuda.missing(13), tuple)
+    assert set(cuda.versions(13)) == {"cuda", "cudnn"}
+    memory = cuda.page_locked(100, 13)
+    assert memory.nbytes == 100
+
+
+def test_the_real_wheel_for_a_gpu_is_refused_here(tmp_path: Path) -> None:
+    """With onnxruntime-gpu and no card: lists its provider, and is not believed."""
+    if not device.built_for():
+        pytest.skip("this onnxruntime has no CUDA provider")
+    if cuda.look().cards:
+        pytest.skip("there is a card")
+    with pytest.raises(DeviceError, match=r"no NVIDIA driver|no card|does not start"):
+        device.resolve("cuda")
+    # As if the driver were there: the provider itself has to be looked at.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "look", lambda: DRIVER)
+        with pytest.raises((DeviceError, BackendError), match=r"CUDA|cuda"):
+            open_far()
