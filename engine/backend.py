@@ -79,11 +79,7 @@ class OrtGraph:
             return (self._here if self._card is None else self._there)(feeds, fetch)
 
     def _here(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
-        ort = runtime()
-        held = {
-            name: ort.OrtValue.ortvalue_from_numpy(v) if isinstance(v, np.ndarray) else _value(v)
-            for name, v in feeds.items()
-        }
+        held = {name: _value(given) for name, given in feeds.items()}
         values: list[Value] = self._session.run_with_ort_values(list(fetch), held)
         return values
 
@@ -118,9 +114,7 @@ class OrtGraph:
         return staged
 
     def bind(
-        self,
-        inputs: Mapping[str, OrtBuffer],
-        outputs: Mapping[str, OrtBuffer],
+        self, inputs: Mapping[str, Value], outputs: Mapping[str, OrtBuffer]
     ) -> Callable[[], None]:
         """See `flow.Graph.bind`. On a card a graph of `_CAPTURED` is captured at its first call
         and launched as a whole from then on.
@@ -129,8 +123,8 @@ class OrtGraph:
             BackendError: From the call that is returned: the runtime failed.
         """
         binding = self._session.io_binding()
-        for name, buffer in inputs.items():
-            binding.bind_ortvalue_input(name, buffer.value)
+        for name, given in inputs.items():
+            binding.bind_ortvalue_input(name, _value(given))
         for name, buffer in outputs.items():
             binding.bind_ortvalue_output(name, buffer.value)
         if self._card is None:
@@ -330,7 +324,9 @@ class OrtBackend:
 
 
 def _value(value: Value) -> Any:
-    return value.value if isinstance(value, OrtBuffer) else value
+    if isinstance(value, OrtBuffer):
+        return value.value
+    return runtime().OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _first_line(error: Exception) -> str:

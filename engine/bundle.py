@@ -7,6 +7,8 @@
     BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
     BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot,
     BUNDLE/decoder.onnx      or over a growing cache, where an architecture has no step graph
+    BUNDLE/resident.onnx     the step for a card, where all that it reads and writes stays; with
+                             admit, move, grow and pick.onnx, which work on its caches
     BUNDLE/weights.bin       what the graphs multiply with, equal tensors of all graphs once
 
 Graph inputs and outputs, by name, are listed in `GRAPHS` below. Nothing in a bundle is executable
@@ -29,6 +31,12 @@ FORMAT = 1
 DESCRIPTION = "bundle.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
+# Of the resident graph: columns of a slot's state (next token, positions cached, tokens it may
+# still say, source tokens), and how many steps back it tells what was said.
+STATE, LATE = 4, 8
+# Graphs for a card only, and the one that they stand for there.
+RESIDENT = ("resident.onnx", "admit.onnx", "move.onnx", "grow.onnx", "pick.onnx")
+STEP = "step.onnx"
 
 # Input names, then output names. N runs over the decoder's layers.
 GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -66,6 +74,31 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "kept.N.value",
         ),
     ),
+    "resident.onnx": (
+        (
+            "state",
+            "said",
+            "places",
+            "source_places (with an encoder)",
+            "ends",
+            "forced (without one)",
+            "past.N.key",
+            "past.N.value",
+            "cross.N.key (with an encoder)",
+            "cross.N.value (with an encoder)",
+        ),
+        ("logits", "next_state", "next_said", "present.N.key", "present.N.value"),
+    ),
+    "admit.onnx": (
+        ("slots", "taken", "pads", "given.N.key", "given.N.value", "cross.N.key", "cross.N.value"),
+        ("held.N.key", "held.N.value"),
+    ),
+    "move.onnx": (
+        ("slots", "sources", "past.N.key", "past.N.value"),
+        ("moved.N.key", "moved.N.value"),
+    ),
+    "grow.onnx": (("pads", "past.N.key", "past.N.value"), ("grown.N.key", "grown.N.value")),
+    "pick.onnx": (("logits", "picks"), ("best", "best_logits", "best_scores")),
     "decoder.onnx": (
         (
             "input_ids",
@@ -264,6 +297,13 @@ class BundleFolder:
     def graphs(self) -> tuple[str, ...]:
         """File names of the ONNX graphs."""
         return tuple(n for n in sorted(self.description.files) if n.endswith(".onnx"))
+
+    def graphs_for(self, device: str) -> tuple[str, ...]:
+        """Those that a device loads: of a step on the host and one that stays on a card, one."""
+        there = set(self.graphs)
+        if device == "cpu":
+            return tuple(n for n in self.graphs if STEP not in there or n not in RESIDENT)
+        return tuple(n for n in self.graphs if RESIDENT[0] not in there or n != STEP)
 
     def check(self) -> None:
         """Compare every file with its recorded size and sha256.

@@ -322,7 +322,8 @@ class Graph(Protocol):
         """
 
     def bind(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> Callable[[], None]:
-        """A call that computes from buffers into buffers; one may be both.
+        """A call that computes from buffers into buffers; one may be both. Arrays and values among
+        the inputs stay what they are.
 
         It need not be over when the call returns, but whatever is asked for behind it waits."""
 

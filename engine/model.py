@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from engine import batcher, bundle, tasks
 from engine.backend import OrtBackend
+from engine.device import resolve
 from engine.errors import OutOfMemory, SettingsError
 from engine.flow import (
     Answers,
@@ -159,9 +160,10 @@ class Bundle:
         folder = bundle.load(path)
         if check:
             folder.check()
+        device = resolve(device)
         backend = OrtBackend(
             folder.path,
-            folder.graphs,
+            folder.graphs_for(device),
             device=device,
             threads=threads or cores(),
             gpu_memory=gpu_memory,
@@ -241,8 +243,8 @@ class Bundle:
         return pa.Table.from_batches(answers, schema=stages.schema)
 
     def _first_graph(self) -> Graph:
-        known = ("model", "encoder", "decoder", "step")
-        return self.backend.graph(next(n for n in known if f"{n}.onnx" in self.folder.graphs))
+        known = ("model", "encoder", "decoder", "step", "resident")
+        return self.backend.graph(next(n for n in known if n in self.backend.graphs))
 
     def _open_tokenizer(self, max_length: int) -> Tokenizer:
         return Tokenizer(self.folder.path / bundle.TOKENIZER, max_length)

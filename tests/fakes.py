@@ -170,7 +170,7 @@ class FakeBackend:
     logits: Callable[[int, tuple[int, ...]], NDArray[np.float32]] = certain
     device: str = "cpu"
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-    graphs: frozenset[str] = frozenset()
+    graphs: frozenset[str] = frozenset({"model"})
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

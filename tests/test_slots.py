@@ -124,7 +124,7 @@ def test_a_cache_grows_with_the_rows_that_need_it(monkeypatch: pytest.MonkeyPatc
 class Clock:
     """A cache and a search without a model: row i lives for lengths[i] steps."""
 
-    refills, width = True, 1
+    refills, narrows, width = True, True, 1
 
     def __init__(self, lengths: list[int], count: int) -> None:
         self.lengths, self.slots, self.bound = np.array(lengths), count, count

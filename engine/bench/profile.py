@@ -21,6 +21,7 @@ from engine import bundle as bundles
 from engine import runner
 from engine.backend import OrtBackend
 from engine.bench.sweep import Sample, Setting, sample, stopping
+from engine.device import resolve
 from engine.flow import Backend, Graph, Value
 from engine.model import Bundle
 from engine.report import Report
@@ -118,7 +119,11 @@ def _opened(
     folder: bundles.BundleFolder, setting: Setting, device: str, profiles: Path | None = None
 ) -> OrtBackend:
     return OrtBackend(
-        folder.path, folder.graphs, device=device, threads=setting.threads, profiles=profiles
+        folder.path,
+        folder.graphs_for(device := resolve(device)),
+        device=device,
+        threads=setting.threads,
+        profiles=profiles,
     )
 
 

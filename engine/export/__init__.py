@@ -147,7 +147,8 @@ def _converted(
     progress: Callable[[str], None],
 ) -> bundle.Description:
     """Write a checkpoint's fp32 bundle into `made`, proven."""
-    from engine.export import convert, dense, facts, graph, proof, smooth, step, weights
+    from engine.export import convert, dense, facts, graph, proof, resident, smooth, step, weights
+    from engine.export.writer import drawn
     from engine.gate.sample import SENTENCES
 
     progress(f"loading {found.name}")
@@ -166,10 +167,10 @@ def _converted(
     convert.to_onnx(network, wanted, work)
     progress("writing the graphs")
     graphs = graph.bundle_graphs(work)
-    if collected.facts.generation and (built := step.step_graph(network)):
-        graphs["step.onnx"] = built
+    if collected.facts.generation and (plan := drawn(network)):
+        graphs |= {bundle.STEP: step.step_graph(plan), **resident.graphs(plan)}
         del graphs["decoder.onnx"]
-        collected = _continuous(collected, step.vocabulary(built))
+        collected = _continuous(collected, len(plan.head))
     elif collected.facts.generation:
         notes += (_NO_STEPS,)
     if layers:

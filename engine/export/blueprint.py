@@ -51,7 +51,7 @@ class Blueprint:
         layers: From the first to the last.
         heads, head_dim: Of the caches.
         scale: What q·k is multiplied with.
-        activation: Op of the feed-forward layer, a key of `_ACTIVATIONS`.
+        activation: Op of the feed-forward layer, a key of `writer.ACTIVATIONS`.
         epsilon: Of the norms.
         norm_first: Whether norms stand before their layers, or behind the sum.
         last_norm: Behind the last layer, if any.

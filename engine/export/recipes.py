@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.bundle import BundleFolder
+from engine.bundle import RESIDENT, BundleFolder
 from engine.errors import SettingsError
 from engine.export import graph, smooth, step, weights
 from engine.export.blocks import blocks
@@ -159,7 +159,9 @@ def applied(name: str, plain: BundleFolder) -> dict[str, Any]:
         SettingsError: The recipe changes none of them.
     """
     chosen, description = recipe(name), plain.description
-    graphs = weights.load(plain.path, plain.graphs)
+    # A card computes in float: of whole numbers it has no step.
+    names = tuple(name for name in plain.graphs if name not in RESIDENT)
+    graphs = weights.load(plain.path, names)
     left = {"dense.onnx"} if chosen.steps else {"dense.onnx", "step.onnx"}
     if not graphs.keys() - left:
         raise SettingsError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.generation.greedy import Greedy, Stop, likeliest
 from engine.generation.growing import Growing
 from engine.generation.job import Job, left_padded
 from engine.generation.loop import Cache, Count, uncounted
+from engine.generation.resident import Resident, decode
 from engine.generation.rules import FILLER, rules
 from engine.generation.sampling import Sampling
 from engine.generation.slots import Slots, capacity
@@ -83,12 +85,16 @@ def generate(
     except IndexError:
         memory = {}
     size = rows if settings.continuous else max(1, TOGETHER * batch_tokens // max(1, width))
-    found = []
+    found: list[BeamSearch | Greedy | _Found] = []
     for start in range(0, rows, size):
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
         sizes = {"budget": batch_tokens, "memory": memory, "count": count}
         cache = _cache(backend, some, job, _picks(job), **sizes)
+        plain = not (search.num_beams > 1 or search.do_sample or job.rules or stop)
+        if isinstance(cache, Resident) and plain:
+            found.append(_Found(*decode(cache, job, stopped, count)))
+            continue
         draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
         if search.num_beams > 1:
@@ -100,6 +106,15 @@ def generate(
     spare.append(memory)
     tokens = [Ragged.of_padded(one.ids, one.lengths) for one in found]
     return Ragged.concat(tokens), np.concatenate([one.ended for one in found])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What `resident.decode` gives."""
+
+    ids: Ints
+    lengths: Ints
+    ended: NDArray[np.bool_]
 
 
 def walk(
@@ -145,7 +160,8 @@ def _cache(
     given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        return Slots(backend, job.settings, feeds, most=most, **given, **sizes)
+        kind = Resident if "resident" in backend.graphs else Slots
+        return kind(backend, job.settings, feeds, most=most, **given, **sizes)
     return Growing(backend, job.settings, feeds, job.prompt, **given)
 
 

@@ -29,6 +29,7 @@ class Growing:
     """
 
     refills = False
+    narrows = True
 
     def __init__(
         self,

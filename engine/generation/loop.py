@@ -42,6 +42,10 @@ class Cache(Protocol):
     def refills(self) -> bool:
         """Whether a row can begin while others are under way; else all begin together."""
 
+    @property
+    def narrows(self) -> bool:
+        """Whether it is worth having fewer slots once no row waits."""
+
     def admit(self, slots: Ints, rows: Ints) -> None:
         """Let each row begin in its slot: all of its prompt is cached but the last token."""
 
@@ -110,7 +114,8 @@ def run(cache: Cache, search: Search, rows: int, stopped: Callable[[], bool], co
         places = np.flatnonzero(owners >= 0)
         if not len(places):
             return
-        if waiting == rows and len(places) <= (1 - IDLE) * len(owners):
+        idle = len(places) <= (1 - IDLE) * len(owners)
+        if waiting == rows and cache.narrows and idle:
             owners = _narrowed(cache, search, owners, places)
             places = np.arange(len(owners))
         if stopped():

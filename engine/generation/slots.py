@@ -40,6 +40,21 @@ def capacity(settings: Generation) -> int:
     return min(max(WORK // each, SLOTS.start), SLOTS.stop - 1)
 
 
+def together(lengths: Ints, budget: int, enough: int = 0) -> tuple[int, int]:
+    """How many of the next rows are encoded in one batch, and its width.
+
+    Args:
+        lengths: Of the rows that wait, in their order.
+        budget: Padded tokens of a batch at most, unless one row has more.
+        enough: Padded tokens up to which rows need not be alike; 0 takes `ENOUGH`.
+    """
+    widths = np.maximum.accumulate(lengths)
+    tokens = widths * np.arange(1, len(widths) + 1)
+    alike = (tokens <= (enough or ENOUGH)) | (np.minimum.accumulate(lengths) >= NEARLY * widths)
+    rows = max(1, int(np.argmin(np.append((tokens <= budget) & alike, False))))
+    return rows, int(widths[rows - 1])
+
+
 class Slots:
     """See `loop.Cache`.
 
@@ -57,6 +72,7 @@ class Slots:
     """
 
     refills = True
+    narrows = True
 
     def __init__(
         self,
@@ -237,19 +253,11 @@ class Slots:
         first, stop = self.encoded
         if first <= row < stop:
             return
-        rows, width = self._together(self.sources[row : row + self.slots])
+        rows, width = together(self.sources[row : row + self.slots], self.budget)
         self.encoded = row, row + rows
         self.count(padded=rows * width)
         feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
         self.ahead = self._prompted(feeds) if self.settings.causal else self._read(feeds)
-
-    def _together(self, lengths: Ints) -> tuple[int, int]:
-        """How many of the next rows are encoded in one batch, and its width."""
-        widths = np.maximum.accumulate(lengths)
-        tokens = widths * np.arange(1, len(widths) + 1)
-        alike = (tokens <= ENOUGH) | (np.minimum.accumulate(lengths) >= NEARLY * widths)
-        rows = max(1, int(np.argmin(np.append((tokens <= self.budget) & alike, False))))
-        return rows, int(widths[rows - 1])
 
     def _read(self, feeds: Mapping[str, Ints]) -> dict[str, NDArray[Any]]:
         """The encoder's keys and values by the name of the buffer they belong to."""

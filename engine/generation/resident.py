@@ -1,0 +1,376 @@
+"""Decoding whose state stays on the device: the resident graph and the buffers it is bound to.
+
+The host writes a slot's state when a row begins, launches steps without waiting for what they say,
+and looks a few of them later: which token a slot reads next, whether it is through, and how many
+positions it has cached, the device knows by itself. A slot whose row is through says nothing until
+another one is admitted.
+
+Buffers of one shape are kept with the call that is bound to them, so that a captured step is
+launched again by the next batch. Numbers of slots, rooms and widths are powers of two, that there
+are few of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import LATE, STATE, Generation
+from engine.errors import Stopped
+from engine.flow import Backend, Ints, Value
+from engine.generation.job import Job
+from engine.generation.loop import Count, Flags, Scores, uncounted
+from engine.generation.slots import PARTS, together
+
+# Slots at most: a card's products are as fast as they get from some hundreds of rows on.
+MOST = 512
+# Bytes that the caches of all slots may take up, and all that is kept for later.
+ROOM = 8 << 30
+# Positions that a cache has at first; it doubles when a row needs more.
+POSITIONS = 32
+# Source positions at least.
+SOURCES = 16
+# Padded tokens of an encoder's batch up to which rows need not be alike.
+ENOUGH = 4096
+TOKEN, LENGTH, LEFT, SOURCE = range(STATE)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Buffers of one shape, by their names as inputs of the resident graph, and its call."""
+
+    buffers: Mapping[str, Value]
+    step: Callable[[], None]
+    bytes: int
+
+
+class Resident:
+    """See `loop.Cache`.
+
+    Args:
+        backend: Holds the graphs of `bundle.RESIDENT`, and `encoder` unless the model is causal.
+        settings, feeds, width, most, picks, scored, budget, count: As `slots.Slots` takes them.
+        memory: `Held` of calls that are through, by shape; taken over.
+    """
+
+    refills, narrows = True, False
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Generation,
+        feeds: Mapping[str, Ints],
+        *,
+        width: int,
+        most: int,
+        picks: int,
+        scored: bool = False,
+        memory: dict[str, Any] | None = None,
+        budget: int = 1024,
+        count: Count = uncounted,
+    ) -> None:
+        self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
+        self.picks, self.scored, self.budget, self.count = picks, scored, budget, count
+        self.memory: dict[str, Any] = {} if memory is None else memory
+        self.graph = backend.graph("resident")
+        self.sources = feeds["attention_mask"].sum(axis=1)
+        self.most = most
+        self.source = 0 if settings.causal else _power(feeds["input_ids"].shape[1], SOURCES)
+        self.slots = self._count()
+        self.room = self._rounded(1)
+        self.held = self._hold()
+        self.encoded: tuple[int, int] = (0, 0)
+        self.ahead: list[Value] = []
+        # What the host knows of the states; between launches it is what they are.
+        self.state = np.zeros((self.slots, STATE), np.int64)
+        self.forced = np.full((self.slots, self.room if settings.causal else 0), -1, np.int64)
+        self.bases = np.zeros(self.slots, np.int64)
+        self.taken = np.zeros(self.slots, np.bool_)
+
+    def admit(self, slots: Ints, rows: Ints) -> None:
+        if self.settings.causal:
+            self._read(slots, rows)
+            self.bases[slots] = self.sources[rows] - 1
+        else:
+            self._encode(slots, rows)
+            self.state[slots, SOURCE] = self.sources[rows]
+        self.state[slots, LENGTH] = self.bases[slots]
+        self.taken[slots] = True
+
+    def begin(self, slots: Ints, rows: Ints, tokens: Ints, most: int) -> None:
+        """Let rows begin that say up to `most` tokens by themselves; a causal model reads the
+        prompt on the way."""
+        if self.settings.causal:
+            self._force(slots, rows)
+            self.state[slots, TOKEN] = self.feeds["input_ids"][rows, 0]
+            self.state[slots, LENGTH] = 0
+            self.taken[slots] = True
+        else:
+            self.admit(slots, rows)
+            self.state[slots, TOKEN] = tokens
+        self.state[slots, LEFT] = most
+
+    def launch(self, steps: int) -> tuple[Ints, Ints]:
+        """Take that many steps, `LATE` at most, and only then look.
+
+        Returns:
+            What each slot said, int64 (slots, steps), -1 where nothing; and how many tokens it may
+            still say, int64 (slots,), 0 where its row is through.
+        """
+        self.reserve(int(self.state[self.taken, LENGTH].max(initial=0)) + steps)
+        self._put()
+        for _ in range(steps):
+            self.held.step()
+        said = self.backend.host(self.held.buffers["said"])[:, LATE - steps :]
+        self.state = self.backend.host(self.held.buffers["state"]).copy()
+        return said.copy(), self.state[:, LEFT]
+
+    def retire(self, slots: Ints) -> None:
+        self.taken[slots] = False
+        self.state[slots, LENGTH] = self.state[slots, LEFT] = 0
+
+    def step(self, tokens: Ints) -> None:
+        self.state[:, TOKEN] = tokens
+        # Whatever it says, the host says what is read next.
+        self.state[:, LEFT] = np.where(self.taken, 2, 0)
+        if self.settings.causal:
+            self.forced[:] = -1
+        self.reserve(int(self.state[self.taken, LENGTH].max(initial=0)) + 1)
+        self._put()
+        self.held.step()
+        self.state[self.taken, LENGTH] += 1
+
+    def best(self) -> tuple[Ints, Scores]:
+        feeds = {"logits": self.held.buffers["logits"], "picks": np.array([self.picks])}
+        names = ["best", "best_scores" if self.scored else "best_logits"]
+        tokens, scores = self.backend.graph("pick").run(feeds, names)
+        return self.backend.host(tokens), np.asarray(self.backend.host(scores), np.float32)
+
+    def logits(self) -> Scores:
+        return np.asarray(self.backend.host(self.held.buffers["logits"]), np.float32)
+
+    def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
+        self._bound("move", "moved.", "past.", {"slots": slots[:, None], "sources": sources})
+        self.state[slots, LENGTH] = self.state[sources, LENGTH]
+        self.bases[slots] = self.bases[sources]
+
+    def keep(self, order: Ints) -> None:
+        """Is not asked: it does not narrow."""
+
+    def reserve(self, positions: int) -> None:
+        """See that every slot has room for as many."""
+        if (room := self._rounded(min(positions, self.most))) <= self.room:
+            return
+        old, before, self.room = self.held, self.room, room
+        self.held = self._hold(before)
+        names = [name for name in old.buffers if name.startswith("past.")]
+        pads = np.array([0, 0, 0, 0, 0, 0, room - before, 0])
+        given = {"pads": pads, **{name: old.buffers[name] for name in names}}
+        made = {n.replace("past.", "grown."): self.held.buffers[n] for n in names}
+        self.backend.graph("grow").bind(given, made)()
+        others = {n: v for n, v in old.buffers.items() if n.startswith("cross.")}
+        self._carry(others)
+        if self.settings.causal:
+            more = np.full((self.slots, room - before), -1, np.int64)
+            self.forced = np.concatenate([self.forced, more], axis=1)
+
+    def _carry(self, cross: Mapping[str, Value]) -> None:
+        """Put an encoder's keys and values from other buffers into those that are held."""
+        if not cross:
+            return
+        every = np.arange(self.slots)
+        given = {
+            "slots": every[:, None],
+            "taken": every,
+            "pads": np.zeros(8, np.int64),
+            **{name.replace("cross.", "given."): value for name, value in cross.items()},
+            **{name: self.held.buffers[name] for name in cross},
+        }
+        made = {name.replace("cross.", "held."): self.held.buffers[name] for name in cross}
+        self.backend.graph("admit").bind(given, made)()
+
+    def _put(self) -> None:
+        self.backend.put(self.held.buffers["state"], self.state)
+        if self.settings.causal:
+            self.backend.put(self.held.buffers["forced"], self.forced)
+
+    def _encode(self, slots: Ints, rows: Ints) -> None:
+        """Put the encoder's keys and values of rows, ascending, into their slots."""
+        at = 0
+        while at < len(rows):
+            self._look_ahead(int(rows[at]))
+            first, stop = self.encoded
+            here = at + int(np.searchsorted(rows[at:], stop))
+            self._place(slots[at:here], rows[at:here] - first)
+            at = here
+
+    def _look_ahead(self, row: int) -> None:
+        """See that the keys and values of a row are at hand: of it and some rows behind it."""
+        first, stop = self.encoded
+        if first <= row < stop:
+            return
+        waiting = self.sources[row : row + self.slots]
+        rows, width = together(waiting, self.budget, min(ENOUGH, self.budget))
+        self.encoded = row, row + rows
+        self.count(padded=rows * width)
+        feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
+        self.ahead = self.backend.graph("encoder").run(feeds, self._crosses())
+        self.wide = width
+
+    def _place(self, slots: Ints, taken: Ints) -> None:
+        pads = np.array([0, 0, 0, 0, 0, 0, self.source - self.wide, 0])
+        given = dict(zip(self._crosses(), self.ahead, strict=True))
+        feeds = {"slots": slots[:, None], "taken": taken, "pads": pads}
+        feeds |= {name.replace("cross.", "given."): value for name, value in given.items()}
+        self._bound("admit", "held.", "cross.", feeds)
+
+    def _read(self, slots: Ints, rows: Ints) -> None:
+        """Have prompts cached but for their last tokens, a step a token, while the others wait."""
+        lengths = self.sources[rows] - 1
+        self.reserve(int(lengths.max()) + 1)
+        self.forced[:] = -1
+        self._force(slots, rows)
+        kept = self.state.copy()
+        # A row whose prompt is at an end says a token, which nobody hears, and stops there.
+        kept[:, LEFT] = 0
+        kept[slots, TOKEN], kept[slots, LENGTH] = self.feeds["input_ids"][rows, 0], 0
+        kept[slots, LEFT] = lengths > 0
+        self.backend.put(self.held.buffers["state"], kept)
+        self.backend.put(self.held.buffers["forced"], self.forced)
+        for _ in range(int(lengths.max())):
+            self.held.step()
+
+    def _force(self, slots: Ints, rows: Ints) -> None:
+        """Say what follows each place of the prompts."""
+        ids = self.feeds["input_ids"][rows]
+        self.reserve(int(self.sources[rows].max()))
+        self.count(padded=int(self.sources[rows].sum()))
+        self.forced[slots] = -1
+        real = np.arange(1, ids.shape[1]) < self.sources[rows][:, None]
+        following = np.where(real, ids[:, 1:], -1)
+        width = min(following.shape[1], self.room)
+        self.forced[slots, :width] = following[:, :width]
+
+    def _bound(self, graph: str, made: str, kept: str, feeds: Mapping[str, Value]) -> None:
+        """Run a graph that writes caches in place."""
+        caches = {n: v for n, v in self.held.buffers.items() if n.startswith(kept)}
+        outputs = {name.replace(kept, made): value for name, value in caches.items()}
+        self.backend.graph(graph).bind({**feeds, **caches}, outputs)()
+
+    def _crosses(self) -> list[str]:
+        return [f"cross.{n}.{part}" for n in range(self.settings.layers) for part in PARTS]
+
+    def _count(self) -> int:
+        """Slots for all rows, or as many as there is room for: places to the next power of two."""
+        s = self.settings
+        positions = self._rounded(self.most) + self.source
+        each = 2 * s.layers * s.heads * s.head_dim * positions * self._size() * self.width
+        fit = max(1, min(MOST // self.width, ROOM // max(1, each)))
+        return min(_power(len(self.sources)), _power(fit + 1) // 2) * self.width
+
+    def _rounded(self, positions: int) -> int:
+        return min(_power(positions, POSITIONS), max(self.most, positions))
+
+    def _size(self) -> int:
+        """Bytes of a number in a cache."""
+        return int(np.dtype(self.graph.dtypes["past.0.key"]).itemsize)
+
+    def _hold(self, before: int = 0) -> Held:
+        """Buffers of the present shape: those of an earlier call, or new ones; and within `ROOM`
+        no others but those of room `before`, which are about to be read."""
+        key = f"{self.slots}.{self.room}.{self.source}"
+        found: Held | None = self.memory.get(key)
+        if found is None:
+            stale = f"{self.slots}.{before}.{self.source}"
+            if sum(held.bytes for held in self.memory.values()) + self._bytes() > ROOM:
+                for other in self.memory.keys() - {stale}:
+                    del self.memory[other]
+            found = self.memory[key] = self._made()
+        return found
+
+    def _bytes(self) -> int:
+        return sum(math.prod(s) * np.dtype(d).itemsize for s, d in self._shapes().values())
+
+    def _made(self) -> Held:
+        shapes = self._shapes()
+        buffers = {name: self.backend.buffer(*shape) for name, shape in shapes.items()}
+        for name in {"places", "source_places"} & shapes.keys():
+            self.backend.put(buffers[name], np.arange(shapes[name][0][0]))
+        self.backend.put(buffers["ends"], np.array(self.settings.end_ids, np.int64))
+        outputs = {}
+        for name in self.graph.outputs:
+            outputs[name] = buffers[name.replace("present.", "past.").removeprefix("next_")]
+        inputs = {name: buffers[name] for name in self.graph.inputs}
+        return Held(buffers, self.graph.bind(inputs, outputs), self._bytes())
+
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of every buffer by its name as an input or output of the graph."""
+        s, count, dtypes = self.settings, self.slots, self.graph.dtypes
+        own = (count, s.heads, self.room, s.head_dim)
+        cross = (count, s.heads, self.source, s.head_dim)
+        layers = [f"{n}.{part}" for n in range(s.layers) for part in PARTS]
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "state": ((count, STATE), np.int64),
+            "said": ((count, LATE), np.int64),
+            "places": ((self.room,), np.int64),
+            "ends": ((len(s.end_ids),), np.int64),
+            "logits": ((count, s.vocabulary), dtypes["logits"]),
+            **{f"past.{layer}": (own, dtypes["past.0.key"]) for layer in layers},
+        }
+        if s.causal:
+            return {**shapes, "forced": ((count, self.room), np.int64)}
+        shapes |= {f"cross.{layer}": (cross, dtypes["cross.0.key"]) for layer in layers}
+        return {**shapes, "source_places": ((self.source,), np.int64)}
+
+
+def _power(number: int, least: int = 1) -> int:
+    """The next power of two, from `least` on."""
+    return max(least, 1 << max(0, number - 1).bit_length())
+
+
+def decode(
+    cache: Resident, job: Job, stopped: Callable[[], bool], count: Count
+) -> tuple[NDArray[np.int64], Ints, Flags]:
+    """Take all rows of a job through the slots, each saying its likeliest tokens.
+
+    Returns:
+        Tokens, int64 (rows, max_new_tokens), behind a row's length its padding; lengths (rows,),
+        the end token included; and which rows ended before the limit.
+
+    Raises:
+        Stopped: `stopped` said so.
+    """
+    rows, most = len(job.prompt), job.max_new_tokens
+    ids = np.full((rows, most), job.settings.pad_id, np.int64)
+    lengths = np.zeros(rows, np.int64)
+    owners = np.full(cache.slots, -1)
+    waiting = 0
+    while True:
+        free = np.flatnonzero(owners < 0)[: rows - waiting]
+        if len(free):
+            came = np.arange(waiting, waiting + len(free))
+            cache.begin(free, came, job.prompt[came, -1], most)
+            owners[free] = came
+            waiting += len(free)
+        places = np.flatnonzero(owners >= 0)
+        if not len(places):
+            break
+        if stopped():
+            raise Stopped("stopped while decoding")
+        said, left = cache.launch(LATE)
+        heard = said[places] >= 0
+        at = lengths[owners[places], None] + heard.cumsum(axis=1) - 1
+        ids[np.broadcast_to(owners[places, None], at.shape)[heard], at[heard]] = said[places][heard]
+        lengths[owners[places]] += heard.sum(axis=1)
+        count(places=LATE * len(owners), taken=int(heard.sum()))
+        through = places[left[places] == 0]
+        cache.retire(through)
+        owners[through] = -1
+    ends = np.array(job.settings.end_ids, np.int64)
+    last = ids[np.arange(rows), np.maximum(lengths - 1, 0)]
+    return ids, lengths, np.isin(last, ends)

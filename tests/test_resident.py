@@ -1,0 +1,199 @@
+"""Decoding that stays on a device says what decoding slot by slot says, whenever it is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pytest
+
+from engine import bundle
+from engine.bundle import LATE
+from engine.errors import Stopped
+from engine.flow import Ints
+from engine.generation import generate, resident, uncounted, walk
+from engine.tasks.decoding import settings_of
+
+pytest.importorskip("optimum.exporters.onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from far import Late  # noqa: E402
+
+from engine.backend import OrtBackend  # noqa: E402
+from engine.export import export  # noqa: E402
+
+FAMILIES = {
+    "t5": (checkpoints.t5, "translation_en_to_de"),
+    "bart": (checkpoints.bart, "summarization"),
+    "marian": (checkpoints.marian, "translation"),
+    "nllb": (checkpoints.nllb, "translation_fra_Latn_to_deu_Latn"),
+    "pegasus": (checkpoints.pegasus, "summarization"),
+    "gpt2": (checkpoints.gpt2, "text-generation"),
+    "opt": (checkpoints.opt, "text-generation"),
+}
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beams": {"num_beams": 3},
+    "sampling": {"do_sample": True, "top_k": 5},
+    "rules": {"no_repeat_ngram_size": 2, "min_new_tokens": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resident")
+    for name, (make, task) in FAMILIES.items():
+        export(str(make(folder / "models" / name)), folder / name, task=task)
+    return folder
+
+
+def near(folder: Path) -> OrtBackend:
+    return OrtBackend(folder, bundle.load(folder).graphs_for("cpu"), device="cpu")
+
+
+def far(folder: Path) -> Late:
+    """Its resident graph, on a device that does nothing before it is looked at."""
+    graphs = bundle.load(folder).graphs_for("cuda:0")
+    return Late(OrtBackend(folder, graphs, device="cpu"))
+
+
+def rows(count: int = 23, longest: int = 11, seed: int = 0) -> dict[str, Ints]:
+    drawn = np.random.default_rng(seed)
+    lengths = np.sort(drawn.integers(1, longest + 1, count))[::-1]
+    mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
+    ids = drawn.integers(5, 90, (count, longest)) * mask
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def told(backend: Any, folder: Path, feeds: dict[str, Ints], **given: Any) -> list[list[int]]:
+    facts = bundle.load(folder).description.facts
+    settings = settings_of(facts)
+    search = bundle.Search(**{"num_beams": 1, **given.pop("search", {})})
+    given = {"max_new_tokens": 13, **given}
+    tokens, ended = generate(backend, feeds, settings, search, **given)
+    answers = [own.tolist() for own in np.split(tokens.values, tokens.offsets[1:-1])]
+    ends = set(settings.end_ids)
+    assert ended.tolist() == [answer[-1] in ends for answer in answers]
+    return answers
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_said_is_what_the_host_s_step_says(made: Path, family: str, search: str) -> None:
+    feeds, given = rows(), {"search": SEARCHES[search], "batch_tokens": 40}
+    wanted = told(near(made / family), made / family, feeds, **given)
+    assert told(far(made / family), made / family, feeds, **given) == wanted
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_rows_alone_say_the_same(made: Path, family: str) -> None:
+    feeds, device = rows(9), far(made / family)
+    together = told(device, made / family, feeds)
+    alone = [
+        told(device, made / family, {n: a[[i]] for n, a in feeds.items()})[0] for i in range(9)
+    ]
+    assert together == alone
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
+def test_few_slots_are_refilled_and_caches_grow(
+    made: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feeds = rows(30)
+    wanted = told(near(made / family), made / family, feeds, max_new_tokens=29)
+    monkeypatch.setattr(resident, "MOST", 4)
+    monkeypatch.setattr(resident, "POSITIONS", 2)
+    device, spare = far(made / family), [{}]
+    counts: dict[str, int] = {}
+
+    def count(**more: int) -> None:
+        counts.update({n: counts.get(n, 0) + v for n, v in more.items()})
+
+    given = {"max_new_tokens": 29, "spare": spare, "batch_tokens": 40, "count": count}
+    assert told(device, made / family, feeds, **given) == wanted
+    assert counts["taken"] == sum(map(len, wanted))
+    assert counts["places"] >= counts["taken"]
+    held = spare[0]
+    assert len({key.split(".")[1] for key in held}) > 2, "the cache has not grown"
+    # A second batch binds nothing anew.
+    calls = [one.step for one in held.values()]
+    assert told(device, made / family, feeds, **given) == wanted
+    assert [one.step for one in spare[0].values()] == calls
+    if family != "gpt2":
+        assert device.launches["admit"] > 7
+
+
+def test_the_host_looks_once_in_a_few_steps(made: Path) -> None:
+    device = far(made / "t5")
+    device.looks = 0
+    told(device, made / "t5", rows(8), max_new_tokens=32)
+    # What was said and the states, each once in LATE steps.
+    assert device.looks <= 2 * -(-device.launches["resident"] // LATE)
+    assert device.launches["resident"] % LATE == 0
+
+
+def test_memory_beyond_the_room_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "ROOM", 1)
+    monkeypatch.setattr(resident, "POSITIONS", 2)
+    feeds, spare = rows(6), [{}]
+    wanted = told(near(made / "t5"), made / "t5", feeds)
+    assert told(far(made / "t5"), made / "t5", feeds, spare=spare) == wanted
+    assert len(spare[0]) <= 2
+
+
+def test_a_decoder_is_led_along_given_tokens(made: Path) -> None:
+    for family in ("t5", "gpt2"):
+        settings = settings_of(bundle.load(made / family).description.facts)
+        feeds = rows(7)
+        first = walk(near(made / family), feeds, settings, 9)
+        second = walk(far(made / family), feeds, settings, 9, along=first)
+        for row, length in enumerate(first.lengths):
+            assert second.tokens[row, :length].tolist() == first.tokens[row, :length].tolist()
+        np.testing.assert_allclose(second.margins, first.margins, atol=1e-4)
+
+
+def test_stop_texts_are_asked_for_row_by_row(made: Path) -> None:
+    def stop(tails: Any) -> Any:
+        return np.array([tail % 3 == 0 for tail in tails.values[tails.offsets[1:] - 1]])
+
+    feeds = rows(12)
+    facts = bundle.load(made / "t5").description.facts
+    found = [
+        generate(
+            backend, feeds, settings_of(facts), bundle.Search(), max_new_tokens=9, stop=stop, tail=4
+        )[0].values.tolist()
+        for backend in (near(made / "t5"), far(made / "t5"))
+    ]
+    assert found[0] == found[1]
+
+
+def test_it_stops_when_it_is_told_to(made: Path) -> None:
+    with pytest.raises(Stopped):
+        told(far(made / "t5"), made / "t5", rows(4), stopped=lambda: True)
+    assert uncounted() is None
+
+
+def test_each_device_loads_its_own_step(made: Path) -> None:
+    folder = bundle.load(made / "t5")
+    assert folder.graphs_for("cpu") == ("encoder.onnx", "step.onnx")
+    there = ("admit.onnx", "encoder.onnx", "grow.onnx", "move.onnx", "pick.onnx", "resident.onnx")
+    assert folder.graphs_for("cuda:1") == there
+    assert "admit.onnx" not in bundle.load(made / "gpt2").graphs
+
+
+def test_a_step_computes_no_shapes_on_the_host(made: Path) -> None:
+    """Or it could not be captured: each op has to have a kernel for CUDA, and `Shape` has none."""
+    import onnx
+
+    ops = set()
+    for family in FAMILIES:
+        ops |= {n.op_type for n in onnx.load(made / family / "resident.onnx").graph.node}
+    assert ops <= {
+        "Add", "And", "Cast", "Concat", "Div", "Equal", "FastGelu", "FusedMatMul", "Gather",
+        "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "LayerNormalization", "Less",
+        "MatMul", "Max", "Min", "Mul", "QuickGelu", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+        "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Slice", "Softmax", "Split",
+        "Sqrt", "Sub", "TensorScatter", "TopK", "Transpose", "Unsqueeze", "Where",
+    }  # fmt: skip
