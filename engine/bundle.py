@@ -4,6 +4,8 @@
     BUNDLE/tokenizer.json    the `tokenizers` library's own format
     BUNDLE/model.onnx        an encoder with its head                     (embedding, labels, spans)
     BUNDLE/dense.onnx        the layers behind the pooling, where an embedder has any
+    BUNDLE/pool.onnx         weighted sums of its states, and at.onnx, the logits of its masked
+                             places: for a card, so that only these leave it
     BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
     BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot,
     BUNDLE/decoder.onnx      or over a growing cache, where an architecture has no step graph
@@ -34,7 +36,8 @@ WEIGHTS = "weights.bin"
 # Of the resident graph: columns of a slot's state (next token, positions cached, tokens it may
 # still say, source tokens), and how many steps back it tells what was said.
 STATE, LATE = 4, 8
-# Graphs for a card only, and the one that they stand for there.
+# Graphs for a card only: those behind an encoder, and a step with the one that it stands for.
+BESIDE = ("pool.onnx", "at.onnx")
 RESIDENT = ("resident.onnx", "admit.onnx", "move.onnx", "grow.onnx", "pick.onnx")
 STEP = "step.onnx"
 
@@ -45,6 +48,8 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("last_hidden_state | logits | start_logits, end_logits",),
     ),
     "dense.onnx": (("embedding",), ("projected",)),
+    "pool.onnx": (("last_hidden_state", "weights"), ("pooled",)),
+    "at.onnx": (("logits", "places"), ("found",)),
     "encoder.onnx": (
         ("input_ids", "attention_mask"),
         ("cross.N.key", "cross.N.value"),
@@ -302,7 +307,8 @@ class BundleFolder:
         """Those that a device loads: of a step on the host and one that stays on a card, one."""
         there = set(self.graphs)
         if device == "cpu":
-            return tuple(n for n in self.graphs if STEP not in there or n not in RESIDENT)
+            left = (*BESIDE, *(RESIDENT if STEP in there else ()))
+            return tuple(n for n in self.graphs if n not in left)
         return tuple(n for n in self.graphs if RESIDENT[0] not in there or n != STEP)
 
     def check(self) -> None:

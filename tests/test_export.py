@@ -109,9 +109,9 @@ def test_translation_without_a_pair_is_the_first_one_and_says_so(tiny_bundles: P
 def test_a_bundle_holds_what_the_run_needs_and_nothing_else(tiny_bundles: Path) -> None:
     names = {file.name for file in (tiny_bundles / "t5").iterdir()}
     shared = {"bundle.json", "tokenizer.json", "weights.bin"}
-    assert names == {*shared, "encoder.onnx", "step.onnx"}
+    assert names == {*shared, "encoder.onnx", "step.onnx", *bundle.RESIDENT}
     names = {file.name for file in (tiny_bundles / "embedder").iterdir()}
-    assert names == {*shared, "model.onnx"}
+    assert names == {*shared, "model.onnx", "pool.onnx"}
 
 
 def test_tokenizer_file_neither_pads_nor_cuts(tiny: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decoding that stays on a device says what decoding slot by slot says, whenever it is looked at."""
+"""Decoding that stays on a device says what decoding slot by slot says, whenever one looks."""
 
 from __future__ import annotations
 

@@ -147,7 +147,18 @@ def _converted(
     progress: Callable[[str], None],
 ) -> bundle.Description:
     """Write a checkpoint's fp32 bundle into `made`, proven."""
-    from engine.export import convert, dense, facts, graph, proof, resident, smooth, step, weights
+    from engine.export import (
+        beside,
+        convert,
+        dense,
+        facts,
+        graph,
+        proof,
+        resident,
+        smooth,
+        step,
+        weights,
+    )
     from engine.export.writer import drawn
     from engine.gate.sample import SENTENCES
 
@@ -173,6 +184,7 @@ def _converted(
         collected = _continuous(collected, len(plan.head))
     elif collected.facts.generation:
         notes += (_NO_STEPS,)
+    graphs |= beside.graphs(wanted.name)
     if layers:
         graphs["dense.onnx"] = dense.graph(layers)
     weights.save(graphs, made)

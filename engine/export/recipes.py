@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from engine.bundle import RESIDENT, BundleFolder
+from engine.bundle import BESIDE, RESIDENT, STEP, BundleFolder
 from engine.errors import SettingsError
-from engine.export import graph, smooth, step, weights
+from engine.export import smooth, step, weights
 from engine.export.blocks import blocks
+from engine.export.half import half
 from engine.export.int8 import int8, int8_tensor
 from engine.export.products import products, weighted
-from engine.export.quiet import quiet
 from engine.gate import ALONE, Limit
 
 
@@ -23,10 +24,12 @@ class Made:
     Attributes:
         smoothed: As `bundle.Description.smoothed`.
         largest: As `smooth.ranges`; empty where the recipe does not ask.
+        stays: Decoding is for a card alone, and what it keeps there is as narrow as what it reads.
     """
 
     smoothed: bool
     largest: Mapping[str, Any]
+    stays: bool
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Recipe:
         limits: What the gate's figures have to be.
         ranged: Whether it wants the ranges of activations.
         shortlist: Tokens whose logits a step graph computes in float32 behind a head that is not.
-        steps: Whether it is done to step graphs.
+        device: Whether it is for a card, whose graphs it is done to then; else to the CPU's.
     """
 
     told: str
@@ -47,7 +50,7 @@ class Recipe:
     limits: tuple[Limit, ...] = ()
     ranged: bool = False
     shortlist: int = 0
-    steps: bool = True
+    device: bool = False
 
 
 def _plain(model: Any, made: Made) -> Any:
@@ -72,17 +75,19 @@ def _blocks(bits: int) -> Callable[[Any, Made], Any]:
     return rewrite
 
 
-def _fp16(model: Any, known: Made) -> Any:
-    """Inputs and outputs stay float32, and so do the products of `products.KEPT`."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+# Caches and logits stay on the card as they are; what the host reads is float32.
+_THERE = (r"(past|present|cross|given|held|moved|grown)\.\d+\.(key|value)", "logits")
 
+
+def _fp16(model: Any, known: Made) -> Any:
+    """Inputs and outputs of encoders stay float32, and so do the products of `products.KEPT`."""
+    crosses = any(output.name.startswith("cross.") for output in model.graph.output)
     most = {node.name for node in products(model.graph)}
-    kept = [node.name for node in weighted(model.graph) if node.name not in most]
-    with quiet():
-        made = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    # It puts its casts last.
-    graph.sort(made.graph)
-    return made
+    kept = {node.name for node in weighted(model.graph)} - most
+    if model.graph.name == "pick":
+        kept = {node.name for node in model.graph.node}
+    half(model, kept, _THERE if known.stays and (crosses or model.graph.name in _DECODES) else ())
+    return model
 
 
 def _limits(
@@ -106,6 +111,8 @@ _INT8 = _limits(cosine=0.99, worst=0.95, same=0.93, shift=0.04, sure=0.97, text=
 _FP16 = _limits(cosine=0.9995, worst=0.999, same=0.98, shift=0.005, sure=0.995, text=90)
 _INT4 = _limits(cosine=0.97, worst=0.85, same=0.85, shift=0.08, sure=0.95, text=40)
 
+_DECODES = {Path(name).stem for name in RESIDENT}
+
 RECIPES: Mapping[str, Recipe] = {
     "fp32": Recipe("as exported, fused", _plain),
     "int8": Recipe(
@@ -128,8 +135,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "fp16": Recipe(
         "float16, what overflows there in float32: for a GPU; a CPU computes it in float32 again",
-        # The caches of a step graph are float32 buffers, bound in place.
-        _fp16, limits=_FP16, steps=False,
+        _fp16, limits=_FP16, device=True,
     ),
 }  # fmt: skip
 
@@ -159,14 +165,15 @@ def applied(name: str, plain: BundleFolder) -> dict[str, Any]:
         SettingsError: The recipe changes none of them.
     """
     chosen, description = recipe(name), plain.description
-    # A card computes in float: of whole numbers it has no step.
-    names = tuple(name for name in plain.graphs if name not in RESIDENT)
+    stays = chosen.device and RESIDENT[0] in plain.graphs
+    unused = ((STEP,) if stays else ()) if chosen.device else (*RESIDENT, *BESIDE)
+    names = tuple(name for name in plain.graphs if name not in unused)
     graphs = weights.load(plain.path, names)
-    left = {"dense.onnx"} if chosen.steps else {"dense.onnx", "step.onnx"}
+    left = {"dense.onnx", *BESIDE} | ({STEP} if chosen.device else set())
     if not graphs.keys() - left:
         raise SettingsError(
-            f"recipe: {name} changes nothing of {plain.path}, whose only graph is step.onnx",
-            "take another recipe, such as int8",
+            f"recipe: {name} changes nothing of {plain.path}, which has no graph for a card",
+            "export the model again, or take another recipe, such as int8",
         )
     for file in sorted(graphs.keys() - left):
         model = graphs[file]
@@ -175,5 +182,5 @@ def applied(name: str, plain: BundleFolder) -> dict[str, Any]:
             largest = smooth.ranges(plain.path, file, description.facts)
         if file == "step.onnx" and chosen.shortlist:
             step.shortlist(model, chosen.shortlist)
-        graphs[file] = chosen.rewrite(model, Made(description.smoothed, largest))
+        graphs[file] = chosen.rewrite(model, Made(description.smoothed, largest, stays))
     return graphs

@@ -79,7 +79,7 @@ def load(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(model: Any) -> Iterator[Any]:
+def opened(model: Any, options: Any = None) -> Iterator[Any]:
     """An onnxruntime session of a graph in memory, of any size; its weights are taken out.
 
     Raises:
@@ -87,10 +87,10 @@ def opened(model: Any) -> Iterator[Any]:
     """
     with TemporaryDirectory(prefix="engine-export-") as folder:
         _write({"graph.onnx": model}, Path(folder))
-        yield session(Path(folder) / "graph.onnx")
+        yield session(Path(folder) / "graph.onnx", options)
 
 
-def session(file: Path) -> Any:
+def session(file: Path, options: Any = None) -> Any:
     """An onnxruntime session on the CPU.
 
     Raises:
@@ -99,7 +99,7 @@ def session(file: Path) -> Any:
     import onnxruntime
 
     try:
-        return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes are not public
         reason = (str(error).splitlines() or [""])[0][:300]
         raise ExportError(
@@ -107,6 +107,31 @@ def session(file: Path) -> Any:
             "nothing was written; it is a fault of the engine or of Optimum: "
             "please report the model",
         ) from error
+
+
+def types(model: Any) -> dict[str, int]:
+    """The element type of every tensor of a graph, as ONNX Runtime infers it: names to numbers of
+    TensorProto. Those within the branches of an If are left aside.
+
+    Raises:
+        ExportError: ONNX Runtime does not load it.
+    """
+    import onnxruntime
+    from onnx import ModelProto, TensorProto, ValueInfoProto
+
+    told = {t.lower(): n for t, n in TensorProto.DataType.items()}
+    told |= {"float": TensorProto.FLOAT}
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    declared = {output.name for output in probe.graph.output}
+    made = [name for node in probe.graph.node for name in node.output if name]
+    probe.graph.output.extend(ValueInfoProto(name=n) for n in made if n not in declared)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with opened(probe, options) as graph:
+        values = (*graph.get_inputs(), *graph.get_outputs())
+        found = {v.name: told.get(v.type.removeprefix("tensor(").rstrip(")"), 0) for v in values}
+    return found | {w.name: w.data_type for w in model.graph.initializer}
 
 
 def watch(model: Any, feeds: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

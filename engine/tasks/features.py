@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.bundle import Facts
 from engine.config import check_choice, check_least, check_names
 from engine.errors import SettingsError
-from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows
+from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows, Value
 from engine.tasks.task import WINDOW, Context, Task, check_text, encode_after, option
 
 Floats = NDArray[np.float32]
@@ -48,7 +48,20 @@ POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {
     "max": highest,
     "last": last,
 }
+# The same as weights of a sum over a row's tokens, by which it is divided: (rows, length) each.
+WEIGHTS: Mapping[str, Callable[[Ints], Floats]] = {
+    "mean": lambda mask: mask.astype(np.float32),
+    "cls": lambda mask: _one(mask, np.zeros(len(mask), np.int64)),
+    "last": lambda mask: _one(mask, np.maximum(mask.sum(axis=1) - 1, 0)),
+}
 TOKENS = "none"
+
+
+def _one(mask: Ints, place: Ints) -> Floats:
+    """1 at each row's place, 0 elsewhere."""
+    return np.asarray(np.arange(mask.shape[1]) == place[:, None], np.float32)
+
+
 DTYPES = ("float32", "float16", "int8", "binary")
 _TOKEN_WINDOW = 256
 
@@ -112,14 +125,25 @@ def _encode(rows: Rows, context: Context) -> Encoded:
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
     (value,) = backend.graph("model").run(feeds, ["last_hidden_state"])
-    hidden, mask = backend.host(value), feeds["attention_mask"]
+    mask = feeds["attention_mask"]
     if context.options.pooling == TOKENS:
-        return {"embedding": Ragged.of_padded(hidden, mask.sum(axis=1))}
-    pooled = POOLINGS[context.options.pooling](hidden, mask)
+        return {"embedding": Ragged.of_padded(backend.host(value), mask.sum(axis=1))}
+    pooled = _pooled(backend, value, mask, context.options.pooling)
     if context.facts.projected:
         (value,) = backend.graph("dense").run({"embedding": pooled}, ["projected"])
         pooled = backend.host(value)
     return {"embedding": _scaled(pooled[:, : _width(context)], context)}
+
+
+def _pooled(backend: Backend, hidden: Value, mask: Ints, pooling: str) -> Floats:
+    """One state a row; where there is a graph for it, only that leaves the device."""
+    if "pool" not in backend.graphs or pooling not in WEIGHTS:
+        return POOLINGS[pooling](backend.host(hidden), mask)
+    weights = WEIGHTS[pooling](mask)
+    feeds = {"last_hidden_state": hidden, "weights": weights[:, None, :]}
+    (value,) = backend.graph("pool").run(feeds, ["pooled"])
+    total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+    return np.asarray(backend.host(value)[:, 0] / total, np.float32)
 
 
 def _width(context: Context) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engine.bundle import Facts
 from engine.config import check_least
 from engine.errors import BundleError, SettingsError
-from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows
+from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows, Value
 from engine.tasks.classification import softmax
 from engine.tasks.task import WINDOW, Context, Task, option
 from engine.tokenizer import Tokenizer, clean_up
@@ -112,7 +112,7 @@ def targets(texts: tuple[str, ...], tokenizer: Tokenizer) -> Ints:
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
     (value,) = backend.graph("model").run(feeds, ["logits"])
     masks = (feeds["input_ids"] == context.facts.mask_id) & (feeds["attention_mask"] == 1)
-    scores = softmax(np.asarray(backend.host(value)[masks], np.float32))
+    scores = softmax(np.asarray(_at(backend, value, masks), np.float32))
     if not context.options.targets:
         token, score = best(scores, context.options.top_k)
     else:
@@ -121,6 +121,15 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
         token = chosen[token]
     counts = masks.sum(axis=1)
     return {"token": Ragged.of(token, counts), "score": Ragged.of(score, counts)}
+
+
+def _at(backend: Backend, logits: Value, masks: NDArray[np.bool_]) -> Floats:
+    """The logits of masked places; where there is a graph for it, only they leave the device."""
+    if "at" not in backend.graphs or not masks.any():
+        return backend.host(logits)[masks]
+    feeds = {"logits": logits, "places": np.argwhere(masks)}
+    (value,) = backend.graph("at").run(feeds, ["found"])
+    return backend.host(value)
 
 
 def best(scores: Floats, top_k: int) -> tuple[Ints, Floats]:
