@@ -9,8 +9,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -58,6 +59,25 @@ class Overlap:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def merged(
+        self, sources: Sequence[Iterable[T]], tick: Callable[[], None]
+    ) -> Iterator[tuple[int, T]]:
+        """The items of all sources as they come, with the source's number: each is produced in a
+        thread of its own, and the thread that drives the run takes them as in `last`.
+
+        Waiting <= as many items as there are sources.
+        """
+        waiting: queue.Queue[Any] = queue.Queue(len(sources))
+        for number, source in enumerate(sources):
+            self._begin(zip(repeat(number), source), waiting)
+        left = len(sources)
+        while left:
+            try:
+                yield from self._consume(waiting, tick)
+                left -= 1
+            except Halted:
+                raise self.error or Halted() from None
+
     def last(self, items: Iterable[T], depth: int, tick: Callable[[], None]) -> Iterator[T]:
         """`ahead` for the thread that drives the run: `tick` is called while it waits, and the
         first error of any stage is raised here as soon as it happens."""
@@ -74,10 +94,13 @@ class Overlap:
 
     def _started(self, items: Iterable[Any], depth: int) -> queue.Queue[Any]:
         waiting: queue.Queue[Any] = queue.Queue(depth)
+        self._begin(items, waiting)
+        return waiting
+
+    def _begin(self, items: Iterable[Any], waiting: queue.Queue[Any]) -> None:
         thread = threading.Thread(target=self._produce, args=(items, waiting), daemon=True)
         self._threads.append(thread)
         thread.start()
-        return waiting
 
     def _produce(self, items: Iterable[Any], waiting: queue.Queue[Any]) -> None:
         try:

@@ -2,7 +2,8 @@
 
     splits ─► rows ─► encoded ─► batches ─► outputs ─► answers ─► part file ─► manifest entry
 
-`_Run._answers` reads like the first five arrows, `_Run._write` like the last two.
+`Run._answers` reads like the first five arrows, `Run._write` like the last two. With several cards
+`fleet` has a process for each do both.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import bundle, sink, source, tasks, tuned
+from engine import bundle, fleet, sink, source, tasks, tuned
 from engine.batcher import rows_ended
 from engine.config import RunConfig, check_names
-from engine.device import passed_over, resolve
+from engine.device import ALL, devices, passed_over
 from engine.errors import (
     ColumnError,
     DeviceError,
     InputError,
+    SettingsError,
     Stopped,
     TooManyRejects,
 )
@@ -79,7 +81,7 @@ def run(
     manifest = Manifest(Path(out))
     files = _apart(files, manifest.out)
     with manifest.held():
-        return _Run(model, folder, config, files, manifest, on_progress).execute()
+        return Run(model, folder, config, files, manifest, on_progress).execute()
 
 
 def settle(folder: bundle.BundleFolder, settings: dict[str, Any]) -> RunConfig:
@@ -99,7 +101,7 @@ def settle(folder: bundle.BundleFolder, settings: dict[str, Any]) -> RunConfig:
     return dataclasses.replace(config, text=tuple(column.name for column in columns))
 
 
-class _Run:
+class Run:
     """One execution: what stays the same for its whole length, so that its steps can be short."""
 
     def __init__(
@@ -113,7 +115,9 @@ class _Run:
     ) -> None:
         self.model, self.folder, self.config, self.manifest = model, folder, config, manifest
         self.on_progress = on_progress
-        self.device = _device(model, config.device)
+        self.on_commit: Callable[[str], None] | None = None
+        self.devices = _devices(model, config)
+        self.device = self.devices[0] if len(self.devices) == 1 else ALL
         self.run_json = _identity(folder, config, self.device)
         self.seen = {file: _seen(file) for file in files}
         self.splits = list(source.plan(files, config.split_size))
@@ -129,6 +133,14 @@ class _Run:
         self.ran: dict[str, Any] = {}
         self.skipped = self.written = self.size_done = self.rows_written = 0
         self.progress_at = 0.0
+
+    @classmethod
+    def joined(cls, model: str, config: RunConfig, out: str, run_json: dict[str, Any]) -> Run:
+        """A part of a run that has taken the output folder already: it has no splits but those
+        that `answer` is given."""
+        run = cls(model, bundle.load(model), config, [], Manifest(Path(out)), None)
+        run.run_json = run_json
+        return run
 
     def execute(self) -> Report:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
@@ -149,8 +161,15 @@ class _Run:
         todo = self._todo()
         if (first := next(todo, None)) is None:
             return
+        if len(self.devices) > 1:
+            fleet.share(self, chain([first], todo))
+        else:
+            self.answer(chain([first], todo))
+
+    def answer(self, splits: Iterator[Split]) -> None:
+        """Answer splits on this run's device, part by part."""
         try:
-            for window in self._answers(self._stages(), chain([first], todo)):
+            for window in self._answers(self._stages(), splits):
                 with self.telemetry.timed("write"):
                     self._write(window)
         finally:
@@ -159,15 +178,16 @@ class _Run:
 
     def _answers(self, stages: Stages, splits: Iterator[Split]) -> Iterator[Answers]:
         """The pipeline. Windows read, encoded, or answered and waiting: at most 2 of each."""
-        overlap, workers = self.overlap, self._workers()
+        overlap, workers = self.overlap, self.workers()
         rows = overlap.ahead(self._read(stages, splits), 2)
         encoded = overlap.ahead(self._encode(stages, rows), 2)
         batches = self._cut(stages, encoded)
         # Batches submitted or being computed: at most 3 for each worker.
         outputs = overlap.ordered(self._infer(stages), batches, workers, depth=3 * workers)
-        return overlap.last(self._finish(stages, overlap.ahead(outputs, workers)), 2, self._tick)
+        return overlap.last(self._finish(stages, overlap.ahead(outputs, workers)), 2, self.tick)
 
-    def _workers(self) -> int:
+    def workers(self) -> int:
+        """Batches computed at a time, on each device."""
         if self.config.workers:
             return self.config.workers
         if self.device != "cpu":
@@ -178,16 +198,16 @@ class _Run:
     def _stages(self) -> Stages:
         config, model = self.config, self.model
         if not isinstance(model, Bundle):
-            threads = config.threads or max(1, cores() // self._workers())
+            threads = config.threads or max(1, cores() // self.workers())
             model = Bundle.load(
-                model, device=self.device, threads=threads, gpu_memory=config.gpu_memory
+                model, device=self.devices[0], threads=threads, gpu_memory=config.gpu_memory
             )
         self.ran = dict(model.backend.ran)
         return model.stages(
             config.options,
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
-            workers=self._workers(),
+            workers=self.workers(),
             dedupe=config.dedupe,
             stopped=self.overlap.stopping.is_set,
             count=self.telemetry.add,
@@ -240,12 +260,19 @@ class _Run:
         if self.config.on_error == "fail":
             raise bad
         self.rejected.update(rows.rejects.codes)
+        self.check_rejects(f"; the first in the latest stretch is row {bad.row} of {bad.path}")
+
+    def check_rejects(self, where: str = "") -> None:
+        """See that there are no more bad rows than are allowed.
+
+        Raises:
+            TooManyRejects: There are.
+        """
         most, found = self.config.max_rejects, self.rejected_before + self.rejected.total()
         if 0 <= most < found:
             listed = ", ".join(f"{code} {n}" for code, n in self.rejected.most_common())
             raise TooManyRejects(
-                f"{found} bad rows, and at most {most} are allowed ({listed}); the first in the "
-                f"latest stretch is row {bad.row} of {bad.path}",
+                f"{found} bad rows, and at most {most} are allowed ({listed}){where}",
                 "mend the input, or raise --max-rejects",
             )
 
@@ -294,11 +321,25 @@ class _Run:
         entry = self.part.finish(self.reading.pop(split), self.run_json, self.ran)
         self.part = None
         self.manifest.commit(entry)
+        self._count_in(split, entry)
+        if self.on_commit:
+            self.on_commit(self.parts[split])
+
+    def wrote(self, part: str) -> None:
+        """Another process has committed a part."""
+        entry = self.manifest.entry(part)
+        split = next(split for split, name in self.parts.items() if name == part)
+        assert entry is not None
+        self.reading.pop(split)
+        self._count_in(split, entry)
+
+    def _count_in(self, split: Split, entry: Entry) -> None:
         self.written += 1
         self.rows_written += entry.counts["rows_out"]
         self.size_done += self.sizes.get(split, 0)
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Tell how far it is, if it is time."""
         now = time.perf_counter()
         if self.on_progress is None or now - self.progress_at < _PROGRESS_SECONDS:
             return
@@ -398,17 +439,24 @@ def _apart(files: list[Path], out: Path) -> list[Path]:
     raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")
 
 
-def _device(model: Bundle | Path | str, wanted: str) -> str:
+def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[str, ...]:
     """What will run: a loaded bundle stays where it is, and must be where it is wanted."""
+    wanted = config.device
+    if wanted == ALL and (isinstance(model, Bundle) or config.limit):
+        what = "a loaded bundle" if isinstance(model, Bundle) else f"limit {config.limit}"
+        raise SettingsError(
+            f"device is {ALL}, and {what} does not go with it",
+            "give the bundle's folder, and no limit: splits are shared out among processes",
+        )
     if not isinstance(model, Bundle):
-        return resolve(wanted)
+        return devices(wanted)
     device = model.backend.device
     if wanted not in ("auto", device, device.partition(":")[0]):
         raise DeviceError(
             f"{wanted} was asked for, and the bundle is loaded on {device}",
             "load it with the device you want, or give the bundle's folder",
         )
-    return device
+    return (device,)
 
 
 def _taken(split: Split, limit: int) -> dict[str, Any]:

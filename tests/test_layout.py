@@ -23,9 +23,9 @@ LAYERS: tuple[set[str], ...] = (
     {"cli", "integrations"},
     {"__init__"},
     {"demo", "cache", "bench"},
-    {"runner", "verify", "inspection", "doctor", "export"},
+    {"runner", "fleet", "verify", "inspection", "doctor", "export"},
     {"gate"},
-    {"model", "part", "report"},
+    {"model", "part", "report", "cards"},
     {"memory"},
     {"tasks"},
     {"generation"},
@@ -36,6 +36,8 @@ LAYERS: tuple[set[str], ...] = (
 )
 SIDEWAYS = {
     ("manifest", "sink"): "records and parts are put on the disk by the same careful writes",
+    ("runner", "fleet"): "with several cards a run is made of runs",
+    ("fleet", "runner"): "likewise",
     ("inspection", "verify"): "both count the rows of a part",
 }
 # The export makes what the run reads and must not need the run.

@@ -1,0 +1,148 @@
+"""One process for each card, and the lines of JSON that go between them and the run.
+
+    run -> process    {"header": ...} first; then an answer to each `ask`: {"split": ...}, null for
+                      no more
+    process -> run    {"ask": true}, {"ran": ...}, {"committed": part}, {"counts": ..., "seconds":
+                      ..., "rejected": ...}, {"failed": ...}; {"done": true} last
+
+A process that ends without its last line has failed, whatever ended it; one whose input ends stops,
+so that none outlives its run. Each has a session of its own: Ctrl-C reaches the run, which tells
+them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from engine import errors
+from engine.errors import BackendError, EngineError, Stopped
+
+Message = Mapping[str, Any]
+# A line up to this size is written at one go, whichever thread writes it (PIPE_BUF).
+_LINE = 4096
+_PATIENCE = 20.0
+
+
+class Process:
+    """One of them.
+
+    Args:
+        device: What it computes on; for messages.
+        code: Python that begins it.
+        header: What it is told first.
+    """
+
+    def __init__(self, device: str, code: str, header: Message) -> None:
+        self.device, self.over = device, False
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.tell({"header": header})
+
+    def tell(self, message: Message) -> None:
+        """Say something; one that is gone is found out when it is heard."""
+        assert self._process.stdin
+        with suppress(OSError):
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
+    def heard(self) -> Iterator[Message]:
+        """What it says, to its end.
+
+        Raises:
+            EngineError: What it failed with.
+            BackendError: It ended without a word.
+        """
+        assert self._process.stdout
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if failed := message.get("failed"):
+                raise restored(failed)
+            self.over = self.over or "done" in message
+            yield message
+        if not self.over:
+            raise BackendError(
+                f"the process for {self.device} ended by itself, exit code {self._process.wait()}",
+                "the system may be out of memory; run the same command again to go on",
+            )
+
+    def end(self) -> None:
+        """Have it stop, and wait until it has."""
+        assert self._process.stdin
+        with suppress(OSError):  # it may be gone already, with something left to say to it
+            self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Line:
+    """The other end: what a process says and is told."""
+
+    def __init__(self) -> None:
+        # Whatever else prints must not come between.
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+        self._in: IO[str] = sys.stdin
+
+    def hear(self) -> Message:
+        """The next message.
+
+        Raises:
+            Stopped: The run is gone.
+        """
+        if not (line := self._in.readline()):
+            raise Stopped("the run has ended")
+        message: Message = json.loads(line)
+        return message
+
+    def tell(self, **message: Any) -> None:
+        """Say something, from any thread."""
+        os.write(self._out, (json.dumps(message, default=str) + "\n").encode())
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Say whether the body, which is all that this process does, came to its end."""
+        try:
+            yield
+        except BaseException as error:  # whatever it is, the run must hear of it
+            with suppress(OSError):  # the run is gone, too
+                self.tell(failed=told(error))
+        else:
+            self.tell(done=True)
+
+    def asked(self) -> Iterator[Message]:
+        """Ask for splits until there are none."""
+        while True:
+            self.tell(ask=True)
+            if (split := self.hear()["split"]) is None:
+                return
+            yield split
+
+
+def told(error: BaseException) -> dict[str, Any]:
+    """An error as JSON values; one that was not raised on purpose by its class and place."""
+    if not isinstance(error, EngineError):
+        message = f"{type(error).__name__}: {error}"[: _LINE // 4]
+        return {"kind": "BackendError", "message": message, "hint": "please report it"}
+    own = {n: v for n, v in vars(error).items() if isinstance(v, (str, int))}
+    texts = {n: v[: _LINE // 4] if isinstance(v, str) else v for n, v in own.items()}
+    return {"kind": type(error).__name__, **texts}
+
+
+def restored(said: Message) -> EngineError:
+    """The error that was told."""
+    kind: Any = getattr(errors, str(said["kind"]), BackendError)
+    error: EngineError = kind.__new__(kind)
+    EngineError.__init__(error, str(said["message"]), str(said.get("hint", "")))
+    vars(error).update({n: v for n, v in said.items() if n != "kind"})
+    return error
