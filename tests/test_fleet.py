@@ -85,17 +85,19 @@ def test_all_cards_give_the_bytes_of_one(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_goes_on(corpus: Path, tmp_path: Path) -> None:
-    def stop(progress: Any) -> None:
-        if list((tmp_path / "out").glob("_manifest/part-*.json")):
-            raise KeyboardInterrupt
+    def stop(self: runner.Run, part: str) -> None:
+        raise KeyboardInterrupt
 
-    run(BUNDLE, corpus, tmp_path / "one", keep=["id"], device="cpu")
-    with pytest.raises(Stopped):
-        go(corpus, tmp_path / "out", on_progress=stop, window=10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.Run, "wrote", stop)
+        with pytest.raises(Stopped):
+            go(corpus, tmp_path / "out", window=10)
     assert not [child for child in psutil.Process().children() if "fleet" in str(child.cmdline())]
     assert not (tmp_path / "out/_SUCCESS").exists()
-    go(corpus, tmp_path / "out", window=10)
-    assert len(tree(tmp_path / "out")) == 5
+    before = len(tree(tmp_path / "out"))
+    assert go(corpus, tmp_path / "out", window=10).splits_skipped == before > 0
+    run(BUNDLE, corpus, tmp_path / "one", keep=["id"], device="cpu", window=10)
+    assert tree(tmp_path / "out") == tree(tmp_path / "one")
 
 
 def test_an_error_in_a_process_is_the_run_s_own(corpus: Path, tmp_path: Path) -> None:
