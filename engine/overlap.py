@@ -47,7 +47,7 @@ class Overlap:
 
         Submitted and not yet handed on <= depth items.
         """
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="infer")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix=getattr(call, "__name__", "work"))
         pending: deque[Future[R]] = deque()
         try:
             for item in items:

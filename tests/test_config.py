@@ -16,6 +16,7 @@ FIELDS = {f.name for f in dataclasses.fields(RunConfig)}
 NEVER_SHAPING = {
     "workers": "a row's answer does not depend on them",
     "threads": "likewise",
+    "tokenizers": "likewise",
     "on_error": "a finished part has the same good rows either way",
     "max_rejects": "likewise",
     "overwrite": "what becomes of an earlier run, not of this one",

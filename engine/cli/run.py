@@ -45,6 +45,9 @@ def run(
         int, typer.Option(help="Batches at a time; 0 for one a core, 4 at most.")
     ] = 0,
     threads: Annotated[int, typer.Option(help="Threads of one batch; 0 shares the cores out.")] = 0,
+    tokenizers: Annotated[
+        int, typer.Option(help="Windows tokenized at a time; 0 for one, on a card more.")
+    ] = 0,
     dedupe: Annotated[
         bool, typer.Option(help="Compute equal texts of a window once, unless tokens are drawn.")
     ] = True,
@@ -105,6 +108,7 @@ def run(
             max_length=max_length,
             workers=workers,
             threads=threads,
+            tokenizers=tokenizers,
             dedupe=dedupe,
             device=device,
             gpu_memory=0 if gpu_memory == "0" else parse_size(gpu_memory),
