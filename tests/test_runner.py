@@ -312,8 +312,8 @@ def test_one_worker_and_three_leave_the_same_bytes(
     drawn = np.random.default_rng(0).random(1000)
     uneven = FakeBackend(before=lambda call: threading.Event().wait(drawn[call % 1000] / 500))
     one = go(bundles[task], corpus, tmp_path / "one", on_error="reject", workers=1)
-    three = go(bundles[task], corpus, tmp_path / "three", on_error="reject", workers=3, tokenizers=4,
-               backend=uneven)  # fmt: skip
+    three = go(bundles[task], corpus, tmp_path / "three", on_error="reject", workers=3,
+               tokenizers=4, backend=uneven)  # fmt: skip
     assert content(tmp_path / "one") == content(tmp_path / "three")
     assert (one.tokens, one.output_tokens) == (three.tokens, three.output_tokens)
 
