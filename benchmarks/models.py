@@ -17,7 +17,7 @@ a library's rule for ending is. A GPT-2 prompt ends with its chain token.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,19 @@ def words_of(tokenizer: Any, count: int) -> list[int]:
     raise ValueError(f"the tokenizer has {len(found)} whole words, {count} are needed")
 
 
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+BERT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072}
+
+
 def minilm(folder: Path, tokenizer: Any, head: str, labels: Iterable[str] = ()) -> Path:
     """MiniLM's shape (6 layers of 384), random, with a head of transformers' name."""
+    return bert(folder, tokenizer, head, labels, MINILM)
+
+
+def bert(
+    folder: Path, tokenizer: Any, head: str, labels: Iterable[str], sizes: Mapping[str, int]
+) -> Path:
+    """A random BERT of those sizes, with a head of transformers' name."""
     import torch
     import transformers
     from transformers import BertConfig
@@ -168,8 +179,8 @@ def minilm(folder: Path, tokenizer: Any, head: str, labels: Iterable[str] = ()) 
     named = dict(enumerate(labels))
     torch.manual_seed(0)
     shape = BertConfig(
-        vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
-        intermediate_size=1536, initializer_range=0.1, id2label=named or {0: "a", 1: "b"},
+        vocab_size=30522, num_attention_heads=12, initializer_range=0.1, **sizes,
+        id2label=named or {0: "a", 1: "b"},
         label2id={name: n for n, name in named.items()} or {"a": 0, "b": 1},
     )  # fmt: skip
     tokenizer.save_pretrained(folder)

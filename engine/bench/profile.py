@@ -91,7 +91,7 @@ def profile(
         rows = sample(bundle, inputs, Path(scratch) / "rows.arrow", text=text, limit=limit, **given)
         run = _runs(folder, rows, Path(scratch), setting, given)
         start = time.perf_counter()
-        watched = _Watched(_opened(folder, setting, device))
+        watched = Watched(_opened(folder, setting, device))
         first = _first_token(folder, lambda **more: run(watched, limit=1, **more), start)
         run(watched, limit=_WARM_ROWS)
         watched.forget()
@@ -163,7 +163,7 @@ def _first_token(
     return round(time.perf_counter() - start, 3)
 
 
-class _Watched:
+class Watched:
     """A backend whose graphs' runs are counted and timed; see `flow.Backend`."""
 
     def __init__(self, backend: Backend) -> None:
@@ -177,7 +177,7 @@ class _Watched:
         self.telemetry = Telemetry()
 
     def graph(self, name: str) -> Graph:
-        return _WatchedGraph(name, self.backend.graph(name), self)
+        return WatchedGraph(name, self.backend.graph(name), self)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -199,10 +199,10 @@ class _Watched:
         ]
 
 
-class _WatchedGraph:
+class WatchedGraph:
     """See `flow.Graph`."""
 
-    def __init__(self, name: str, graph: Graph, watched: _Watched) -> None:
+    def __init__(self, name: str, graph: Graph, watched: Watched) -> None:
         self.name, self.graph, self.watched = name, graph, watched
         self.inputs, self.outputs, self.dtypes = graph.inputs, graph.outputs, graph.dtypes
 

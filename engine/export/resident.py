@@ -161,6 +161,8 @@ def _end(writer: Writer, states: str) -> None:
 
 def _next(writer: Writer, best: str) -> None:
     """The next state of the likeliest tokens (S, 1)."""
+    import numpy as np
+
     op, known = writer.op, writer.known
     none, one, minus = (writer.axes(f"is.{n}", n) for n in (0, 1, -1))
     alive = op("Greater", [known["left"], none], "alive")
@@ -177,9 +179,11 @@ def _next(writer: Writer, best: str) -> None:
         "Concat", [token, length, left, known["source"]], ["next_state"], "next_state", axis=1
     )
     told = op("Where", [says, chosen, minus], "told")
-    ends = writer.axes("said/stop", LATE)
-    earlier = op("Slice", ["said", one, ends, one], "said/earlier")
-    writer.node("Concat", [earlier, told], ["next_said"], "next_said", axis=1)
+    # A Concat of unequal parts takes their sizes from the host at each launch, captured or not.
+    columns = writer.axes("said/columns", *range(1, LATE), LATE - 1)
+    newest = writer.weight("said/newest", np.arange(LATE)[None] == LATE - 1)
+    earlier = op("Gather", ["said", columns], "said/earlier", axis=1)
+    writer.node("Where", [newest, told, earlier], ["next_said"], "next_said")
 
 
 def _chosen(writer: Writer, best: str, alive: str) -> tuple[str, str]:
