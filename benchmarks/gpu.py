@@ -175,7 +175,8 @@ def _both(
 
 
 def _equal(ours: list[Any], wanted: list[Any]) -> float:
-    return round(sum(a == b for a, b in zip(ours, wanted, strict=True)) / len(wanted), 4)
+    same = sum(a == b for a, b in zip(ours, wanted, strict=True))
+    return round(float(same) / len(wanted), 4)
 
 
 # --- encoding

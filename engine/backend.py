@@ -30,6 +30,7 @@ from engine.device import (
     check_nodes,
     check_placed,
     heard,
+    not_started,
     preload,
     ran,
     resolve,
@@ -297,7 +298,7 @@ class OrtBackend:
                     str(file), options, providers=self._providers(file), enable_fallback=False
                 )
         except Exception as error:  # as above: no common base
-            raise BackendError(
+            raise not_started(self.device, error) or BackendError(
                 f"{file}: ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}",
                 "export the model again with this installation",
             ) from error

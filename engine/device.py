@@ -199,6 +199,16 @@ def heard(lines: list[str] | None) -> Iterator[None]:
             lines += caught.read().decode(errors="replace").splitlines()
 
 
+def not_started(device: str, error: Exception) -> DeviceError | None:
+    """What to raise where a session fails for want of a card that works, None where it does not."""
+    if device == "cpu" or not (why := _lost([str(error)])):
+        return None
+    return DeviceError(
+        f"{device} was asked for, and the CUDA provider does not start: {why}",
+        "engine doctor shows driver, cards and libraries; nvidia-smi should list the card",
+    )
+
+
 def check_placed(device: str, session: Any, said: Sequence[str]) -> None:
     """See that a session is on the device it was made for.
 

@@ -120,6 +120,21 @@ def test_a_provider_that_does_not_load_is_refused(
     assert out == err == ""
 
 
+def test_a_driver_that_fails_when_a_session_is_made_is_told_as_such(
+    card: FarRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **more: Any) -> None:
+        raise RuntimeError(
+            'x.cc:63 [ONNXRuntimeError] : 1 : FAIL : Failed to parse provider option "device_id": '
+            "CUDA failure 36: API call is not supported in the installed CUDA driver ; GPU=-1"
+        )
+
+    monkeypatch.setattr(card, "InferenceSession", fails)
+    with pytest.raises(DeviceError, match="CUDA failure 36: API call is not supported") as failed:
+        open_far()
+    assert "doctor" in failed.value.hint
+
+
 def test_a_missing_library_is_found_where_the_log_names_none(
     card: FarRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

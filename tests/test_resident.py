@@ -19,7 +19,7 @@ from engine.tasks.decoding import settings_of
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from far import Late  # noqa: E402
+from far import Late, LateGraph  # noqa: E402
 
 from engine.backend import OrtBackend  # noqa: E402
 from engine.export import export  # noqa: E402
@@ -129,9 +129,9 @@ def test_the_host_looks_once_in_a_few_steps(made: Path) -> None:
     device = far(made / "t5")
     device.looks = 0
     told(device, made / "t5", rows(8), max_new_tokens=32)
-    # What was said and the states, each once in LATE steps.
+    # What was said and the states, each once in LATE steps; a step over idle slots comes first.
     assert device.looks <= 2 * -(-device.launches["resident"] // LATE)
-    assert device.launches["resident"] % LATE == 0
+    assert device.launches["resident"] % LATE == 1
 
 
 def test_memory_beyond_the_room_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,3 +197,31 @@ def test_a_step_computes_no_shapes_on_the_host(made: Path) -> None:
         "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Softmax", "Split",
         "Sqrt", "Sub", "TensorScatter", "TopK", "Transpose", "Unsqueeze", "Where",
     }  # fmt: skip
+
+
+def test_a_first_call_that_is_carried_out_twice_is_no_step_too_many(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX Runtime does it with a graph that it captures: once to warm up, once captured."""
+    bind = LateGraph.bind
+
+    def twice(self: LateGraph, inputs: Any, outputs: Any) -> Any:
+        call, calls = bind(self, inputs, outputs), []
+
+        def first_twice() -> None:
+            if not calls and self.name == "resident":
+                call()
+            calls.append(1)
+            call()
+
+        return first_twice
+
+    feeds = rows(9)
+    wanted = told(near(made / "t5"), made / "t5", feeds, max_new_tokens=40)
+    monkeypatch.setattr(LateGraph, "bind", twice)
+    monkeypatch.setattr(resident, "POSITIONS", 4)
+    assert told(far(made / "t5"), made / "t5", feeds, max_new_tokens=40) == wanted
+    given = {"search": {"num_beams": 3}}
+    assert told(far(made / "t5"), made / "t5", feeds, **given) == told(
+        near(made / "t5"), made / "t5", feeds, **given
+    )

@@ -305,8 +305,11 @@ class Resident:
         outputs = {}
         for name in self.graph.outputs:
             outputs[name] = buffers[name.replace("present.", "past.").removeprefix("next_")]
-        inputs = {name: buffers[name] for name in self.graph.inputs}
-        return Held(buffers, self.graph.bind(inputs, outputs), self._bytes())
+        step = self.graph.bind({name: buffers[name] for name in self.graph.inputs}, outputs)
+        # A call that is captured is carried out more than once the first time. All slots are idle
+        # now, and a step changes nothing.
+        step()
+        return Held(buffers, step, self._bytes())
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and dtype of every buffer by its name as an input or output of the graph."""
