@@ -125,6 +125,20 @@ def test_few_slots_are_refilled_and_caches_grow(
         assert device.launches["admit"] > 7
 
 
+@pytest.mark.parametrize("search", ["sampling", "rules", "beams"])
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_rows_that_come_in_late_leave_the_others_alone(
+    made: Path, family: str, search: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt is read while the others wait, each at the very end of its cache's room."""
+    feeds = rows(17)
+    given = {"search": SEARCHES[search], "max_new_tokens": 21}
+    wanted = told(near(made / family), made / family, feeds, **given)
+    monkeypatch.setattr(resident, "MOST", 6)
+    monkeypatch.setattr(resident, "POSITIONS", 1)
+    assert told(far(made / family), made / family, feeds, **given) == wanted
+
+
 def test_the_host_looks_once_in_a_few_steps(made: Path) -> None:
     device = far(made / "t5")
     device.looks = 0

@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from engine.bundle import TOKENIZER, Facts, Generation
+from engine.bundle import RESIDENT, STEP, TOKENIZER, Facts, Generation
 from engine.errors import ExportError
 from engine.export import dense, weights
 from engine.gate.sample import SENTENCES
@@ -225,6 +225,8 @@ def prove(
         ExportError: Ids differ, or numbers by more than `TOLERANCE`.
     """
     found = [_compared(folder, facts, reference) for reference in references]
+    if (folder / RESIDENT[0]).exists():
+        found += [_compared(folder, facts, reference, "cuda") for reference in references]
     if layers:
         found.append(_projected(folder, references[0], layers))
     nearest = max(found, key=lambda one: one.largest_difference / one.tolerance)
@@ -247,7 +249,8 @@ def _projected(folder: Path, reference: Reference, layers: Sequence[dense.Layer]
     return _judged("the projected embeddings", expected, answer)
 
 
-def _compared(folder: Path, facts: Facts, reference: Reference) -> Proof:
+def _compared(folder: Path, facts: Facts, reference: Reference, device: str = "cpu") -> Proof:
+    """With the graphs that a device loads."""
     import numpy as np
 
     batch = encode(folder, facts, reference.paired)
@@ -255,7 +258,7 @@ def _compared(folder: Path, facts: Facts, reference: Reference) -> Proof:
     if facts.generation is None:
         expected, answer = _encoder(folder, batch, reference)
     else:
-        steps = _decoded(folder, facts.generation, batch, reference.forced)
+        steps = _decoded(folder, facts.generation, batch, reference.forced, device)
         expected, answer = reference.values, np.concatenate(list(steps), axis=1)
     if expected.shape != answer.shape:
         raise ExportError(
@@ -333,28 +336,30 @@ def _encoder(folder: Path, batch: Mapping[str, Any], reference: Reference) -> tu
 
 
 def _decoded(
-    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
+    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any, device: str
 ) -> Iterator[Any]:
     """Logits (rows, 1, vocabulary) of one decoder step after the other, from an empty cache."""
     if generation.continuous:
-        return _staggered(folder, generation, batch, forced)
+        return _staggered(folder, generation, batch, forced, device)
     if generation.causal:
         return _continued(folder, generation, batch, forced)
     return _steps(folder, generation, batch, forced)
 
 
 def _staggered(
-    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any
+    folder: Path, generation: Generation, batch: Mapping[str, Any], forced: Any, device: str
 ) -> Iterator[Any]:
-    """The steps of a step graph. Every third row begins at once, the others one and two steps
-    later, as rows do in a run."""
+    """The steps of a step graph, the CPU's or a card's, both on the CPU. Every third row begins at
+    once, the others one and two steps later, as rows do in a run."""
     import numpy as np
 
     from engine.backend import OrtBackend
+    from engine.generation.resident import Resident
     from engine.generation.slots import Slots
 
     causal = generation.causal
-    graphs = ["step.onnx"] if causal else ["encoder.onnx", "step.onnx"]
+    graphs = [STEP] if device == "cpu" else [n for n in RESIDENT if (folder / n).exists()]
+    graphs += [] if causal else ["encoder.onnx"]
     backend = OrtBackend(folder, graphs, device="cpu", threads=0)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if causal:
@@ -365,20 +370,23 @@ def _staggered(
     rows, steps = forced.shape
     most = steps + (ids.shape[1] if causal else 0)
     feeds = {"input_ids": ids, "attention_mask": mask}
-    cache = Slots(backend, generation, feeds, width=1, most=most, picks=1)
+    kind = Slots if device == "cpu" else Resident
+    cache = kind(backend, generation, feeds, width=1, most=most, picks=1)
     if cache.slots < rows:
         raise ExportError(
             f"the proof needs room for {rows} rows at once, and {cache.slots} fit", _REPORT
         )
-    late = np.arange(rows) % 3
+    late, every = np.arange(rows) % 3, np.arange(rows)
     logits = np.empty((rows, steps, generation.vocabulary), np.float32)
     for step in range(steps + 2):
         if len(came := np.flatnonzero(late == step)):
             cache.admit(came, came)
         own = np.clip(step - late, 0, steps - 1)
         on = np.flatnonzero((step >= late) & (step - late < steps))
-        cache.host["lengths"][:] = cache.bases + own
-        cache.step(forced[np.arange(rows), own])
+        cache.set_lengths(every, cache.bases[:rows] + own)
+        fed = np.zeros(cache.slots, np.int64)
+        fed[:rows] = forced[every, own]
+        cache.step(fed)
         logits[on, own[on]] = cache.logits()[on]
     yield logits
 

@@ -134,6 +134,10 @@ class Resident:
         self.taken[slots] = False
         self.state[slots, LENGTH] = self.state[slots, LEFT] = 0
 
+    def set_lengths(self, slots: Ints, lengths: Ints) -> None:
+        """Say how many positions of each slot are cached."""
+        self.state[slots, LENGTH] = lengths
+
     def step(self, tokens: Ints) -> None:
         self.state[:, TOKEN] = tokens
         # Whatever it says, the host says what is read next.
@@ -232,7 +236,9 @@ class Resident:
     def _read(self, slots: Ints, rows: Ints) -> None:
         """Have prompts cached but for their last tokens, a step a token, while the others wait."""
         lengths = self.sources[rows] - 1
-        self.reserve(int(lengths.max()) + 1)
+        # The others write where they will write next: that must be within their caches.
+        under_way = self.state[self.taken, LENGTH].max(initial=0)
+        self.reserve(1 + int(max(under_way, lengths.max())))
         self.forced[:] = -1
         self._force(slots, rows)
         kept = self.state.copy()

@@ -131,6 +131,10 @@ class Slots:
     def retire(self, slots: Ints) -> None:
         self.taken[slots] = self.host["lengths"][slots] = 0
 
+    def set_lengths(self, slots: Ints, lengths: Ints) -> None:
+        """Say how many positions of each slot are cached."""
+        self.host["lengths"][slots] = lengths
+
     def step(self, tokens: Ints) -> None:
         lengths = self.host["lengths"]
         self.host["tokens"].reshape(-1)[:] = tokens
