@@ -6,6 +6,11 @@ from many threads: weights are held once. What the runtime raises is translated 
 On a card inputs go through page-locked memory, one piece for each thread, and outputs stay where
 they are until `host` asks for them; two threads keep two batches in flight, one copied while the
 other is computed.
+
+A step that is launched again and again is captured there, whole. ONNX Runtime keeps a capture with
+the thread that made it, and another thread's first launch would capture anew: the step is carried
+out twice then. And while CUDA captures, no other thread of the process may allocate or copy
+(cudaStreamCaptureModeGlobal).
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +42,16 @@ from engine.device import (
     runtime,
 )
 from engine.errors import BackendError, OutOfMemory
-from engine.flow import Value
+from engine.flow import T, Value
+from engine.overlap import Lane, Quiet
 
 # Graphs that are launched again and again over the same buffers, and are captured whole.
 _CAPTURED = ("resident",)
 # How the runtime, CUDA and cuBLAS say that there is no room.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _PAGE = 64
+# Of all cards of this process: what is done on them, and alone what is captured.
+_QUIET = Quiet()
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -77,7 +85,10 @@ class OrtGraph:
         """
         ids = feeds.get("input_ids")
         with self._failing(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
-            return (self._here if self._card is None else self._there)(feeds, fetch)
+            if self._card is None:
+                return self._here(feeds, fetch)
+            with _QUIET.shared():
+                return self._there(feeds, fetch)
 
     def _here(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         held = {name: _value(given) for name, given in feeds.items()}
@@ -129,12 +140,12 @@ class OrtGraph:
         for name, buffer in outputs.items():
             binding.bind_ortvalue_output(name, buffer.value)
         if self._card is None:
-            return _Bound(self, binding, None)
+            return _Bound(self, binding)
         captured = self._file.stem in _CAPTURED
         number = next(self._captures) if captured else -1
         options = runtime().RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
-        bound = _Bound(self, binding, options)
+        bound = _Bound(self, binding, options, captured)
         release = getattr(self._session, "release_captured_graph", None)
         if captured and release:
             weakref.finalize(bound, release, number)
@@ -170,13 +181,20 @@ class OrtGraph:
 
 
 class _Bound:
-    """A call of a graph over fixed buffers."""
+    """A call of a graph over fixed buffers; `captures` says that the first one is captured."""
 
-    def __init__(self, graph: OrtGraph, binding: Any, options: Any) -> None:
+    def __init__(
+        self, graph: OrtGraph, binding: Any, options: Any = None, captures: bool = False
+    ) -> None:
         self._graph, self._binding, self._options = graph, binding, options
+        self._captures = captures
 
     def __call__(self) -> None:
-        self._graph.launch(self._binding, self._options)
+        on_card = self._options is not None
+        around = _QUIET.alone if self._captures else _QUIET.shared if on_card else nullcontext
+        with around():
+            self._graph.launch(self._binding, self._options)
+        self._captures = False
 
 
 class OrtBuffer:
@@ -195,7 +213,7 @@ class OrtBackend:
 
     Args:
         folder: The bundle.
-        graphs: Names of its ONNX files.
+        graphs: Names of its ONNX files; NAME.onnx and NAME.packed.onnx are both the graph NAME.
         device: auto, cpu, cuda or cuda:N.
         threads: Threads for one batch.
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
@@ -220,7 +238,9 @@ class OrtBackend:
         self._profiles, self._gpu_memory = profiles, gpu_memory
         if self.device != "cpu":
             preload()
-        self._graphs = {Path(n).stem: self._load(folder / n, threads) for n in graphs}
+        captured = self.device != "cpu" and any(Path(n).stem in _CAPTURED for n in graphs)
+        self._lane = Lane() if captured else None
+        self._graphs = {n.partition(".")[0]: self._load(folder / n, threads) for n in graphs}
 
     @property
     def graphs(self) -> frozenset[str]:
@@ -239,16 +259,27 @@ class OrtBackend:
     def graph(self, name: str) -> OrtGraph:
         return self._graphs[name]
 
+    def alone(self, call: Callable[[], T]) -> T:
+        return call() if self._lane is None else self._lane(call)
+
     def host(self, value: Value) -> NDArray[Any]:
+        if isinstance(value, np.ndarray):
+            return value
         if isinstance(value, OrtBuffer):
-            return np.asarray(value.value.numpy()) if value.array is None else value.array
-        return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
+            if value.array is not None:
+                return value.array
+            value = value.value
+        if self.device == "cpu":
+            return np.asarray(value.numpy())
+        with _QUIET.shared():
+            return np.asarray(value.numpy())
 
     def put(self, buffer: OrtBuffer, array: NDArray[Any]) -> None:
-        if buffer.array is None:
-            buffer.value.update_inplace(np.ascontiguousarray(array))
-        else:
+        if buffer.array is not None:
             buffer.array[...] = array
+            return
+        with _QUIET.shared():
+            buffer.value.update_inplace(np.ascontiguousarray(array))
 
     def buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None = None) -> OrtBuffer:
         if self.device != "cpu":
@@ -263,15 +294,16 @@ class OrtBackend:
     def _there(self, shape: Sequence[int], dtype: Any) -> OrtBuffer:
         make = runtime().OrtValue.ortvalue_from_shape_and_type
         index = int(self.device.partition(":")[2] or 0)
-        try:
-            value = make(list(shape), dtype, "cuda", index)
-        except Exception as error:  # as above: no common base
-            raise OutOfMemory(
-                f"{self.device} has no room for {tuple(shape)} of {np.dtype(dtype)}",
-                "a smaller --batch-tokens or --max-new-tokens needs less",
-            ) from error
-        # What lies there is anybody's, NaN among it, which no mask of zeros would keep out.
-        value.update_inplace(np.zeros(shape, dtype))
+        with _QUIET.shared():
+            try:
+                value = make(list(shape), dtype, "cuda", index)
+            except Exception as error:  # as above: no common base
+                raise OutOfMemory(
+                    f"{self.device} has no room for {tuple(shape)} of {np.dtype(dtype)}",
+                    "a smaller --batch-tokens or --max-new-tokens needs less",
+                ) from error
+            # What lies there is anybody's, NaN among it, which no mask of zeros would keep out.
+            value.update_inplace(np.zeros(shape, dtype))
         return OrtBuffer(None, None, value)
 
     def first(self, buffer: OrtBuffer, rows: int) -> OrtBuffer:
@@ -316,6 +348,8 @@ class OrtBackend:
             "arena_extend_strategy": "kSameAsRequested",
             # float32 is float32.
             "use_tf32": "0",
+            # And a norm's mean is summed up in it, of float16, too.
+            "enable_skip_layer_norm_strict_mode": "1",
         }
         if self._gpu_memory:
             options["gpu_mem_limit"] = str(self._gpu_memory)

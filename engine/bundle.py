@@ -11,6 +11,8 @@
     BUNDLE/decoder.onnx      or over a growing cache, where an architecture has no step graph
     BUNDLE/resident.onnx     the step for a card, where all that it reads and writes stays; with
                              admit, move, grow and pick.onnx, which work on its caches
+    BUNDLE/model.packed.onnx the encoder for a card, which computes no padding; and
+                             encoder.packed.onnx, likewise
     BUNDLE/weights.bin       what the graphs multiply with, equal tensors of all graphs once
 
 Graph inputs and outputs, by name, are listed in `GRAPHS` below. Nothing in a bundle is executable
@@ -40,6 +42,8 @@ STATE, LATE = 4, 8
 BESIDE = ("pool.onnx", "at.onnx")
 RESIDENT = ("resident.onnx", "admit.onnx", "move.onnx", "grow.onnx", "pick.onnx")
 STEP = "step.onnx"
+# And what stands for an encoder there, with its inputs and outputs.
+PACKED = {"model.onnx": "model.packed.onnx", "encoder.onnx": "encoder.packed.onnx"}
 
 # Input names, then output names. N runs over the decoder's layers.
 GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -304,12 +308,15 @@ class BundleFolder:
         return tuple(n for n in sorted(self.description.files) if n.endswith(".onnx"))
 
     def graphs_for(self, device: str) -> tuple[str, ...]:
-        """Those that a device loads: of a step on the host and one that stays on a card, one."""
+        """Those that a device loads: of a step on the host and one that stays on a card, one; and
+        an encoder with its padding or without."""
         there = set(self.graphs)
         if device == "cpu":
-            left = (*BESIDE, *(RESIDENT if STEP in there else ()))
-            return tuple(n for n in self.graphs if n not in left)
-        return tuple(n for n in self.graphs if RESIDENT[0] not in there or n != STEP)
+            left = {*BESIDE, *PACKED.values(), *(RESIDENT if STEP in there else ())}
+        else:
+            left = {plain for plain, packed in PACKED.items() if packed in there}
+            left |= {STEP} if RESIDENT[0] in there else set()
+        return tuple(n for n in self.graphs if n not in left)
 
     def check(self) -> None:
         """Compare every file with its recorded size and sha256.

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+T = TypeVar("T")
 Ints = NDArray[np.int64]
 Value = Any
 """An array where the backend keeps it: NumPy on the host, or the runtime's own handle."""
@@ -355,6 +356,10 @@ class Backend(Protocol):
 
     def put(self, buffer: Value, array: NDArray[Any]) -> None:
         """Write a buffer, whole."""
+
+    def alone(self, call: Callable[[], T]) -> T:
+        """call(), which binds graphs and launches them: where the device captures launches, on one
+        thread always, since a capture belongs to its thread, and one such call after the other."""
 
     def first(self, buffer: Value, rows: int) -> Value:
         """The first rows of a buffer on the host, as a buffer over the same memory."""

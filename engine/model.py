@@ -43,6 +43,8 @@ _TURNS = 16
 # Padded tokens of a batch on a card, where the person names none: an H100's products are as fast
 # as they get from some thousands of rows on.
 CARD_TOKENS = 16384
+# Rows of one at most: as many short ones as fill it.
+CARD_ROWS = 4096
 
 
 def never() -> bool:
@@ -77,7 +79,10 @@ class Stages:
             return batcher.deal(
                 window, workers=self.workers, most=most, limit=self.max_length, pad_id=pad
             )
-        return batcher.cut(window, budget=self.budget, limit=self.max_length, pad_id=pad)
+        most = batcher.MAX_ROWS if self.backend.device == "cpu" else CARD_ROWS
+        return batcher.cut(
+            window, budget=self.budget, limit=self.max_length, pad_id=pad, max_rows=most
+        )
 
     def infer(self, batch: Batch) -> Output:
         if not len(batch.index):

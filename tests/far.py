@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from engine.bundle import PACKED, BundleFolder
 from engine.cuda import Card, Driver
+from engine.overlap import Lane
 
 H100 = Card("NVIDIA H100 80GB HBM3", 80 << 30, "9.0")
 DRIVER = Driver("580.65.06", (13, 0), (H100,))
@@ -161,6 +163,12 @@ class FarRuntime:
         return self.sessions[-1]
 
 
+def carried(folder: BundleFolder) -> list[str]:
+    """A card's graphs of a bundle, as far as a CPU can carry them: encoders with their padding."""
+    plain = {packed: name for name, packed in PACKED.items()}
+    return [plain.get(name, name) for name in folder.graphs_for("cuda:0")]
+
+
 class Late:
     """A backend like a card's: a bound call returns at once and is carried out only when somebody
     asks for a value; see `flow.Backend`."""
@@ -169,9 +177,13 @@ class Late:
         self.backend, self.device = backend, "cuda:0"
         self.ran, self.graphs = {"device": "cuda:0"}, backend.graphs
         self.first = backend.first
+        self.lane = Lane()
         self.waiting: list[Any] = []
         self.looks = 0
         self.launches: dict[str, int] = {}
+
+    def alone(self, call: Any) -> Any:
+        return self.lane(call)
 
     def graph(self, name: str) -> LateGraph:
         return LateGraph(name, self.backend.graph(name), self)

@@ -18,7 +18,7 @@ pytest.importorskip("optimum.exporters.onnx")
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from far import Late  # noqa: E402
+from far import Late, carried  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from engine.export import export  # noqa: E402
@@ -162,7 +162,7 @@ def test_a_decoder_s_caches_are_narrow(made: Path, family: str) -> None:
     assert "step.onnx" not in folder.graphs
     for device in ("cpu", "cuda:0"):
         assert "resident.onnx" in folder.graphs_for(device)
-    backend = OrtBackend(folder.path, folder.graphs_for("cuda:0"), device="cpu")
+    backend = OrtBackend(folder.path, carried(folder), device="cpu")
     graph = backend.graph("resident")
     assert graph.dtypes["past.0.key"] == graph.dtypes["logits"] == np.float16
     texts = ["A dog runs over the green meadow.", "La", "2 people walked"]
@@ -181,7 +181,7 @@ def test_only_pooled_rows_leave_a_card(made: Path) -> None:
     folder = bundle.load(made / "embedder-fp32")
     assert folder.graphs_for("cpu") == ("model.onnx",)
     near = Bundle.load(folder.path, device="cpu")
-    late = Late(OrtBackend(folder.path, folder.graphs_for("cuda:0"), device="cpu"))
+    late = Late(OrtBackend(folder.path, carried(folder), device="cpu"))
     seen: list[tuple[int, ...]] = []
     look = late.host
     late.host = lambda value: seen.append(look(value).shape) or look(value)  # type: ignore[method-assign]  # spied on
@@ -202,7 +202,7 @@ def test_only_masked_places_leave_a_card(made: Path) -> None:
     export(str(model), made / "bert", task="fill-mask")
     folder = bundle.load(made / "bert")
     near = Bundle.load(folder.path, device="cpu")
-    late = Late(OrtBackend(folder.path, folder.graphs_for("cuda:0"), device="cpu"))
+    late = Late(OrtBackend(folder.path, carried(folder), device="cpu"))
     mask = folder.description.facts.mask_token
     texts = [f"A {mask} runs {mask}.", "none", f"{mask}"]
     assert Bundle(folder, late)(texts).equals(near(texts))

@@ -170,7 +170,7 @@ class Watched:
         self.backend, self.device = backend, backend.device
         self.ran, self.graphs = backend.ran, backend.graphs
         self.host, self.buffer, self.first = backend.host, backend.buffer, backend.first
-        self.put = backend.put
+        self.put, self.alone = backend.put, backend.alone
         self.telemetry = Telemetry()
 
     def forget(self) -> None:

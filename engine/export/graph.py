@@ -229,7 +229,7 @@ def _cut_to_last(graph: Any) -> None:
     cut = helper.make_node("Slice", [head.input[0], *limits], ["last_hidden"], "/last/Slice")
     head.input[0] = "last_hidden"
     at = list(graph.node).index(head)
-    _set(graph.node, [*graph.node[:at], cut, *graph.node[at:]])
+    set_items(graph.node, [*graph.node[:at], cut, *graph.node[at:]])
     for value in graph.output:
         if value.name == "logits":
             value.type.tensor_type.shape.dim[1].dim_value = 1
@@ -319,9 +319,9 @@ def share_weights(graph: Any) -> None:
             turned.append(helper.make_node("Transpose", [twin], [weight.name], perm=[1, 0]))
         else:
             stored.setdefault(_likeness(array), []).append((weight, array))
-    _set(graph.initializer, [weight for alike in stored.values() for weight, _ in alike])
+    set_items(graph.initializer, [weight for alike in stored.values() for weight, _ in alike])
     _rename(graph, same)
-    _set(graph.node, [*turned, *graph.node])
+    set_items(graph.node, [*turned, *graph.node])
 
 
 def sort(graph: Any) -> None:
@@ -342,7 +342,7 @@ def sort(graph: Any) -> None:
             if _key(node) not in done:
                 done.add(_key(node))
                 ordered.append(node)
-    _set(graph.node, ordered)
+    set_items(graph.node, ordered)
 
 
 def _key(node: Any) -> str:
@@ -370,7 +370,7 @@ def _likeness(array: Any) -> tuple[Any, ...]:
     return (array.shape, array.dtype.str, *ends)
 
 
-def _set(field: Any, items: Iterable[Any]) -> None:
+def set_items(field: Any, items: Iterable[Any]) -> None:
     """Replace the content of a repeated protobuf field."""
     left = list(items)
     del field[:]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.bundle import BESIDE, RESIDENT, STEP, BundleFolder
+from engine.bundle import BESIDE, PACKED, RESIDENT, STEP, BundleFolder
 from engine.errors import SettingsError
-from engine.export import smooth, step, weights
+from engine.export import packed as packing
+from engine.export import proof, smooth, step, weights
 from engine.export.blocks import blocks
 from engine.export.half import half
 from engine.export.int8 import int8, int8_tensor
@@ -79,14 +81,14 @@ def _blocks(bits: int) -> Callable[[Any, Made], Any]:
 _THERE = (r"(past|present|cross|given|held|moved|grown)\.\d+\.(key|value)", "logits")
 
 
-def _fp16(model: Any, known: Made) -> Any:
+def _fp16(model: Any, made: Made) -> Any:
     """Inputs and outputs of encoders stay float32, and so do the products of `products.KEPT`."""
     crosses = any(output.name.startswith("cross.") for output in model.graph.output)
     most = {node.name for node in products(model.graph)}
     kept = {node.name for node in weighted(model.graph)} - most
     if model.graph.name == "pick":
         kept = {node.name for node in model.graph.node}
-    half(model, kept, _THERE if known.stays and (crosses or model.graph.name in _DECODES) else ())
+    half(model, kept, _THERE if made.stays and (crosses or model.graph.name in _DECODES) else ())
     return model
 
 
@@ -182,5 +184,29 @@ def applied(name: str, plain: BundleFolder) -> dict[str, Any]:
             largest = smooth.ranges(plain.path, file, description.facts)
         if file == "step.onnx" and chosen.shortlist:
             step.shortlist(model, chosen.shortlist)
-        graphs[file] = chosen.rewrite(model, Made(description.smoothed, largest, stays))
+        made = Made(description.smoothed, largest, stays)
+        if chosen.device and file in PACKED:
+            graphs |= _both(file, model, chosen, made, plain)
+        else:
+            graphs[file] = chosen.rewrite(model, made)
     return graphs
+
+
+def _both(file: str, model: Any, chosen: Recipe, made: Made, plain: BundleFolder) -> dict[str, Any]:
+    """An encoder after a recipe, with its padding and, where its attention is known, without; held
+    to the fp32 encoder with its padding before the recipe, and to both behind it.
+
+    Raises:
+        ExportError: The one without answers otherwise.
+    """
+    flat = deepcopy(model)
+    if not packing.packed(flat):
+        return {file: chosen.rewrite(model, made)}
+    feeds = proof.encode(plain.path, plain.description.facts)
+    wanted = packing.outputs(model, feeds)
+    packing.check(file, packing.error(flat, wanted, feeds), proof.TOLERANCE)
+    model, flat = (chosen.rewrite(own, made) for own in (model, flat))
+    # Both are rounded, each in its own order.
+    most = 2 * packing.error(model, wanted, feeds) + proof.TOLERANCE
+    packing.check(PACKED[file], packing.error(flat, wanted, feeds), most)
+    return {file: model, PACKED[file]: flat}

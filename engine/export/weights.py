@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from engine.bundle import WEIGHTS
 from engine.errors import ExportError
+from engine.export.standin import stood_in
 
 # Bytes from which on a tensor lies outside of its graph.
 _LEAST = 1024
@@ -117,12 +118,11 @@ def types(model: Any) -> dict[str, int]:
         ExportError: ONNX Runtime does not load it.
     """
     import onnxruntime
-    from onnx import ModelProto, TensorProto, ValueInfoProto
+    from onnx import TensorProto, ValueInfoProto
 
     told = {t.lower(): n for t, n in TensorProto.DataType.items()}
     told |= {"float": TensorProto.FLOAT}
-    probe = ModelProto()
-    probe.CopyFrom(model)
+    probe = stood_in(model)
     declared = {output.name for output in probe.graph.output}
     made = [name for node in probe.graph.node for name in node.output if name]
     probe.graph.output.extend(ValueInfoProto(name=n) for n in made if n not in declared)

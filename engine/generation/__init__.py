@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,16 +86,15 @@ def generate(
     except IndexError:
         memory = {}
     size = rows if settings.continuous else max(1, TOGETHER * batch_tokens // max(1, width))
-    found: list[BeamSearch | Greedy | _Found] = []
-    for start in range(0, rows, size):
+
+    def decoded(start: int) -> BeamSearch | Greedy | _Found:
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
         sizes = {"budget": batch_tokens, "memory": memory, "count": count}
         cache = _cache(backend, some, job, _picks(job), **sizes)
         plain = not (search.num_beams > 1 or search.do_sample or job.rules or stop)
         if isinstance(cache, Resident) and plain:
-            found.append(_Found(*decode(cache, job, stopped, count)))
-            continue
+            return _Found(*decode(cache, job, stopped, count))
         draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
         if search.num_beams > 1:
@@ -102,7 +102,9 @@ def generate(
         else:
             own = Greedy(job, cache, stop, tail, draw if search.do_sample else likeliest)
         loop.run(cache, own, len(job.prompt), stopped, count)
-        found.append(own)
+        return own
+
+    found = [backend.alone(partial(decoded, start)) for start in range(0, rows, size)]
     spare.append(memory)
     tokens = [Ragged.of_padded(one.ids, one.lengths) for one in found]
     return Ragged.concat(tokens), np.concatenate([one.ended for one in found])
@@ -131,11 +133,14 @@ def walk(
         steps: Of a row at most.
         along: Whose tokens are fed, and whose lengths are gone, whatever seems likeliest here.
     """
-    job = _job(feeds, settings, Search(), steps)
-    cache = _cache(backend, feeds, job, 2)
-    led = Led(job, cache, along)
-    loop.run(cache, led, len(job.prompt), never, uncounted)
-    return led.found
+
+    def walked() -> Walk:
+        job = _job(feeds, settings, Search(), steps)
+        led = Led(job, cache := _cache(backend, feeds, job, 2), along)
+        loop.run(cache, led, len(job.prompt), never, uncounted)
+        return led.found
+
+    return backend.alone(walked)
 
 
 def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: int) -> Job:

@@ -1,0 +1,304 @@
+"""An encoder that computes no padding, for a card.
+
+Behind the embedding the rows' real tokens stand in one flat matrix (tokens, width), and attention
+knows where each row begins:
+
+    RemovePadding             (rows, length, width) -> (tokens, width), offsets, row starts
+    PackedMultiHeadAttention  in the place of each scores, mask, softmax and sum
+    RestorePadding            where something reads rows again, zeros where there was padding
+
+These are ONNX Runtime's own operators (contrib_ops/cuda/bert, the way of its
+convert_to_packing_mode.py), which only its CUDA provider has; `standin` says on a CPU what they
+say. Queries, keys and values come to them as three matrices without a bias: so the kernel is flash
+attention whatever the length (packed as one they would take another up to 512 tokens), and with a
+bias of positions, as T5 has it, the memory-efficient one. Sums with their norms, and biases with
+their activation, become one pass over memory each: by ONNX Runtime's own fusions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import ExportError
+from engine.export import graph as graphs
+from engine.export import weights
+from engine.export.attentions import Attention, Found, Index, Strange, find
+from engine.export.standin import stood_in
+
+CONTRIB = "com.microsoft"
+_ATTENTION = "PackedMultiHeadAttention"
+# What may lie between an attention and the sum that it is added to.
+_TO_SUM = ("MatMul", "Add", "Mul", "Cast", "SkipLayerNormalization")
+# What is done to each token by itself; the other inputs are weights, or tokens as well.
+_BY_TOKEN = {
+    "Add", "BiasGelu", "Cast", "Div", "Erf", "FastGelu", "Gelu", "Identity", "LayerNormalization",
+    "MatMul", "Mul", "Neg", "Pow", "ReduceMean", "Relu", "Sigmoid", "SkipLayerNormalization",
+    "Sqrt", "Sub", "Tanh",
+}  # fmt: skip
+
+
+def packed(model: Any) -> bool:
+    """Rewrite an encoder's float32 graph in place; False, and nothing done, where it has attention
+    of another kind (DeBERTa's, or a decoder's behind it).
+
+    Args:
+        model: An ONNX ModelProto whose inputs are input_ids, attention_mask and, if it has them,
+            token_type_ids, int64 (rows, length), rows padded on the right.
+    """
+    copy = type(model)()
+    copy.CopyFrom(model)
+    _name_once(copy.graph)
+    _fuse(copy)
+    index = Index(copy.graph)
+    try:
+        _Packing(copy.graph, index).run(find(copy, index))
+    except Strange:
+        return False
+    if not any(opset.domain == CONTRIB for opset in copy.opset_import):
+        copy.opset_import.add(domain=CONTRIB, version=1)
+    model.CopyFrom(copy)
+    return True
+
+
+def _name_once(graph: Any) -> None:
+    """Weights by their own names: torch's exporter gives equal ones another through an Identity,
+    which fusions do not see through."""
+    names = {w.name: w.name for w in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in names:
+            names[node.output[0]] = names[node.input[0]]
+        else:
+            node.input[:] = [names.get(name, name) for name in node.input]
+    left = [node for node in graph.node if node.output[0] not in names]
+    graphs.set_items(graph.node, left)
+
+
+def _fuse(model: Any) -> None:
+    from onnxruntime.transformers import fusion_skiplayernorm
+    from onnxruntime.transformers.fusion_biasgelu import FusionBiasGelu
+    from onnxruntime.transformers.fusion_fastgelu import FusionFastGelu
+    from onnxruntime.transformers.fusion_gelu import FusionGelu
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    held = OnnxModel(model)
+    FusionGelu(held).apply()
+    FusionFastGelu(held).apply()
+    fusion_skiplayernorm.FusionSkipLayerNormalization(held).apply()
+    fusion_skiplayernorm.FusionBiasSkipLayerNormalization(held).apply()
+    for fast in (False, True):
+        FusionBiasGelu(held, is_fastgelu=fast).apply()
+
+
+class _Packing:
+    """A graph on its way; `flat` are the tensors whose first axis are tokens."""
+
+    def __init__(self, graph: Any, index: Index) -> None:
+        self.graph, self.index = graph, index
+        self.ends = {output.name for output in graph.output}
+        self.flat: set[str] = set()
+
+    def run(self, found: Found) -> None:
+        entries = self._entries(found.attentions[0])
+        self._free_shapes(found.shapes)
+        self._attend(found.attentions)
+        self._remove_padding(entries)
+        graphs.sort(self.graph)
+        self._drop_unused()
+        begun = frozenset(self.flat)
+        left = self._spread(begun)
+        if len(left) > 1 and (last := self._common(begun, left)):
+            left = self._spread(begun, last)
+        self._restore(left)
+
+    def _entries(self, first: Attention) -> list[str]:
+        """Where rows come from the embedding: what the first attention is added to and, where the
+        same node makes that and its norm, what the attention reads."""
+        made, fixed = self.index.made, self.index.fixed
+        residual, read = self._residual(first.made), first.queries
+        while made[read].op_type != "MatMul":
+            read = next(name for name in made[read].input if name not in fixed)
+        read = made[read].input[0]
+        both = read != residual and made.get(read) is made.get(residual)
+        return [residual, read] if both else [residual]
+
+    def _residual(self, name: str) -> str:
+        """What an attention's outcome is added to."""
+        while True:
+            users = self.index.users(name)
+            if len(users) != 1 or users[0].op_type not in _TO_SUM:
+                raise Strange
+            others = [given for given in users[0].input if given != name]
+            if users[0].op_type == "SkipLayerNormalization":
+                return str(others[0])
+            if not self.index.fixed.issuperset(others):
+                if users[0].op_type != "Add":
+                    raise Strange
+                return str(others[0])
+            name = users[0].output[0]
+
+    def _free_shapes(self, shapes: Mapping[str, tuple[tuple[str, int], ...]]) -> None:
+        """Shapes of rows' states, out of the shape of the mask: in their own place there will be a
+        flat matrix."""
+        import numpy as np
+
+        if shapes:
+            self._new("Shape", ["attention_mask"], ["packed/shape"])
+        for name, dimensions in shapes.items():
+            sizes = [size for kind, size in dimensions if kind == "fixed"]
+            places = iter(range(2, 2 + len(sizes)))
+            known = {"rows": 0, "length": 1}
+            order = [known[kind] if kind in known else next(places) for kind, _ in dimensions]
+            told = self._weight(f"{name}/sizes", np.array(sizes, np.int64))
+            index = self._weight(f"{name}/order", np.array(order, np.int64))
+            self._new("Concat", ["packed/shape", told], [f"{name}/all"], axis=0)
+            self._new("Gather", [f"{name}/all", index], [f"{name}/own"], axis=0)
+            self._rename_inputs(name, f"{name}/own")
+
+    def _attend(self, attentions: tuple[Attention, ...]) -> None:
+        replaced = {one.made for one in attentions}
+        left = [node for node in self.graph.node if node.output[0] not in replaced]
+        graphs.set_items(self.graph.node, left)
+        for one in attentions:
+            inputs = [one.queries, one.keys, one.values, "", "packed/offsets0", "packed/starts0"]
+            if one.biases:
+                inputs.append(self._sum(one.biases, one.made))
+            more = {"num_heads": one.heads, "scale": one.scale, "domain": CONTRIB}
+            self._new(_ATTENTION, inputs, [one.made], **more)
+
+    def _sum(self, terms: tuple[str, ...], name: str) -> str:
+        total = terms[0]
+        for n, other in enumerate(terms[1:]):
+            self._new("Add", [total, other], [f"{name}/bias{n}"])
+            total = f"{name}/bias{n}"
+        return total
+
+    def _remove_padding(self, entries: list[str]) -> None:
+        import numpy as np
+
+        for n, name in enumerate(entries):
+            self.flat.add(f"packed/rows{n}")
+            self._rename_inputs(name, f"packed/rows{n}")
+        axis = self._weight("packed/axis", np.array([1], np.int64))
+        self._new("ReduceSum", ["attention_mask", axis], ["packed/counts"], keepdims=0)
+        self._new("Cast", ["packed/counts"], ["packed/lengths"], to=6)
+        for n, name in enumerate(entries):
+            made = [f"packed/{what}{n}" for what in ("rows", "offsets", "starts", "longest")]
+            self._new("RemovePadding", [name, "packed/lengths"], made, domain=CONTRIB)
+
+    def _spread(self, begun: frozenset[str], last: str = "") -> set[str]:
+        """Find out what is flat, behind `last` nothing; and what of it is asked for as rows."""
+        self.flat, left = set(begun), set()
+        for node in self.graph.node:
+            if not (flat := self.flat & set(node.input)):
+                continue
+            if last not in flat and self._by_token(node):
+                self.flat.update(filter(None, node.output))
+            elif node.op_type == _ATTENTION:
+                raise Strange
+            else:
+                left |= flat
+        return left | (self.ends & self.flat)
+
+    def _by_token(self, node: Any) -> bool:
+        flat = [name in self.flat for name in node.input]
+        if node.op_type == _ATTENTION:
+            return all(flat[:3])
+        if node.op_type not in _BY_TOKEN or (node.op_type == "MatMul" and not flat[0]):
+            return False
+        others = [name for name, own in zip(node.input, flat, strict=True) if not own]
+        return self.index.fixed.issuperset(others)
+
+    def _common(self, begun: frozenset[str], left: set[str]) -> str:
+        """The last flat tensor that all of `left` are made of: each restoring waits for the card,
+        so that one is better than many."""
+        behind: dict[str, set[str]] = {name: {name} for name in begun}
+        for node in self.graph.node:
+            own = {one for name in node.input for one in behind.get(name, ())}
+            behind |= {name: own | {name} for name in self.flat & set(node.output)}
+        shared = set.intersection(*(behind[name] for name in left))
+        return next((name for name in reversed(behind) if name in shared), "")
+
+    def _restore(self, left: set[str]) -> None:
+        """Give rows to whatever asks for them; an output of the graph keeps its name."""
+        rows = {name: f"{name}/rows" for name in left}
+        flat = {name: f"{name}/flat" for name in left & self.ends}
+        for node in self.graph.node:
+            if node.op_type != "RemovePadding" and not self.flat & set(node.output):
+                node.input[:] = [rows.get(name, name) for name in node.input]
+            node.input[:] = [flat.get(name, name) for name in node.input]
+            node.output[:] = [flat.get(name, name) for name in node.output]
+        for name in sorted(left):
+            made = [name if name in flat else rows[name]]
+            if name in flat:
+                self._rename_inputs(rows[name], name)
+            given = [flat.get(name, name), "packed/offsets0"]
+            self._new("RestorePadding", given, made, domain=CONTRIB)
+        graphs.sort(self.graph)
+
+    def _drop_unused(self) -> None:
+        graph, needed, left = self.graph, set(self.ends), []
+        for node in reversed(graph.node):
+            if needed & set(node.output):
+                needed.update(graphs.reads(node))
+                left.append(node)
+        graphs.set_items(graph.node, left[::-1])
+        graphs.set_items(graph.initializer, [w for w in graph.initializer if w.name in needed])
+
+    def _new(self, op: str, inputs: list[str], made: list[str], **more: Any) -> None:
+        from onnx import helper
+
+        self.graph.node.append(helper.make_node(op, inputs, made, made[0], **more))
+
+    def _weight(self, name: str, array: Any) -> str:
+        from onnx import numpy_helper
+
+        self.graph.initializer.append(numpy_helper.from_array(array, name))
+        self.index.fixed.add(name)
+        return name
+
+    def _rename_inputs(self, name: str, new: str) -> None:
+        for node in self.graph.node:
+            node.input[:] = [new if given == name else given for given in node.input]
+
+
+def outputs(model: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """A graph's outputs, packed or not, float32, by name, with zeros at the padding; it runs on the
+    CPU."""
+    import numpy as np
+
+    with weights.opened(stood_in(model)) as session:
+        names = [output.name for output in session.get_outputs()]
+        values = session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()})
+    mask = np.asarray(feeds["attention_mask"], np.float32)
+    found = {}
+    for name, value in zip(names, values, strict=True):
+        by_token = name.endswith("_logits") or value.ndim > 2
+        # Keys and values are by head first.
+        shape = [len(mask), 1, -1, 1] if value.ndim == 4 else [*mask.shape, *[1] * (value.ndim - 2)]
+        found[name] = np.asarray(value, np.float32) * (mask.reshape(shape) if by_token else 1)
+    return found
+
+
+def error(model: Any, wanted: Mapping[str, Any], feeds: Mapping[str, Any]) -> float:
+    """How far a graph's `outputs` are from the wanted ones: the norm of the difference over that of
+    the wanted, of the output where that is most."""
+    import numpy as np
+
+    found = outputs(model, feeds)
+    norms = {name: max(float(np.linalg.norm(value)), 1e-30) for name, value in wanted.items()}
+    return float(max(np.linalg.norm(found[name] - wanted[name]) / norms[name] for name in wanted))
+
+
+def check(file: str, found: float, most: float) -> None:
+    """See that a packed graph's outputs are those of the graph that it was made of.
+
+    Raises:
+        ExportError: They are not, by `found`, which `error` gives; a NaN among them.
+    """
+    if not found <= most:
+        raise ExportError(
+            f"{file}: without its padding it answers otherwise, by {found:.3g} of the norm "
+            f"({most:.3g} allowed)",
+            "nothing was written; it is a fault of the engine: please report the model",
+        )

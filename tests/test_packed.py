@@ -1,0 +1,251 @@
+"""Encoders without padding answer as those with it, by what stands in for a card's operators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import bundle
+from engine.errors import ExportError
+
+pytest.importorskip("optimum.exporters.onnx")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from engine.export import export, packed, recipes, weights  # noqa: E402
+from engine.export.standin import stood_in  # noqa: E402
+
+ENCODERS = {
+    "bert": "feature-extraction",
+    "distilbert": "question-answering",
+    "roberta": "text-classification",
+    "albert": "token-classification",
+    "electra": "feature-extraction",
+    "mpnet": "fill-mask",
+    "deberta-v2": "feature-extraction",
+    "bart": "text-classification",
+}
+DECODERS = {
+    "t5": (checkpoints.t5, "translation_en_to_de"),
+    "marian": (checkpoints.marian, "translation"),
+    "nllb": (checkpoints.nllb, "translation_fra_Latn_to_deu_Latn"),
+    "pegasus": (checkpoints.pegasus, "summarization"),
+}
+# Attention of another kind, and a decoder behind the encoder.
+LEFT = ("deberta-v2", "bart")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    for family, task in ENCODERS.items():
+        model = checkpoints.encoder(folder / "models" / family, family, task)
+        export(str(model), folder / family, task=task)
+    for family, (make, task) in DECODERS.items():
+        export(str(make(folder / "models" / family)), folder / family, task=task)
+    return folder
+
+
+def graph_of(folder: Path) -> Any:
+    (file,) = {"model.onnx", "encoder.onnx"} & set(bundle.load(folder).graphs)
+    return weights.load(folder, (file,))[file]
+
+
+def rows(lengths: list[int], width: int, pad: int) -> dict[str, Any]:
+    drawn = np.random.default_rng(0)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.where(mask == 1, drawn.integers(5, 50, mask.shape), pad)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * mask}
+
+
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
+def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> None:
+    plain = graph_of(made / family)
+    flat = type(plain)()
+    flat.CopyFrom(plain)
+    assert packed.packed(flat) == (family not in LEFT)
+    if family in LEFT:
+        assert flat == plain
+        return
+    ops = [node.op_type for node in flat.graph.node]
+    assert ops.count("PackedMultiHeadAttention") == 2
+    # Each waits for the card.
+    assert ops.count("RestorePadding") == 1
+    assert not {"Softmax", "Erf"} & set(ops)
+    pad = bundle.load(made / family).description.facts.pad_id
+    for lengths, width in (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8)):
+        feeds = rows(lengths, width, pad)
+        assert packed.error(flat, packed.outputs(plain, feeds), feeds) < 1e-5
+
+
+def test_a_row_s_numbers_do_not_hang_on_its_neighbours(made: Path) -> None:
+    flat = graph_of(made / "bert")
+    packed.packed(flat)
+    feeds = rows([16, 3, 9], 16, 0)
+    together = packed.outputs(flat, feeds)["last_hidden_state"]
+    alone = packed.outputs(flat, {n: a[1:2, :8] for n, a in feeds.items()})["last_hidden_state"]
+    np.testing.assert_allclose(together[1, :3], alone[0, :3], atol=1e-5)
+
+
+def test_a_bundle_of_fp16_has_both_and_a_card_takes_the_one_without(made: Path) -> None:
+    for family, file in (("bert", "model"), ("t5", "encoder")):
+        graphs = recipes.applied("fp16", bundle.load(made / family))
+        assert {f"{file}.onnx", f"{file}.packed.onnx"} <= graphs.keys()
+        ops = {n.op_type: n for n in graphs[f"{file}.packed.onnx"].graph.node}
+        assert "PackedMultiHeadAttention" in ops
+        kinds = weights.types(graphs[f"{file}.packed.onnx"])
+        assert kinds[ops["PackedMultiHeadAttention"].output[0]] == TensorProto.FLOAT16
+    assert "model.packed.onnx" not in recipes.applied("fp16", bundle.load(made / "deberta-v2"))
+    task = ENCODERS["bert"]
+    export(str(made / "models/bert"), made / "half", task=task, recipe="fp16", force=True)
+    folder = bundle.load(made / "half")
+    assert folder.graphs_for("cuda:0") == ("model.packed.onnx", "pool.onnx")
+    assert folder.graphs_for("cpu") == ("model.onnx",)
+
+
+def test_one_that_answers_otherwise_is_not_written(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = packed.packed
+
+    def scaled(model: Any) -> bool:
+        done = wrong(model)
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "PackedMultiHeadAttention" and attribute.name == "scale":
+                    attribute.f *= 1.5
+        return done
+
+    monkeypatch.setattr(packed, "packed", scaled)
+    with pytest.raises(ExportError, match=r"model\.onnx: without its padding it answers otherwise"):
+        recipes.applied("fp16", bundle.load(made / "bert"))
+    with pytest.raises(ExportError, match="nan"):
+        packed.check("model.onnx", float("nan"), 1)
+
+
+# --- graphs with something that is not known
+
+
+def attention(mask: list[Any]) -> Any:
+    """A layer of one attention over two heads, `mask` between its scores and the softmax."""
+    drawn = np.random.default_rng(1)
+    sizes = {"embedding": (9, 8), "q.w": (8, 8), "k.w": (8, 8), "v.w": (8, 8), "o.w": (8, 8)}
+    arrays = {n: drawn.normal(size=s).astype(np.float32) for n, s in sizes.items()}
+    arrays |= {
+        "split": np.array([0, 0, 2, 4], np.int64),
+        "joined": np.array([0, 0, 8], np.int64),
+        "axes": np.array([1, 2], np.int64),
+        "one": np.array(1, np.float32),
+        "low": np.array(-1e9, np.float32),
+    }
+    node = helper.make_node
+    nodes = [node("Gather", ["embedding", "input_ids"], ["states"])]
+    for name, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes += [
+            node("MatMul", ["states", f"{name}.w"], [f"{name}.flat"]),
+            node("Reshape", [f"{name}.flat", "split"], [f"{name}.split"]),
+            node("Transpose", [f"{name}.split"], [name], perm=perm),
+        ]
+    nodes += [
+        node("Unsqueeze", ["attention_mask", "axes"], ["wide"]),
+        node("Cast", ["wide"], ["real"], to=TensorProto.FLOAT),
+        node("Sub", ["one", "real"], ["padding"]),
+        node("Mul", ["padding", "low"], ["hiding"]),
+        node("MatMul", ["q", "k"], ["scores"]),
+        *mask,
+        node("Softmax", ["masked"], ["shares"], axis=-1),
+        node("MatMul", ["shares", "v"], ["mixed"]),
+        node("Transpose", ["mixed"], ["turned"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["turned", "joined"], ["made"]),
+        node("MatMul", ["made", "o.w"], ["out"]),
+        node("Add", ["states", "out"], ["last_hidden_state"]),
+    ]
+    ids = [helper.make_tensor_value_info(n, TensorProto.INT64, ["rows", "length"])
+           for n in ("input_ids", "attention_mask")]  # fmt: skip
+    made = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["rows", "n", 8])
+    stored = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ids, [made], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_a_mask_of_the_padding_alone_is_known() -> None:
+    model = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
+    plain = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
+    assert packed.packed(model)
+    feeds = rows([4, 2, 7], 8, 0) | {"input_ids": np.arange(24).reshape(3, 8) % 9}
+    assert packed.error(model, packed.outputs(plain, feeds), feeds) < 1e-6
+
+
+STRANGE: dict[str, list[tuple[str, list[str], str]]] = {
+    "looks ahead": [
+        ("Add", ["scores", "hiding"], "part"),
+        ("Trilu", ["scores"], "upper"),
+        ("Sub", ["upper", "scores"], "lower"),
+        ("Add", ["part", "lower"], "masked"),
+    ],
+    "scaled by scores": [
+        ("Add", ["scores", "hiding"], "part"),
+        ("Mul", ["part", "scores"], "masked"),
+    ],
+    "scaled behind the mask": [
+        ("Add", ["scores", "hiding"], "part"),
+        ("Mul", ["part", "one"], "masked"),
+    ],
+    "scaled by the mask": [("Mul", ["scores", "hiding"], "masked")],
+    "hides nothing": [("Add", ["scores", "padding"], "masked")],
+    "one number for all": [("Add", ["scores", "one"], "masked")],
+    "another op": [("Abs", ["scores"], "masked")],
+}
+
+
+@pytest.mark.parametrize("mask", STRANGE)
+def test_what_is_not_known_stays_as_it_is(mask: str) -> None:
+    steps = [helper.make_node(op, inputs, [made]) for op, inputs, made in STRANGE[mask]]
+    model, plain = attention(steps), attention(steps)
+    assert not packed.packed(model)
+    assert model == plain
+
+
+# --- what stands in
+
+
+def ran(op: str, feeds: dict[str, Any], made: list[str], **more: Any) -> list[Any]:
+    kinds = {np.dtype(np.float32): 1, np.dtype(np.int32): 6}
+    inputs = [helper.make_tensor_value_info(n, kinds[a.dtype], list(a.shape))
+              for n, a in feeds.items()]  # fmt: skip
+    outputs = [helper.make_empty_tensor_value_info(name) for name in made]
+    node = helper.make_node(op, list(feeds), made, domain="com.microsoft", **more)
+    graph = helper.make_graph([node], "g", inputs, outputs)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    with weights.opened(stood_in(model)) as session:
+        return list(session.run(made, feeds))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3))
+def test_what_is_removed_is_restored(lengths: list[int], more: int) -> None:
+    """As ContribOperators.md has it: real tokens first, in order, then where the padding was."""
+    width = max(lengths) + more
+    states = np.random.default_rng(0).normal(size=(len(lengths), width, 3)).astype(np.float32)
+    counts = np.array(lengths, np.int32)
+    names = ["flat", "offsets", "starts", "longest"]
+    feeds = {"rows": states, "lengths": counts}
+    flat, offsets, starts, longest = ran("RemovePadding", feeds, names)
+    real = np.arange(width) < counts[:, None]
+    np.testing.assert_array_equal(flat, states[real])
+    order = np.concatenate([np.flatnonzero(real), np.flatnonzero(~real)])
+    np.testing.assert_array_equal(offsets.ravel(), order)
+    assert offsets.shape == real.shape
+    assert starts.tolist() == [0, *np.cumsum(lengths)]
+    assert longest == max(lengths)
+    (back,) = ran("RestorePadding", {"flat": flat, "offsets": offsets}, ["rows"])
+    np.testing.assert_array_equal(back, states * real[:, :, None])
