@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.overlap import Halted, Overlap
+from engine.overlap import Halted, Lane, Overlap, Quiet
 
 LONG = 30.0  # seconds until a test that hangs fails instead
 
@@ -291,3 +291,73 @@ def test_halted_is_never_what_a_person_sees(at: tuple[int, int, int]) -> None:
         assert caught.value is overlap.error
     finally:
         overlap.close()
+
+
+def test_a_lane_is_one_thread_for_everybody() -> None:
+    lanes, seen = [Lane()], []
+
+    def oops() -> None:
+        seen.append(threading.get_ident())
+        raise OopsError
+
+    def call() -> None:
+        with pytest.raises(OopsError):
+            lanes[0](oops)
+
+    threads = [threading.Thread(target=call) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert len(seen) == 5
+    assert len(set(seen)) == 1
+    assert threading.get_ident() not in seen
+    (own,) = (thread for thread in threading.enumerate() if thread.name.startswith("lane"))
+    lanes.clear()
+    own.join(LONG)
+
+
+def test_whoever_is_alone_is_alone_and_nobody_waits_for_ever() -> None:
+    quiet, at_work = Quiet(), count()
+    beside, most = [0], [0]
+
+    def shares() -> None:
+        for _ in range(200):
+            with quiet.shared():
+                beside[0] += 1
+                most[0] = max(most[0], beside[0])
+                beside[0] -= 1
+
+    def alone() -> None:
+        for _ in range(50):
+            with quiet.alone():
+                assert beside[0] == 0
+                next(at_work)
+
+    # Only additions of one thread at a time are whole; the others are counted under the lock.
+    threads = [threading.Thread(target=shares), *(threading.Thread(target=alone) for _ in "ab")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+        assert not thread.is_alive()
+    assert next(at_work) == 100
+
+
+def test_those_that_share_do_so() -> None:
+    quiet, both = Quiet(), threading.Barrier(2)
+
+    def shares() -> None:
+        with quiet.shared():
+            both.wait(LONG)
+
+    threads = [threading.Thread(target=shares) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert not both.broken
+    with pytest.raises(OopsError), quiet.alone():
+        raise OopsError
+    with quiet.shared():
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from engine.tasks.decoding import settings_of
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from far import Late, LateGraph  # noqa: E402
+from far import DRIVER, FarRuntime, Late, LateGraph  # noqa: E402
 
+from engine import backend as backends  # noqa: E402
+from engine import cuda, device  # noqa: E402
 from engine.backend import OrtBackend  # noqa: E402
 from engine.export import export  # noqa: E402
 
@@ -146,6 +149,41 @@ def test_the_host_looks_once_in_a_few_steps(made: Path) -> None:
     # What was said and the states, each once in LATE steps; a step over idle slots comes first.
     assert device.looks <= 2 * -(-device.launches["resident"] // LATE)
     assert device.launches["resident"] % LATE == 1
+
+
+def test_a_capture_keeps_to_its_thread_and_to_itself(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many threads decode with one bundle while others are at work on the card."""
+    runtime = FarRuntime()
+    for room in (device, backends):
+        monkeypatch.setattr(room, "runtime", lambda: runtime)
+    monkeypatch.setattr(cuda, "look", lambda: DRIVER)
+    monkeypatch.setattr(resident, "POSITIONS", 4)
+    folder = bundle.load(made / "t5")
+    # On this card everything is in its place, whatever its ops.
+    monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
+    card = OrtBackend(folder.path, folder.graphs_for("cuda:0"), device="cuda")
+    other = OrtBackend(folder.path, ["encoder.onnx"], device="cuda")
+    parts = [rows(7 + n, seed=n) for n in range(4)]
+    given = {"max_new_tokens": 17, "spare": []}
+    wanted = [told(near(folder.path), folder.path, part, max_new_tokens=17) for part in parts]
+
+    def encoded(feeds: dict[str, Ints]) -> None:
+        for _ in range(30):
+            value = other.graph("encoder").run(feeds, ["cross.0.key"])[0]
+            other.put(other.buffer((2,), np.int64), np.ones(2, np.int64))
+            assert other.host(value).any()
+
+    with ThreadPoolExecutor(8) as pool:
+        busy = [pool.submit(encoded, part) for part in parts]
+        found = list(pool.map(lambda part: told(card, folder.path, part, **given), parts))
+        for one in busy:
+            one.result()
+    assert found == wanted
+    steps = card.graph("resident").session.runs
+    assert len(steps) > len(set(steps)) > 1
+    assert len({thread for thread, _ in card.graph("resident").session.captured}) == 1
 
 
 def test_memory_beyond_the_room_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
