@@ -77,10 +77,7 @@ class RunConfig:
         check_choice("on_error", self.on_error, ON_ERROR)
         check_choice("dedupe", self.dedupe, (True, False))
         check_choice("overwrite", self.overwrite, (True, False))
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+|:all)?", str(self.device)):
-            raise SettingsError(
-                f"device {self.device!r} is unknown", "auto, cpu, cuda, cuda:0 or cuda:all"
-            )
+        check_device(self.device)
         if not isinstance(self.options, Mapping):
             raise SettingsError(f"options is {self.options!r}", "values by name, such as top_k=3")
         for name, least in _LEAST.items():
@@ -166,6 +163,12 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise SettingsError unless value is one of the choices."""
     if value not in (known := tuple(choices)):
         raise SettingsError(f"{name} is {value!r}", f"one of: {', '.join(map(str, known))}")
+
+
+def check_device(value: object) -> None:
+    """Raise SettingsError unless value names a device, whether or not there is one."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+|:all)?", str(value)):
+        raise SettingsError(f"device {value!r} is unknown", "auto, cpu, cuda, cuda:0 or cuda:all")
 
 
 def check_least(name: str, value: object, least: int) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import cuda
+from engine.config import check_device
 from engine.errors import DeviceError, MissingDependency
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -115,8 +116,10 @@ def resolve(device: str) -> str:
     """The device that auto, cuda or cpu stands for here: cpu or cuda:N.
 
     Raises:
+        SettingsError: It is none of these names.
         DeviceError: A card was asked for and there is none; the message says why.
     """
+    check_device(device)
     if device == "cpu":
         return "cpu"
     problem = passed_over()
@@ -144,6 +147,16 @@ def devices(device: str) -> tuple[str, ...]:
         return (resolve(device),)
     resolve("cuda")
     return tuple(f"cuda:{n}" for n in range(len(cuda.look().cards)))
+
+
+def card(device: str) -> str:
+    """Name of the first card that a run on this device uses, "" for the CPU.
+
+    Raises:
+        DeviceError: As `resolve`.
+    """
+    kind, _, index = devices(device)[0].partition(":")
+    return "" if kind == "cpu" else cuda.look().cards[int(index)].name
 
 
 def passed_over() -> tuple[str, str] | None:

@@ -45,13 +45,13 @@ def _bundle(folder: bundle.BundleFolder) -> dict[str, Any]:
     folder.check()
     description = dataclasses.asdict(folder.description)
     size = sum(f["bytes"] for f in description["files"].values())
-    found = tuned.load(folder.path)
+    found = {kind: tuned.load(folder.path, kind) for kind in tuned.FILES}
     return {
         "kind": "bundle",
         "bytes": size,
         "fingerprint": folder.fingerprint,
         **description,
-        "tuned": dataclasses.asdict(found) if found else {},
+        "tuned": {kind: dataclasses.asdict(one) for kind, one in found.items() if one},
     }
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 from engine import bundle, fleet, sink, source, tasks, tuned
 from engine.batcher import rows_ended
 from engine.config import RunConfig, check_names
-from engine.device import ALL, devices, passed_over
+from engine.device import ALL, card, devices, passed_over
 from engine.errors import (
     ColumnError,
     DeviceError,
@@ -79,7 +79,7 @@ def run(
     folder = model.folder if isinstance(model, Bundle) else bundle.load(model)
     config = settle(folder, settings)
     if not isinstance(model, Bundle):
-        config = tuned.applied(folder.path, config)
+        config = tuned.applied(folder.path, config, card(config.device))
     files = source.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
     manifest = Manifest(Path(out))
     files = _apart(files, manifest.out)

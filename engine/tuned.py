@@ -1,6 +1,9 @@
-"""What `engine tune` found out, beside a bundle: the settings that are fastest on a CPU.
+"""What `engine tune` found out, beside a bundle: the settings that are fastest on a machine.
 
-BUNDLE/tuned.json    not one of the files that were exported: the bundle is the same without it
+    BUNDLE/tuned.json         on its CPU
+    BUNDLE/tuned.cuda.json    on its card
+
+Neither is one of the files that were exported: the bundle is the same without them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from engine import hardware
 from engine.config import RunConfig
 from engine.errors import BundleError, OutputError
 
-FILE = "tuned.json"
+FILES = {"cpu": "tuned.json", "cuda": "tuned.cuda.json"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Tuned:
     Attributes:
         batch_tokens, workers, threads: As `config.RunConfig` has them.
         cpu, cores: The machine.
+        card: Name of the card, "" for the CPU.
         sample: What was answered: files, or the engine's own sentences.
         speed: Times as fast as with the settings that a run has otherwise.
     """
@@ -35,11 +39,12 @@ class Tuned:
     cores: int
     sample: str
     speed: float
+    card: str = ""
 
-    @property
-    def here(self) -> bool:
-        """Whether this is the machine."""
-        return (self.cpu, self.cores) == (hardware.cpu()[0], hardware.cores())
+    def here(self, card: str) -> bool:
+        """Whether this is the machine, and this its card."""
+        own = (hardware.cpu()[0], hardware.cores(), card)
+        return (self.cpu, self.cores, self.card) == own
 
 
 def save(folder: Path, found: Tuned) -> Path:
@@ -48,7 +53,7 @@ def save(folder: Path, found: Tuned) -> Path:
     Raises:
         OutputError: The folder can not be written.
     """
-    file = folder / FILE
+    file = folder / FILES["cuda" if found.card else "cpu"]
     try:
         file.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -59,13 +64,16 @@ def save(folder: Path, found: Tuned) -> Path:
     return file
 
 
-def load(folder: Path) -> Tuned | None:
-    """What was found for a bundle, on whatever machine; None where nothing was.
+def load(folder: Path, kind: str = "cpu") -> Tuned | None:
+    """What was found for a bundle on a CPU or a card, of whatever machine; None where nothing was.
+
+    Args:
+        kind: A key of `FILES`.
 
     Raises:
         BundleError: The file is damaged.
     """
-    file = folder / FILE
+    file = folder / FILES[kind]
     try:
         return Tuned(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -77,14 +85,17 @@ def load(folder: Path) -> Tuned | None:
         ) from error
 
 
-def applied(folder: Path, config: RunConfig) -> RunConfig:
+def applied(folder: Path, config: RunConfig, card: str) -> RunConfig:
     """A run's settings with what was found, where that was on this machine and nothing of it is
-    set: `batch_tokens`, `workers`, `threads`."""
-    own = config.batch_tokens or config.workers or config.threads
-    if own or config.device.startswith("cuda"):
+    set: `batch_tokens`, `workers`, `threads`.
+
+    Args:
+        card: Name of the card that will compute, "" for the CPU.
+    """
+    if config.batch_tokens or config.workers or config.threads:
         return config
-    found = load(folder)
-    if found is None or not found.here:
+    found = load(folder, "cuda" if card else "cpu")
+    if found is None or not found.here(card):
         return config
     return dataclasses.replace(
         config, batch_tokens=found.batch_tokens, workers=found.workers, threads=found.threads

@@ -18,7 +18,7 @@ from engine.bench.tune import tune
 from engine.cli import app
 from engine.config import RunConfig
 from engine.demo import BUNDLE
-from engine.errors import BundleError, InputError, OutputError, SettingsError
+from engine.errors import BundleError, DeviceError, InputError, OutputError, SettingsError
 from engine.hardware import cores, cpu
 
 pytest.importorskip("onnxruntime")
@@ -56,7 +56,7 @@ def test_the_fastest_settings_are_kept(
     assert said.exit_code == 0, said.output
     kept = tuned.load(folder)
     assert kept is not None
-    assert kept.here
+    assert kept.here("")
     assert kept.batch_tokens in (256, 512)
     assert 1 <= kept.workers <= max(4, cores())
     assert kept.threads == max(1, cores() // kept.workers)
@@ -91,14 +91,50 @@ def test_of_another_machine_or_device_they_are_not_taken(folder: Path) -> None:
     config = RunConfig()
     for other in (found(cpu="another"), found(cores=cores() + 1)):
         tuned.save(folder, other)
-        assert tuned.applied(folder, config) == config
+        assert tuned.applied(folder, config, "") == config
     tuned.save(folder, found())
-    assert tuned.applied(folder, config).batch_tokens == 512
-    assert tuned.applied(folder, RunConfig(device="cuda")).batch_tokens == 0
+    tuned.save(folder, found(card="H100", batch_tokens=32768))
+    assert tuned.applied(folder, config, "").batch_tokens == 512
+    assert tuned.applied(folder, config, "H100").batch_tokens == 32768
+    assert tuned.applied(folder, config, "another").batch_tokens == 0
+    shown = json.loads(CliRunner().invoke(app, ["inspect", str(folder), "--json"]).output)
+    assert {kind: one["card"] for kind, one in shown["tuned"].items()} == {
+        "cpu": "",
+        "cuda": "H100",
+    }
+
+
+def test_on_a_card_larger_batches_are_tried_and_kept_apart(
+    folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the CPU in its place, which answers under another name."""
+    tried: list[dict[str, object]] = []
+    sweep = room.sweep
+
+    def watched(*given: object, **more: object) -> object:
+        tried.append(more)
+        return sweep(*given, **{**more, "device": "cpu"})  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(room, "card_of", lambda device: "H100")
+    monkeypatch.setattr(room, "devices", lambda device: ("cpu",))
+    monkeypatch.setattr(room, "sweep", watched)
+    monkeypatch.setattr(room, "CARD_BUDGETS", (4096, 16384))
+    kept, _ = tune(folder, [corpus], seconds=1, device="cuda")
+    assert tried[0]["budgets"] == (4096, 16384)
+    # A decoder's rows come and go on one thread.
+    assert tried[0]["workers"] == [1]
+    assert kept.card == "H100"
+    assert kept == tuned.load(folder, "cuda")
+    assert tuned.load(folder) is None
+
+
+def test_a_card_that_is_not_there_is_refused(folder: Path, corpus: Path) -> None:
+    with pytest.raises(DeviceError, match="cuda:77 was asked for"):
+        tune(folder, [corpus], device="cuda:77")
 
 
 def test_a_damaged_file_is_named(folder: Path) -> None:
-    (folder / tuned.FILE).write_text("{")
+    (folder / tuned.FILES["cpu"]).write_text("{")
     with pytest.raises(BundleError, match=r"tuned\.json") as caught:
         tuned.load(folder)
     assert "engine tune" in caught.value.hint

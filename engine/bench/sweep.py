@@ -28,6 +28,7 @@ import pyarrow as pa
 from engine import bundle as bundles
 from engine import hardware, runner, source, tasks
 from engine.config import check_least
+from engine.device import resolve
 from engine.errors import EngineError, InputError, SettingsError, Stopped
 from engine.flow import Rows
 from engine.model import Bundle
@@ -37,6 +38,8 @@ from engine.telemetry import Progress
 from engine.version import __version__
 
 BUDGETS = (512, 1024, 2048, 4096)
+# On a card.
+CARD_BUDGETS = (4096, 8192, 16384, 32768, 65536)
 WORKERS = (1, 2)
 _WARM_ROWS = 16
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
@@ -44,7 +47,8 @@ _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
 
 @dataclass(frozen=True)
 class Setting:
-    """What a sweep varies; threads are the cores shared out among the workers."""
+    """What a sweep varies; threads are the cores shared out among the workers, on a card among as
+    many as there are at most: threads do nothing there, and the bundle is loaded once."""
 
     batch_tokens: int
     workers: int
@@ -201,7 +205,8 @@ def sweep(
         Stopped: Interrupted (SIGINT).
     """
     given = {"max_length": max_length, "device": device, "options": dict(options or {})}
-    measured = [_Measured(setting) for setting in _settings(budgets, workers)]
+    settings = _settings(budgets, workers, on_card=resolve(device) != "cpu")
+    measured = [_Measured(setting) for setting in settings]
     check_least("rounds", rounds, 1)
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
         rows = sample(bundle, inputs, Path(scratch) / "rows.arrow", text=text, limit=limit, **given)
@@ -317,16 +322,19 @@ class _Measured:
         }
 
 
-def _settings(budgets: Sequence[int], workers: Sequence[int]) -> list[Setting]:
+def _settings(budgets: Sequence[int], workers: Sequence[int], on_card: bool) -> list[Setting]:
     """Every pair once, in the order given."""
     for name, values in (("budgets", budgets), ("workers", workers)):
         if not values:
             raise SettingsError(f"{name} is empty", "one value or more, each 1 or more")
         for value in values:
             check_least(name, value, 1)
-    cores = hardware.cores()
+    cores, most = hardware.cores(), max(workers)
     pairs = dict.fromkeys((budget, count) for count in workers for budget in budgets)
-    return [Setting(budget, count, max(1, cores // count)) for budget, count in pairs]
+    return [
+        Setting(budget, count, max(1, cores // (most if on_card else count)))
+        for budget, count in pairs
+    ]
 
 
 def _written(windows: Iterator[Rows], names: Sequence[str], file: Path) -> tuple[int, int]:

@@ -12,12 +12,14 @@ import pyarrow as pa
 
 from engine import bundle as bundles
 from engine import hardware, source, tasks, tuned
-from engine.bench.sweep import BUDGETS, Sweep, sweep
+from engine.bench.sweep import BUDGETS, CARD_BUDGETS, Sweep, sweep
 from engine.config import check_least
+from engine.device import card as card_of
+from engine.device import devices
 from engine.errors import SettingsError
 from engine.gate.sample import BUNDLED, bundled, options
 from engine.memory import in_memory
-from engine.model import Bundle
+from engine.model import CARD_TOKENS, Bundle
 from engine.runner import MAX_WORKERS
 from engine.sink import writing
 from engine.tuned import Tuned
@@ -25,7 +27,9 @@ from engine.tuned import Tuned
 SECONDS = 60
 _ROUNDS = 3
 _PILOT = 16
-_MOST_ROWS = 20_000
+_MOST_ROWS, _MOST_CARD_ROWS = 20_000, 200_000
+# Batches in flight on a card, the usual number first: one is copied while the other is computed.
+_CARD_WORKERS = (2, 1, 3)
 
 
 def tune(
@@ -34,16 +38,18 @@ def tune(
     *,
     text: Sequence[str] = (),
     seconds: int = SECONDS,
+    device: str = "auto",
     given: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Tuned, Sweep]:
-    """Time sessions × threads × token budgets in turns and keep the fastest beside the bundle.
+    """Time workers × token budgets in turns and keep the fastest beside the bundle.
 
     Args:
         bundle: Its folder.
         inputs: Rows like those that will be run; none for sentences that come with the engine.
         text: The input columns; none for the task's usual names.
         seconds: About how long it may take.
+        device: As `engine.run` takes it; the first card of several.
         given: The task's options by name.
         progress: Called with a line after each round.
 
@@ -54,6 +60,7 @@ def tune(
         SettingsError: A setting is unknown or out of range.
         InputError: An input is missing or unreadable, or has no good row.
         BundleError: Not a bundle, or its bytes have changed.
+        DeviceError: The device asked for is not what would run.
         OutputError: The bundle's folder can not be written.
         Stopped: Interrupted (SIGINT).
     """
@@ -65,21 +72,24 @@ def tune(
     check_least("seconds", seconds, 1)
     if inputs:
         source.find(list(inputs))
+    card, device = card_of(device), devices(device)[0]
     task, cores = tasks.find(folder.description.task), hardware.cores()
     own = bundled(folder.description).items
     asked = {**({} if inputs else options(folder.description, own)), **(given or {})}
-    workers = sorted({1, min(MAX_WORKERS, cores), *(n for n in (2, 4, 8) if n <= cores)})
-    runs = len(workers) * len(BUDGETS) * _ROUNDS
+    budgets, workers = _varied(card, folder.description.facts)
+    runs = len(workers) * len(budgets) * _ROUNDS
+    most = _MOST_CARD_ROWS if card else _MOST_ROWS
     with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
-        files = list(inputs) or [_sentences(folder, task, Path(scratch) / "rows.arrow")]
-        rate = _rows_per_second(folder, own[:_PILOT], given or {})
-        progress(f"{runs} runs of about {seconds / runs:.1f} s")
-        limit = max(_PILOT, min(_MOST_ROWS, int(rate * seconds / runs)))
+        files = list(inputs) or [_sentences(folder, task, Path(scratch) / "rows.arrow", most)]
+        rate = _rows_per_second(folder, own[:_PILOT], given or {}, device)
+        progress(f"{runs} runs of about {seconds / runs:.1f} s on {card or 'the CPU'}")
+        limit = max(_PILOT, min(most, int(rate * seconds / runs)))
         found = sweep(
-            folder.path, files, budgets=BUDGETS, workers=workers, rounds=_ROUNDS, limit=limit,
-            text=() if not inputs else text, device="cpu", options=asked, progress=progress,
+            folder.path, files, budgets=budgets, workers=workers, rounds=_ROUNDS, limit=limit,
+            text=() if not inputs else text, device=device, options=asked, progress=progress,
         )  # fmt: skip
     best = found.best
+    usual = (CARD_TOKENS, workers[0]) if card else (task.batch_tokens, min(MAX_WORKERS, cores))
     kept = Tuned(
         batch_tokens=best.batch_tokens,
         workers=best.workers,
@@ -87,16 +97,27 @@ def tune(
         cpu=hardware.cpu()[0],
         cores=cores,
         sample=", ".join(map(str, inputs)) or BUNDLED,
-        speed=round(_gain(found, task.batch_tokens, min(MAX_WORKERS, cores)), 3),
+        speed=round(_gain(found, *usual), 3),
+        card=card,
     )
     tuned.save(folder.path, kept)
     return kept, found
 
 
-def _sentences(folder: bundles.BundleFolder, task: tasks.Task, file: Path) -> Path:
+def _varied(card: str, facts: bundles.Facts) -> tuple[tuple[int, ...], list[int]]:
+    """Token budgets and numbers of workers; on a card the usual number first."""
+    cores = hardware.cores()
+    if card:
+        # A decoder's rows come and go on one thread.
+        return CARD_BUDGETS, [1] if facts.generation else list(_CARD_WORKERS)
+    workers = {1, min(MAX_WORKERS, cores), *(n for n in (2, 4, 8) if n <= cores)}
+    return BUDGETS, sorted(workers)
+
+
+def _sentences(folder: bundles.BundleFolder, task: tasks.Task, file: Path, count: int) -> Path:
     """The engine's own sentences as a corpus, numbered, so that no two rows are the same."""
     items = bundled(folder.description).items
-    columns = in_memory([items[n % len(items)] for n in range(_MOST_ROWS)], task)
+    columns = in_memory([items[n % len(items)] for n in range(count)], task)
     numbered = [f"{row} {n}" for n, row in enumerate(columns[0].to_pylist())]
     arrays = [pa.array(numbered), *columns[1:]]
     table = pa.table(dict(zip((c.name for c in task.inputs), arrays, strict=False)))
@@ -106,11 +127,11 @@ def _sentences(folder: bundles.BundleFolder, task: tasks.Task, file: Path) -> Pa
 
 
 def _rows_per_second(
-    folder: bundles.BundleFolder, items: Sequence[Any], given: Mapping[str, Any]
+    folder: bundles.BundleFolder, items: Sequence[Any], given: Mapping[str, Any], device: str
 ) -> float:
     """Roughly, of the engine's own sentences."""
     asked = {**options(folder.description, items), **given}
-    model = Bundle.load(folder.path, device="cpu")
+    model = Bundle.load(folder.path, device=device)
     model(items, **asked)
     started = time.perf_counter()
     model(items, **asked)

@@ -20,6 +20,7 @@ def tune(
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="Input columns, a,b for two.")] = None,
     seconds: Annotated[int, typer.Option(help="About how long it may take.")] = 60,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Find the fastest settings of a bundle on this machine; engine run takes them from then on."""
@@ -28,9 +29,14 @@ def tune(
     from engine.bench.tune import tune as measure
 
     found, measured = measure(
-        bundle, inputs or (), text=split_names(text), seconds=seconds, given=ctx.meta["options"],
+        bundle,
+        inputs or (),
+        text=split_names(text),
+        seconds=seconds,
+        device=device,
+        given=ctx.meta["options"],
         progress=lambda line: None if as_json else typer.echo(line, err=True),
-    )  # fmt: skip
+    )
     if as_json:
         typer.echo(json.dumps({**dataclasses.asdict(found), "sweep": measured.sweep}))
         return
