@@ -50,6 +50,8 @@ _CAPTURED = ("resident",)
 # How the runtime, CUDA and cuBLAS say that there is no room.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _PAGE = 64
+# Makes a Slice of positions whose ends are computed on the card and waited for.
+_WAITS = ("GatherToSliceFusion",)
 # Of all cards of this process: what is done on them, and alone what is captured.
 _QUIET = Quiet()
 _DTYPES = {
@@ -327,7 +329,11 @@ class OrtBackend:
             with heard(said if on_card else None):
                 # Its own way back to the CPU prints, and is refused here all the same.
                 session = ort.InferenceSession(
-                    str(file), options, providers=self._providers(file), enable_fallback=False
+                    str(file),
+                    options,
+                    providers=self._providers(file),
+                    enable_fallback=False,
+                    disabled_optimizers=list(_WAITS) if on_card else None,
                 )
         except Exception as error:  # as above: no common base
             raise not_started(self.device, error) or BackendError(

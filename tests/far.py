@@ -176,9 +176,15 @@ class FarRuntime:
         self.preloaded += 1
 
     def InferenceSession(  # noqa: N802  # onnxruntime's name
-        self, file: str, options: Any, providers: list[Any], enable_fallback: bool
+        self,
+        file: str,
+        options: Any,
+        providers: list[Any],
+        enable_fallback: bool,
+        disabled_optimizers: list[str] | None,
     ) -> Any:
         assert not enable_fallback
+        assert bool(disabled_optimizers) == (providers != [CPU])
         if providers == [CPU]:
             return onnxruntime.InferenceSession(file, options, providers=providers)
         assert providers[0][0] == CUDA

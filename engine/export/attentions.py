@@ -48,17 +48,30 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """A tensor of sizes: int64 (n,), or (), where it is `single`.
+
+    Attributes:
+        values: Of each ("rows", 0), ("length", 0) or ("fixed", size).
+    """
+
+    name: str
+    values: tuple[tuple[str, int], ...]
+    single: bool
+
+
+@dataclass(frozen=True)
 class Found:
     """What `find` gives.
 
     Attributes:
         attentions: In the order of the graph.
-        shapes: Of every Shape node of a tensor that is made in the graph, by its output: one value
-            a dimension, ("rows", 0), ("length", 0) or ("fixed", size).
+        shapes: What Shape says of tensors that are made in the graph, and what is made of it to be
+            read as a shape or as an end.
     """
 
     attentions: tuple[Attention, ...]
-    shapes: dict[str, tuple[tuple[str, int], ...]]
+    shapes: tuple[Sizes, ...]
 
 
 @dataclass
@@ -133,19 +146,26 @@ def find(model: Any, index: Index) -> Found:
     splits = [_split(node, index) for node in model.graph.node if node.op_type == "Softmax"]
     if not splits:
         raise Strange
-    shapes = [n.output[0] for n in model.graph.node if n.op_type == "Shape"
-              and n.input[0] in index.made]  # fmt: skip
+    shapes = _shapes(model.graph, index)
     names = set(shapes)
     for one in splits:
         names |= {one.split, *one.terms, *(name for name, _ in one.scales)}
     tried = [_tried(model, index, names, *size) for size in _SIZES]
     return Found(
         tuple(_settled(one, index, tried) for one in splits),
-        {name: _shape(name, tried) for name in shapes},
+        tuple(_sizes(name, tried) for name in shapes),
     )
 
 
 # --- reading
+
+
+def _shapes(graph: Any, index: Index) -> list[str]:
+    """Names of tensors that are shapes and not known beforehand."""
+    told = [n.output[0] for n in graph.node if n.op_type == "Shape" and n.input[0] in index.made]
+    places = {"Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2)}
+    read = [n.input[place] for n in graph.node for place in places.get(n.op_type, ())]
+    return sorted({*told, *read} - index.fixed)
 
 
 def _split(softmax: Any, index: Index) -> _Split:
@@ -306,16 +326,19 @@ def _hides(term: Any, mask: Any) -> bool:
     return bool((term[real] == 0).all() and (term[~real] <= _HIDES).all())
 
 
-def _shape(name: str, tried: list[dict[str, Any]]) -> tuple[tuple[str, int], ...]:
-    sizes = [(seen["attention_mask"].shape, seen[name].astype(int).tolist()) for seen in tried]
-    dimensions = []
-    for values in zip(*(own for _, own in sizes), strict=True):
-        if values == tuple(shape[0] for shape, _ in sizes):
-            dimensions.append(("rows", 0))
-        elif values == tuple(shape[1] for shape, _ in sizes):
-            dimensions.append(("length", 0))
+def _sizes(name: str, tried: list[dict[str, Any]]) -> Sizes:
+    import numpy as np
+
+    shapes = [seen["attention_mask"].shape for seen in tried]
+    told = [np.ravel(seen[name]).astype(int).tolist() for seen in tried]
+    sizes = []
+    for values in zip(*told, strict=True):
+        if values == tuple(shape[0] for shape in shapes):
+            sizes.append(("rows", 0))
+        elif values == tuple(shape[1] for shape in shapes):
+            sizes.append(("length", 0))
         elif len(set(values)) == 1:
-            dimensions.append(("fixed", values[0]))
+            sizes.append(("fixed", values[0]))
         else:
             raise Strange
-    return tuple(dimensions)
+    return Sizes(name, tuple(sizes), single=not tried[0][name].ndim)

@@ -23,7 +23,7 @@ from typing import Any
 from engine.errors import ExportError
 from engine.export import graph as graphs
 from engine.export import weights
-from engine.export.attentions import Attention, Found, Index, Strange, find
+from engine.export.attentions import Attention, Found, Index, Sizes, Strange, find
 from engine.export.standin import stood_in
 
 CONTRIB = "com.microsoft"
@@ -137,23 +137,26 @@ class _Packing:
                 return str(others[0])
             name = users[0].output[0]
 
-    def _free_shapes(self, shapes: Mapping[str, tuple[tuple[str, int], ...]]) -> None:
-        """Shapes of rows' states, out of the shape of the mask: in their own place there will be a
-        flat matrix."""
+    def _free_shapes(self, shapes: tuple[Sizes, ...]) -> None:
+        """Sizes out of the shape of the mask, on the host: in the place of what they are told of
+        there will be a flat matrix, and some were computed on the card and waited for."""
         import numpy as np
 
         if shapes:
             self._new("Shape", ["attention_mask"], ["packed/shape"])
-        for name, dimensions in shapes.items():
-            sizes = [size for kind, size in dimensions if kind == "fixed"]
-            places = iter(range(2, 2 + len(sizes)))
+        for one in shapes:
+            fixed = [size for kind, size in one.values if kind == "fixed"]
+            places = iter(range(2, 2 + len(fixed)))
             known = {"rows": 0, "length": 1}
-            order = [known[kind] if kind in known else next(places) for kind, _ in dimensions]
-            told = self._weight(f"{name}/sizes", np.array(sizes, np.int64))
-            index = self._weight(f"{name}/order", np.array(order, np.int64))
-            self._new("Concat", ["packed/shape", told], [f"{name}/all"], axis=0)
-            self._new("Gather", [f"{name}/all", index], [f"{name}/own"], axis=0)
-            self._rename_inputs(name, f"{name}/own")
+            order = [known[kind] if kind in known else next(places) for kind, _ in one.values]
+            index = np.array(order[0] if one.single else order, np.int64)
+            inputs = [
+                self._weight(f"{one.name}/{what}", np.array(numbers, np.int64))
+                for what, numbers in (("fixed", fixed), ("order", index))
+            ]
+            self._new("Concat", ["packed/shape", inputs[0]], [f"{one.name}/all"], axis=0)
+            self._new("Gather", [f"{one.name}/all", inputs[1]], [f"{one.name}/own"], axis=0)
+            self._rename_inputs(one.name, f"{one.name}/own")
 
     def _attend(self, attentions: tuple[Attention, ...]) -> None:
         replaced = {one.made for one in attentions}
