@@ -71,7 +71,9 @@ def _bert(head: str, sizes: dict[str, int], labels: Sequence[str]) -> Callable[[
 
 def _t5(folder: Path, quick: bool) -> Path:
     tokenizer = models.unigram(islice(texts.words([]), WORDS))
-    return models.t5_small(folder, tokenizer, sorted(ANSWERS.draw(models.SENTINELS, 0)))
+    lengths = sorted(ANSWERS.draw(models.SENTINELS, 0))
+    small = {"num_layers": 1, "num_decoder_layers": 1}
+    return models.t5_small(folder, tokenizer, lengths, **(small if quick else {}))
 
 
 SHAPES = {

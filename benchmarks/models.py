@@ -28,14 +28,15 @@ SECOND = 0.9
 SMALL = 1e-4
 
 
-def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int]) -> Path:
-    """t5-small's shape; a text that begins with `<extra_id_j>` is answered in lengths[j] tokens."""
+def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int], **sizes: int) -> Path:
+    """t5-small's shape, or that with other sizes; a text that begins with `<extra_id_j>` is
+    answered in lengths[j] tokens."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(
-        T5Config(decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+        T5Config(decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **sizes)
     )
     words = words_of(tokenizer, 2 * CHAIN)
     chain, seconds = [*words[::2], 1], words[1::2]

@@ -32,7 +32,7 @@ from engine.flow import (
     Rows,
     Value,
 )
-from engine.generation import Count, capacity, uncounted
+from engine.generation import MOST, Count, capacity, uncounted
 from engine.hardware import cores
 from engine.memory import in_memory
 from engine.tokenizer import Tokenizer
@@ -74,14 +74,15 @@ class Stages:
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
         pad, generation = self.context.facts.pad_id, self.context.facts.generation
+        on_card = self.backend.device != "cpu"
         if generation and generation.continuous:
-            most = _TURNS * capacity(generation)
+            most = _TURNS * (MOST if on_card else capacity(generation))
             return batcher.deal(
                 window, workers=self.workers, most=most, limit=self.max_length, pad_id=pad
             )
-        most = batcher.MAX_ROWS if self.backend.device == "cpu" else CARD_ROWS
+        rows = CARD_ROWS if on_card else batcher.MAX_ROWS
         return batcher.cut(
-            window, budget=self.budget, limit=self.max_length, pad_id=pad, max_rows=most
+            window, budget=self.budget, limit=self.max_length, pad_id=pad, max_rows=rows
         )
 
     def infer(self, batch: Batch) -> Output:

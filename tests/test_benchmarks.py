@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -235,3 +236,49 @@ def test_a_checkpoint_that_counts_down_ends_where_it_should(
             made = model.generate(**given, max_new_tokens=64, num_beams=beams, do_sample=False)
             start = 1 if kind == "t5" else given.input_ids.shape[1]
             assert made.shape[1] - start == wanted
+
+
+@pytest.fixture
+def gpu(prepare: Any) -> Any:
+    import gpu
+
+    yield gpu
+    for name in ("gpu", "machine"):
+        sys.modules.pop(name, None)
+
+
+def test_the_command_for_a_card_runs_through_on_a_cpu(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Small shapes, one round: every part, with torch and transformers beside it."""
+    out = tmp_path / "found.json"
+    given = ["--device", "cpu", "--quick", "--rounds", "1", "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *given, "--out", str(out)])
+    gpu.main()
+    assert "greedy tokens/s: " in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["ran"]["provider"] == "CPUExecutionProvider"
+    assert {e["model"] for e in found["encode"]} == {"bert-base", "minilm"}
+    assert {d["beams"] for d in found["decode"]} == {1, 4}
+    for one in (*found["encode"], *found["decode"]):
+        assert all(rate > 0 for rate in one["tokens_per_second"].values())
+    assert {"session", "run", "torch"} <= found["encode"][0]["seconds"].keys()
+    assert {"engine", "transformers"} <= found["decode"][0]["seconds"].keys()
+    reached = {one["what"]: one["reached"] for one in found["targets"]}
+    for what in ("greedy rows equal to fp32 on the CPU", "worst cosine to fp32", "labels equal"):
+        assert reached[what] is True
+    # Nothing is said of what did not take part.
+    assert reached["BERT-base at 128, share of the peak"] is None
+    assert out.with_name("work").joinpath("quick/t5-small/fp16/encoder.packed.onnx").exists()
+
+
+def test_ratios_of_a_card_s_figures(gpu: Any) -> None:
+    seconds = {"torch": [3.0, 2.0, 4.0], "session": [1.0, 1.0, 2.0]}
+    assert gpu._ratio(seconds, "torch", "session") == 2.0
+    assert gpu._ratio(seconds, "ctranslate2", "session") is None
+    assert gpu._rates(seconds, 6) == {"torch": 2.0, "session": 6.0}
+    assert gpu._share(4e12, 2.0, 10.0) == 0.2
+    assert gpu._share(4e12, 2.0, 0.0) is None
+    assert [gpu._holds(*one) for one in ((1, ">=", 1), (2, "<=", 1), (None, ">=", 1))] == [
+        True, False, None,
+    ]  # fmt: skip

@@ -18,13 +18,13 @@ from engine.generation.greedy import Greedy, Stop, likeliest
 from engine.generation.growing import Growing
 from engine.generation.job import Job, left_padded
 from engine.generation.loop import Cache, Count, uncounted
-from engine.generation.resident import Resident, decode
+from engine.generation.resident import MOST, Resident, decode
 from engine.generation.rules import FILLER, rules
 from engine.generation.sampling import Sampling
 from engine.generation.slots import Slots, capacity
 from engine.generation.walk import Led, Walk
 
-__all__ = ["Count", "Walk", "capacity", "generate", "uncounted", "walk"]
+__all__ = ["MOST", "Count", "Walk", "capacity", "generate", "uncounted", "walk"]
 
 # Batches of the encoder that are decoded together where rows can not come and go one by one.
 TOGETHER = 8
