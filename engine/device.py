@@ -150,12 +150,8 @@ def devices(device: str) -> tuple[str, ...]:
 
 
 def card(device: str) -> str:
-    """Name of the first card that a run on this device uses, "" for the CPU.
-
-    Raises:
-        DeviceError: As `resolve`.
-    """
-    kind, _, index = devices(device)[0].partition(":")
+    """Name of the card that is cuda:N, "" for the CPU."""
+    kind, _, index = device.partition(":")
     return "" if kind == "cpu" else cuda.look().cards[int(index)].name
 
 

@@ -9,9 +9,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 import sys
 import time
 from collections import Counter
@@ -22,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import bundle, fleet, sink, source, tasks, tuned
+from engine import bundle, fleet, identity, sink, source, tasks, tuned
 from engine.batcher import rows_ended
 from engine.config import RunConfig, check_names
 from engine.device import ALL, card, devices, passed_over
@@ -42,7 +39,6 @@ from engine.overlap import Overlap
 from engine.part import OpenPart
 from engine.report import Report
 from engine.telemetry import Progress, Telemetry
-from engine.version import __version__
 
 MAX_WORKERS = 4
 # Windows tokenized at a time for a card. Handing tokens over takes one core a twentieth of the time
@@ -79,10 +75,10 @@ def run(
     folder = model.folder if isinstance(model, Bundle) else bundle.load(model)
     config = settle(folder, settings)
     if not isinstance(model, Bundle):
-        config = tuned.applied(folder.path, config, card(config.device))
+        config = tuned.applied(folder.path, config, card(devices(config.device)[0]))
     files = source.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
     manifest = Manifest(Path(out))
-    files = _apart(files, manifest.out)
+    files = identity.inputs_apart(files, manifest.out)
     with manifest.held():
         return Run(model, folder, config, files, manifest, on_progress).execute()
 
@@ -121,8 +117,8 @@ class Run:
         self.on_commit: Callable[[str], None] | None = None
         self.devices = _devices(model, config)
         self.device = self.devices[0] if len(self.devices) == 1 else ALL
-        self.run_json = _identity(folder, config, self.device)
-        self.seen = {file: _seen(file) for file in files}
+        self.run_json = identity.of_run(folder, config, self.device)
+        self.seen = {file: identity.of_file(file) for file in files}
         self.splits = list(source.plan(files, config.split_size))
         self.parts = {s: sink.part_name(s.ordinal, s.name, config.format) for s in self.splits}
         self.sizes, self.sized_in_rows = _sizes(self.splits) if on_progress else ({}, False)
@@ -226,7 +222,7 @@ class Run:
                 if self.manifest.entry(part):
                     self.manifest.forget(part)
                 continue
-            taken = _taken(split, self.rows_left if self.config.limit else 0)
+            taken = identity.of_split(split, self.rows_left if self.config.limit else 0)
             entry = self.manifest.done(part, self.run_json["fingerprint"], taken)
             if entry is None:
                 self.reading[split] = taken
@@ -254,7 +250,7 @@ class Run:
                 _check_names(rows, stages.schema)
                 self._count_rejects(rows)
                 self._spend(len(rows) + len(rows.rejects.rows))
-                if rows.last and _seen(split.path) != self.seen[split.path]:
+                if rows.last and identity.of_file(split.path) != self.seen[split.path]:
                     raise InputError(f"{split.path}: changed during the run", "run again")
                 yield rows
 
@@ -440,13 +436,6 @@ def _where(rows: Rows) -> str:
     return f"{rows.split.path} (part {rows.split.ordinal})" if rows.split else "memory"
 
 
-def _apart(files: list[Path], out: Path) -> list[Path]:
-    """The inputs without what a run into `out` wrote: `out` may lie in the folder of the corpus."""
-    if apart := [file for file in files if not file.is_relative_to(os.path.abspath(out))]:
-        return apart
-    raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")
-
-
 def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[str, ...]:
     """What will run: a loaded bundle stays where it is, and must be where it is wanted."""
     wanted = config.device
@@ -467,45 +456,9 @@ def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[str, ...]:
     return (device,)
 
 
-def _taken(split: Split, limit: int) -> dict[str, Any]:
-    """What a split is at this moment, as its record will say."""
-    return {
-        "path": str(split.path),
-        "start": split.start,
-        "stop": split.stop,
-        "first_row": split.first_row,
-        "sha256": source.identity(split),
-        "limit": limit,
-    }
-
-
 def _sizes(splits: list[Split]) -> tuple[dict[Split, int], bool]:
     """What each split weighs in the progress: its rows (True) or, if some can not tell, bytes."""
     rows = {split: source.expect_rows(split) for split in splits}
     if all(rows.values()):
         return rows, True
     return {split: split.stop - split.start for split in splits}, False
-
-
-def _seen(file: Path) -> tuple[int, int]:
-    """Size and date, to tell whether a file was changed while a run was at it."""
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}", "check the file") from error
-    return status.st_size, status.st_mtime_ns
-
-
-def _identity(folder: bundle.BundleFolder, config: RunConfig, device: str) -> dict[str, Any]:
-    """The content of run.json: everything that makes two runs the same run."""
-    facts = folder.description.facts
-    options = tasks.settle(tasks.find(folder.description.task), facts, config.options)
-    settings = {
-        **config.shaping(),
-        "options": dataclasses.asdict(options),
-        "device": device.partition(":")[0],
-        "engine": __version__,
-    }
-    content = {"settings": settings, "bundle": folder.fingerprint}
-    text = json.dumps(content, sort_keys=True)
-    return {**json.loads(text), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}

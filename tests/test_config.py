@@ -21,8 +21,8 @@ NEVER_SHAPING = {
     "max_rejects": "likewise",
     "overwrite": "what becomes of an earlier run, not of this one",
     "gpu_memory": "where there is little, a batch is halved, and a row's answer is its own",
-    "device": "the device that it stands for is in the fingerprint (runner._identity)",
-    "options": "settled with the checkpoint's defaults in the fingerprint (runner._identity)",
+    "device": "the device that it stands for is in the fingerprint (identity.of_run)",
+    "options": "settled with the checkpoint's defaults in the fingerprint (identity.of_run)",
 }
 OTHER: dict[str, Any] = {
     "text": ("body",),

@@ -25,7 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"demo", "cache", "bench"},
     {"runner", "fleet", "verify", "inspection", "doctor", "export"},
     {"gate"},
-    {"model", "part", "report", "cards"},
+    {"model", "part", "report", "cards", "identity"},
     {"memory"},
     {"tasks"},
     {"generation"},

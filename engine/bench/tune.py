@@ -72,7 +72,8 @@ def tune(
     check_least("seconds", seconds, 1)
     if inputs:
         source.find(list(inputs))
-    card, device = card_of(device), devices(device)[0]
+    device = devices(device)[0]
+    card = card_of(device)
     task, cores = tasks.find(folder.description.task), hardware.cores()
     own = bundled(folder.description).items
     asked = {**({} if inputs else options(folder.description, own)), **(given or {})}
