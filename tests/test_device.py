@@ -14,8 +14,9 @@ from engine import backend as backends
 from engine import bundle, cuda, device, doctor
 from engine.backend import OrtBackend
 from engine.demo import BUNDLE
-from engine.errors import BackendError, DeviceError, OutOfMemory
+from engine.errors import BackendError, DeviceError, OtherRunError, OutOfMemory
 from engine.flow import Ragged, Rows
+from engine.manifest import Manifest
 from engine.model import Bundle
 from engine.runner import run
 
@@ -304,8 +305,6 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
 def test_auto_says_that_it_took_the_cpu_and_the_manifest_what_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.manifest import Manifest
-
     monkeypatch.setattr("engine.runner.passed_over", lambda: ("there is no card", "buy one"))
     monkeypatch.setattr(device, "passed_over", lambda: ("there is no card", "buy one"))
     file = tmp_path / "n.jsonl"
@@ -318,6 +317,35 @@ def test_auto_says_that_it_took_the_cpu_and_the_manifest_what_ran(
     assert entry.ran["nodes"]["encoder"]["CPUExecutionProvider"] > 0
     quiet = run(BUNDLE, [file], tmp_path / "other", device="cpu")
     assert not any("auto took" in note for note in quiet.notes)
+
+
+@pytest.mark.parametrize("asked", ["cuda", "auto"])
+def test_a_run_on_a_card_answers_as_ever_and_its_records_say_what_ran(
+    card: FarRuntime, tmp_path: Path, asked: str
+) -> None:
+    """Threads, staged inputs and outputs that stay, over several windows."""
+    import pyarrow as pa
+
+    file = tmp_path / "n.jsonl"
+    file.write_text("".join(f'{{"text": "mil {word}"}}\n' for word in ["uno", "dos", "tres"] * 40))
+    near = run(BUNDLE, [file], tmp_path / "near", device="cpu", window=32, dedupe=False)
+    far = run(BUNDLE, [file], tmp_path / "far", device=asked, window=32, dedupe=False, workers=3)
+    assert (far.device, far.ran["card"]) == ("cuda:0", H100.name)
+    assert not any("auto took" in note for note in far.notes)
+    tables = []
+    for folder, report in (("near", near), ("far", far)):
+        with pa.OSFile(str(tmp_path / folder / report.files[0])) as stream:
+            tables.append(pa.ipc.open_file(stream).read_all())
+    assert tables[0].equals(tables[1])
+    (entry,) = Manifest(tmp_path / "far").entries()
+    assert entry.ran["provider"] == "CUDAExecutionProvider"
+    assert entry.ran["driver"] == DRIVER.release
+    assert entry.ran["nodes"]["encoder"]["CUDAExecutionProvider"] == 3
+    again = run(BUNDLE, [file], tmp_path / "far", device="cuda:0", window=32, dedupe=False)
+    assert again.splits_skipped == 1
+    # Its answers are the card's: on the CPU that is another run.
+    with pytest.raises(OtherRunError, match="device"):
+        run(BUNDLE, [file], tmp_path / "far", device="cpu", window=32, dedupe=False)
 
 
 def test_doctor_tells_why_a_card_can_not_be_used(
