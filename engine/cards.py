@@ -20,12 +20,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from engine import errors
-from engine.errors import BackendError, EngineError, Stopped
+from engine.errors import BackendError, Stopped, restored, told
 
 Message = Mapping[str, Any]
-# A line up to this size is written at one go, whichever thread writes it (PIPE_BUF).
-_LINE = 4096
 _PATIENCE = 20.0
 
 
@@ -127,22 +124,3 @@ class Line:
             if (split := self.hear()["split"]) is None:
                 return
             yield split
-
-
-def told(error: BaseException) -> dict[str, Any]:
-    """An error as JSON values; one that was not raised on purpose by its class and place."""
-    if not isinstance(error, EngineError):
-        message = f"{type(error).__name__}: {error}"[: _LINE // 4]
-        return {"kind": "BackendError", "message": message, "hint": "please report it"}
-    own = {n: v for n, v in vars(error).items() if isinstance(v, (str, int))}
-    texts = {n: v[: _LINE // 4] if isinstance(v, str) else v for n, v in own.items()}
-    return {"kind": type(error).__name__, **texts}
-
-
-def restored(said: Message) -> EngineError:
-    """The error that was told."""
-    kind: Any = getattr(errors, str(said["kind"]), BackendError)
-    error: EngineError = kind.__new__(kind)
-    EngineError.__init__(error, str(said["message"]), str(said.get("hint", "")))
-    vars(error).update({n: v for n, v in said.items() if n != "kind"})
-    return error

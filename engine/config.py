@@ -36,8 +36,8 @@ class RunConfig:
         workers: Batches computed at a time; 0 takes one for each core, 4 at most, and on a card
             two, or one where tokens are generated.
         threads: Threads for one batch; 0 shares the cores out among the workers.
-        tokenizers: Windows tokenized at a time, each on all cores; 0 takes one, and on a card as
-            many as keep the cores busy while tokens are handed over.
+        tokenizers: Processes that tokenize; 0 takes none on a CPU, where the run does it on all
+            cores, and for a card one for every two cores, 8 at most.
         dedupe: Compute equal texts of a window once; not where answers are drawn by chance.
         device: auto, cpu, cuda, cuda:N, or cuda:all for every card.
         gpu_memory: Bytes of a card that each graph may take up; 0 for no limit.

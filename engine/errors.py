@@ -24,6 +24,13 @@ in `backend`, pyarrow's and the file system's in `source` and `sink`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+# Characters of a message that goes from process to process: a line of JSON is written at one go,
+# whichever thread writes it, as long as it has no more than 4,096 (PIPE_BUF).
+_LINE = 1024
+
 
 class EngineError(Exception):
     """Base of all errors raised on purpose.
@@ -116,3 +123,22 @@ class OtherRunError(OutputError):
 
 class Stopped(EngineError):
     exit_code = 75
+
+
+def told(error: BaseException) -> dict[str, Any]:
+    """An error as JSON values; one that was not raised on purpose by its class and place."""
+    if not isinstance(error, EngineError):
+        message = f"{type(error).__name__}: {error}"[:_LINE]
+        return {"kind": "BackendError", "message": message, "hint": "please report it"}
+    own = {n: v for n, v in vars(error).items() if isinstance(v, (str, int))}
+    texts = {n: v[:_LINE] if isinstance(v, str) else v for n, v in own.items()}
+    return {"kind": type(error).__name__, **texts}
+
+
+def restored(said: Mapping[str, Any]) -> EngineError:
+    """The error that was told."""
+    kind: Any = globals().get(str(said["kind"]), BackendError)
+    error: EngineError = kind.__new__(kind)
+    EngineError.__init__(error, str(said["message"]), str(said.get("hint", "")))
+    vars(error).update({n: v for n, v in said.items() if n != "kind"})
+    return error

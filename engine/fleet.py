@@ -55,8 +55,9 @@ def _header(run: Run) -> dict[str, Any]:
     config, workers = run.config, run.workers()
     threads = config.threads or max(1, cores() // (len(run.devices) * workers))
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    # Rows that are rejected are counted over all processes.
+    # Cores are shared out among the cards, and rows that are rejected counted over all processes.
     own = {"threads": threads, "workers": workers, "max_rejects": -1}
+    own["tokenizers"] = run.tokenizers()
     return {
         "bundle": str(run.folder.path),
         "out": str(run.manifest.out),
@@ -112,7 +113,7 @@ def _serve(run: Run, line: Line) -> None:
     try:
         run.answer(_splits(run, line))
     finally:
-        run.overlap.close()
+        run.close()
     line.tell(ran=run.ran)
     tell(None)
 

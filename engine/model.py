@@ -69,8 +69,7 @@ class Stages:
         return self.task.schema(self.context)
 
     def encode(self, rows: Rows) -> Encoded:
-        encoded = self.task.encode(rows, self.context)
-        return batcher.once(encoded) if self.dedupe else encoded
+        return self.task.sequences(rows, self.context, once=self.dedupe)
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
         pad, generation = self.context.facts.pad_id, self.context.facts.generation
@@ -212,7 +211,7 @@ class Bundle:
             budget,
             length,
             workers,
-            dedupe and not self.task.draws(settled),
+            dedupe,
         )
 
     def __call__(

@@ -23,6 +23,7 @@ from engine import bundle, fleet, identity, sink, source, tasks, tuned
 from engine.batcher import rows_ended
 from engine.config import RunConfig, check_names
 from engine.device import ALL, card, devices, passed_over
+from engine.encoders import Encoders, Terms
 from engine.errors import (
     ColumnError,
     DeviceError,
@@ -41,9 +42,9 @@ from engine.report import Report
 from engine.telemetry import Progress, Telemetry
 
 MAX_WORKERS = 4
-# Windows tokenized at a time for a card. Handing tokens over takes one core a twentieth of the time
-# that finding them takes it: with 16 cores on the finding, as long again.
-CARD_TOKENIZERS = 3
+# Processes that tokenize for a card, one for every two cores: each gives 1 to 2 million tokens a
+# second then, and can hand over several times that.
+CARD_TOKENIZERS = 8
 _PROGRESS_SECONDS = 0.25
 
 
@@ -125,6 +126,7 @@ class Run:
         self.rows_left = config.limit or sys.maxsize
         self.telemetry = Telemetry()
         self.overlap = Overlap()
+        self.encoders: Encoders | None = None
         self.rejected: Counter[str] = Counter()
         self.rejected_before = 0
         self.reading: dict[Split, dict[str, Any]] = {}
@@ -153,8 +155,14 @@ class Run:
                 "run the same command again to go on",
             ) from error
         finally:
-            self.overlap.close()
+            self.close()
         return self._report()
+
+    def close(self) -> None:
+        """End every thread and process of this run."""
+        self.overlap.close()
+        if self.encoders:
+            self.encoders.close()
 
     def _compute(self) -> None:
         todo = self._todo()
@@ -194,6 +202,12 @@ class Run:
             # One batch is copied while the other is computed; a decoder's rows come and go anyway.
             return 1 if self.folder.description.facts.generation else 2
         return 1 if isinstance(self.model, Bundle) else min(MAX_WORKERS, cores())
+
+    def tokenizers(self) -> int:
+        """Processes that tokenize; 0 where this one does."""
+        if self.config.tokenizers or self.device == "cpu":
+            return self.config.tokenizers
+        return min(CARD_TOKENIZERS, max(1, cores() // (2 * len(self.devices))))
 
     def _stages(self) -> Stages:
         config, model = self.config, self.model
@@ -277,15 +291,21 @@ class Run:
             )
 
     def _encoded(self, stages: Stages, windows: Iterator[Rows]) -> Iterator[Encoded]:
+        sequences: Callable[[Rows], Encoded] = stages.encode
+        if count := self.tokenizers():
+            context = stages.context
+            length, options = stages.max_length, self.config.options
+            terms = Terms(self.folder.path, options, length, context.type_ids, self.config.dedupe)
+            sequences = self.encoders = Encoders(terms, count)
+
         def encode(rows: Rows) -> Encoded:
             with self.telemetry.timed("tokenize", _where(rows)):
-                encoded = stages.encode(rows)
+                encoded = sequences(rows)
             self.telemetry.add(repeats=len(encoded.ids) - len(encoded.computed))
             return encoded
 
-        count = self.config.tokenizers or (1 if self.device == "cpu" else CARD_TOKENIZERS)
-        # One call tokenizes on all cores; the next one does while its tokens become columns.
-        return self.overlap.ordered(encode, windows, count, depth=count)
+        # Windows being tokenized, or waiting their turn: at most one for each process, or thread.
+        return self.overlap.ordered(encode, windows, count or 1, depth=count or 1)
 
     def _cut(self, stages: Stages, windows: Iterator[Encoded]) -> Iterator[Batch]:
         for window in windows:

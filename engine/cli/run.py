@@ -46,7 +46,7 @@ def run(
     ] = 0,
     threads: Annotated[int, typer.Option(help="Threads of one batch; 0 shares the cores out.")] = 0,
     tokenizers: Annotated[
-        int, typer.Option(help="Windows tokenized at a time; 0 for one, on a card more.")
+        int, typer.Option(help="Processes that tokenize; 0 for none, for a card up to 8.")
     ] = 0,
     dedupe: Annotated[
         bool, typer.Option(help="Compute equal texts of a window once, unless tokens are drawn.")

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine import batcher
 from engine.bundle import Facts
 from engine.errors import SettingsError
 from engine.flow import Arrays, Backend, Column, Encoded, Ints, Rows, Value
@@ -98,6 +99,11 @@ class Task:
     window: Callable[[Any], int] = any_number
     draws: Callable[[Any], bool] = never
     check: Callable[[Facts, Any, int], None] = nothing_more
+
+    def sequences(self, rows: Rows, context: Context, *, once: bool) -> Encoded:
+        """A window's sequences; `once` has equal ones computed once, unless answers are drawn."""
+        encoded = self.encode(rows, context)
+        return batcher.once(encoded) if once and not self.draws(context.options) else encoded
 
     @property
     def needed(self) -> tuple[str, ...]:

@@ -1,0 +1,158 @@
+"""Windows tokenized in processes of their own, for a card that reads more than one can give it.
+
+Handing tokens over holds the interpreter: 0.1 to 0.17 µs a token, whatever the cores that find
+them, so that one process gives 6 to 9 million a second at most. Each process here has a window at a
+time and a share of the cores, and gives back arrays.
+
+    run -> process    the terms first; then a window of texts each time
+    process -> run    its sequences, or the error that it failed with
+
+Both ways as pickles, through pipes that nobody else can write to. A process ends when its input
+does, so that none outlives its run; it has a session of its own: Ctrl-C reaches the run, which ends
+them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine import bundle, tasks
+from engine.errors import BackendError, restored, told
+from engine.flow import Encoded, Rows
+from engine.hardware import cores
+from engine.tokenizer import Tokenizer
+
+_CODE = "from engine.encoders import main; main()"
+_PATIENCE = 20.0
+_NOTHING = Rows(None, ())
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a process has to know: a bundle's folder, and what its `model.Stages` are bound to."""
+
+    folder: Path
+    options: Mapping[str, Any]
+    max_length: int
+    type_ids: bool
+    dedupe: bool
+
+
+class Encoders:
+    """Processes that tokenize; as many threads as there are processes may call at a time.
+
+    Args:
+        terms: What they have to know.
+        count: How many; each has its share of the cores.
+    """
+
+    def __init__(self, terms: Terms, count: int) -> None:
+        threads = max(1, cores() // count)
+        self._all = [_Process(terms, threads) for _ in range(count)]
+        self._idle = list(self._all)
+
+    def __call__(self, rows: Rows) -> Encoded:
+        """As `model.Stages.encode`.
+
+        Raises:
+            EngineError: What the process failed with.
+            BackendError: It ended by itself.
+        """
+        process = self._idle.pop()
+        try:
+            # Only what is tokenized goes there and back: a copy costs as much as the tokens.
+            found = process.ask(Rows(None, rows.texts, numbers=rows.numbers))
+        finally:
+            self._idle.append(process)
+        return replace(found, rows=rows)
+
+    def close(self) -> None:
+        """End them, once nobody calls any more."""
+        for process in self._all:
+            process.end()
+
+
+class _Process:
+    def __init__(self, terms: Terms, threads: int) -> None:
+        # The library reads it before its first batch, and else takes all cores.
+        names = {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CODE],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **names},
+        )  # fmt: skip
+        with suppress(OSError):  # one that is gone is found out when it is asked
+            self._tell(terms)
+
+    def _tell(self, what: object) -> None:
+        assert self._process.stdin
+        pickle.dump(what, self._process.stdin, protocol=5)
+        self._process.stdin.flush()
+
+    def ask(self, rows: Rows) -> Encoded:
+        assert self._process.stdout
+        try:
+            self._tell(rows)
+            found = pickle.load(self._process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise BackendError(
+                f"a process that tokenizes ended by itself, exit code {self._process.wait()}",
+                "the system may be out of memory; run the same command again to go on, with fewer "
+                "--tokenizers",
+            ) from error
+        if isinstance(found, dict):
+            raise restored(found)
+        assert isinstance(found, Encoded)
+        return found
+
+    def end(self) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        with suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def main() -> None:
+    """A process: told its terms and then windows on its input."""
+    out = os.fdopen(os.dup(1), "wb")
+    # Whatever else prints must not come between.
+    os.dup2(2, 1)
+    with suppress(EOFError, BrokenPipeError):
+        terms: Terms = pickle.load(sys.stdin.buffer)
+        encode: Any = None
+        while True:
+            rows = pickle.load(sys.stdin.buffer)
+            try:
+                encode = encode or _encoder(terms)
+                found: object = encode(rows)
+            except Exception as error:  # whatever it is, the run must hear of it
+                found = told(error)
+            pickle.dump(found, out, protocol=5)
+            out.flush()
+
+
+def _encoder(terms: Terms) -> Any:
+    folder = bundle.load(terms.folder)
+    task, facts = tasks.find(folder.description.task), folder.description.facts
+    tokenizer = Tokenizer(folder.path / bundle.TOKENIZER, terms.max_length)
+    options = tasks.settle(task, facts, terms.options)
+    context = tasks.Context(facts, options, tokenizer, terms.type_ids, stopped=lambda: False)
+
+    def encode(rows: Rows) -> Encoded:
+        return replace(task.sequences(rows, context, once=terms.dedupe), rows=_NOTHING)
+
+    return encode
