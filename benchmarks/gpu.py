@@ -254,11 +254,11 @@ def _torch(bench: Bench, name: str, batches: list[Batch]) -> Callable[[], Any] |
     """torch in float16 with fused attention, over the same sorted batches, pooled on the card."""
     if (torch := _module("torch")) is None or (transformers := _module("transformers")) is None:
         return None
-    kind = "cuda" if bench.device != "cpu" else "cpu"
+    kind = bench.device
     made = transformers.AutoModel.from_pretrained(
         bench.folder(name, "checkpoint"), attn_implementation="sdpa"
     )
-    model = (made.half() if kind == "cuda" else made).to(kind).eval()
+    model = (made.half() if kind != "cpu" else made).to(kind).eval()
     fed = [{n: torch.tensor(a).to(kind) for n, a in b.feeds.items()} for b in batches]
 
     def call() -> None:
@@ -364,9 +364,9 @@ def _transformers(
 ) -> Callable[[], Any] | None:
     if (torch := _module("torch")) is None or (transformers := _module("transformers")) is None:
         return None
-    kind = "cuda" if bench.device != "cpu" else "cpu"
+    kind = bench.device
     made = transformers.AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
-    model = (made.half() if kind == "cuda" else made).to(kind).eval()
+    model = (made.half() if kind != "cpu" else made).to(kind).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     order = sorted(told, key=len, reverse=True)
     fed = [
@@ -394,8 +394,10 @@ def _ctranslate2(
     folder = checkpoint.with_name("ctranslate2")
     if not folder.exists():
         ctranslate2.converters.TransformersConverter(str(checkpoint)).convert(str(folder))
-    kind = ("cuda", "float16") if bench.device != "cpu" else ("cpu", "float32")
-    model = ctranslate2.Translator(str(folder), device=kind[0], compute_type=kind[1])
+    kind, _, index = bench.device.partition(":")
+    where = {"device": kind, "device_index": int(index or 0)}
+    precision = "float32" if kind == "cpu" else "float16"
+    model = ctranslate2.Translator(str(folder), compute_type=precision, **where)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     tokens = [one.tokens for one in tokenizer(told).encodings]
     given = {"beam_size": beams, "max_batch_size": batch, "max_decoding_length": 128}
@@ -411,19 +413,26 @@ def peak(bench: Bench) -> float:
     if torch is None or bench.device == "cpu":
         return 0.0
     size, took = 8192, []
-    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    kinds = {"dtype": torch.bfloat16, "device": bench.device}
+    left, right = (torch.randn(size, size, **kinds) for _ in range(2))
     for _ in range(30):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(bench.device)
         start = time.perf_counter()
         left @ right
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(bench.device)
         took.append(time.perf_counter() - start)
     return float(round(2e-12 * size**3 / statistics.median(took[5:]), 1))
 
 
-def used() -> int:
-    """MiB of the cards in use, by nvidia-smi; 0 without one."""
-    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+def used(bench: Bench) -> int:
+    """MiB of the card in use, by nvidia-smi; 0 without one."""
+    index = bench.device.partition(":")[2] or "0"
+    ask = [
+        "nvidia-smi",
+        f"--id={index}",
+        "--query-gpu=memory.used",
+        "--format=csv,noheader,nounits",
+    ]
     try:
         told = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -433,7 +442,7 @@ def used() -> int:
 
 def memory(bench: Bench) -> dict[str, Any]:
     """MiB in use before, behind one run, and behind four more of the same."""
-    before = used()
+    before = used(bench)
     told, _ = asked(bench.rows(1024))
     written, most = corpus("mixed", bench.rows(8192))
     decoder, encoder = bench.open("t5-small", "fp16"), bench.open("minilm", "fp16")
@@ -443,10 +452,10 @@ def memory(bench: Bench) -> dict[str, Any]:
         encoder(written, max_length=most)
 
     call()
-    once = used()
+    once = used(bench)
     for _ in range(4):
         call()
-    return {"before_mib": before, "behind_one_mib": once, "behind_five_mib": used()}
+    return {"before_mib": before, "behind_one_mib": once, "behind_five_mib": used(bench)}
 
 
 # --- figures

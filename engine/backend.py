@@ -42,7 +42,7 @@ from engine.device import (
     runtime,
 )
 from engine.errors import BackendError, OutOfMemory
-from engine.flow import T, Value
+from engine.flow import T, Value, places
 from engine.overlap import Lane, Quiet
 
 # Graphs that are launched again and again over the same buffers, and are captured whole.
@@ -86,6 +86,8 @@ class OrtGraph:
             BackendError: The runtime failed on this batch.
         """
         ids = feeds.get("input_ids")
+        if "kept" in self.inputs:
+            feeds = {**feeds, **places(feeds["attention_mask"])}
         with self._failing(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
             if self._card is None:
                 return self._here(feeds, fetch)
@@ -134,13 +136,16 @@ class OrtGraph:
         and launched as a whole from then on.
 
         Raises:
-            BackendError: From the call that is returned: the runtime failed.
+            OutOfMemory: What it reads does not fit; from the call that is returned, too.
+            BackendError: The runtime failed; likewise.
         """
-        binding = self._session.io_binding()
-        for name, given in inputs.items():
-            binding.bind_ortvalue_input(name, _value(given))
-        for name, buffer in outputs.items():
-            binding.bind_ortvalue_output(name, buffer.value)
+        # What is not there yet is copied to the card now.
+        with self._failing(""), _QUIET.shared() if self._card is not None else nullcontext():
+            binding = self._session.io_binding()
+            for name, given in inputs.items():
+                binding.bind_ortvalue_input(name, _value(given))
+            for name, buffer in outputs.items():
+                binding.bind_ortvalue_output(name, buffer.value)
         if self._card is None:
             return _Bound(self, binding)
         captured = self._file.stem in _CAPTURED
@@ -148,6 +153,7 @@ class OrtGraph:
         options = runtime().RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
         bound = _Bound(self, binding, options, captured)
+        # ONNX Runtime 1.31.1 does nothing then for CUDA: a capture lives as long as its session.
         release = getattr(self._session, "release_captured_graph", None)
         if captured and release:
             weakref.finalize(bound, release, number)
@@ -326,7 +332,7 @@ class OrtBackend:
             options.profile_file_prefix = str(self._profiles / file.stem)
         said: list[str] = []
         try:
-            with heard(said if on_card else None):
+            with heard(said if on_card else None), _QUIET.shared() if on_card else nullcontext():
                 # Its own way back to the CPU prints, and is refused here all the same.
                 session = ort.InferenceSession(
                     str(file),

@@ -51,6 +51,14 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("input_ids", "attention_mask", "token_type_ids (if the model has them)"),
         ("last_hidden_state | logits | start_logits, end_logits",),
     ),
+    "model.packed.onnx": (
+        ("as model.onnx", "kept, back, offsets, starts (see flow.places)"),
+        ("as model.onnx, anything at the padding",),
+    ),
+    "encoder.packed.onnx": (
+        ("as encoder.onnx", "kept, back, offsets, starts"),
+        ("as encoder.onnx, anything at the padding",),
+    ),
     "dense.onnx": (("embedding",), ("projected",)),
     "pool.onnx": (("last_hidden_state", "weights"), ("pooled",)),
     "at.onnx": (("logits", "places"), ("found",)),

@@ -78,6 +78,10 @@ class RunConfig:
         check_choice("dedupe", self.dedupe, (True, False))
         check_choice("overwrite", self.overwrite, (True, False))
         check_device(self.device)
+        if self.gpu_memory and self.device == "cpu":
+            raise SettingsError(
+                f"gpu_memory is {self.gpu_memory}, and device is cpu", "leave one of them out"
+            )
         if not isinstance(self.options, Mapping):
             raise SettingsError(f"options is {self.options!r}", "values by name, such as top_k=3")
         for name, least in _LEAST.items():

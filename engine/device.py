@@ -21,12 +21,13 @@ from typing import Any
 
 from engine import cuda
 from engine.config import check_device
-from engine.errors import DeviceError, MissingDependency
+from engine.errors import DeviceError, MissingDependency, SettingsError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 GPU = 'pip install "corpus-engine[gpu]"'
 _INSTALL = 'pip install "corpus-engine[cpu]", or "corpus-engine[gpu]" for an NVIDIA card (not both)'
 _SWAP = f"pip uninstall -y onnxruntime onnxruntime-gpu, then {GPU}"
+_CPU = "--device cpu runs on the CPU"
 ALL = "cuda:all"
 # Ops that CUDA leaves to the CPU on purpose: arithmetic of shapes, whose inputs lie on the host.
 # Anything with a weight or a token's state in it is not among them.
@@ -116,17 +117,23 @@ def resolve(device: str) -> str:
     """The device that auto, cuda or cpu stands for here: cpu or cuda:N.
 
     Raises:
-        SettingsError: It is none of these names.
+        SettingsError: It is none of these names, or several cards.
         DeviceError: A card was asked for and there is none; the message says why.
     """
     check_device(device)
+    if device == ALL:
+        raise SettingsError(f"device is {ALL}, and one is needed here", "cuda, cuda:0 or cpu")
+    return _resolved(device, device)
+
+
+def _resolved(device: str, asked: str) -> str:
     if device == "cpu":
         return "cpu"
     problem = passed_over()
     if device == "auto":
         return "cpu" if problem else "cuda:0"
     if problem:
-        raise DeviceError(f"{device} was asked for, but {problem[0]}", problem[1])
+        raise DeviceError(f"{asked} was asked for, but {problem[0]}", problem[1])
     index = int(device.partition(":")[2] or 0)
     if index >= (count := len(cuda.look().cards)):
         raise DeviceError(
@@ -145,7 +152,7 @@ def devices(device: str) -> tuple[str, ...]:
     """
     if device != ALL:
         return (resolve(device),)
-    resolve("cuda")
+    _resolved("cuda", device)
     return tuple(f"cuda:{n}" for n in range(len(cuda.look().cards)))
 
 
@@ -158,10 +165,10 @@ def card(device: str) -> str:
 def passed_over() -> tuple[str, str] | None:
     """Why no card can be used here, and what to do about it; None where one can."""
     if PROVIDERS["cuda"] not in runtime().get_available_providers():
-        return "the installed onnxruntime has no CUDA provider", _SWAP
+        return "the installed onnxruntime has no CUDA provider", f"{_SWAP}; or {_CPU}"
     driver, major = cuda.look(), built_for()
     if driver.problem:
-        return driver.problem, "nvidia-smi should list the card; --device cpu runs on the CPU"
+        return driver.problem, f"nvidia-smi should list the card; {_CPU}"
     if driver.cuda[0] < major:
         served = ".".join(map(str, driver.cuda))
         return (

@@ -51,7 +51,11 @@ def _bundle(folder: bundle.BundleFolder) -> dict[str, Any]:
         "bytes": size,
         "fingerprint": folder.fingerprint,
         **description,
-        "tuned": {kind: dataclasses.asdict(one) for kind, one in found.items() if one},
+        "tuned": {
+            kind: {n: v for n, v in dataclasses.asdict(one).items() if v != ""}
+            for kind, one in found.items()
+            if one
+        },
     }
 
 

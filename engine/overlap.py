@@ -196,8 +196,9 @@ class Quiet:
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._alone = 1
-            self._changed.wait_for(lambda: not self._shared)
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._shared)
             yield
         finally:
             with self._changed:

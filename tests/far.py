@@ -66,8 +66,12 @@ class Binding:
         self.session, self.real = session, session.real.io_binding()
         self.staged: dict[str, Any] = {}
         self.bind_ortvalue_output = self.real.bind_ortvalue_output
-        self.bind_ortvalue_input = self.real.bind_ortvalue_input
         self.get_outputs = self.real.get_outputs
+
+    def bind_ortvalue_input(self, name: str, value: Any) -> None:
+        # It is copied now.
+        self.session.runtime.touch()
+        self.real.bind_ortvalue_input(name, value)
 
     def bind_cpu_input(self, name: str, array: Any) -> None:
         # A card copies at once: what becomes of the host's memory later is nothing to it.
@@ -188,6 +192,7 @@ class FarRuntime:
         if providers == [CPU]:
             return onnxruntime.InferenceSession(file, options, providers=providers)
         assert providers[0][0] == CUDA
+        self.touch()
         if self.says:
             os.write(2, self.says.encode() + b"\n")
         self.sessions.append(FarSession(self, file, providers))

@@ -14,7 +14,7 @@ from engine import backend as backends
 from engine import bundle, cuda, device, doctor
 from engine.backend import OrtBackend
 from engine.demo import BUNDLE
-from engine.errors import BackendError, DeviceError, OtherRunError, OutOfMemory
+from engine.errors import BackendError, DeviceError, OtherRunError, OutOfMemory, SettingsError
 from engine.flow import Ragged, Rows
 from engine.manifest import Manifest
 from engine.model import Bundle
@@ -94,6 +94,8 @@ def test_cards_are_counted(card: FarRuntime, monkeypatch: pytest.MonkeyPatch) ->
     assert device.devices("cuda") == ("cuda:0",)
     with pytest.raises(DeviceError, match="2 cards: cuda:0 to cuda:1"):
         device.resolve("cuda:2")
+    with pytest.raises(SettingsError, match="device is cuda:all, and one is needed"):
+        Bundle.load(BUNDLE, device="cuda:all")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,19 @@ def test_a_bound_call_is_captured_once_and_released_with_its_buffers(
     del bound
     gc.collect()
     assert session.released == [1]
+
+
+def test_what_does_not_fit_when_it_is_bound_is_told_as_such(
+    card: FarRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = open_far()
+
+    def full(*given: Any) -> None:
+        raise RuntimeError("Error when binding input: CUDA failure 2: out of memory ; GPU=0")
+
+    monkeypatch.setattr("far.Binding.bind_ortvalue_input", full)
+    with pytest.raises(OutOfMemory, match=r"encoder\.onnx: out of memory"):
+        far.graph("encoder").bind(FEEDS, {})
 
 
 def test_other_failures_of_a_card_are_told_as_such(card: FarRuntime) -> None:

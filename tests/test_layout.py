@@ -42,7 +42,8 @@ SIDEWAYS = {
 }
 # The export makes what the run reads and must not need the run.
 # The proof of a step graph runs it as a run does, and the gate answers with whole bundles.
-ONLY = {"export": {"bundle", "errors", "version", "backend", "generation", "gate"}}
+# What a packed graph is fed is worked out in one place for both.
+ONLY = {"export": {"bundle", "errors", "version", "backend", "generation", "gate", "flow"}}
 
 HOMES = {
     "torch": {"export"},

@@ -319,13 +319,12 @@ def test_a_lane_is_one_thread_for_everybody() -> None:
 
 def test_whoever_is_alone_is_alone_and_nobody_waits_for_ever() -> None:
     quiet, at_work = Quiet(), count()
-    beside, most = [0], [0]
+    beside = [0]
 
     def shares() -> None:
         for _ in range(200):
             with quiet.shared():
                 beside[0] += 1
-                most[0] = max(most[0], beside[0])
                 beside[0] -= 1
 
     def alone() -> None:
@@ -334,7 +333,6 @@ def test_whoever_is_alone_is_alone_and_nobody_waits_for_ever() -> None:
                 assert beside[0] == 0
                 next(at_work)
 
-    # Only additions of one thread at a time are whole; the others are counted under the lock.
     threads = [threading.Thread(target=shares), *(threading.Thread(target=alone) for _ in "ab")]
     for thread in threads:
         thread.start()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine import bundle
 from engine.errors import ExportError
+from engine.flow import places
 
 pytest.importorskip("optimum.exporters.onnx")
 onnx = pytest.importorskip("onnx")
@@ -71,14 +72,13 @@ def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> No
     plain = graph_of(made / family)
     flat = type(plain)()
     flat.CopyFrom(plain)
-    assert packed.packed(flat) == (family not in LEFT)
+    assert packed.packed(flat, 64) == (family not in LEFT)
     if family in LEFT:
         assert flat == plain
         return
     ops = [node.op_type for node in flat.graph.node]
     assert ops.count("PackedMultiHeadAttention") == 2
-    # Each waits for the card.
-    assert ops.count("RestorePadding") == 1
+    assert len([node for node in flat.graph.node if "back" in node.input]) == 1
     assert not {"Softmax", "Erf"} & set(ops)
     pad = bundle.load(made / family).description.facts.pad_id
     for lengths, width in (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8)):
@@ -88,7 +88,7 @@ def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> No
 
 def test_a_row_s_numbers_do_not_hang_on_its_neighbours(made: Path) -> None:
     flat = graph_of(made / "bert")
-    packed.packed(flat)
+    packed.packed(flat, 64)
     feeds = rows([16, 3, 9], 16, 0)
     together = packed.outputs(flat, feeds)["last_hidden_state"]
     alone = packed.outputs(flat, {n: a[1:2, :8] for n, a in feeds.items()})["last_hidden_state"]
@@ -116,8 +116,8 @@ def test_one_that_answers_otherwise_is_not_written(
 ) -> None:
     wrong = packed.packed
 
-    def scaled(model: Any) -> bool:
-        done = wrong(model)
+    def scaled(model: Any, longest: int) -> bool:
+        done = wrong(model, longest)
         for node in model.graph.node:
             for attribute in node.attribute:
                 if node.op_type == "PackedMultiHeadAttention" and attribute.name == "scale":
@@ -145,6 +145,7 @@ def attention(mask: list[Any]) -> Any:
         "axes": np.array([1, 2], np.int64),
         "one": np.array(1, np.float32),
         "low": np.array(-1e9, np.float32),
+        "far": np.array(64, np.int64),
     }
     node = helper.make_node
     nodes = [node("Gather", ["embedding", "input_ids"], ["states"])]
@@ -179,7 +180,7 @@ def attention(mask: list[Any]) -> Any:
 def test_a_mask_of_the_padding_alone_is_known() -> None:
     model = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
     plain = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
-    assert packed.packed(model)
+    assert packed.packed(model, 64)
     feeds = rows([4, 2, 7], 8, 0) | {"input_ids": np.arange(24).reshape(3, 8) % 9}
     assert packed.error(model, packed.outputs(plain, feeds), feeds) < 1e-6
 
@@ -203,49 +204,116 @@ STRANGE: dict[str, list[tuple[str, list[str], str]]] = {
     "hides nothing": [("Add", ["scores", "padding"], "masked")],
     "one number for all": [("Add", ["scores", "one"], "masked")],
     "another op": [("Abs", ["scores"], "masked")],
+    "nothing from far away": [
+        ("Trilu", ["scores", "far"], "from_far"),
+        ("Sub", ["scores", "from_far"], "near"),
+        ("Add", ["near", "hiding"], "masked"),
+    ],
 }
+
+
+def test_a_window_that_only_shows_in_long_rows_is_seen() -> None:
+    """ModernBERT hides what is more than 64 tokens away: a mask of places alone, and no states."""
+    steps = [
+        ("ConstantOfShape", ["size"], "blank"),
+        ("Trilu", ["blank", "far"], "from_far"),
+        ("Mul", ["from_far", "low"], "window"),
+        ("Unsqueeze", ["window", "front"], "window/all"),
+        ("Min", ["hiding", "window/all"], "both"),
+        ("Add", ["scores", "both"], "masked"),
+    ]
+    made = [helper.make_node(op, inputs, [name]) for op, inputs, name in steps]
+    made[0].attribute.append(
+        helper.make_attribute("value", numpy_helper.from_array(np.ones(1, np.float32)))
+    )
+    length = helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2)
+    twice = helper.make_node("Concat", ["length", "length"], ["size"], axis=0)
+    model = attention([length, twice, *made])
+    front = numpy_helper.from_array(np.array([0, 1], np.int64), "front")
+    model.graph.initializer.append(front)
+    assert packed.packed(type(model).FromString(model.SerializeToString()), 13)
+    assert not packed.packed(model, 200)
+
+
+@pytest.mark.parametrize("activation", ["mish", "relu6"])
+def test_an_op_that_is_not_known_between_two_layers_keeps_the_padding(
+    tmp_path: Path, activation: str
+) -> None:
+    model = checkpoints.encoder(tmp_path / "m", "bert", "feature-extraction", hidden_act=activation)
+    export(str(model), tmp_path / "fp32", task="feature-extraction")
+    assert not packed.packed(graph_of(tmp_path / "fp32"), 64)
+    export(str(model), tmp_path / "fp16", task="feature-extraction", recipe="fp16", force=True)
+    folder = bundle.load(tmp_path / "fp16")
+    assert folder.graphs_for("cuda:0") == ("model.onnx", "pool.onnx")
+    assert any("keeps its padding" in note for note in folder.description.notes)
+
+
+def test_logits_of_a_vocabulary_are_there_once(made: Path) -> None:
+    flat = graph_of(made / "mpnet")
+    packed.packed(flat, 64)
+    (back,) = (node for node in flat.graph.node if "back" in node.input)
+    makers = {name: node for node in flat.graph.node for name in node.output}
+    assert makers[back.input[0]].op_type in ("LayerNormalization", "SkipLayerNormalization")
+    assert "logits" not in back.output
 
 
 @pytest.mark.parametrize("mask", STRANGE)
 def test_what_is_not_known_stays_as_it_is(mask: str) -> None:
     steps = [helper.make_node(op, inputs, [made]) for op, inputs, made in STRANGE[mask]]
     model, plain = attention(steps), attention(steps)
-    assert not packed.packed(model)
+    assert not packed.packed(model, 200)
     assert model == plain
 
 
-# --- what stands in
+# --- where tokens stand, and what stands in
 
 
-def ran(op: str, feeds: dict[str, Any], made: list[str], **more: Any) -> list[Any]:
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3))
+def test_what_is_gathered_is_gathered_back(lengths: list[int], more: int) -> None:
+    mask = (np.arange(max(lengths) + more) < np.array(lengths)[:, None]).astype(np.int64)
+    found = places(mask)
+    assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
+    states = np.random.default_rng(0).normal(size=(*mask.shape, 3))
+    flat = states.reshape(-1, 3)[found["kept"]]
+    np.testing.assert_array_equal(flat, states[mask == 1])
+    np.testing.assert_array_equal(flat[found["back"]][mask == 1], flat)
+    assert found["starts"].tolist() == [0, *np.cumsum(lengths)]
+    # As ContribOperators.md has it: real tokens first, in order, then where the padding was.
+    order = np.concatenate([np.flatnonzero(mask), np.flatnonzero(mask == 0)])
+    np.testing.assert_array_equal(found["offsets"].ravel(), order)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_what_stands_in_for_attention_is_attention(biased: bool) -> None:
+    """Each row by itself, in NumPy, as ContribOperators.md has it."""
+    heads, size, lengths = 2, 4, [5, 1, 3]
+    mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int64)
+    drawn = np.random.default_rng(0)
+    q, k, v = (drawn.normal(size=(9, heads * size)).astype(np.float32) for _ in "qkv")
+    bias = drawn.normal(size=(1, heads, 6, 6)).astype(np.float32)
+    feeds = {"q": q, "k": k, "v": v, "": None, "offsets": 0, "starts": 0}
+    feeds |= {name: places(mask)[name] for name in ("offsets", "starts")}
+    feeds |= {"bias": bias} if biased else {}
     kinds = {np.dtype(np.float32): 1, np.dtype(np.int32): 6}
+    node = helper.make_node("PackedMultiHeadAttention", list(feeds), ["made"],
+                            domain="com.microsoft", num_heads=heads, scale=0.3)  # fmt: skip
+    feeds.pop("")
     inputs = [helper.make_tensor_value_info(n, kinds[a.dtype], list(a.shape))
               for n, a in feeds.items()]  # fmt: skip
-    outputs = [helper.make_empty_tensor_value_info(name) for name in made]
-    node = helper.make_node(op, list(feeds), made, domain="com.microsoft", **more)
-    graph = helper.make_graph([node], "g", inputs, outputs)
+    graph = helper.make_graph([node], "g", inputs, [helper.make_empty_tensor_value_info("made")])
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     with weights.opened(stood_in(model)) as session:
-        return list(session.run(made, feeds))
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3))
-def test_what_is_removed_is_restored(lengths: list[int], more: int) -> None:
-    """As ContribOperators.md has it: real tokens first, in order, then where the padding was."""
-    width = max(lengths) + more
-    states = np.random.default_rng(0).normal(size=(len(lengths), width, 3)).astype(np.float32)
-    counts = np.array(lengths, np.int32)
-    names = ["flat", "offsets", "starts", "longest"]
-    feeds = {"rows": states, "lengths": counts}
-    flat, offsets, starts, longest = ran("RemovePadding", feeds, names)
-    real = np.arange(width) < counts[:, None]
-    np.testing.assert_array_equal(flat, states[real])
-    order = np.concatenate([np.flatnonzero(real), np.flatnonzero(~real)])
-    np.testing.assert_array_equal(offsets.ravel(), order)
-    assert offsets.shape == real.shape
-    assert starts.tolist() == [0, *np.cumsum(lengths)]
-    assert longest == max(lengths)
-    (back,) = ran("RestorePadding", {"flat": flat, "offsets": offsets}, ["rows"])
-    np.testing.assert_array_equal(back, states * real[:, :, None])
+        (found,) = session.run(["made"], feeds)
+    wanted, start = np.empty_like(found), 0
+    for length in lengths:
+        own = slice(start, start + length)
+        for head in range(heads):
+            of = slice(head * size, (head + 1) * size)
+            scores = 0.3 * q[own, of] @ k[own, of].T
+            scores += bias[0, head, :length, :length] if biased else 0
+            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+            wanted[own, of] = shares / shares.sum(axis=1, keepdims=True) @ v[own, of]
+        start += length
+    np.testing.assert_allclose(found, wanted, atol=1e-5)

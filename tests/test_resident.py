@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from engine.bundle import LATE
 from engine.errors import Stopped
 from engine.flow import Ints
 from engine.generation import generate, resident, uncounted, walk
+from engine.overlap import Lane
 from engine.tasks.decoding import settings_of
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -219,6 +221,46 @@ def test_stop_texts_are_asked_for_row_by_row(made: Path) -> None:
         for backend in (near(made / "t5"), far(made / "t5"))
     ]
     assert found[0] == found[1]
+
+
+def test_whoever_is_interrupted_has_decoding_stop_elsewhere_too(made: Path) -> None:
+    """Ctrl-C reaches the thread that waits; the one that decodes would go on to the end."""
+    device, begun = far(made / "t5"), threading.Event()
+
+    class Interrupted(Lane):
+        def __call__(self, call: Any) -> Any:
+            self._pool.submit(call)
+            begun.wait(30)
+            raise KeyboardInterrupt
+
+    def count(**more: int) -> None:
+        if more.get("places"):
+            begun.set()
+
+    lane = device.lane = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        told(device, made / "t5", rows(9), max_new_tokens=100_000, count=count)
+    assert Lane.__call__(lane, lambda: "free") == "free"
+    assert device.launches["resident"] < 5_000
+
+
+def test_an_encoder_reads_lengths_that_8_divides(made: Path) -> None:
+    widths = []
+    device = far(made / "t5")
+    graph = device.graph("encoder")
+
+    class Seen:
+        inputs, outputs = graph.inputs, graph.outputs
+
+        def run(self, feeds: Any, fetch: Any) -> Any:
+            widths.append(feeds["input_ids"].shape[1])
+            return graph.run(feeds, fetch)
+
+    of = device.graph
+    device.graph = lambda name: Seen() if name == "encoder" else of(name)  # type: ignore[method-assign,return-value]  # spied on
+    wide = {name: np.pad(array, ((0, 0), (0, 13))) for name, array in rows(7).items()}
+    told(device, made / "t5", wide, batch_tokens=20)
+    assert set(widths) <= {8, 16}
 
 
 def test_it_stops_when_it_is_told_to(made: Path) -> None:

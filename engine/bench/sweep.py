@@ -174,7 +174,7 @@ def sweep(
     bundle: Path | str,
     inputs: Sequence[str | Path],
     *,
-    budgets: Sequence[int] = BUDGETS,
+    budgets: Sequence[int] | None = None,
     workers: Sequence[int] = WORKERS,
     rounds: int = 3,
     limit: int = 0,
@@ -189,7 +189,7 @@ def sweep(
 
     Args:
         bundle, inputs: As `engine.run` takes them, the bundle as a folder.
-        budgets: Values of batch_tokens.
+        budgets: Values of batch_tokens; None takes `BUDGETS`, or `CARD_BUDGETS`.
         workers: Values of workers.
         rounds: How often each setting is timed.
         limit: Rows to measure at most; 0 for all.
@@ -205,7 +205,10 @@ def sweep(
         Stopped: Interrupted (SIGINT).
     """
     given = {"max_length": max_length, "device": device, "options": dict(options or {})}
-    settings = _settings(budgets, workers, on_card=resolve(device) != "cpu")
+    on_card = resolve(device) != "cpu"
+    if budgets is None:
+        budgets = CARD_BUDGETS if on_card else BUDGETS
+    settings = _settings(budgets, workers, on_card)
     measured = [_Measured(setting) for setting in settings]
     check_least("rounds", rounds, 1)
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:

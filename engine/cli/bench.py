@@ -41,8 +41,9 @@ def bench(
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     budgets: Annotated[
-        str, typer.Option(help="Padded tokens of a batch: the values to try.")
-    ] = "512,1024,2048,4096",
+        str,
+        typer.Option(help="Padded tokens of a batch: the values to try; none for a device's own."),
+    ] = "",
     workers: Annotated[str, typer.Option(help="Batches at a time: the values to try.")] = "1,2",
     rounds: Annotated[int, typer.Option(help="How often each setting is timed.")] = 3,
     checkpoint: Annotated[
@@ -64,7 +65,7 @@ def bench(
 
     peers = _adapters(checkpoint, peers)
     tried: dict[str, Any] = {
-        "budgets": _numbers("budgets", budgets),
+        "budgets": _numbers("budgets", budgets) if budgets else None,
         "workers": _numbers("workers", workers),
         "rounds": rounds,
         "device": device,

@@ -1,7 +1,7 @@
 """An encoder's attentions, found in its graph by what surrounds each softmax.
 
 How heads are split, scaled and masked is written in as many ways as there are families; what the
-numbers are is found out by running the graph on two sizes, not by reading it.
+numbers are is found out by running the graph on a few sizes, not by reading it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 from engine.export import graph as graphs
 from engine.export import weights
 
-# Rows' lengths and the padded length, of the two sizes.
-_SIZES = (((3, 7, 5), 7), ((11, 2, 8, 4, 1), 11))
+# Rows' lengths and the padded length of the sizes that are tried; of a long one, rows' shares.
+_SIZES = (((3, 7, 5), 7), ((13, 2, 8, 4, 1), 13))
+_SHARES = (1.0, 0.4)
+_INT64 = 7
 # Added to a score, nothing is left of it.
 _HIDES = -1e4
 # What may lie between the product of queries and keys and the softmax.
@@ -78,13 +80,14 @@ class Found:
 class _Split:
     """An attention before it is tried: as `Attention`, with the names of numbers.
 
-    `split` is (rows, heads, length, head_dim); of `scales` those with False divide.
+    `split` are queries, keys and values as products take them, (rows, heads, ...); of `scales`
+    those with False divide.
     """
 
     queries: str = ""
     keys: str = ""
     values: str = ""
-    split: str = ""
+    split: tuple[str, ...] = ()
     made: str = ""
     scales: list[tuple[str, bool]] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
@@ -103,6 +106,34 @@ class Index:
         for node in graph.node:
             if self.fixed.issuperset(node.input):
                 self.fixed.update(node.output)
+
+        self._tensors = {w.name: w for w in graph.initializer}
+        for node in graph.node:
+            values = {a.name: a.t for a in node.attribute if a.name == "value"}
+            if node.op_type == "Constant" and values:
+                self._tensors[node.output[0]] = values["value"]
+
+    def dims(self, name: str) -> tuple[int, ...] | None:
+        """Of a weight, as it is stored; None of anything else."""
+        tensor = self._tensors.get(name)
+        return None if tensor is None else tuple(tensor.dims)
+
+    def rank(self, name: str) -> float:
+        """Axes of a weight; of anything else too many."""
+        dims = self.dims(name)
+        return float("inf") if dims is None else len(dims)
+
+    def axes(self, node: Any) -> list[int]:
+        """What a norm or a mean runs along."""
+        from onnx import helper, numpy_helper
+
+        told = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "LayerNormalization":
+            return [int(told.get("axis", -1))]
+        if "axes" in told or len(node.input) < 2:
+            return [int(axis) for axis in told.get("axes", ())]
+        tensor = self._tensors.get(node.input[1])
+        return [] if tensor is None else numpy_helper.to_array(tensor).ravel().tolist()
 
     def maker(self, name: str) -> Any:
         if name not in self.made:
@@ -134,11 +165,12 @@ class Index:
         return False
 
 
-def find(model: Any, index: Index) -> Found:
+def find(model: Any, index: Index, longest: int) -> Found:
     """Every attention of an encoder, each over all real tokens of its row.
 
     Args:
         model: An ONNX ModelProto, inputs as `packed.packed` takes them.
+        longest: Tokens of a row at most: what is hidden from far away only shows there.
 
     Raises:
         Strange: There is none, or one of another kind.
@@ -146,11 +178,13 @@ def find(model: Any, index: Index) -> Found:
     splits = [_split(node, index) for node in model.graph.node if node.op_type == "Softmax"]
     if not splits:
         raise Strange
-    shapes = _shapes(model.graph, index)
+    shapes = _shapes(model, index)
     names = set(shapes)
     for one in splits:
-        names |= {one.split, *one.terms, *(name for name, _ in one.scales)}
-    tried = [_tried(model, index, names, *size) for size in _SIZES]
+        names |= {*one.split, *one.terms, *(name for name, _ in one.scales)}
+    long = (tuple(max(1, int(share * longest)) for share in _SHARES), longest)
+    sizes = [*_SIZES, *([long] if longest > _SIZES[-1][1] else [])]
+    tried = [_tried(model, names, *size) for size in sizes]
     return Found(
         tuple(_settled(one, index, tried) for one in splits),
         tuple(_sizes(name, tried) for name in shapes),
@@ -160,21 +194,26 @@ def find(model: Any, index: Index) -> Found:
 # --- reading
 
 
-def _shapes(graph: Any, index: Index) -> list[str]:
-    """Names of tensors that are shapes and not known beforehand."""
+def _shapes(model: Any, index: Index) -> list[str]:
+    """Names of tensors that are sizes and not known beforehand."""
+    graph, kinds = model.graph, weights.types(model)
     told = [n.output[0] for n in graph.node if n.op_type == "Shape" and n.input[0] in index.made]
     places = {"Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2)}
     read = [n.input[place] for n in graph.node for place in places.get(n.op_type, ())]
-    return sorted({*told, *read} - index.fixed)
+    found = {*told, *(name for name in read if kinds.get(name) == _INT64)} - index.fixed
+    if any(index.reads(name, given) for name in found for given in ("input_ids", "attention_mask")):
+        raise Strange
+    return sorted(found)
 
 
 def _split(softmax: Any, index: Index) -> _Split:
     one = _Split()
     product = _scores(softmax.input[0], index, one)
-    one.queries, one.split = _heads(product.input[0], index, one.scales, _SPLITS)
-    one.keys, _ = _heads(product.input[1], index, one.scales, _TURNED)
     mixed = _mixed(softmax.output[0], index)
-    one.values, _ = _heads(mixed.input[1], index, [], _SPLITS)
+    one.queries = _whole(product.input[0], index, one.scales, _SPLITS)
+    one.keys = _whole(product.input[1], index, one.scales, _TURNED)
+    one.values = _whole(mixed.input[1], index, [], _SPLITS)
+    one.split = (product.input[0], product.input[1], mixed.input[1])
     turned = index.only(mixed.output[0], "Transpose")
     if _perm(turned) != _SPLITS:
         raise Strange
@@ -219,12 +258,9 @@ def _terms(name: str, index: Index) -> list[str]:
     return [term for given in node.input for term in _terms(given, index)]
 
 
-def _heads(
-    name: str, index: Index, scales: list[tuple[str, bool]], wanted: tuple[int, ...]
-) -> tuple[str, str]:
-    """What was split into heads, and a tensor where it is; `wanted` is the order of axes behind."""
+def _whole(name: str, index: Index, scales: list[tuple[str, bool]], wanted: tuple[int, ...]) -> str:
+    """What was split into heads; `wanted` is the order of axes behind."""
     order: tuple[int, ...] = (0, 1, 2, 3)
-    last = name
     while True:
         node = index.maker(name)
         if node.op_type == "Transpose":
@@ -232,7 +268,7 @@ def _heads(
         elif node.op_type in ("Mul", "Div") and _is_scale(node.input[1], index):
             scales.append((node.input[1], node.op_type == "Mul"))
         elif node.op_type == "Reshape" and order == wanted:
-            return str(node.input[0]), last
+            return str(node.input[0])
         else:
             raise Strange
         name = node.input[0]
@@ -259,9 +295,7 @@ def _perm(node: Any) -> tuple[int, ...]:
 # --- trying
 
 
-def _tried(
-    model: Any, index: Index, names: set[str], lengths: tuple[int, ...], width: int
-) -> dict[str, Any]:
+def _tried(model: Any, names: set[str], lengths: tuple[int, ...], width: int) -> dict[str, Any]:
     """Tensors of the graph on rows of these lengths, by name; and the rows' mask."""
     import numpy as np
 
@@ -284,7 +318,9 @@ def _weights(model: Any, names: Iterable[str]) -> dict[str, Any]:
 def _settled(one: _Split, index: Index, tried: list[dict[str, Any]]) -> Attention:
     if any(index.reads(term, "input_ids") for term in one.terms):
         raise Strange
-    heads = int(tried[0][one.split].shape[1])
+    heads = int(tried[0][one.split[0]].shape[1])
+    if any(seen[name].shape[1] != heads for seen in tried for name in one.split):
+        raise Strange
     biases = tuple(term for term in one.terms if not index.reads(term, "attention_mask"))
     for seen in tried:
         mask = seen["attention_mask"]

@@ -1,18 +1,16 @@
 """An encoder that computes no padding, for a card.
 
-Behind the embedding the rows' real tokens stand in one flat matrix (tokens, width), and attention
-knows where each row begins:
+Behind the embedding the rows' real tokens stand in one flat matrix (tokens, width), gathered from
+the places that `flow.places` names, and where something reads rows again they are gathered back.
+Between, PackedMultiHeadAttention takes the place of each scores, mask, softmax and sum, and is told
+where rows begin (contrib_ops/cuda/bert; ONNX Runtime has it for CUDA only, and `standin` says on a
+CPU what it says). Its RemovePadding and RestorePadding do what the gathering does, but compute the
+places on the card, with one thread, and wait for how many there are.
 
-    RemovePadding             (rows, length, width) -> (tokens, width), offsets, row starts
-    PackedMultiHeadAttention  in the place of each scores, mask, softmax and sum
-    RestorePadding            where something reads rows again, zeros where there was padding
-
-These are ONNX Runtime's own operators (contrib_ops/cuda/bert, the way of its
-convert_to_packing_mode.py), which only its CUDA provider has; `standin` says on a CPU what they
-say. Queries, keys and values come to them as three matrices without a bias: so the kernel is flash
-attention whatever the length (packed as one they would take another up to 512 tokens), and with a
-bias of positions, as T5 has it, the memory-efficient one. Sums with their norms, and biases with
-their activation, become one pass over memory each: by ONNX Runtime's own fusions.
+Queries, keys and values come as three matrices without a bias: so the kernel is flash attention
+whatever the length (packed as one they would take another up to 512 tokens), and with a bias of
+positions, as T5 has it, the memory-efficient one at lengths that 8 divides. Sums with their norms,
+and biases with their activation, become one pass over memory each: by ONNX Runtime's own fusions.
 """
 
 from __future__ import annotations
@@ -24,12 +22,18 @@ from engine.errors import ExportError
 from engine.export import graph as graphs
 from engine.export import weights
 from engine.export.attentions import Attention, Found, Index, Sizes, Strange, find
-from engine.export.standin import stood_in
+from engine.export.standin import ATTENTION, stood_in
+from engine.flow import places
 
 CONTRIB = "com.microsoft"
-_ATTENTION = "PackedMultiHeadAttention"
+# Inputs beside those of the graph with padding, int32: see `flow.places`.
+_PLACES = {"kept": ["tokens"], "back": ["rows", "length"], "offsets": ["rows", "length"],
+           "starts": ["edges"]}  # fmt: skip
+_FAULT = "nothing was written; it is a fault of the engine: please report the model"
 # What may lie between an attention and the sum that it is added to.
 _TO_SUM = ("MatMul", "Add", "Mul", "Cast", "SkipLayerNormalization")
+# Along an axis, which has to be the last one.
+_ON_AXIS = ("LayerNormalization", "ReduceMean")
 # What is done to each token by itself; the other inputs are weights, or tokens as well.
 _BY_TOKEN = {
     "Add", "BiasGelu", "Cast", "Div", "Erf", "FastGelu", "Gelu", "Identity", "LayerNormalization",
@@ -38,13 +42,14 @@ _BY_TOKEN = {
 }  # fmt: skip
 
 
-def packed(model: Any) -> bool:
+def packed(model: Any, longest: int) -> bool:
     """Rewrite an encoder's float32 graph in place; False, and nothing done, where it has attention
     of another kind (DeBERTa's, or a decoder's behind it).
 
     Args:
         model: An ONNX ModelProto whose inputs are input_ids, attention_mask and, if it has them,
             token_type_ids, int64 (rows, length), rows padded on the right.
+        longest: Tokens of a row at most.
     """
     copy = type(model)()
     copy.CopyFrom(model)
@@ -52,7 +57,7 @@ def packed(model: Any) -> bool:
     _fuse(copy)
     index = Index(copy.graph)
     try:
-        _Packing(copy.graph, index).run(find(copy, index))
+        _Packing(copy.graph, index).run(find(copy, index, longest))
     except Strange:
         return False
     if not any(opset.domain == CONTRIB for opset in copy.opset_import):
@@ -107,7 +112,7 @@ class _Packing:
         self._drop_unused()
         begun = frozenset(self.flat)
         left = self._spread(begun)
-        if len(left) > 1 and (last := self._common(begun, left)):
+        if last := self._early(left) or self._common(begun, left):
             left = self._spread(begun, last)
         self._restore(left)
 
@@ -116,9 +121,9 @@ class _Packing:
         same node makes that and its norm, what the attention reads."""
         made, fixed = self.index.made, self.index.fixed
         residual, read = self._residual(first.made), first.queries
-        while made[read].op_type != "MatMul":
-            read = next(name for name in made[read].input if name not in fixed)
-        read = made[read].input[0]
+        while (node := self.index.maker(read)).op_type != "MatMul":
+            read = next((name for name in node.input if name not in fixed), "")
+        read = node.input[0]
         both = read != residual and made.get(read) is made.get(residual)
         return [residual, read] if both else [residual]
 
@@ -163,11 +168,11 @@ class _Packing:
         left = [node for node in self.graph.node if node.output[0] not in replaced]
         graphs.set_items(self.graph.node, left)
         for one in attentions:
-            inputs = [one.queries, one.keys, one.values, "", "packed/offsets0", "packed/starts0"]
+            inputs = [one.queries, one.keys, one.values, "", "offsets", "starts"]
             if one.biases:
                 inputs.append(self._sum(one.biases, one.made))
             more = {"num_heads": one.heads, "scale": one.scale, "domain": CONTRIB}
-            self._new(_ATTENTION, inputs, [one.made], **more)
+            self._new(ATTENTION, inputs, [one.made], **more)
 
     def _sum(self, terms: tuple[str, ...], name: str) -> str:
         total = terms[0]
@@ -177,44 +182,60 @@ class _Packing:
         return total
 
     def _remove_padding(self, entries: list[str]) -> None:
-        import numpy as np
+        from onnx import helper
 
+        for name, shape in _PLACES.items():
+            self.graph.input.append(helper.make_tensor_value_info(name, 6, shape))
         for n, name in enumerate(entries):
-            self.flat.add(f"packed/rows{n}")
-            self._rename_inputs(name, f"packed/rows{n}")
-        axis = self._weight("packed/axis", np.array([1], np.int64))
-        self._new("ReduceSum", ["attention_mask", axis], ["packed/counts"], keepdims=0)
-        self._new("Cast", ["packed/counts"], ["packed/lengths"], to=6)
-        for n, name in enumerate(entries):
-            made = [f"packed/{what}{n}" for what in ("rows", "offsets", "starts", "longest")]
-            self._new("RemovePadding", [name, "packed/lengths"], made, domain=CONTRIB)
+            rows = f"packed/rows{n}"
+            self.flat.add(rows)
+            self._rename_inputs(name, rows)
+            self._new("Flatten", [name], [f"{rows}/all"], axis=2)
+            self._new("Gather", [f"{rows}/all", "kept"], [rows], axis=0)
 
     def _spread(self, begun: frozenset[str], last: str = "") -> set[str]:
         """Find out what is flat, behind `last` nothing; and what of it is asked for as rows."""
         self.flat, left = set(begun), set()
         for node in self.graph.node:
-            if not (flat := self.flat & set(node.input)):
-                continue
-            if last not in flat and self._by_token(node):
-                self.flat.update(filter(None, node.output))
-            elif node.op_type == _ATTENTION:
+            flat = self.flat & set(node.input)
+            by_token = bool(flat) and last not in flat and self._by_token(node)
+            if node.op_type == ATTENTION and not by_token:
                 raise Strange
+            if by_token:
+                self.flat.update(filter(None, node.output))
             else:
                 left |= flat
         return left | (self.ends & self.flat)
 
     def _by_token(self, node: Any) -> bool:
         flat = [name in self.flat for name in node.input]
-        if node.op_type == _ATTENTION:
+        if node.op_type == ATTENTION:
             return all(flat[:3])
         if node.op_type not in _BY_TOKEN or (node.op_type == "MatMul" and not flat[0]):
             return False
-        others = [name for name, own in zip(node.input, flat, strict=True) if not own]
-        return self.index.fixed.issuperset(others)
+        if node.op_type in _ON_AXIS and self.index.axes(node) != [-1]:
+            return False
+        others = [name for name, own in zip(node.input, flat, strict=True) if not own and name]
+        most = 2 if node.op_type == "MatMul" else 1
+        return all(self.index.rank(name) <= most for name in others)
+
+    def _early(self, left: set[str]) -> str:
+        """What a last product is made of that is wider than it, such as a vocabulary's logits:
+        they would be there twice. "" where there is none."""
+        name = next(iter(left)) if len(left) == 1 else ""
+        made, fixed = self.index.made, self.index.fixed
+        if name in made and made[name].op_type == "Add":
+            name = next((given for given in made[name].input if given not in fixed), "")
+        if name not in made or made[name].op_type != "MatMul":
+            return ""
+        narrow, wide = self.index.dims(made[name].input[1]) or (0, 0)
+        return str(made[name].input[0]) if wide > narrow > 0 else ""
 
     def _common(self, begun: frozenset[str], left: set[str]) -> str:
-        """The last flat tensor that all of `left` are made of: each restoring waits for the card,
-        so that one is better than many."""
+        """The last flat tensor that all of `left`, if they are several, are made of: less is
+        gathered back. "" where there is none."""
+        if len(left) < 2:
+            return ""
         behind: dict[str, set[str]] = {name: {name} for name in begun}
         for node in self.graph.node:
             own = {one for name in node.input for one in behind.get(name, ())}
@@ -227,16 +248,15 @@ class _Packing:
         rows = {name: f"{name}/rows" for name in left}
         flat = {name: f"{name}/flat" for name in left & self.ends}
         for node in self.graph.node:
-            if node.op_type != "RemovePadding" and not self.flat & set(node.output):
+            if not self.flat & set(node.output):
                 node.input[:] = [rows.get(name, name) for name in node.input]
             node.input[:] = [flat.get(name, name) for name in node.input]
             node.output[:] = [flat.get(name, name) for name in node.output]
         for name in sorted(left):
-            made = [name if name in flat else rows[name]]
+            made = name if name in flat else rows[name]
             if name in flat:
                 self._rename_inputs(rows[name], name)
-            given = [flat.get(name, name), "packed/offsets0"]
-            self._new("RestorePadding", given, made, domain=CONTRIB)
+            self._new("Gather", [flat.get(name, name), "back"], [made], axis=0)
         graphs.sort(self.graph)
 
     def _drop_unused(self) -> None:
@@ -270,9 +290,14 @@ def outputs(model: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
     CPU."""
     import numpy as np
 
+    fed = {**feeds, **places(feeds["attention_mask"])}
     with weights.opened(stood_in(model)) as session:
         names = [output.name for output in session.get_outputs()]
-        values = session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()})
+        try:
+            values = session.run(names, {i.name: fed[i.name] for i in session.get_inputs()})
+        except Exception as error:  # onnxruntime's own classes are not public
+            reason = (str(error).splitlines() or [""])[0][:300]
+            raise ExportError(f"ONNX Runtime does not run the graph: {reason}", _FAULT) from error
     mask = np.asarray(feeds["attention_mask"], np.float32)
     found = {}
     for name, value in zip(names, values, strict=True):
@@ -303,5 +328,5 @@ def check(file: str, found: float, most: float) -> None:
         raise ExportError(
             f"{file}: without its padding it answers otherwise, by {found:.3g} of the norm "
             f"({most:.3g} allowed)",
-            "nothing was written; it is a fault of the engine: please report the model",
+            _FAULT,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from engine import bundle, gate
@@ -39,7 +39,8 @@ def made(
         InputError: A row is not what the task takes.
     """
     progress(f"writing the graphs ({recipe})")
-    weights.save(recipes.applied(recipe, plain), folder)
+    graphs = recipes.applied(recipe, plain)
+    weights.save(graphs, folder)
     shutil.copy(plain.path / bundle.TOKENIZER, folder)
     description = dataclasses.replace(plain.description, recipe=recipe, tools=versions())
     bundle.save(folder, description)
@@ -50,7 +51,7 @@ def made(
         verdict = dataclasses.replace(verdict, forced=force, moved=named)
         if not force:
             raise _refused(recipe, verdict)
-    notes = description.notes + _told(recipe, verdict)
+    notes = description.notes + _told(recipe, verdict, graphs)
     described = dataclasses.replace(description, gate=verdict.to_dict(), notes=notes)
     return bundle.save(folder, described)
 
@@ -69,12 +70,14 @@ def _refused(recipe: str, verdict: Verdict) -> ExportError:
     )
 
 
-def _told(recipe: str, verdict: Verdict) -> tuple[str, ...]:
+def _told(recipe: str, verdict: Verdict, graphs: Collection[str]) -> tuple[str, ...]:
     """What the person should know of a bundle that is written."""
-    notes = []
+    notes, device = [], recipes.recipe(recipe).device
     if verdict.forced:
         notes.append(f"{recipe} answers otherwise than fp32, and was written by --force")
-    if verdict.speed < 1:
+    if device and any(n in graphs and made not in graphs for n, made in bundle.PACKED.items()):
+        notes.append("its attention is of a kind that keeps its padding on a card")
+    if verdict.speed < 1 and not device:
         notes.append(f"{recipe} is slower than fp32 on this machine: {verdict.speed:.2f} times")
     return tuple(notes)
 

@@ -200,7 +200,7 @@ def _both(file: str, model: Any, chosen: Recipe, made: Made, plain: BundleFolder
         ExportError: The one without answers otherwise.
     """
     flat = deepcopy(model)
-    if not packing.packed(flat):
+    if not packing.packed(flat, plain.description.facts.max_length):
         return {file: chosen.rewrite(model, made)}
     feeds = proof.encode(plain.path, plain.description.facts)
     wanted = packing.outputs(model, feeds)

@@ -1,7 +1,7 @@
-"""What stands in for a card's operators on a CPU: the same functions, out of ONNX's own.
+"""What stands in for a card's attention on a CPU: the same function, out of ONNX's own operators.
 
-ONNX Runtime has these three for CUDA only (contrib_ops/cuda/bert; its ContribOperators.md says what
-they compute). With them a packed encoder is proven, slowly, wherever it is made.
+ONNX Runtime has PackedMultiHeadAttention for CUDA only (contrib_ops/cuda/bert; ContribOperators.md
+says what it computes). With this a packed encoder is proven, slowly, wherever it is made.
 """
 
 from __future__ import annotations
@@ -9,39 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 DOMAIN = "engine.standin"
-_REMOVE = """
-    RemovePadding (rows, lengths) => (flat, offsets, starts, longest) {
-        nought, unit = Split <axis = 0, num_outputs = 2> (pair)
-        zero = Squeeze (nought)
-        one = Squeeze (unit)
-        size = Shape (rows)
-        both = Slice (size, nought, two)
-        width = Gather <axis = 0> (size, one)
-        states = Slice (size, two, three)
-        long = Cast <to = 7> (lengths)
-        column = Unsqueeze (long, unit)
-        places = Range (zero, width, one)
-        real = Less (places, column)
-        listed = Reshape (real, line)
-        padding = Not (listed)
-        found = NonZero (listed)
-        kept = Reshape (found, line)
-        others = NonZero (padding)
-        left = Reshape (others, line)
-        shape = Concat <axis = 0> (line, states)
-        all = Reshape (rows, shape)
-        flat = Gather <axis = 0> (all, kept)
-        order = Concat <axis = 0> (kept, left)
-        laid = Reshape (order, both)
-        offsets = Cast <to = 6> (laid)
-        sums = CumSum (long, zero)
-        edges = Concat <axis = 0> (nought, sums)
-        starts = Cast <to = 6> (edges)
-        most = ReduceMax <keepdims = 0> (long)
-        longest = Cast <to = 6> (most)
-    }"""
-_RESTORE = """
-    RestorePadding (flat, offsets) => (rows) {
+ATTENTION = "PackedMultiHeadAttention"
+_ROWS = """
+    Rows (flat, offsets) => (rows) {
         nought, unit = Split <axis = 0, num_outputs = 2> (pair)
         size = Shape (flat)
         count = Slice (size, nought, unit)
@@ -69,9 +39,9 @@ _ATTEND = """
         split = Reshape (heads, line)
         both = Shape (offsets)
         parts = Concat <axis = 0> (both, split, line)
-        rows_q = engine.standin.RestorePadding (q, offsets)
-        rows_k = engine.standin.RestorePadding (k, offsets)
-        rows_v = engine.standin.RestorePadding (v, offsets)
+        rows_q = engine.standin.Rows (q, offsets)
+        rows_k = engine.standin.Rows (k, offsets)
+        rows_v = engine.standin.Rows (v, offsets)
         split_q = Reshape (rows_q, parts)
         split_k = Reshape (rows_k, parts)
         split_v = Reshape (rows_v, parts)
@@ -112,7 +82,6 @@ _ATTEND = """
 _CONSTANTS = """
         pair = Constant <value = int64[2] {0, 1}> ()
         two = Constant <value = int64[1] {2}> ()
-        three = Constant <value = int64[1] {3}> ()
         line = Constant <value = int64[1] {-1}> ()
         end = Constant <value = int64[1] {9223372036854775807}> ()"""
 
@@ -124,21 +93,18 @@ def stood_in(model: Any) -> Any:
 
     made = type(model)()
     made.CopyFrom(model)
-    functions = (_REMOVE, _RESTORE, _ATTEND)
-    ops = {text.split(maxsplit=1)[0] for text in functions}
-    nodes = [node for node in made.graph.node if node.op_type in ops]
+    nodes = [node for node in made.graph.node if node.op_type == ATTENTION]
     if not nodes:
         return made
     (opset,) = [one.version for one in made.opset_import if one.domain == ""]
     for node in nodes:
         node.domain = DOMAIN
-        if node.op_type == "PackedMultiHeadAttention":
-            _fill(node)
+        _fill(node)
     none = numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), f"{DOMAIN}/none")
     made.graph.initializer.append(none)
     made.opset_import.add(domain=DOMAIN, version=1)
     imports = f'<opset_import: ["" : {opset}, "{DOMAIN}" : 1], domain: "{DOMAIN}">'
-    for text in functions:
+    for text in (_ROWS, _ATTEND):
         body = text.replace("{", "{" + _CONSTANTS, 1)
         made.functions.append(parser.parse_function(imports + body))
     return made

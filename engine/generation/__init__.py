@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import Generation, Search
-from engine.flow import Backend, Ints, Ragged, Value
+from engine.flow import Backend, Ints, Ragged, T, Value
 from engine.generation import loop
 from engine.generation.beam import BeamSearch
 from engine.generation.greedy import Greedy, Stop, likeliest
@@ -81,33 +80,50 @@ def generate(
     rows, width = feeds["input_ids"].shape
     numbers = np.arange(rows) if numbers is None else numbers
     spare = [] if spare is None else spare
-    try:
-        memory = spare.pop()
-    except IndexError:
-        memory = {}
     size = rows if settings.continuous else max(1, TOGETHER * batch_tokens // max(1, width))
 
-    def decoded(start: int) -> BeamSearch | Greedy | _Found:
+    def decoded(start: int, memory: dict[str, Value], ended: Callable[[], bool]) -> _Answers:
         some = {name: given[start : start + size] for name, given in feeds.items()}
         job = _job(some, settings, search, max_new_tokens)
         sizes = {"budget": batch_tokens, "memory": memory, "count": count}
         cache = _cache(backend, some, job, _picks(job), **sizes)
         plain = not (search.num_beams > 1 or search.do_sample or job.rules or stop)
         if isinstance(cache, Resident) and plain:
-            return _Found(*decode(cache, job, stopped, count))
+            return _Found(*decode(cache, job, ended, count))
         draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
         if search.num_beams > 1:
             own = BeamSearch(job, cache)
         else:
             own = Greedy(job, cache, stop, tail, draw if search.do_sample else likeliest)
-        loop.run(cache, own, len(job.prompt), stopped, count)
+        loop.run(cache, own, len(job.prompt), ended, count)
         return own
 
-    found = [backend.alone(partial(decoded, start)) for start in range(0, rows, size)]
-    spare.append(memory)
+    def every(ended: Callable[[], bool]) -> list[_Answers]:
+        try:
+            memory = spare.pop()
+        except IndexError:
+            memory = {}
+        found = [decoded(start, memory, ended) for start in range(0, rows, size)]
+        spare.append(memory)
+        return found
+
+    found = _alone(backend, every, stopped)
     tokens = [Ragged.of_padded(one.ids, one.lengths) for one in found]
     return Ragged.concat(tokens), np.concatenate([one.ended for one in found])
+
+
+def _alone(
+    backend: Backend, call: Callable[[Callable[[], bool]], T], stopped: Callable[[], bool]
+) -> T:
+    """call(whether to stop) as `Backend.alone` has it. Whoever is interrupted while it is carried
+    out elsewhere has it stop there, too."""
+    left = False
+    try:
+        return backend.alone(lambda: call(lambda: left or stopped()))
+    except BaseException:
+        left = True
+        raise
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,9 @@ class _Found:
     ids: Ints
     lengths: Ints
     ended: NDArray[np.bool_]
+
+
+_Answers = BeamSearch | Greedy | _Found
 
 
 def walk(
@@ -134,13 +153,13 @@ def walk(
         along: Whose tokens are fed, and whose lengths are gone, whatever seems likeliest here.
     """
 
-    def walked() -> Walk:
+    def walked(ended: Callable[[], bool]) -> Walk:
         job = _job(feeds, settings, Search(), steps)
         led = Led(job, cache := _cache(backend, feeds, job, 2), along)
-        loop.run(cache, led, len(job.prompt), never, uncounted)
+        loop.run(cache, led, len(job.prompt), ended, uncounted)
         return led.found
 
-    return backend.alone(walked)
+    return _alone(backend, walked, never)
 
 
 def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: int) -> Job:

@@ -220,6 +220,8 @@ class Resident:
             return
         waiting = self.sources[row : row + self.slots]
         rows, width = together(waiting, self.budget, min(ENOUGH, self.budget))
+        # Attention with a bias has a fused kernel for lengths that 8 divides.
+        width = min(-(-width // 8) * 8, self.feeds["input_ids"].shape[1])
         self.encoded = row, row + rows
         self.count(padded=rows * width)
         feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}

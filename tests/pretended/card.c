@@ -17,13 +17,10 @@ void pretended_count(int kind);
 
 static unsigned long counts[KINDS];
 static volatile int capturing;
-static int tokens[2];
 
 void pretended_count(int kind) { __sync_fetch_and_add(&counts[kind], 1); }
 unsigned long *pretended_counts(void) { return counts; }
 void pretended_forget(void) { memset(counts, 0, sizeof counts); }
-/* What RemovePadding reads back: real tokens, and those of the longest row. */
-void pretended_tokens(int total, int longest) { tokens[0] = total, tokens[1] = longest; }
 
 static int forbidden(void) {
   if (!capturing) return 0;
@@ -61,7 +58,6 @@ int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind) {
   if (kind == 2) pretended_count(TO_HOST);
   if (kind != 3 && forbidden()) return 900;
   memmove(to, from, size);
-  if (kind == 2 && size == sizeof tokens && tokens[0]) memcpy(to, tokens, size);
   return 0;
 }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
