@@ -248,6 +248,20 @@ def test_an_op_that_is_not_known_between_two_layers_keeps_the_padding(
     assert any("keeps its padding" in note for note in folder.description.notes)
 
 
+def test_states_of_several_layers_are_gathered_back_each(made: Path) -> None:
+    plain = graph_of(made / "bert")
+    (inner,) = {n.output[0] for n in plain.graph.node if n.name.endswith(
+        "layer.0/output/LayerNorm/LayerNormalization")}  # fmt: skip
+    shape = ["rows", "length", plain.graph.output[0].type.tensor_type.shape.dim[2].dim_value]
+    plain.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, shape))
+    flat = type(plain)()
+    flat.CopyFrom(plain)
+    assert packed.packed(flat, 64)
+    assert len([node for node in flat.graph.node if "back" in node.input]) == 2
+    feeds = rows([5, 8, 2], 8, 0)
+    assert packed.error(flat, packed.outputs(plain, feeds), feeds) < 1e-5
+
+
 def test_logits_of_a_vocabulary_are_there_once(made: Path) -> None:
     flat = graph_of(made / "mpnet")
     packed.packed(flat, 64)

@@ -18,7 +18,14 @@ from engine.bench.tune import tune
 from engine.cli import app
 from engine.config import RunConfig
 from engine.demo import BUNDLE
-from engine.errors import BundleError, DeviceError, InputError, OutputError, SettingsError
+from engine.errors import (
+    BundleError,
+    ColumnError,
+    DeviceError,
+    InputError,
+    OutputError,
+    SettingsError,
+)
 from engine.hardware import cores, cpu
 
 pytest.importorskip("onnxruntime")
@@ -152,3 +159,11 @@ def test_what_can_not_be_is_refused_at_once(folder: Path) -> None:
         tune(folder, seconds=0)
     with pytest.raises(InputError, match=r"nowhere\.jsonl"):
         tune(folder, ["nowhere.jsonl"], seconds=1)
+
+
+def test_a_column_that_is_not_there_is_refused_before_anything_is_loaded(
+    folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_rows_per_second", lambda *given: pytest.fail("it was loaded"))
+    with pytest.raises(ColumnError, match="body"):
+        tune(folder, [corpus], text=("body",), seconds=1)

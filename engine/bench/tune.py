@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from engine import bundle as bundles
-from engine import hardware, source, tasks, tuned
-from engine.bench.sweep import BUDGETS, CARD_BUDGETS, Sweep, sweep
+from engine import hardware, tasks, tuned
+from engine.bench.sweep import BUDGETS, CARD_BUDGETS, Sweep, sample, sweep
 from engine.config import check_least
 from engine.device import card as card_of
 from engine.device import devices
@@ -70,8 +70,6 @@ def tune(
             f"text names {', '.join(text)}, and there is no input", "name the files to measure on"
         )
     check_least("seconds", seconds, 1)
-    if inputs:
-        source.find(list(inputs))
     device = devices(device)[0]
     card = card_of(device)
     task, cores = tasks.find(folder.description.task), hardware.cores()
@@ -81,6 +79,9 @@ def tune(
     runs = len(workers) * len(budgets) * _ROUNDS
     most = _MOST_CARD_ROWS if card else _MOST_ROWS
     with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
+        if inputs:
+            # What is wrong with them is said before anything is loaded.
+            sample(folder.path, inputs, Path(scratch) / "first.arrow", text=text, limit=1)
         files = list(inputs) or [_sentences(folder, task, Path(scratch) / "rows.arrow", most)]
         rate = _rows_per_second(folder, own[:_PILOT], given or {}, device)
         progress(f"{runs} runs of about {seconds / runs:.1f} s on {card or 'the CPU'}")

@@ -112,9 +112,8 @@ class _Packing:
         self._drop_unused()
         begun = frozenset(self.flat)
         left = self._spread(begun)
-        if last := self._early(left) or self._common(begun, left):
-            left = self._spread(begun, last)
-        self._restore(left)
+        last = self._early(left) or self._common(begun, left)
+        self._restore(self._spread(begun, last))
 
     def _entries(self, first: Attention) -> list[str]:
         """Where rows come from the embedding: what the first attention is added to and, where the
@@ -233,7 +232,7 @@ class _Packing:
 
     def _common(self, begun: frozenset[str], left: set[str]) -> str:
         """The last flat tensor that all of `left`, if they are several, are made of: less is
-        gathered back. "" where there is none."""
+        gathered back. "" where there is none, or some attention comes behind it."""
         if len(left) < 2:
             return ""
         behind: dict[str, set[str]] = {name: {name} for name in begun}
@@ -241,7 +240,9 @@ class _Packing:
             own = {one for name in node.input for one in behind.get(name, ())}
             behind |= {name: own | {name} for name in self.flat & set(node.output)}
         shared = set.intersection(*(behind[name] for name in left))
-        return next((name for name in reversed(behind) if name in shared), "")
+        last = next((name for name in reversed(behind) if name in shared), "")
+        attended = [n.output[0] for n in self.graph.node if n.op_type == ATTENTION]
+        return "" if any(last in behind[name] - {name} for name in attended) else last
 
     def _restore(self, left: set[str]) -> None:
         """Give rows to whatever asks for them; an output of the graph keeps its name."""
