@@ -15,6 +15,7 @@ CTranslate2 in float16 where it is installed. Shares are of the card's own bf16 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import random
 import shutil
@@ -494,9 +495,11 @@ def _share(work: float, seconds: float, most: float) -> float | None:
 
 
 def _module(name: str) -> Any | None:
+    """A package that is installed: a file of its name on the path, as of peers/, is not it."""
     try:
-        return __import__(name)
-    except ImportError:
+        importlib.metadata.distribution(name)
+        return importlib.import_module(name)
+    except ImportError:  # PackageNotFoundError is one
         return None
 
 

@@ -21,9 +21,9 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from engine.errors import BackendError, Stopped, restored, told
+from engine.overlap import ended
 
 Message = Mapping[str, Any]
-_PATIENCE = 20.0
 
 
 class Process:
@@ -72,14 +72,7 @@ class Process:
 
     def end(self) -> None:
         """Have it stop, and wait until it has."""
-        assert self._process.stdin
-        with suppress(OSError):  # it may be gone already, with something left to say to it
-            self._process.stdin.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        ended(self._process)
 
 
 class Line:

@@ -28,10 +28,10 @@ from engine import bundle, tasks
 from engine.errors import BackendError, restored, told
 from engine.flow import Encoded, Rows
 from engine.hardware import cores
+from engine.overlap import ended
 from engine.tokenizer import Tokenizer
 
 _CODE = "from engine.encoders import main; main()"
-_PATIENCE = 20.0
 _NOTHING = Rows(None, ())
 
 
@@ -114,15 +114,8 @@ class _Process:
         return found
 
     def end(self) -> None:
-        assert self._process.stdin
         assert self._process.stdout
-        with suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        ended(self._process)
         self._process.stdout.close()
 
 

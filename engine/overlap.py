@@ -7,17 +7,19 @@ sees; whoever waits at a queue then leaves.
 from __future__ import annotations
 
 import queue
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import repeat
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 _POLL = 0.1
+_PATIENCE = 20.0
 _END = object()
 
 
@@ -154,6 +156,18 @@ class Overlap:
 
 def _nothing() -> None:
     pass
+
+
+def ended(process: subprocess.Popen[Any]) -> None:
+    """Close the input of a process that ends by that, and wait until it has; in the end kill it."""
+    assert process.stdin
+    with suppress(OSError):  # it may be gone already, with something left to say to it
+        process.stdin.close()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Lane:

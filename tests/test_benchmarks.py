@@ -272,6 +272,15 @@ def test_the_command_for_a_card_runs_through_on_a_cpu(
     assert out.with_name("work").joinpath("quick/t5-small/fp16/encoder.packed.onnx").exists()
 
 
+def test_an_adapter_is_not_taken_for_its_package(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("no_such_package.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert gpu._module("no_such_package") is None
+    assert gpu._module("pyarrow") is pa
+
+
 def test_ratios_of_a_card_s_figures(gpu: Any) -> None:
     seconds = {"torch": [3.0, 2.0, 4.0], "session": [1.0, 1.0, 2.0]}
     assert gpu._ratio(seconds, "torch", "session") == 2.0

@@ -66,6 +66,9 @@ class TorchBackend:
         positions = ["position_ids"] if self.model.config.model_type == "gpt2" else []
         return TorchGraph(("input_ids", "attention_mask", *positions, *past), self.causal)
 
+    def alone(self, call: Any) -> Any:
+        return call()
+
     def host(self, value: Any) -> NDArray[Any]:
         return np.asarray(value.numpy())
 
