@@ -105,7 +105,7 @@ class OrtGraph:
         for name, staged in self._stage(arrays).items():
             binding.bind_cpu_input(name, staged)
         for name in feeds.keys() - arrays.keys():
-            binding.bind_ortvalue_input(name, _value(feeds[name]))
+            self._bind_input(binding, name, feeds[name])
         for name in fetch:
             binding.bind_output(name, "cuda", self._card)
         options = runtime().RunOptions()
@@ -143,21 +143,30 @@ class OrtGraph:
         with self._failing(""), _QUIET.shared() if self._card is not None else nullcontext():
             binding = self._session.io_binding()
             for name, given in inputs.items():
-                binding.bind_ortvalue_input(name, _value(given))
+                self._bind_input(binding, name, given)
             for name, buffer in outputs.items():
-                binding.bind_ortvalue_output(name, buffer.value)
+                if buffer.view:
+                    binding.bind_output(name, *buffer.address(self._card))
+                else:
+                    binding.bind_ortvalue_output(name, buffer.value)
         if self._card is None:
-            return _Bound(self, binding)
+            return _Bound(self, binding, (inputs, outputs))
         captured = self._file.stem in _CAPTURED
         number = next(self._captures) if captured else -1
         options = runtime().RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
-        bound = _Bound(self, binding, options, captured)
+        bound = _Bound(self, binding, (inputs, outputs), options, captured)
         # ONNX Runtime 1.31.1 does nothing then for CUDA: a capture lives as long as its session.
         release = getattr(self._session, "release_captured_graph", None)
         if captured and release:
             weakref.finalize(bound, release, number)
         return bound
+
+    def _bind_input(self, binding: Any, name: str, given: Value) -> None:
+        if isinstance(given, OrtBuffer) and given.view:
+            binding.bind_input(name, *given.address(self._card))
+        else:
+            binding.bind_ortvalue_input(name, _value(given))
 
     def launch(self, binding: Any, options: Any) -> None:
         with self._failing(" in a decoder step"):
@@ -189,12 +198,19 @@ class OrtGraph:
 
 
 class _Bound:
-    """A call of a graph over fixed buffers; `captures` says that the first one is captured."""
+    """A call of a graph over fixed buffers, which it holds; `captures` says that the first one is
+    captured."""
 
     def __init__(
-        self, graph: OrtGraph, binding: Any, options: Any = None, captures: bool = False
+        self,
+        graph: OrtGraph,
+        binding: Any,
+        buffers: Sequence[Mapping[str, Value]],
+        options: Any = None,
+        captures: bool = False,
     ) -> None:
         self._graph, self._binding, self._options = graph, binding, options
+        self._buffers = buffers
         self._captures = captures
 
     def __call__(self) -> None:
@@ -207,13 +223,23 @@ class _Bound:
 
 class OrtBuffer:
     """Memory that an array on the host and a value of the runtime share; or, on a card, the
-    runtime's value alone."""
+    runtime's value alone, or its beginning, of a shape and a dtype of its own."""
 
     def __init__(
-        self, memory: NDArray[np.uint8] | None, array: NDArray[Any] | None, value: Any = None
+        self,
+        memory: NDArray[np.uint8] | None,
+        array: NDArray[Any] | None,
+        value: Any = None,
+        view: tuple[Sequence[int], Any] | None = None,
     ) -> None:
-        self.memory, self.array = memory, array
+        self.memory, self.array, self.view = memory, array, view
         self.value = runtime().OrtValue.ortvalue_from_numpy(array) if value is None else value
+
+    def address(self, card: int | None) -> tuple[Any, ...]:
+        """A view as a binding takes it."""
+        assert self.view
+        shape, dtype = self.view
+        return "cuda", card, dtype, list(shape), self.value.data_ptr()
 
 
 class OrtBackend:
@@ -276,6 +302,7 @@ class OrtBackend:
         if isinstance(value, OrtBuffer):
             if value.array is not None:
                 return value.array
+            assert value.view is None, "a part of a buffer stays on the card"
             value = value.value
         if self.device == "cpu":
             return np.asarray(value.numpy())
@@ -286,12 +313,13 @@ class OrtBackend:
         if buffer.array is not None:
             buffer.array[...] = array
             return
+        assert buffer.view is None, "a part of a buffer stays on the card"
         with _QUIET.shared():
             buffer.value.update_inplace(np.ascontiguousarray(array))
 
     def buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None = None) -> OrtBuffer:
         if self.device != "cpu":
-            return self._there(shape, dtype)
+            return self._there(shape, dtype, old)
         size = math.prod(shape) * np.dtype(dtype).itemsize
         # Pages that are never written take up no memory: a cache costs what its rows fill.
         fits = old is not None and old.memory is not None and old.memory.nbytes >= size
@@ -299,7 +327,10 @@ class OrtBackend:
         assert memory is not None
         return OrtBuffer(memory, memory[:size].view(dtype).reshape(shape))
 
-    def _there(self, shape: Sequence[int], dtype: Any) -> OrtBuffer:
+    def _there(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None) -> OrtBuffer:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if old and old.value.tensor_size_in_bytes() >= size:
+            return OrtBuffer(None, None, old.value, (shape, dtype))
         make = runtime().OrtValue.ortvalue_from_shape_and_type
         index = int(self.device.partition(":")[2] or 0)
         with _QUIET.shared():

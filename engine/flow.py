@@ -375,7 +375,8 @@ class Backend(Protocol):
 
     def buffer(self, shape: Sequence[int], dtype: Any, old: Value | None = None) -> Value:
         """Memory that stays where it is, for `Graph.bind`: that of an old buffer where it is large
-        enough, with whatever is in it, or else zeros."""
+        enough, with whatever is in it, or else zeros. On a card, nothing but `Graph.bind` takes
+        what lies in an old one."""
 
     def put(self, buffer: Value, array: NDArray[Any]) -> None:
         """Write a buffer, whole."""

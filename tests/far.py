@@ -78,9 +78,13 @@ class Binding:
         self.staged[name] = array
         self.real.bind_cpu_input(name, array.copy())
 
-    def bind_output(self, name: str, kind: str, index: int) -> None:
+    def bind_input(self, name: str, kind: str, index: int, *memory: Any) -> None:
         assert (kind, index) == ("cuda", self.session.runtime.index)
-        self.real.bind_output(name)
+        self.real.bind_input(name, "cpu", 0, *memory)
+
+    def bind_output(self, name: str, kind: str, index: int, *memory: Any) -> None:
+        assert (kind, index) == ("cuda", self.session.runtime.index)
+        self.real.bind_output(name, "cpu", 0, *memory)
 
 
 class FarSession:
@@ -238,7 +242,7 @@ class Late:
         self.waiting.append(lambda: self.backend.put(buffer, kept))
 
     def buffer(self, shape: Any, dtype: Any, old: Any = None) -> Any:
-        return self.backend.buffer(shape, dtype)
+        return self.backend.buffer(shape, dtype, old)
 
 
 class LateGraph:

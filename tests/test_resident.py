@@ -120,12 +120,14 @@ def test_few_slots_are_refilled_and_caches_grow(
     assert told(device, made / family, feeds, **given) == wanted
     assert counts["taken"] == sum(map(len, wanted))
     assert counts["places"] >= counts["taken"]
-    held = spare[0]
-    assert len({key.split(".")[1] for key in held}) > 2, "the cache has not grown"
-    # A second batch binds nothing anew.
-    calls = [one.step for one in held.values()]
+    # A second batch finds memory that is large enough, and a third one all of it bound.
     assert told(device, made / family, feeds, **given) == wanted
-    assert [one.step for one in spare[0].values()] == calls
+    kept = spare[0]["resident"]
+    assert len({key.split(".")[1] for key in kept.held}) > 2, "the cache has not grown"
+    calls, size = [one.step for one in kept.held.values()], kept.bytes
+    assert told(device, made / family, feeds, **given) == wanted
+    assert [one.step for one in kept.held.values()] == calls
+    assert kept.bytes == size
     if family != "gpt2":
         assert device.launches["admit"] > 7
 
@@ -188,13 +190,30 @@ def test_a_capture_keeps_to_its_thread_and_to_itself(
     assert len({thread for thread, _ in card.graph("resident").session.captured}) == 1
 
 
-def test_memory_beyond_the_room_is_given_up(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "ROOM", 1)
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_memory_is_that_of_the_largest_shape(
+    made: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many shapes come by: each takes the beginning of what there is."""
     monkeypatch.setattr(resident, "POSITIONS", 2)
-    feeds, spare = rows(6), [{}]
-    wanted = told(near(made / "t5"), made / "t5", feeds)
-    assert told(far(made / "t5"), made / "t5", feeds, spare=spare) == wanted
-    assert len(spare[0]) <= 2
+    monkeypatch.setattr(resident, "SOURCES", 2)
+    near_by, device, spare = near(made / family), far(made / family), [{}]
+    sizes = []
+    for _ in range(3):
+        # Of falling sizes: the first is as large as any.
+        for count, longest, most in ((17, 40, 21), (17, 11, 21), (9, 30, 13), (2, 3, 5)):
+            feeds = rows(count, longest, count)
+            wanted = told(near_by, made / family, feeds, max_new_tokens=most)
+            found = told(device, made / family, feeds, max_new_tokens=most, spare=spare)
+            assert found == wanted
+            kept = spare[0]["resident"]
+            sizes.append(sum(n for name, (n, *_) in kept.pieces.items() if "." in name[:6]))
+    assert len(set(sizes[3:])) == 1, "memory grows with the shapes"
+    largest = {name: size for name, (size, *_) in kept.pieces.items() if name.startswith("past.0")}
+    assert len(largest) == 4
+    calls = [held.step for held in kept.held.values()]
+    assert told(device, made / family, feeds, max_new_tokens=most, spare=spare) == wanted
+    assert [held.step for held in kept.held.values()] == calls
 
 
 def test_a_decoder_is_led_along_given_tokens(made: Path) -> None:

@@ -5,16 +5,15 @@ and looks a few of them later: which token a slot reads next, whether it is thro
 positions it has cached, the device knows by itself. A slot whose row is through says nothing until
 another one is admitted.
 
-Buffers of one shape are kept with the call that is bound to them, so that a captured step is
-launched again by the next batch. Numbers of slots, rooms and widths are powers of two, that there
-are few of them.
+A captured step is kept with the buffers that it is bound to (`kept`), and launched again by the
+next batch. Numbers of slots, rooms and widths are powers of two, that there are few of them. Rows'
+own keys and values have two pieces of memory: one is read while they move to the other, with more
+room.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,13 @@ from engine.bundle import LATE, STATE, Generation
 from engine.errors import Stopped
 from engine.flow import Backend, Ints, Value
 from engine.generation.job import Job
+from engine.generation.kept import Held, Kept
 from engine.generation.loop import Count, Flags, Scores, uncounted
 from engine.generation.slots import PARTS, together
 
 # Slots at most: a card's products are as fast as they get from some hundreds of rows on.
 MOST = 512
-# Bytes that the caches of all slots may take up, and all that is kept for later.
+# Bytes that the caches of all slots may take up.
 ROOM = 8 << 30
 # Positions that a cache has at first; it doubles when a row needs more.
 POSITIONS = 32
@@ -40,22 +40,13 @@ ENOUGH = 4096
 TOKEN, LENGTH, LEFT, SOURCE = range(STATE)
 
 
-@dataclass(frozen=True)
-class Held:
-    """Buffers of one shape, by their names as inputs of the resident graph, and its call."""
-
-    buffers: Mapping[str, Value]
-    step: Callable[[], None]
-    bytes: int
-
-
 class Resident:
     """See `loop.Cache`.
 
     Args:
         backend: Holds the graphs of `bundle.RESIDENT`, and `encoder` unless the model is causal.
         settings, feeds, width, most, picks, scored, budget, count: As `slots.Slots` takes them.
-        memory: `Held` of calls that are through, by shape; taken over.
+        memory: What earlier calls have left here, `Kept`, and what this one leaves.
     """
 
     refills, narrows = True, False
@@ -76,13 +67,13 @@ class Resident:
     ) -> None:
         self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
         self.picks, self.scored, self.budget, self.count = picks, scored, budget, count
-        self.memory: dict[str, Any] = {} if memory is None else memory
+        self.kept: Kept = ({} if memory is None else memory).setdefault("resident", Kept())
         self.graph = backend.graph("resident")
         self.sources = feeds["attention_mask"].sum(axis=1)
         self.most = most
         self.source = 0 if settings.causal else _power(feeds["input_ids"].shape[1], SOURCES)
         self.slots = self._count()
-        self.room = self._rounded(1)
+        self.room, self.side = self._rounded(1), 0
         self.held = self._hold()
         self.encoded: tuple[int, int] = (0, 0)
         self.ahead: list[Value] = []
@@ -171,32 +162,16 @@ class Resident:
         if (room := self._rounded(min(positions, self.most))) <= self.room:
             return
         old, before, self.room = self.held, self.room, room
-        self.held = self._hold(before)
+        self.side = 1 - self.side
+        self.held = self._hold()
         names = [name for name in old.buffers if name.startswith("past.")]
         pads = np.array([0, 0, 0, 0, 0, 0, room - before, 0])
         given = {"pads": pads, **{name: old.buffers[name] for name in names}}
         made = {n.replace("past.", "grown."): self.held.buffers[n] for n in names}
         self.backend.graph("grow").bind(given, made)()
-        others = {n: v for n, v in old.buffers.items() if n.startswith("cross.")}
-        self._carry(others)
         if self.settings.causal:
             more = np.full((self.slots, room - before), -1, np.int64)
             self.forced = np.concatenate([self.forced, more], axis=1)
-
-    def _carry(self, cross: Mapping[str, Value]) -> None:
-        """Put an encoder's keys and values from other buffers into those that are held."""
-        if not cross:
-            return
-        every = np.arange(self.slots)
-        given = {
-            "slots": every[:, None],
-            "taken": every,
-            "pads": np.zeros(8, np.int64),
-            **{name.replace("cross.", "given."): value for name, value in cross.items()},
-            **{name: self.held.buffers[name] for name in cross},
-        }
-        made = {name.replace("cross.", "held."): self.held.buffers[name] for name in cross}
-        self.backend.graph("admit").bind(given, made)()
 
     def _put(self) -> None:
         self.backend.put(self.held.buffers["state"], self.state)
@@ -275,8 +250,9 @@ class Resident:
 
     def _count(self) -> int:
         """Slots for all rows, or as many as there is room for: places to the next power of two."""
-        s = self.settings
-        positions = self._rounded(self.most) + self.source
+        s, most = self.settings, self._rounded(self.most)
+        # While a cache is copied to the last of its rooms, the one before is there, too.
+        positions = most + _power(most) // 2 + self.source
         each = 2 * s.layers * s.heads * s.head_dim * positions * self._size() * self.width
         fit = max(1, min(MOST // self.width, ROOM // max(1, each)))
         return min(_power(len(self.sources)), _power(fit + 1) // 2) * self.width
@@ -288,25 +264,23 @@ class Resident:
         """Bytes of a number in a cache."""
         return int(np.dtype(self.graph.dtypes["past.0.key"]).itemsize)
 
-    def _hold(self, before: int = 0) -> Held:
-        """Buffers of the present shape: those of an earlier call, or new ones; and within `ROOM`
-        no others but those of room `before`, which are about to be read."""
-        key = f"{self.slots}.{self.room}.{self.source}"
-        found: Held | None = self.memory.get(key)
-        if found is None:
-            stale = f"{self.slots}.{before}.{self.source}"
-            if sum(held.bytes for held in self.memory.values()) + self._bytes() > ROOM:
-                for other in self.memory.keys() - {stale}:
-                    del self.memory[other]
-            found = self.memory[key] = self._made()
-        return found
+    def _hold(self) -> Held:
+        """Buffers of the present shape, bound by an earlier call or now."""
+        key = f"{self.slots}.{self.room}.{self.source}.{self.side}"
+        if key not in self.kept.held:
+            self.kept.held[key] = self._made()
+        return self.kept.held[key]
 
-    def _bytes(self) -> int:
-        return sum(math.prod(s) * np.dtype(d).itemsize for s, d in self._shapes().values())
+    def _piece(self, name: str, shape: tuple[int, ...]) -> str:
+        """The piece of memory that a buffer lies in: what the host reads or writes has its own."""
+        if name.startswith("past."):
+            return f"{name}.{self.side}"
+        return name if name.startswith("cross.") else f"{name}.{shape}"
 
     def _made(self) -> Held:
         shapes = self._shapes()
-        buffers = {name: self.backend.buffer(*shape) for name, shape in shapes.items()}
+        pieces = {name: self._piece(name, shape) for name, (shape, _) in shapes.items()}
+        buffers = {n: self.kept.buffer(self.backend, pieces[n], *shapes[n]) for n in shapes}
         for name in {"places", "source_places"} & shapes.keys():
             self.backend.put(buffers[name], np.arange(shapes[name][0][0]))
         self.backend.put(buffers["ends"], np.array(self.settings.end_ids, np.int64))
@@ -314,10 +288,11 @@ class Resident:
         for name in self.graph.outputs:
             outputs[name] = buffers[name.replace("present.", "past.").removeprefix("next_")]
         step = self.graph.bind({name: buffers[name] for name in self.graph.inputs}, outputs)
-        # A call that is captured is carried out more than once the first time. All slots are idle
-        # now, and a step changes nothing.
+        # A call that is captured is carried out more than once the first time: over idle slots it
+        # changes nothing. Whoever launches it next says first how they are.
+        self.backend.put(buffers["state"], np.zeros((self.slots, STATE), np.int64))
         step()
-        return Held(buffers, step, self._bytes())
+        return Held(buffers, frozenset(pieces.values()), step)
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and dtype of every buffer by its name as an input or output of the graph."""

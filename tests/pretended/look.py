@@ -3,6 +3,7 @@
 python look.py placed BUNDLE     nodes by graph and provider
 python look.py fallen BUNDLE     what is said of nodes that the CPU would compute
 python look.py encoded BUNDLE    one batch, counted behind some like it
+python look.py stayed BUNDLE     windows of batches of many shapes, counted in two halves
 python look.py decoded BUNDLE    a few launches of the resident step, and some of another thread
 python look.py refused           what is said where there is no card
 """
@@ -24,10 +25,11 @@ from engine.backend import OrtBackend
 from engine.bundle import LATE
 from engine.demo import BUNDLE
 from engine.errors import EngineError
-from engine.generation.resident import Resident
+from engine.generation.resident import POSITIONS, Resident
 
 KINDS = (
     "launches", "syncs", "to_card", "to_host", "allocations", "graphs", "products", "forbidden",
+    "moves",
 )  # fmt: skip
 WIDTH, LENGTHS = 64, np.array([64, 64, 50, 7])
 FEEDS = {"attention_mask": (np.arange(WIDTH) < LENGTHS[:, None]).astype(np.int64)}
@@ -79,34 +81,61 @@ def encoded(folder: str) -> dict[str, Any]:
     return card.counted(run)
 
 
+def stayed(folder: str) -> list[dict[str, int]]:
+    card, backend = Card(), opened(folder)
+    graph = backend.graph("model" if "model" in backend.graphs else "encoder")
+    drawn = np.random.default_rng(0)
+
+    def window() -> None:
+        lengths = np.sort(drawn.lognormal(drawn.uniform(1, 4), 0.6, 256).astype(np.int64))[::-1]
+        lengths = np.clip(lengths, 2, WIDTH)
+        while len(lengths):
+            width = -(-int(lengths[0]) // 8) * 8
+            count = max(1, int(drawn.integers(500, 2000)) // width)
+            mask = (np.arange(width) < lengths[:count, None]).astype(np.int64)
+            feeds = {"attention_mask": mask, "input_ids": 5 * mask, "token_type_ids": 0 * mask}
+            given = {name: feeds[name] for name in graph.inputs if name in feeds}
+            backend.host(graph.run(given, graph.outputs)[0])
+            lengths = lengths[count:]
+
+    return [card.counted(lambda: [window() for _ in range(100)]) for _ in range(2)]
+
+
 def decoded(folder: str) -> dict[str, Any]:
     card, backend = Card(), opened(folder)
     settings = bundle.load(folder).description.facts.generation
     assert settings
-    sizes = {"width": 1, "most": 64, "picks": 1}
-    cache: list[Resident] = []
-    feeds = {name: FEEDS[name] for name in ("input_ids", "attention_mask")}
-    rows = np.arange(len(LENGTHS))
+    sizes: dict[str, Any] = {"width": 1, "most": 2 * POSITIONS, "picks": 1, "memory": {}}
+    caches: list[Resident] = []
 
-    def make() -> None:
-        cache.append(Resident(backend, settings, feeds, **sizes))
+    def make(count: int) -> None:
+        feeds = {name: FEEDS[name][:count] for name in ("input_ids", "attention_mask")}
+        cache = Resident(backend, settings, feeds, **sizes)
+        cache.begin(np.arange(count), np.arange(count), np.zeros(count, np.int64), 2 * POSITIONS)
+        caches[:] = [cache]
 
-    def begin() -> None:
-        cache[0].begin(rows, rows, np.zeros(len(rows), np.int64), 40)
-        cache[0].reserve(2 * LATE)
+    def grow() -> None:
+        caches[0].reserve(2 * POSITIONS)
 
     def launch() -> None:
-        backend.alone(lambda: cache[0].launch(LATE))
+        backend.alone(lambda: caches[0].launch(LATE))
 
     def elsewhere() -> None:
         thread = threading.Thread(target=launch)
         thread.start()
         thread.join()
 
-    told = {"made": card.counted(lambda: backend.alone(make))}
-    told["begun"] = card.counted(lambda: backend.alone(begin))
-    launch()
-    return {**told, "here": card.counted(launch), "elsewhere": card.counted(elsewhere)}
+    told = {}
+    # The second, with fewer rows, is captured over parts of the first one's memory.
+    for name, count in (("first", 4), ("fewer", 2), ("again", 4), ("fewer again", 2)):
+        told[name] = card.counted(lambda count=count: backend.alone(lambda: make(count)))
+        launch()
+        told[f"{name}, here"] = card.counted(launch)
+        told[f"{name}, elsewhere"] = card.counted(elsewhere)
+        told[f"{name}, grown"] = card.counted(lambda: backend.alone(grow))
+        launch()
+        told[f"{name}, beyond"] = card.counted(launch)
+    return told
 
 
 def refused() -> dict[str, Any]:
@@ -126,5 +155,5 @@ def refused() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asked = {call.__name__: call for call in (placed, fallen, encoded, decoded, refused)}
+    asked = {call.__name__: call for call in (placed, fallen, encoded, stayed, decoded, refused)}
     sys.stdout.write(json.dumps(asked[sys.argv[1]](*sys.argv[2:])) + "\n")
