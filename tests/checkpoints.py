@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -656,3 +657,18 @@ def dense(folder: Path, wide: int, out: int, activation: str, bias: bool = True)
         state["linear.bias"] = torch.randn(out)
     save_file(state, folder / "model.safetensors")
     return folder
+
+
+# Maker of each family that generates, and the task that it is exported for.
+GENERATORS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "t5": (t5, "translation_en_to_de"),
+    "mt5": (mt5, "text2text-generation"),
+    "bart": (bart, "summarization"),
+    "mbart": (mbart, "translation_en_XX_to_de_DE"),
+    "mbart50": (lambda folder: mbart(folder, fifty=True), "translation_en_to_de"),
+    "nllb": (nllb, "translation_fra_Latn_to_deu_Latn"),
+    "marian": (marian, "translation"),
+    "pegasus": (pegasus, "summarization"),
+    "gpt2": (gpt2, "text-generation"),
+    "opt": (opt, "text-generation"),
+}

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 
+from engine import backend, cuda, device, doctor
 from engine.bundle import PACKED, BundleFolder
 from engine.cuda import Card, Driver
 from engine.overlap import Lane
@@ -203,10 +205,20 @@ class FarRuntime:
         return self.sessions[-1]
 
 
-def carried(folder: BundleFolder) -> list[str]:
+def pretend(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
+    """A machine with an H100 and onnxruntime-gpu."""
+    far = FarRuntime()
+    for room in (device, backend, doctor):
+        monkeypatch.setattr(room, "runtime", lambda: far)
+    monkeypatch.setattr(cuda, "look", lambda: DRIVER)
+    monkeypatch.setattr(cuda, "missing", lambda major: ())
+    return far
+
+
+def carried(folder: BundleFolder, of: Any = BundleFolder.graphs_for) -> list[str]:
     """A card's graphs of a bundle, as far as a CPU can carry them: encoders with their padding."""
     plain = {packed: name for name, packed in PACKED.items()}
-    return [plain.get(name, name) for name in folder.graphs_for("cuda:0")]
+    return [plain.get(name, name) for name in of(folder, "cuda:0")]
 
 
 class Late:

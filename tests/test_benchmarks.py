@@ -247,16 +247,26 @@ def gpu(prepare: Any) -> Any:
         sys.modules.pop(name, None)
 
 
-def test_the_command_for_a_card_runs_through_on_a_cpu(
-    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Small shapes, one round: every part, with torch and transformers beside it."""
-    out = tmp_path / "found.json"
-    given = ["--device", "cpu", "--quick", "--rounds", "1", "--work", str(tmp_path / "work")]
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gpu") / "work"
+
+
+def measured_on(device: str, gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Small shapes, one round: every part."""
+    out = work.with_name(f"{device}.json")
+    given = ["--device", device, "--quick", "--rounds", "1", "--work", str(work)]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *given, "--out", str(out)])
     gpu.main()
+    return json.loads(out.read_text())
+
+
+def test_the_command_for_a_card_runs_through_on_a_cpu(
+    gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With torch and transformers beside it."""
+    found = measured_on("cpu", gpu, work, monkeypatch)
     assert "greedy tokens/s: " in capsys.readouterr().out
-    found = json.loads(out.read_text())
     assert found["ran"]["provider"] == "CPUExecutionProvider"
     assert {e["model"] for e in found["encode"]} == {"bert-base", "minilm"}
     assert {d["beams"] for d in found["decode"]} == {1, 4}
@@ -269,7 +279,35 @@ def test_the_command_for_a_card_runs_through_on_a_cpu(
         assert reached[what] is True
     # Nothing is said of what did not take part.
     assert reached["BERT-base at 128, share of the peak"] is None
-    assert out.with_name("work").joinpath("quick/t5-small/fp16/encoder.packed.onnx").exists()
+    assert work.joinpath("quick/t5-small/fp16/encoder.packed.onnx").exists()
+
+
+def test_the_command_for_a_card_runs_through_on_the_one_that_is_not_there(
+    gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself: torch does not know of that card."""
+    from far import H100, carried, pretend
+
+    from engine import backend, bundle
+
+    gpu.prepare(gpu.Bench(work / "quick", "cpu", 1, quick=True))
+    pretend(monkeypatch)
+    monkeypatch.setattr(backend, "check_nodes", lambda *given: None)
+    monkeypatch.setattr(gpu, "_module", lambda name: None)
+    here = bundle.BundleFolder.graphs_for
+    monkeypatch.setattr(
+        bundle.BundleFolder,
+        "graphs_for",
+        lambda folder, device: here(folder, device) if device == "cpu" else carried(folder, here),
+    )
+    found = measured_on("cuda", gpu, work, monkeypatch)
+    assert found["ran"]["provider"] == "CUDAExecutionProvider"
+    assert found["cards"] == [H100.name]
+    assert found["parity"]["greedy_rows_equal"] == found["parity"]["labels_equal"] == 1
+    for case in found["decode"]:
+        assert case["steps"] > 0
+        assert 0 < case["host_share"] < 1
+    assert {e["run_against_session"] is not None for e in found["encode"]} == {True}
 
 
 def test_an_adapter_is_not_taken_for_its_package(

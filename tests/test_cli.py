@@ -235,6 +235,18 @@ def test_a_read_only_output_says_so(numbers: Path, tmp_path: Path) -> None:
     assert "can not be written" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [((".", "--device", "tpu"), "'tpu'"), (("missing.jsonl",), "no such file")],
+)
+def test_what_is_wrong_is_said_before_a_model_is_looked_up(
+    given: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    done = call("run", "some-one/some-model", *given, "-o", tmp_path / "out")
+    assert said in done.stderr
+    assert "hub" not in done.stderr
+
+
 def test_cuda_without_cuda_is_an_error(numbers: Path, tmp_path: Path) -> None:
     import onnxruntime
 

@@ -21,18 +21,12 @@ from engine.model import Bundle
 from engine.runner import run
 
 pytest.importorskip("onnxruntime")
-from far import DRIVER, H100, FarRuntime, Node, Part
+from far import DRIVER, H100, FarRuntime, Node, Part, pretend
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
-    """A machine with an H100 and onnxruntime-gpu."""
-    far = FarRuntime()
-    for room in (device, backends, doctor):
-        monkeypatch.setattr(room, "runtime", lambda: far)
-    monkeypatch.setattr(cuda, "look", lambda: DRIVER)
-    monkeypatch.setattr(cuda, "missing", lambda major: ())
-    return far
+    return pretend(monkeypatch)
 
 
 def open_far(**more: Any) -> OrtBackend:

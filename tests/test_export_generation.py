@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from engine.export import export  # noqa: E402
 from engine.export import writer as writer_room  # noqa: E402
 
-# Maker and asked task of each family, and the task that the pipeline is built for.
-FAMILIES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "t5": (checkpoints.t5, "translation_en_to_de"),
-    "mt5": (checkpoints.mt5, "text2text-generation"),
-    "bart": (checkpoints.bart, "summarization"),
-    "mbart": (checkpoints.mbart, "translation_en_XX_to_de_DE"),
-    "mbart50": (lambda folder: checkpoints.mbart(folder, fifty=True), "translation_en_to_de"),
-    "nllb": (checkpoints.nllb, "translation_fra_Latn_to_deu_Latn"),
-    "marian": (checkpoints.marian, "translation"),
-    "pegasus": (checkpoints.pegasus, "summarization"),
-    "gpt2": (checkpoints.gpt2, "text-generation"),
-    "opt": (checkpoints.opt, "text-generation"),
-}
+FAMILIES = checkpoints.GENERATORS
 CAUSAL = ("gpt2", "opt")
 ENCODER_DECODERS = tuple(name for name in FAMILIES if name not in CAUSAL)
 GROWN = ("mt5", "bart", *CAUSAL)

@@ -32,12 +32,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PRETENDED = HERE / "pretended"
 DECODERS = {
-    "t5": (checkpoints.t5, "translation_en_to_de"),
-    "bart": (checkpoints.bart, "summarization"),
-    "marian": (checkpoints.marian, "translation"),
-    "pegasus": (checkpoints.pegasus, "summarization"),
-    "gpt2": (checkpoints.gpt2, "text-generation"),
-    "opt": (checkpoints.opt, "text-generation"),
+    name: checkpoints.GENERATORS[name]
+    for name in ("t5", "bart", "marian", "nllb", "pegasus", "gpt2", "opt")
 }
 ENCODERS = ("bert", "distilbert", "roberta", "albert", "mpnet", "deberta-v2")
 RECIPES = ("fp32", "fp16")

@@ -30,12 +30,8 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("half")
-    makers = {
-        "t5": (checkpoints.t5, "translation_en_to_de"),
-        "bart": (checkpoints.bart, "summarization"),
-        "gpt2": (checkpoints.gpt2, "text-generation"),
-    }
-    for name, (make, task) in makers.items():
+    for name in ("t5", "bart", "gpt2"):
+        make, task = checkpoints.GENERATORS[name]
         model = make(folder / "models" / name)
         export(str(model), folder / f"{name}-fp32", task=task)
         export(str(model), folder / f"{name}-fp16", task=task, recipe="fp16", force=True)

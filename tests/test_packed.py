@@ -34,12 +34,7 @@ ENCODERS = {
     "deberta-v2": "feature-extraction",
     "bart": "text-classification",
 }
-DECODERS = {
-    "t5": (checkpoints.t5, "translation_en_to_de"),
-    "marian": (checkpoints.marian, "translation"),
-    "nllb": (checkpoints.nllb, "translation_fra_Latn_to_deu_Latn"),
-    "pegasus": (checkpoints.pegasus, "summarization"),
-}
+DECODERS = {n: checkpoints.GENERATORS[n] for n in ("t5", "marian", "nllb", "pegasus")}
 # Attention of another kind, and a decoder behind the encoder.
 LEFT = ("deberta-v2", "bart")
 

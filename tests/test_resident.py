@@ -22,21 +22,15 @@ from engine.tasks.decoding import settings_of
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from far import DRIVER, FarRuntime, Late, LateGraph  # noqa: E402
+from far import Late, LateGraph, pretend  # noqa: E402
 
 from engine import backend as backends  # noqa: E402
-from engine import cuda, device  # noqa: E402
 from engine.backend import OrtBackend  # noqa: E402
 from engine.export import export  # noqa: E402
 
 FAMILIES = {
-    "t5": (checkpoints.t5, "translation_en_to_de"),
-    "bart": (checkpoints.bart, "summarization"),
-    "marian": (checkpoints.marian, "translation"),
-    "nllb": (checkpoints.nllb, "translation_fra_Latn_to_deu_Latn"),
-    "pegasus": (checkpoints.pegasus, "summarization"),
-    "gpt2": (checkpoints.gpt2, "text-generation"),
-    "opt": (checkpoints.opt, "text-generation"),
+    name: checkpoints.GENERATORS[name]
+    for name in ("t5", "bart", "marian", "nllb", "pegasus", "gpt2", "opt")
 }
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -159,10 +153,7 @@ def test_a_capture_keeps_to_its_thread_and_to_itself(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many threads decode with one bundle while others are at work on the card."""
-    runtime = FarRuntime()
-    for room in (device, backends):
-        monkeypatch.setattr(room, "runtime", lambda: runtime)
-    monkeypatch.setattr(cuda, "look", lambda: DRIVER)
+    pretend(monkeypatch)
     monkeypatch.setattr(resident, "POSITIONS", 4)
     folder = bundle.load(made / "t5")
     # On this card everything is in its place, whatever its ops.

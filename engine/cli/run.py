@@ -71,7 +71,7 @@ def run(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of a hub id given as MODEL.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Of a checkpoint given as MODEL: fp32 or int8.")
+        str, typer.Option(help="Of a checkpoint given as MODEL: fp32, int8 or fp16.")
     ] = "fp32",
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Of a checkpoint: load .bin weights.")
@@ -79,10 +79,14 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
 ) -> None:
     """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
-    from engine import runner
+    from engine import runner, source
     from engine.cache import bundle_for
     from engine.config import parse_size
+    from engine.device import devices
 
+    # A checkpoint may take minutes: what is wrong without it is said before.
+    devices(device)
+    source.find(inputs)
     bundle = bundle_for(
         model,
         task=task,
