@@ -319,6 +319,13 @@ def test_an_adapter_is_not_taken_for_its_package(
     assert gpu._module("pyarrow") is pa
 
 
+def test_a_run_end_to_end_lasts_a_while(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 0.5, 0.5, 60.0])
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: next(ticks))
+    assert gpu._copies(lambda: None) == 20
+    assert gpu._copies(lambda: None) == 1
+
+
 def test_ratios_of_a_card_s_figures(gpu: Any) -> None:
     seconds = {"torch": [3.0, 2.0, 4.0], "session": [1.0, 1.0, 2.0]}
     assert gpu._ratio(seconds, "torch", "session") == 2.0
