@@ -15,6 +15,7 @@ CTranslate2 in float16 where it is installed. Shares are of the card's own bf16 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.metadata
 import json
 import random
@@ -459,9 +460,10 @@ def used(bench: Bench) -> int:
 
 def memory(bench: Bench) -> dict[str, Any]:
     """MiB in use before, behind one run, and behind four more of the same."""
-    before = used(bench)
     told, _ = asked(bench.rows(1024))
     written, most = corpus("mixed", bench.rows(8192))
+    gc.collect()  # sessions of earlier parts
+    before = used(bench)
     decoder, encoder = bench.open("t5-small", "fp16"), bench.open("minilm", "fp16")
 
     def call() -> None:

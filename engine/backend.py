@@ -50,6 +50,8 @@ _CAPTURED = ("resident",)
 # How the runtime, CUDA and cuBLAS say that there is no room.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _PAGE = 64
+# Bytes for the caches of a decoder's call: on the CPU, and the share of a card's memory.
+_ROOM, _SHARE = 1 << 30, 6
 # Makes a Slice of positions whose ends are computed on the card and waited for.
 _WAITS = ("GatherToSliceFusion",)
 # Of all cards of this process: what is done on them, and alone what is captured.
@@ -285,6 +287,14 @@ class OrtBackend:
         """See `flow.Backend`."""
         sessions = {name: graph.session for name, graph in self._graphs.items()}
         return ran(self.device, sessions).to_dict()
+
+    @property
+    def room(self) -> int:
+        """See `flow.Backend`. On a card calls of different shapes may leave up to twice as much."""
+        if self.device == "cpu":
+            return _ROOM
+        memory = cuda.look().cards[int(self.device.partition(":")[2] or 0)].memory // _SHARE
+        return min(memory, self._gpu_memory or memory)
 
     def profiled(self) -> dict[str, Path]:
         """End profiling: the file of every graph, JSON in the format of Chrome's tracing."""

@@ -364,6 +364,10 @@ class Backend(Protocol):
         """The same at length, as JSON values: `device.Ran` of the real one."""
 
     @property
+    def room(self) -> int:
+        """Bytes that the caches of one call of a decoder may take up."""
+
+    @property
     def graphs(self) -> Collection[str]:
         """Names that `graph` takes."""
 

@@ -169,6 +169,7 @@ class FakeBackend:
     causal: bool = False
     logits: Callable[[int, tuple[int, ...]], NDArray[np.float32]] = certain
     device: str = "cpu"
+    room: int = 1 << 30
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     graphs: frozenset[str] = frozenset({"model"})
     _lock: threading.Lock = field(default_factory=threading.Lock)

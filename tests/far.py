@@ -228,6 +228,7 @@ class Late:
     def __init__(self, backend: Any) -> None:
         self.backend, self.device = backend, "cuda:0"
         self.ran, self.graphs = {"device": "cuda:0"}, backend.graphs
+        self.room = backend.room
         self.first = backend.first
         self.lane = Lane()
         self.waiting: list[Any] = []

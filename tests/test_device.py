@@ -308,6 +308,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
         halving.infer(batch)
 
 
+def test_a_decoder_has_a_share_of_the_card(card: FarRuntime) -> None:
+    assert open_far().room == H100.memory // 6
+    assert open_far(gpu_memory=2 << 30).room == 2 << 30
+    assert OrtBackend(BUNDLE, ["encoder.onnx"], device="cpu").room == 1 << 30
+
+
 # --- what is said of it
 
 

@@ -50,6 +50,7 @@ class TorchBackend:
     model: Any
     layers: int
     device: str = "cpu"
+    room: int = 1 << 30
     graphs: frozenset[str] = frozenset()
 
     def names(self, kind: str) -> list[str]:

@@ -195,9 +195,8 @@ def test_a_run_that_is_stopped_leaves_nothing_behind() -> None:
 
 def test_a_cache_too_large_for_its_room_has_fewer_slots() -> None:
     feeds = feeds_of([ids_of("w1 w2")] * 30)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slots, "ROOM", 8 * 2 * 2 * 3 * (5 + 3) * 7)
-        cache = Slots(FakeBackend(), SLOTTED, feeds, width=2, most=5, picks=1)
+    backend = FakeBackend(room=8 * 2 * 2 * 3 * (5 + 3) * 7)
+    cache = Slots(backend, SLOTTED, feeds, width=2, most=5, picks=1)
     assert cache.slots == 6
 
 

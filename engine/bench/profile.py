@@ -168,7 +168,7 @@ class Watched:
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.device = backend, backend.device
-        self.ran, self.graphs = backend.ran, backend.graphs
+        self.ran, self.graphs, self.room = backend.ran, backend.graphs, backend.room
         self.host, self.buffer, self.first = backend.host, backend.buffer, backend.first
         self.put, self.alone = backend.put, backend.alone
         self.telemetry = Telemetry()

@@ -14,11 +14,11 @@ from engine.flow import Backend, Value
 
 @dataclass(frozen=True)
 class Held:
-    """Buffers of one shape, by their names as inputs of the resident graph, the pieces that they
-    lie in, and the call that is bound to them."""
+    """Buffers of one shape and the pieces that they lie in, by their names as inputs of the
+    resident graph; and the call that is bound to them."""
 
     buffers: Mapping[str, Value]
-    pieces: frozenset[str]
+    pieces: Mapping[str, str]
     step: Callable[[], None]
 
 
@@ -27,8 +27,9 @@ class Kept:
     """Pieces of memory, their bytes, shapes and values; and what is bound to them, by its shape.
 
     A cache of whatever shape takes the beginning of its piece, which is as large as the largest
-    was. Memory grows no further then, and what is captured stays: ONNX Runtime 1.31.1 gives up a
-    capture only with its session.
+    was: all pieces together, what the largest keys and values of an encoder need and the largest of
+    rows themselves. What is captured stays then, which matters, since ONNX Runtime 1.31.1 gives up
+    a capture only with its session.
     """
 
     pieces: dict[str, tuple[int, tuple[int, ...], Value]] = field(default_factory=dict)
@@ -46,9 +47,9 @@ class Kept:
             return value
         if size <= largest:
             return backend.buffer(shape, dtype, value)
-        self.held = {key: held for key, held in self.held.items() if piece not in held.pieces}
+        self.held = {k: held for k, held in self.held.items() if piece not in held.pieces.values()}
         self.pieces.pop(piece, None)
-        del value  # Memory is gone before there is more.
+        del value  # It is given up before there is more.
         made = backend.buffer(shape, dtype)
         self.pieces[piece] = size, shape, made
         return made

@@ -6,9 +6,9 @@ positions it has cached, the device knows by itself. A slot whose row is through
 another one is admitted.
 
 A captured step is kept with the buffers that it is bound to (`kept`), and launched again by the
-next batch. Numbers of slots, rooms and widths are powers of two, that there are few of them. Rows'
-own keys and values have two pieces of memory: one is read while they move to the other, with more
-room.
+next batch. Numbers of slots, rooms and widths are powers of two, and the last of the rooms is in
+quarters between two of them, that there are few of all. Rows' own keys and values have two pieces
+of memory: one is read while they move to the other, with more room.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from engine.generation.slots import PARTS, together
 
 # Slots at most: a card's products are as fast as they get from some hundreds of rows on.
 MOST = 512
-# Bytes that the caches of all slots may take up.
-ROOM = 8 << 30
 # Positions that a cache has at first; it doubles when a row needs more.
 POSITIONS = 32
 # Source positions at least.
@@ -73,7 +71,9 @@ class Resident:
         self.most = most
         self.source = 0 if settings.causal else _power(feeds["input_ids"].shape[1], SOURCES)
         self.slots = self._count()
-        self.room, self.side = self._rounded(1), 0
+        # A prompt is read at once, and needs room for all of it.
+        first = int(self.sources.max()) if settings.causal else 1
+        self.room, self.side = self._rounded(first), 0
         self.held = self._hold()
         self.encoded: tuple[int, int] = (0, 0)
         self.ahead: list[Value] = []
@@ -249,16 +249,15 @@ class Resident:
         return [f"cross.{n}.{part}" for n in range(self.settings.layers) for part in PARTS]
 
     def _count(self) -> int:
-        """Slots for all rows, or as many as there is room for: places to the next power of two."""
-        s, most = self.settings, self._rounded(self.most)
-        # While a cache is copied to the last of its rooms, the one before is there, too.
-        positions = most + _power(most) // 2 + self.source
-        each = 2 * s.layers * s.heads * s.head_dim * positions * self._size() * self.width
-        fit = max(1, min(MOST // self.width, ROOM // max(1, each)))
+        """Slots for all rows, or as many as there is room for: places to the next power of two.
+        What earlier calls have left does not matter, or a row's answer might hang on them."""
+        s, own = self.settings, 2 * _graded(self.most)
+        each = 2 * s.layers * s.heads * s.head_dim * (own + self.source) * self._size() * self.width
+        fit = max(1, min(MOST // self.width, self.backend.room // max(1, each)))
         return min(_power(len(self.sources)), _power(fit + 1) // 2) * self.width
 
     def _rounded(self, positions: int) -> int:
-        return min(_power(positions, POSITIONS), max(self.most, positions))
+        return min(_power(positions, POSITIONS), _graded(self.most))
 
     def _size(self) -> int:
         """Bytes of a number in a cache."""
@@ -292,7 +291,7 @@ class Resident:
         # changes nothing. Whoever launches it next says first how they are.
         self.backend.put(buffers["state"], np.zeros((self.slots, STATE), np.int64))
         step()
-        return Held(buffers, frozenset(pieces.values()), step)
+        return Held(buffers, pieces, step)
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and dtype of every buffer by its name as an input or output of the graph."""
@@ -317,6 +316,12 @@ class Resident:
 def _power(number: int, least: int = 1) -> int:
     """The next power of two, from `least` on."""
     return max(least, 1 << max(0, number - 1).bit_length())
+
+
+def _graded(number: int) -> int:
+    """The next of four grades between powers of two."""
+    grade = max(1, _power(number) // 8)
+    return -(-number // grade) * grade
 
 
 def decode(

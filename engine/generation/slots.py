@@ -22,8 +22,6 @@ PARTS = ("key", "value")
 # More than that gain nothing, and their last rows leave more of them free.
 WORK = 48 * 36_000_000
 SLOTS = range(48, 513)
-# Bytes that the caches of all slots may take up.
-ROOM = 1 << 30
 # Positions that a cache has at first. It doubles when a row needs more: a limit of 256 tokens would
 # else take ten times the memory that rows of 20 fill.
 POSITIONS = 32
@@ -188,7 +186,7 @@ class Slots:
         settings = self.settings
         positions = most + (0 if settings.causal else self.feeds["input_ids"].shape[1])
         each = 8 * settings.layers * settings.heads * settings.head_dim * positions
-        fit = max(1, min(capacity(settings), ROOM // each) // self.width)
+        fit = max(1, min(capacity(settings), self.backend.room // each) // self.width)
         return min(fit, len(self.sources)) * self.width
 
     def _spared(self) -> int:
