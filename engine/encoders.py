@@ -98,6 +98,7 @@ class _Process:
         self._process.stdin.flush()
 
     def ask(self, rows: Rows) -> Encoded:
+        """Its sequences of a window, or the error that it failed with; see `Encoders`."""
         assert self._process.stdout
         try:
             self._tell(rows)
@@ -114,6 +115,7 @@ class _Process:
         return found
 
     def end(self) -> None:
+        """Have it stop, and wait until it has."""
         assert self._process.stdout
         ended(self._process)
         self._process.stdout.close()

@@ -55,7 +55,7 @@ def run(
         str, typer.Option(help="auto, cpu, cuda, cuda:N, or cuda:all for every card.")
     ] = "auto",
     gpu_memory: Annotated[
-        str, typer.Option(help="Of a card, that each graph may take up; 0 for no limit.")
+        str, typer.Option(help="Of a card, for each graph, and for a decoder's caches.")
     ] = "0",
     on_error: Annotated[
         str, typer.Option(help="Bad rows: fail at the first, or reject them.")
