@@ -52,8 +52,8 @@ WORK = Path(__file__).with_name("work") / "gpu"
 WORDS = 200_000
 LONG = texts.Lengths(200, 0, 200, 200)
 LABELS = ("NEGATIVE", "POSITIVE")
-# Seconds that a run end to end takes at least: a corpus is no second's work, and processes that
-# tokenize take a quarter of one to begin.
+# Seconds that a run end to end takes, about or more: a corpus is no work of a second, and processes
+# that tokenize take a quarter of one to begin.
 LASTING = 10.0
 
 

@@ -50,8 +50,9 @@ _CAPTURED = ("resident",)
 # How the runtime, CUDA and cuBLAS say that there is no room.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _PAGE = 64
-# Bytes for the caches of a decoder's call: on the CPU, and the share of a card's memory.
-_ROOM, _SHARE = 1 << 30, 6
+# Bytes for the caches of a decoder's call on the CPU; and the part of a card's memory for those of
+# all calls, of which two may be kept at most: the longest sources and the longest answers.
+_ROOM, _PART = 1 << 30, 3
 # Makes a Slice of positions whose ends are computed on the card and waited for.
 _WAITS = ("GatherToSliceFusion",)
 # Of all cards of this process: what is done on them, and alone what is captured.
@@ -245,7 +246,7 @@ class OrtBuffer:
 
 
 class OrtBackend:
-    """A bundle's graphs on one device.
+    """A bundle's graphs on one device; what its methods do, `flow.Backend` says.
 
     Args:
         folder: The bundle.
@@ -253,7 +254,8 @@ class OrtBackend:
         device: auto, cpu, cuda or cuda:N.
         threads: Threads for one batch.
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
-        gpu_memory: Bytes of the card that a graph's arena may take up; 0 for no limit.
+        gpu_memory: Bytes of the card that a graph's arena may take up, and all caches of a decoder;
+            0 for no limit of arenas, and a third of the card for caches.
 
     Raises:
         DeviceError: The device asked for is not what would run.
@@ -272,6 +274,7 @@ class OrtBackend:
     ) -> None:
         self.device: str = resolve(device)
         self._profiles, self._gpu_memory = profiles, gpu_memory
+        self.room: int = _room(self.device, gpu_memory)
         if self.device != "cpu":
             preload()
         captured = self.device != "cpu" and any(Path(n).stem in _CAPTURED for n in graphs)
@@ -287,14 +290,6 @@ class OrtBackend:
         """See `flow.Backend`."""
         sessions = {name: graph.session for name, graph in self._graphs.items()}
         return ran(self.device, sessions).to_dict()
-
-    @property
-    def room(self) -> int:
-        """See `flow.Backend`. On a card calls of different shapes may leave up to twice as much."""
-        if self.device == "cpu":
-            return _ROOM
-        memory = cuda.look().cards[int(self.device.partition(":")[2] or 0)].memory // _SHARE
-        return min(memory, self._gpu_memory or memory)
 
     def profiled(self) -> dict[str, Path]:
         """End profiling: the file of every graph, JSON in the format of Chrome's tracing."""
@@ -409,6 +404,14 @@ class OrtBackend:
         if file.stem in _CAPTURED:
             options["enable_cuda_graph"] = "1"
         return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
+
+
+def _room(device: str, gpu_memory: int) -> int:
+    kind, _, index = device.partition(":")
+    if kind == "cpu":
+        return _ROOM
+    most = cuda.look().cards[int(index or 0)].memory // _PART
+    return min(most, gpu_memory or most) // 2
 
 
 def _value(value: Value) -> Any:

@@ -41,7 +41,7 @@ class RunConfig:
         dedupe: Compute equal texts of a window once; not where answers are drawn by chance.
         device: auto, cpu, cuda, cuda:N, or cuda:all for every card.
         gpu_memory: Bytes of a card that each graph may take up, and a decoder's caches; 0 for no
-            limit of graphs, and a sixth of the card for caches.
+            limit of graphs, and a third of the card for caches.
         on_error: fail stops at the first bad row, reject sets bad rows aside.
         max_rejects: With reject, bad rows after which the run fails all the same; -1 for no limit.
         overwrite: Clear an output folder that holds a run of other settings or inputs.

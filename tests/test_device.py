@@ -309,8 +309,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
 
 
 def test_a_decoder_has_a_share_of_the_card(card: FarRuntime) -> None:
-    assert open_far().room == H100.memory // 6
-    assert open_far(gpu_memory=2 << 30).room == 2 << 30
+    # Two calls' caches may be kept.
+    assert open_far().room == H100.memory // 3 // 2
+    assert open_far(gpu_memory=2 << 30).room == 1 << 30
+    assert open_far(gpu_memory=H100.memory).room == open_far().room
     assert OrtBackend(BUNDLE, ["encoder.onnx"], device="cpu").room == 1 << 30
 
 
