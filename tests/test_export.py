@@ -959,8 +959,26 @@ def test_a_bundle_that_fails_the_proof_is_not_written(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
     monkeypatch.setattr(proof, "TOLERANCE", -1.0)
+    monkeypatch.setattr(proof, "_MARGIN", 0)
     said = "the proof failed: the hidden states .* differ from the PyTorch checkpoint's"
     _refused(tiny / "embedder", tmp_path / "out", ExportError, said, recipe=recipe)
+
+
+@pytest.mark.parametrize("kind", ["embedder", "t5", "marian", "gpt2"])
+def test_a_checkpoint_that_rounds_much_is_held_to_its_own_rounding(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """As on another CPU, whose sums are further apart than the tolerance: no float32 answer is
+    within this one."""
+    monkeypatch.setattr(proof, "TOLERANCE", 1e-12)
+    made = {"marian": checkpoints.marian, "gpt2": checkpoints.gpt2}
+    checkpoint = made[kind](tmp_path / kind) if kind in made else tiny / kind
+    task = {"embedder": "feature-extraction", "gpt2": "text-generation"}.get(kind, "translation")
+    lines: list[str] = []
+    export(str(checkpoint), tmp_path / "out", task=task, progress=lines.append)
+    assert "comparing once more, in double precision" in lines
+    shown = bundle.load(tmp_path / "out").description.proof
+    assert 0 < shown["largest_difference"] <= shown["tolerance"] < 1e-4
 
 
 def test_the_proof_sees_one_wrong_weight(

@@ -26,7 +26,7 @@ from engine.export.versions import versions
 if TYPE_CHECKING:
     from engine.export.checkpoint import Checkpoint
     from engine.export.facts import Collected
-    from engine.export.proof import Proof
+    from engine.export.proof import Proof, Reference
     from engine.export.tasks import ExportTask
 
 __all__ = ["ExportReport", "check_installed", "export", "quantize"]
@@ -190,7 +190,13 @@ def _converted(
     weights.save(graphs, made)
 
     progress("comparing with the checkpoint")
-    shown = proof.prove(made, collected.facts, answers, layers)
+
+    def exact(answers: Sequence[Reference]) -> tuple[Reference, ...]:
+        progress("comparing once more, in double precision")
+        sure = convert.load(found, wanted).double()
+        return proof.ask(sure, tokenizer, collected.facts, answers)
+
+    shown = proof.prove(made, collected.facts, answers, layers, exact)
     description = _describe(found, wanted.name, collected, shown, smoothed, notes)
     return bundle.save(made, description)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -24,7 +24,10 @@ _FORCED = f"the logits of {STEPS} teacher-forced steps"
 # share of the reference's norm. Only the order of sums differs: both measured below 1e-6 (MiniLM,
 # minilm-sst2, flan-t5-small).
 TOLERANCE = 1e-4
-
+# Some networks make much of little, and another CPU's order of sums is enough to pass that. Then the
+# checkpoint answers once more in double precision, and the graphs may be as far off as its own
+# float32 answers are, this many times over: both round, and not alike.
+_MARGIN = 10
 
 _REPORT = "nothing was written; it is a fault of the engine or of Optimum: please report the model"
 
@@ -48,6 +51,12 @@ class Proof:
     tolerance: float
     relative_error: float
     relative_tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        # Written so that a NaN does not.
+        near = self.largest_difference <= self.tolerance
+        return near and self.relative_error <= self.relative_tolerance
 
 
 @dataclass(frozen=True)
@@ -73,19 +82,25 @@ class Reference:
     paired: bool = False
 
 
-def ask(model: Any, tokenizer: Any, facts: Facts) -> tuple[Reference, ...]:
+def ask(
+    model: Any, tokenizer: Any, facts: Facts, like: Sequence[Reference] = ()
+) -> tuple[Reference, ...]:
     """Let the PyTorch model answer `SENTENCES`, and `PAIRS` where it is an encoder.
 
     Do it before Optimum gets hold of the model: its export leaves other settings behind.
+
+    Args:
+        like: Earlier answers, whose tokens a decoder is to go along.
     """
     import torch
 
+    along = like[0].forced if like else None
     texts = [facts.prefix + sentence for sentence in SENTENCES]
     if facts.generation is None:
         told = (_ask_encoder(model, tokenizer, facts, paired) for paired in (False, True))
         return tuple(told)
     if facts.generation.causal:
-        return (_ask_causal(model, tokenizer, texts, _kept(facts)),)
+        return (_ask_causal(model, tokenizer, texts, _kept(facts), along),)
     batch = tokenizer(
         texts,
         truncation=True,
@@ -97,7 +112,7 @@ def ask(model: Any, tokenizer: Any, facts: Facts) -> tuple[Reference, ...]:
     real = batch["attention_mask"] == 1
     ids = tuple(tuple(row[m].tolist()) for row, m in zip(batch["input_ids"], real, strict=True))
     with torch.no_grad():
-        forced, logits = _greedy(model, batch, facts.generation.start_id)
+        forced, logits = _greedy(model, batch, facts.generation.start_id, along)
     return (Reference(_FORCED, ids, forced.numpy(), logits.numpy()),)
 
 
@@ -156,8 +171,10 @@ def _kept(facts: Facts) -> int:
     return facts.max_length
 
 
-def _ask_causal(model: Any, tokenizer: Any, texts: list[str], kept: int) -> Reference:
-    """Let a causal model go on from each prompt alone, greedily.
+def _ask_causal(
+    model: Any, tokenizer: Any, texts: list[str], kept: int, along: Any = None
+) -> Reference:
+    """Let a causal model go on from each prompt alone, greedily or along given tokens.
 
     No prompt is padded here, while the graphs get them all in one batch padded on the left: a mask
     or a position that does not hold there shows. As in `_greedy`, the tokens come from steps with a
@@ -168,8 +185,9 @@ def _ask_causal(model: Any, tokenizer: Any, texts: list[str], kept: int) -> Refe
 
     ids = tuple(tuple(tokenizer(t, truncation=True, max_length=kept).input_ids) for t in texts)
     forced, values = [], []
-    for prompt in ids:
-        tokens, past = torch.tensor([prompt]), None
+    for n, prompt in enumerate(ids):
+        start = prompt if along is None else (*prompt, *along[n])
+        tokens, past = torch.tensor([start]), None
         with torch.no_grad():
             while tokens.shape[1] < len(prompt) + STEPS - 1:
                 fed = tokens if past is None else tokens[:, -1:]
@@ -182,7 +200,9 @@ def _ask_causal(model: Any, tokenizer: Any, texts: list[str], kept: int) -> Refe
     return Reference(_FORCED, ids, np.stack(forced), np.stack(values))
 
 
-def _greedy(model: Any, batch: Mapping[str, Any], start_id: int) -> tuple[Any, Any]:
+def _greedy(
+    model: Any, batch: Mapping[str, Any], start_id: int, along: Any = None
+) -> tuple[Any, Any]:
     """Decoder inputs (rows, steps) of a greedy decoding, and the logits of one pass over them.
 
     The decoding is written out because transformers' generate() would follow the checkpoint's
@@ -195,6 +215,7 @@ def _greedy(model: Any, batch: Mapping[str, Any], start_id: int) -> tuple[Any, A
     memory = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=mask)
     shared = {"encoder_outputs": memory, "attention_mask": mask}
     tokens = torch.full((len(SENTENCES), 1), start_id, dtype=torch.int64)
+    tokens = tokens if along is None else torch.from_numpy(along)
     past = None
     while tokens.shape[1] < STEPS:
         step = model(
@@ -210,6 +231,7 @@ def prove(
     facts: Facts,
     references: Sequence[Reference],
     layers: Sequence[dense.Layer] = (),
+    exact: Callable[[Sequence[Reference]], Sequence[Reference]] | None = None,
 ) -> Proof:
     """Compare the bundle's files in `folder` with the checkpoint's answers.
 
@@ -217,6 +239,8 @@ def prove(
 
     Args:
         layers: The Dense layers that dense.onnx was made of.
+        exact: The checkpoint's answers in double precision, along the tokens of these; asked for
+            only where a comparison does not hold without.
 
     Returns:
         The comparison that came nearest to its tolerance; `compared` names all of them.
@@ -227,8 +251,12 @@ def prove(
     found = [_compared(folder, facts, reference) for reference in references]
     if (folder / RESIDENT[0]).exists():
         found += [_compared(folder, facts, reference, "cuda") for reference in references]
+    if exact and not all(one.holds for one in found):
+        found = _allowed(found, references, exact(references))
     if layers:
         found.append(_projected(folder, references[0], layers))
+    for one in found:
+        _check(one)
     nearest = max(found, key=lambda one: one.largest_difference / one.tolerance)
     said = dict.fromkeys(one.compared for one in found)
     return dataclasses.replace(
@@ -236,6 +264,25 @@ def prove(
         compared=" and ".join(said),
         sentences=sum(len(reference.ids) for reference in references),
     )
+
+
+def _allowed(
+    found: Sequence[Proof], references: Sequence[Reference], exact: Sequence[Reference]
+) -> list[Proof]:
+    """The comparisons, once or twice over the references, allowed what the checkpoint allows
+    itself."""
+    own = [
+        _measured(one.compared, sure.values, one.values)
+        for one, sure in zip(references, exact, strict=True)
+    ]
+    return [
+        dataclasses.replace(
+            one,
+            tolerance=max(one.tolerance, _MARGIN * mine.largest_difference),
+            relative_tolerance=max(one.relative_tolerance, _MARGIN * mine.relative_error),
+        )
+        for one, mine in zip(found, own * (len(found) // len(own)), strict=True)
+    ]
 
 
 def _projected(folder: Path, reference: Reference, layers: Sequence[dense.Layer]) -> Proof:
@@ -246,7 +293,7 @@ def _projected(folder: Path, reference: Reference, layers: Sequence[dense.Layer]
     embedding = np.ascontiguousarray(reference.values[starts])
     answer = _run(weights.session(folder / "dense.onnx"), {"embedding": embedding})["projected"]
     expected = dense.reference(layers, embedding)
-    return _judged("the projected embeddings", expected, answer)
+    return _measured("the projected embeddings", expected, answer)
 
 
 def _compared(folder: Path, facts: Facts, reference: Reference, device: str = "cpu") -> Proof:
@@ -266,24 +313,27 @@ def _compared(folder: Path, facts: Facts, reference: Reference, device: str = "c
             f"not {expected.shape}",
             _REPORT,
         )
-    return _judged(reference.compared, expected, answer)
+    return _measured(reference.compared, expected, answer)
 
 
-def _judged(compared: str, expected: Any, answer: Any) -> Proof:
-    """Measure how far `answer` is from `expected`, and refuse it beyond `TOLERANCE`."""
+def _measured(compared: str, expected: Any, answer: Any) -> Proof:
+    """How far `answer` is from `expected`, and may be."""
     import numpy as np
 
     difference = float(np.max(np.abs(expected - answer)))
     tolerance = TOLERANCE * max(1.0, float(np.max(np.abs(expected))))
     norm = max(float(np.linalg.norm(expected)), 1e-30)
     relative = float(np.linalg.norm(expected - answer)) / norm
-    # Written so that a NaN fails.
-    if difference <= tolerance and relative <= TOLERANCE:
-        return Proof(compared, len(SENTENCES), difference, tolerance, relative, TOLERANCE)
+    return Proof(compared, len(SENTENCES), difference, tolerance, relative, TOLERANCE)
+
+
+def _check(proof: Proof) -> None:
+    if proof.holds:
+        return
     raise ExportError(
-        f"the proof failed: {compared} differ from the PyTorch checkpoint's by up to "
-        f"{difference:.3g} ({tolerance:.3g} allowed), "
-        f"by {relative:.3g} of their norm ({TOLERANCE:.3g} allowed)",
+        f"the proof failed: {proof.compared} differ from the PyTorch checkpoint's by up to "
+        f"{proof.largest_difference:.3g} ({proof.tolerance:.3g} allowed), "
+        f"by {proof.relative_error:.3g} of their norm ({proof.relative_tolerance:.3g} allowed)",
         _REPORT,
     )
 
