@@ -20,7 +20,7 @@ import math
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,10 @@ _PAGE = 64
 # Bytes for the caches of a decoder's call on the CPU; and the part of a card's memory for those of
 # all calls, of which two may be kept at most: the longest sources and the longest answers.
 _ROOM, _PART = 1 << 30, 3
-# Makes a Slice of positions whose ends are computed on the card and waited for.
-_WAITS = ("GatherToSliceFusion",)
+# The first makes a Slice of positions whose ends are computed on the card and waited for; the other
+# a Gemm, for which a bias is written out for every row first and read back: on an H200 that took a
+# quarter of BERT-base's time.
+_UNWANTED = ("GatherToSliceFusion", "MatMulAddFusion")
 # Of all cards of this process: what is done on them, and alone what is captured.
 _QUIET = Quiet()
 _DTYPES = {
@@ -256,6 +258,7 @@ class OrtBackend:
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
         gpu_memory: Bytes of the card that a graph's arena may take up, and all caches of a decoder;
             0 for no limit of arenas, and a third of the card for caches.
+        tensor_cores: Graphs whose products of float32 a card computes in TF32.
 
     Raises:
         DeviceError: The device asked for is not what would run.
@@ -271,9 +274,11 @@ class OrtBackend:
         threads: int = 1,
         profiles: Path | None = None,
         gpu_memory: int = 0,
+        tensor_cores: Collection[str] = (),
     ) -> None:
         self.device: str = resolve(device)
         self._profiles, self._gpu_memory = profiles, gpu_memory
+        self._tensor_cores = tensor_cores
         self.room: int = _room(self.device, gpu_memory)
         if self.device != "cpu":
             preload()
@@ -375,7 +380,7 @@ class OrtBackend:
                     options,
                     providers=self._providers(file),
                     enable_fallback=False,
-                    disabled_optimizers=list(_WAITS) if on_card else None,
+                    disabled_optimizers=list(_UNWANTED) if on_card else None,
                 )
         except Exception as error:  # as above: no common base
             raise not_started(self.device, error) or BackendError(
@@ -394,8 +399,8 @@ class OrtBackend:
             "device_id": index or "0",
             # Grows by what is needed, not by powers of two.
             "arena_extend_strategy": "kSameAsRequested",
-            # float32 is float32.
-            "use_tf32": "0",
+            # float32 is float32, where what is multiplied needs it.
+            "use_tf32": "1" if file.name.partition(".")[0] in self._tensor_cores else "0",
             # And a norm's mean is summed up in it, of float16, too.
             "enable_skip_layer_norm_strict_mode": "1",
         }

@@ -107,11 +107,19 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("logits", "next_state", "next_said", "present.N.key", "present.N.value"),
     ),
     "admit.onnx": (
-        ("slots", "taken", "pads", "given.N.key", "given.N.value", "cross.N.key", "cross.N.value"),
+        (
+            "slots",
+            "taken",
+            "places",
+            "given.N.key",
+            "given.N.value",
+            "cross.N.key",
+            "cross.N.value",
+        ),
         ("held.N.key", "held.N.value"),
     ),
     "move.onnx": (
-        ("slots", "sources", "past.N.key", "past.N.value"),
+        ("slots", "sources", "places", "past.N.key", "past.N.value"),
         ("moved.N.key", "moved.N.value"),
     ),
     "grow.onnx": (("pads", "past.N.key", "past.N.value"), ("grown.N.key", "grown.N.value")),
@@ -325,6 +333,11 @@ class BundleFolder:
             left = {plain for plain, packed in PACKED.items() if packed in there}
             left |= {STEP} if RESIDENT[0] in there else set()
         return tuple(n for n in self.graphs if n not in left)
+
+    @property
+    def tensor_cores(self) -> tuple[str, ...]:
+        """Graphs whose products of float32 multiply numbers that TF32 holds (`export.half`)."""
+        return ("encoder", "resident") if self.description.recipe == "fp16" else ()
 
     def check(self) -> None:
         """Compare every file with its recorded size and sha256.

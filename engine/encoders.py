@@ -126,7 +126,8 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     # Whatever else prints must not come between.
     os.dup2(2, 1)
-    with suppress(EOFError, BrokenPipeError):
+    # Of a run that was killed the last window comes in part.
+    with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):
         terms: Terms = pickle.load(sys.stdin.buffer)
         encode: Any = None
         while True:

@@ -172,6 +172,7 @@ class Bundle:
             device=device,
             threads=threads or cores(),
             gpu_memory=gpu_memory,
+            tensor_cores=folder.tensor_cores,
         )
         return cls(folder, backend)
 

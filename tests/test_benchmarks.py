@@ -323,7 +323,7 @@ def test_an_adapter_is_not_taken_for_its_package(
 def test_a_run_end_to_end_lasts_a_while(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.5, 0.5, 60.0])
     monkeypatch.setattr(gpu, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    assert gpu._copies(lambda: None) == 20
+    assert gpu._copies(lambda: None) == round(gpu.LASTING / 0.5)
     assert gpu._copies(lambda: None) == 1
 
 

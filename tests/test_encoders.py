@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
@@ -183,3 +185,11 @@ def test_none_outlives_a_run_that_is_killed(corpus: Path, tmp_path: Path) -> Non
     parent.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
+
+
+def test_one_whose_run_is_killed_in_the_middle_of_a_window_says_nothing() -> None:
+    terms = pickle.dumps(Terms(BUNDLE, {}, 64, False, True))
+    window = pickle.dumps(Rows(None, (pa.array(["a text"] * 1000),), numbers=np.arange(1000)))
+    code = [sys.executable, "-c", encoders._CODE]
+    gone = subprocess.run(code, input=terms + window[:-9], capture_output=True, check=True)
+    assert not gone.stderr + gone.stdout

@@ -73,6 +73,10 @@ def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> No
         return
     ops = [node.op_type for node in flat.graph.node]
     assert ops.count("PackedMultiHeadAttention") == 2
+    made_by = {name: node.op_type for node in flat.graph.node for name in node.output}
+    for node in flat.graph.node:
+        if node.op_type == "PackedMultiHeadAttention":
+            assert [made_by[name] for name in node.input[1:3]] == ["MatMul", "MatMul"]
     assert len([node for node in flat.graph.node if "back" in node.input]) == 1
     assert not {"Softmax", "Erf"} & set(ops)
     pad = bundle.load(made / family).description.facts.pad_id

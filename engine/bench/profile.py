@@ -124,6 +124,7 @@ def _opened(
         device=device,
         threads=setting.threads,
         profiles=profiles,
+        tensor_cores=folder.tensor_cores,
     )
 
 

@@ -113,10 +113,21 @@ class Index:
             if node.op_type == "Constant" and values:
                 self._tensors[node.output[0]] = values["value"]
 
+    def add(self, weight: Any) -> None:
+        """A new weight, a TensorProto."""
+        self.fixed.add(weight.name)
+        self._tensors[weight.name] = weight
+
     def dims(self, name: str) -> tuple[int, ...] | None:
         """Of a weight, as it is stored; None of anything else."""
         tensor = self._tensors.get(name)
         return None if tensor is None else tuple(tensor.dims)
+
+    def array(self, name: str) -> Any:
+        """Numbers of a weight."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self._tensors[name])
 
     def rank(self, name: str) -> float:
         """Axes of a weight; of anything else too many."""

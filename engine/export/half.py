@@ -5,7 +5,9 @@ for. Three things stay in float32: what is told (`kept`); *whole* numbers, made 
 masks without a weight, such as distances, whose rounding would move a token into another bucket;
 and, of a network with root mean square norms (T5), the running sum from the embedding on, with its
 norms and the products that are added to it: it grows beyond 65,504 there (transformers#4586,
-CTranslate2#1074).
+CTranslate2#1074). Of these products the weights get 11 bits, float16's precision with float32's
+range: the tensor cores' TF32 holds them as it holds the float16 that they are multiplied with, so a
+card computes them at its own speed and as exactly (`bundle.BundleFolder.tensor_cores`).
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class _Halving:
     halves: dict[str, str] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
     ids: set[str] = field(default_factory=set)
+    short: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         from onnx import numpy_helper
@@ -130,6 +133,8 @@ class _Halving:
             self.whole.update(made)
         full = bool(floats or made) and (whole or self._stays(node, floats))
         kind = FLOAT if full else HALF
+        if full and self.squares and node.op_type in _PRODUCTS:
+            self.short |= self.constants.keys() & set(floats)
         inside = {n for a in node.attribute if a.HasField("g") for n in self._inner(a.g)}
         for name in inside & set(floats):
             self._as(name, FLOAT)
@@ -188,9 +193,20 @@ class _Halving:
         left = [w for w in self.graph.initializer if w.data_type != FLOAT]
         for name, weight in self.constants.items():
             if name in self.full:
-                left.append(weight)
+                array = numpy_helper.to_array(weight)
+                array = shortened(array) if name in self.short else array
+                left.append(numpy_helper.from_array(array, name))
             if name in self.halves:
                 array = np.clip(numpy_helper.to_array(weight), -MOST, MOST).astype(np.float16)
                 left.append(numpy_helper.from_array(array, self.halves[name]))
         del self.graph.initializer[:]
         self.graph.initializer.extend(left)
+
+
+def shortened(array: Any) -> Any:
+    """float32 numbers with 10 bits behind the point, not 23: the nearest, of two the even one."""
+    import numpy as np
+
+    bits = array.astype(np.float32).view(np.uint32)
+    nearest = bits + 0xFFF + (bits >> 13 & 1)
+    return (nearest & ~np.uint32(0x1FFF)).view(np.float32)

@@ -11,6 +11,9 @@ Queries, keys and values come as three matrices without a bias: so the kernel is
 whatever the length (packed as one they would take another up to 512 tokens), and with a bias of
 positions, as T5 has it, the memory-efficient one at lengths that 8 divides. Sums with their norms,
 and biases with their activation, become one pass over memory each: by ONNX Runtime's own fusions.
+Keys lose their bias, which adds the same to all scores of a query and so nothing to its shares; the
+values', of which each token takes shares that add up to one, goes into the bias behind the product
+that follows.
 """
 
 from __future__ import annotations
@@ -163,15 +166,47 @@ class _Packing:
             self._rename_inputs(one.name, f"{one.name}/own")
 
     def _attend(self, attentions: tuple[Attention, ...]) -> None:
+        read = [[one.queries, self._keys(one), self._values(one)] for one in attentions]
         replaced = {one.made for one in attentions}
         left = [node for node in self.graph.node if node.output[0] not in replaced]
         graphs.set_items(self.graph.node, left)
-        for one in attentions:
-            inputs = [one.queries, one.keys, one.values, "", "offsets", "starts"]
+        for one, matrices in zip(attentions, read, strict=True):
+            inputs = [*matrices, "", "offsets", "starts"]
             if one.biases:
                 inputs.append(self._sum(one.biases, one.made))
             more = {"num_heads": one.heads, "scale": one.scale, "domain": CONTRIB}
             self._new(ATTENTION, inputs, [one.made], **more)
+
+    def _unbiased(self, name: str) -> tuple[str, str]:
+        """What a bias, (width,), is added to, and the bias; the tensor and "" without one."""
+        node = self.index.maker(name)
+        biases = [one for one in node.input if self.index.rank(one) == 1]
+        if node.op_type != "Add" or len(biases) != 1:
+            return name, ""
+        return next(one for one in node.input if one != biases[0]), biases[0]
+
+    def _keys(self, one: Attention) -> str:
+        return self._unbiased(one.keys)[0]
+
+    def _values(self, one: Attention) -> str:
+        """The values without their bias, where another behind the next product takes it."""
+        values, bias = self._unbiased(one.values)
+        users = self.index.users(one.made)
+        if not bias or [node.op_type for node in users] != ["MatMul"]:
+            return one.values
+        product, following = users[0], self.index.users(users[0].output[0])
+        if self.index.rank(product.input[1]) != 2 or len(following) != 1:
+            return one.values
+        inputs = following[0].input
+        # Of a SkipLayerNormalization, the bias comes last.
+        own = [n for n in inputs if self.index.rank(n) == 1][-1:]
+        if following[0].op_type not in _TO_SUM or (len(inputs) < 5 and len(inputs) != 2) or not own:
+            return one.values
+        weight, first, second = map(self.index.array, (product.input[1], bias, own[0]))
+        total = (second + first.astype("float64") @ weight).astype(second.dtype)
+        joined = self._weight(f"{one.made}/bias", total)
+        inputs[:] = [joined if name == own[0] else name for name in inputs]
+        return values
 
     def _sum(self, terms: tuple[str, ...], name: str) -> str:
         total = terms[0]
@@ -278,7 +313,7 @@ class _Packing:
         from onnx import numpy_helper
 
         self.graph.initializer.append(numpy_helper.from_array(array, name))
-        self.index.fixed.add(name)
+        self.index.add(self.graph.initializer[-1])
         return name
 
     def _rename_inputs(self, name: str, new: str) -> None:

@@ -24,8 +24,8 @@ _FORCED = f"the logits of {STEPS} teacher-forced steps"
 # share of the reference's norm. Only the order of sums differs: both measured below 1e-6 (MiniLM,
 # minilm-sst2, flan-t5-small).
 TOLERANCE = 1e-4
-# Some networks make much of little, and another CPU's order of sums is enough to pass that. Then the
-# checkpoint answers once more in double precision, and the graphs may be as far off as its own
+# Some networks make much of little, and another CPU's order of sums is enough to pass that. Then
+# the checkpoint answers once more in double precision, and the graphs may be as far off as its own
 # float32 answers are, this many times over: both round, and not alike.
 _MARGIN = 10
 

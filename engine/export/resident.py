@@ -47,12 +47,14 @@ def graphs(plan: Blueprint) -> dict[str, Any]:
     Outputs: next_state, next_said and present.N, to be bound to the buffers of state, said and
     past.N; logits, float (S, vocabulary).
 
-    admit.onnx: slots, int64 (n, 1); taken, int64 (n,), rows of given; pads, int64 (8,); given.N,
-    as the encoder makes cross.N; cross.N. Outputs: held.N, to be bound to cross.N.
+    admit.onnx: slots, int64 (n, 1, 1, 1); taken, int64 (n,), rows of given; places, int64
+    (1, 1, given, 1), from 0; given.N, as the encoder makes cross.N; cross.N. Outputs: held.N, to be
+    bound to cross.N. Places behind the given ones keep what they have, and are hidden.
 
-    move.onnx: slots, int64 (n, 1); sources, int64 (n,); past.N. Outputs: moved.N, likewise.
+    move.onnx: slots, int64 (n, 1, 1, 1); sources, int64 (n,); places, int64 (1, 1, room, 1), from
+    0; past.N. Outputs: moved.N, likewise.
 
-    grow.onnx: pads; past.N. Outputs: grown.N.
+    grow.onnx: pads, int64 (8,); past.N. Outputs: grown.N.
 
     pick.onnx: logits; picks, int64 (1,). Outputs: best, int64 (S, picks); best_logits and
     best_scores, their log-probabilities, float.
@@ -213,10 +215,9 @@ def _admitted(plan: Blueprint) -> Any:
     def write(writer: Writer, layer: str) -> None:
         given = _cache(writer, f"given.{layer}", "given")
         rows = writer.op("Gather", [given, "taken"], f"{layer}/rows", axis=0)
-        whole = writer.op("Pad", [rows, "pads"], f"{layer}/whole")
-        _scattered(writer, _cache(writer, f"cross.{layer}", "source"), whole, f"held.{layer}")
+        _scattered(writer, _cache(writer, f"cross.{layer}", "source"), rows, f"held.{layer}")
 
-    return _of_caches(plan, "admit", ("slots", "taken", "pads"), write)
+    return _of_caches(plan, "admit", ("slots", "taken", "places"), write)
 
 
 def _moved(plan: Blueprint) -> Any:
@@ -225,7 +226,7 @@ def _moved(plan: Blueprint) -> Any:
         rows = writer.op("Gather", [past, "sources"], f"{layer}/rows", axis=0)
         _scattered(writer, past, rows, f"moved.{layer}")
 
-    return _of_caches(plan, "move", ("slots", "sources"), write)
+    return _of_caches(plan, "move", ("slots", "sources", "places"), write)
 
 
 def _grown(plan: Blueprint) -> Any:
@@ -237,9 +238,10 @@ def _grown(plan: Blueprint) -> Any:
 
 
 _SHAPES: dict[str, list[Any]] = {
-    "slots": ["n", 1],
+    "slots": ["n", 1, 1, 1],
     "taken": ["n"],
     "sources": ["n"],
+    "places": [1, 1, "placed", 1],
     "pads": [8],
 }
 
@@ -251,15 +253,35 @@ def _of_caches(
     writer = Writer(plan, replace(FORM, name=name))
     for each in inputs:
         writer.input(each, "INT64", _SHAPES[each])
+    if "places" in inputs:
+        _placed(writer)
     for n in range(len(plan.layers)):
         for part in PARTS:
             write(writer, f"{n}.{part}")
     return writer.written()
 
 
+def _placed(writer: Writer) -> None:
+    """Slot, head and place of every vector, int64 (n, heads, placed, 3), as `known["index"]`: a
+    thread copies what one index names, which must not be a slot (22 ms for 512 on an H200)."""
+    import numpy as np
+
+    op = writer.op
+    heads = np.arange(writer.plan.heads).reshape(1, -1, 1, 1)
+    parts = {"slots": "slots", "heads": writer.weight("heads", heads), "places": "places"}
+    nothing = {name: op("Sub", [own, own], f"no/{name}") for name, own in parts.items()}
+    columns = []
+    for name, own in parts.items():
+        first, second = (nothing[other] for other in parts if other != name)
+        columns.append(op("Add", [op("Add", [own, first], f"{name}/some"), second], f"{name}/all"))
+    writer.known["index"] = op("Concat", columns, "index", axis=-1)
+
+
 def _scattered(writer: Writer, into: str, rows: str, made: str) -> None:
     room = "room" if made.startswith("moved") else "source"
-    writer.node("ScatterND", [into, "slots", rows], [_cached(writer, made, room)], made)
+    writer.node(
+        "ScatterND", [into, writer.known["index"], rows], [_cached(writer, made, room)], made
+    )
 
 
 def _picked(plan: Blueprint) -> Any:

@@ -150,7 +150,8 @@ class Resident:
         return np.asarray(self.backend.host(self.held.buffers["logits"]), np.float32)
 
     def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
-        self._bound("move", "moved.", "past.", {"slots": slots[:, None], "sources": sources})
+        feeds = {"slots": _each(slots), "sources": sources, "places": _places(self.room)}
+        self._bound("move", "moved.", "past.", feeds)
         self.state[slots, LENGTH] = self.state[sources, LENGTH]
         self.bases[slots] = self.bases[sources]
 
@@ -204,9 +205,8 @@ class Resident:
         self.wide = width
 
     def _place(self, slots: Ints, taken: Ints) -> None:
-        pads = np.array([0, 0, 0, 0, 0, 0, self.source - self.wide, 0])
         given = dict(zip(self._crosses(), self.ahead, strict=True))
-        feeds = {"slots": slots[:, None], "taken": taken, "pads": pads}
+        feeds = {"slots": _each(slots), "taken": taken, "places": _places(self.wide)}
         feeds |= {name.replace("cross.", "given."): value for name, value in given.items()}
         self._bound("admit", "held.", "cross.", feeds)
 
@@ -311,6 +311,14 @@ class Resident:
             return {**shapes, "forced": ((count, self.room), np.int64)}
         shapes |= {f"cross.{layer}": (cross, dtypes["cross.0.key"]) for layer in layers}
         return {**shapes, "source_places": ((self.source,), np.int64)}
+
+
+def _each(slots: Ints) -> Ints:
+    return slots.reshape(-1, 1, 1, 1)
+
+
+def _places(count: int) -> Ints:
+    return np.arange(count).reshape(1, 1, -1, 1)
 
 
 def _power(number: int, least: int = 1) -> int:
