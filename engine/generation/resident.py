@@ -33,8 +33,9 @@ MOST = 512
 POSITIONS = 32
 # Source positions at least.
 SOURCES = 16
-# Padded tokens of an encoder's batch up to which rows need not be alike.
-ENOUGH = 4096
+# Padded tokens of an encoder's batch up to which rows need not be alike: only their keys and values
+# are padded there.
+ENOUGH = 16384
 TOKEN, LENGTH, LEFT, SOURCE = range(STATE)
 
 
