@@ -81,6 +81,9 @@ class OrtGraph:
             v.name: _DTYPES.get(v.type) for v in (*session.get_inputs(), *session.get_outputs())
         }
         self._staged = threading.local()
+        # Of two batches that a card computes at once, both are through at about the same time, and
+        # it waits for the host then. One by one, a batch is made ready while another is computed.
+        self._turn = threading.Lock()
         self._captures = itertools.count(1)
 
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
@@ -115,7 +118,8 @@ class OrtGraph:
             binding.bind_output(name, "cuda", self._card)
         options = runtime().RunOptions()
         options.add_run_config_entry("gpu_graph_id", "-1")
-        self._session.run_with_iobinding(binding, options)
+        with self._turn:
+            self._session.run_with_iobinding(binding, options)
         # In the order of binding.
         values: list[Value] = binding.get_outputs()
         return values

@@ -119,7 +119,7 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("held.N.key", "held.N.value"),
     ),
     "move.onnx": (
-        ("slots", "sources", "places", "past.N.key", "past.N.value"),
+        ("sources", "past.N.key", "past.N.value"),
         ("moved.N.key", "moved.N.value"),
     ),
     "grow.onnx": (("pads", "past.N.key", "past.N.value"), ("grown.N.key", "grown.N.value")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,17 @@ class Tokenizer:
         ids = _flat((e.ids for e in encodings), lengths)
         types = _flat((e.type_ids for e in encodings), lengths) if type_ids else None
         truncated = np.fromiter((bool(e.overflowing) for e in encodings), np.bool_, len(rows))
+        if not _tells_what_it_cuts():
+            truncated |= self._longer(rows, lengths)
         return ids, types, truncated
+
+    def _longer(self, rows: Sequence[Any], lengths: Ints) -> NDArray[np.bool_]:
+        """Which rows have more tokens than the limit, asked of those that reach it."""
+        full = np.flatnonzero(lengths >= self.max_length)
+        again = self._one_more.encode_batch_fast([rows[n] for n in full.tolist()])
+        found = np.zeros(len(rows), np.bool_)
+        found[full] = np.fromiter(map(len, again), np.int64, len(full)) > self.max_length
+        return found
 
     def tokens(self, texts: pa.Array) -> Tokens:
         """Every token of whole texts, or of lists of words: neither cut nor with special tokens."""
@@ -133,6 +143,13 @@ class Tokenizer:
         return self._open()
 
     @cached_property
+    def _one_more(self) -> Any:
+        """It cuts one token behind the limit."""
+        tokenizer = self._open()
+        tokenizer.enable_truncation(self.max_length + 1)
+        return tokenizer
+
+    @cached_property
     def _of_words(self) -> Any:
         """The same for lists of words: those of RoBERTa's kind need to put a space before each."""
         content = json.loads(self._plain.to_str())
@@ -152,6 +169,18 @@ class Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
+
+
+@cache
+def _tells_what_it_cuts() -> bool:
+    """Whether the library gives the tokens that it has left out. From 0.23.1 on it stops at the
+    limit and does not know of any (huggingface/tokenizers#2091)."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    probe = Tokenizer(models.WordLevel({"word": 0}, unk_token="word"))
+    probe.pre_tokenizer = pre_tokenizers.Whitespace()
+    probe.enable_truncation(1)
+    return bool(probe.encode("word word word").overflowing)
 
 
 def clean_up(text: str) -> str:

@@ -2,7 +2,7 @@
 
     resident    one step: token to token, nothing from the host and nothing to it
     admit       an encoder's keys and values into the slots of rows that begin
-    move        slots become copies of others (beams)
+    move        slots in another order, or some of them twice (beams)
     grow        caches get more room
     pick        the likeliest of the latest logits, and their log-probabilities
 
@@ -51,8 +51,7 @@ def graphs(plan: Blueprint) -> dict[str, Any]:
     (1, 1, given, 1), from 0; given.N, as the encoder makes cross.N; cross.N. Outputs: held.N, to be
     bound to cross.N. Places behind the given ones keep what they have, and are hidden.
 
-    move.onnx: slots, int64 (n, 1, 1, 1); sources, int64 (n,); places, int64 (1, 1, room, 1), from
-    0; past.N. Outputs: moved.N, likewise.
+    move.onnx: sources, int64 (S,); past.N. Outputs: moved.N, of the slots that sources names.
 
     grow.onnx: pads, int64 (8,); past.N. Outputs: grown.N.
 
@@ -215,7 +214,9 @@ def _admitted(plan: Blueprint) -> Any:
     def write(writer: Writer, layer: str) -> None:
         given = _cache(writer, f"given.{layer}", "given")
         rows = writer.op("Gather", [given, "taken"], f"{layer}/rows", axis=0)
-        _scattered(writer, _cache(writer, f"cross.{layer}", "source"), rows, f"held.{layer}")
+        cross = _cache(writer, f"cross.{layer}", "source")
+        held = _cached(writer, f"held.{layer}", "source")
+        writer.node("ScatterND", [cross, writer.known["index"], rows], [held], held)
 
     return _of_caches(plan, "admit", ("slots", "taken", "places"), write)
 
@@ -223,10 +224,10 @@ def _admitted(plan: Blueprint) -> Any:
 def _moved(plan: Blueprint) -> Any:
     def write(writer: Writer, layer: str) -> None:
         past = _cache(writer, f"past.{layer}", "room")
-        rows = writer.op("Gather", [past, "sources"], f"{layer}/rows", axis=0)
-        _scattered(writer, past, rows, f"moved.{layer}")
+        moved = _cached(writer, f"moved.{layer}", "room")
+        writer.node("Gather", [past, "sources"], [moved], layer, axis=0)
 
-    return _of_caches(plan, "move", ("slots", "sources", "places"), write)
+    return _of_caches(plan, "move", ("sources",), write)
 
 
 def _grown(plan: Blueprint) -> Any:
@@ -240,7 +241,7 @@ def _grown(plan: Blueprint) -> Any:
 _SHAPES: dict[str, list[Any]] = {
     "slots": ["n", 1, 1, 1],
     "taken": ["n"],
-    "sources": ["n"],
+    "sources": ["slots"],
     "places": [1, 1, "placed", 1],
     "pads": [8],
 }
@@ -275,13 +276,6 @@ def _placed(writer: Writer) -> None:
         first, second = (nothing[other] for other in parts if other != name)
         columns.append(op("Add", [op("Add", [own, first], f"{name}/some"), second], f"{name}/all"))
     writer.known["index"] = op("Concat", columns, "index", axis=-1)
-
-
-def _scattered(writer: Writer, into: str, rows: str, made: str) -> None:
-    room = "room" if made.startswith("moved") else "source"
-    writer.node(
-        "ScatterND", [into, writer.known["index"], rows], [_cached(writer, made, room)], made
-    )
 
 
 def _picked(plan: Blueprint) -> Any:

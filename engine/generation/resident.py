@@ -8,7 +8,7 @@ another one is admitted.
 A captured step is kept with the buffers that it is bound to (`kept`), and launched again by the
 next batch. Numbers of slots, rooms and widths are powers of two, and the last of the rooms is in
 quarters between two of them, that there are few of all. Rows' own keys and values have two pieces
-of memory: one is read while they move to the other, with more room.
+of memory: one is read while they move to the other, with more room or in another order.
 """
 
 from __future__ import annotations
@@ -151,8 +151,9 @@ class Resident:
         return np.asarray(self.backend.host(self.held.buffers["logits"]), np.float32)
 
     def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
-        feeds = {"slots": _each(slots), "sources": sources, "places": _places(self.room)}
-        self._bound("move", "moved.", "past.", feeds)
+        order = np.arange(self.slots)
+        order[slots] = sources
+        self._turned("move", "moved.", {"sources": order})
         self.state[slots, LENGTH] = self.state[sources, LENGTH]
         self.bases[slots] = self.bases[sources]
 
@@ -163,14 +164,9 @@ class Resident:
         """See that every slot has room for as many."""
         if (room := self._rounded(min(positions, self.most))) <= self.room:
             return
-        old, before, self.room = self.held, self.room, room
-        self.side = 1 - self.side
-        self.held = self._hold()
-        names = [name for name in old.buffers if name.startswith("past.")]
+        before, self.room = self.room, room
         pads = np.array([0, 0, 0, 0, 0, 0, room - before, 0])
-        given = {"pads": pads, **{name: old.buffers[name] for name in names}}
-        made = {n.replace("past.", "grown."): self.held.buffers[n] for n in names}
-        self.backend.graph("grow").bind(given, made)()
+        self._turned("grow", "grown.", {"pads": pads})
         if self.settings.causal:
             more = np.full((self.slots, room - before), -1, np.int64)
             self.forced = np.concatenate([self.forced, more], axis=1)
@@ -206,10 +202,17 @@ class Resident:
         self.wide = width
 
     def _place(self, slots: Ints, taken: Ints) -> None:
-        given = dict(zip(self._crosses(), self.ahead, strict=True))
-        feeds = {"slots": _each(slots), "taken": taken, "places": _places(self.wide)}
-        feeds |= {name.replace("cross.", "given."): value for name, value in given.items()}
-        self._bound("admit", "held.", "cross.", feeds)
+        """Write them into the caches as they are."""
+        feeds: dict[str, Value] = {
+            "slots": slots.reshape(-1, 1, 1, 1),
+            "taken": taken,
+            "places": np.arange(self.wide).reshape(1, 1, -1, 1),
+        }
+        for name, value in zip(self._crosses(), self.ahead, strict=True):
+            feeds[name.replace("cross.", "given.")] = value
+        caches = self._caches("cross.")
+        outputs = {n.replace("cross.", "held."): value for n, value in caches.items()}
+        self.backend.graph("admit").bind({**feeds, **caches}, outputs)()
 
     def _read(self, slots: Ints, rows: Ints) -> None:
         """Have prompts cached but for their last tokens, a step a token, while the others wait."""
@@ -240,11 +243,15 @@ class Resident:
         width = min(following.shape[1], self.room)
         self.forced[slots, :width] = following[:, :width]
 
-    def _bound(self, graph: str, made: str, kept: str, feeds: Mapping[str, Value]) -> None:
-        """Run a graph that writes caches in place."""
-        caches = {n: v for n, v in self.held.buffers.items() if n.startswith(kept)}
-        outputs = {name.replace(kept, made): value for name, value in caches.items()}
-        self.backend.graph(graph).bind({**feeds, **caches}, outputs)()
+    def _turned(self, graph: str, made: str, feeds: Mapping[str, Value]) -> None:
+        """Run a graph that makes other caches of rows' own: from one side to the other."""
+        old, self.side = self._caches("past."), 1 - self.side
+        self.held = self._hold()
+        outputs = {n.replace("past.", made): value for n, value in self._caches("past.").items()}
+        self.backend.graph(graph).bind({**feeds, **old}, outputs)()
+
+    def _caches(self, kind: str) -> dict[str, Value]:
+        return {n: value for n, value in self.held.buffers.items() if n.startswith(kind)}
 
     def _crosses(self) -> list[str]:
         return [f"cross.{n}.{part}" for n in range(self.settings.layers) for part in PARTS]
@@ -312,14 +319,6 @@ class Resident:
             return {**shapes, "forced": ((count, self.room), np.int64)}
         shapes |= {f"cross.{layer}": (cross, dtypes["cross.0.key"]) for layer in layers}
         return {**shapes, "source_places": ((self.source,), np.int64)}
-
-
-def _each(slots: Ints) -> Ints:
-    return slots.reshape(-1, 1, 1, 1)
-
-
-def _places(count: int) -> Ints:
-    return np.arange(count).reshape(1, 1, -1, 1)
 
 
 def _power(number: int, least: int = 1) -> int:
