@@ -2,10 +2,12 @@
 
 Handing tokens over holds the interpreter: 0.1 to 0.17 µs a token, whatever the cores that find
 them, so that one process gives 6 to 9 million a second at most. Each process here has a window at a
-time and a share of the cores, and gives back arrays.
+time and a share of the cores, and gives back arrays. Until the first of them have begun, which
+takes a second or two, the run tokenizes as well.
 
     run -> process    the terms first; then a window of texts each time
-    process -> run    its sequences, or the error that it failed with
+    process -> run    None when it has begun; then a window's sequences, or the error that it
+                      failed with
 
 Both ways as pickles, through pipes that nobody else can write to. A process ends when its input
 does, so that none outlives its run; it has a session of its own: Ctrl-C reaches the run, which ends
@@ -16,9 +18,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +38,8 @@ from engine.tokenizer import Tokenizer
 
 _CODE = "from engine.encoders import main; main()"
 _NOTHING = Rows(None, ())
+# Seconds between two looks at processes of which none can be asked.
+_SOON = 0.01
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,17 @@ class Encoders:
     Args:
         terms: What they have to know.
         count: How many; each has its share of the cores.
+        here: Does the same in this process, in place of one that has not begun; None to wait.
     """
 
-    def __init__(self, terms: Terms, count: int) -> None:
+    def __init__(
+        self, terms: Terms, count: int, here: Callable[[Rows], Encoded] | None = None
+    ) -> None:
         threads = max(1, cores() // count)
         self._all = [_Process(terms, threads) for _ in range(count)]
-        self._idle = list(self._all)
+        self._idle, self._here = list(self._all), here
+        # Who chooses, and who tokenizes here: one at a time.
+        self._choosing, self._working = threading.Lock(), threading.Lock()
 
     def __call__(self, rows: Rows) -> Encoded:
         """As `model.Stages.encode`.
@@ -66,13 +78,31 @@ class Encoders:
             EngineError: What the process failed with.
             BackendError: It ended by itself.
         """
-        process = self._idle.pop()
+        process = self._taken()
+        if process is None:
+            assert self._here
+            try:
+                return self._here(rows)
+            finally:
+                self._working.release()
         try:
             # Only what is tokenized goes there and back: a copy costs as much as the tokens.
             found = process.ask(Rows(None, rows.texts, numbers=rows.numbers))
         finally:
             self._idle.append(process)
         return replace(found, rows=rows)
+
+    def _taken(self) -> _Process | None:
+        """One that is idle and has begun; None, and this process's turn, where there is none."""
+        while True:
+            with self._choosing:
+                for process in self._idle:
+                    if process.begun():
+                        self._idle.remove(process)
+                        return process
+            if self._here and self._working.acquire(blocking=False):
+                return None
+            time.sleep(_SOON)
 
     def close(self) -> None:
         """End them, once nobody calls any more."""
@@ -89,8 +119,20 @@ class _Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
             env={**os.environ, **names},
         )  # fmt: skip
+        self._begun = False
+        self._failed: dict[str, Any] = {}
         with suppress(OSError):  # one that is gone is found out when it is asked
             self._tell(terms)
+
+    def begun(self) -> bool:
+        """Whether it has said so, or is gone: then it may be asked."""
+        stdout = self._process.stdout
+        assert stdout
+        if not self._begun and select.select([stdout], [], [], 0)[0]:
+            with suppress(OSError, EOFError, pickle.UnpicklingError):
+                self._failed = pickle.load(stdout) or {}
+            self._begun = True
+        return self._begun
 
     def _tell(self, what: object) -> None:
         assert self._process.stdin
@@ -100,6 +142,8 @@ class _Process:
     def ask(self, rows: Rows) -> Encoded:
         """Its sequences of a window, or the error that it failed with; see `Encoders`."""
         assert self._process.stdout
+        if self._failed:
+            raise restored(self._failed)
         try:
             self._tell(rows)
             found = pickle.load(self._process.stdout)
@@ -129,16 +173,20 @@ def main() -> None:
     # Of a run that was killed the last window comes in part.
     with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):
         terms: Terms = pickle.load(sys.stdin.buffer)
+        rows: Rows | None = None
         encode: Any = None
+        found: object = None
         while True:
-            rows = pickle.load(sys.stdin.buffer)
             try:
-                encode = encode or _encoder(terms)
-                found: object = encode(rows)
+                if rows is None:
+                    encode = _encoder(terms)
+                else:
+                    found = encode(rows)
             except Exception as error:  # whatever it is, the run must hear of it
                 found = told(error)
             pickle.dump(found, out, protocol=5)
             out.flush()
+            rows = pickle.load(sys.stdin.buffer)
 
 
 def _encoder(terms: Terms) -> Any:

@@ -296,7 +296,7 @@ class Run:
             context = stages.context
             length, options = stages.max_length, self.config.options
             terms = Terms(self.folder.path, options, length, context.type_ids, self.config.dedupe)
-            sequences = self.encoders = Encoders(terms, count)
+            sequences = self.encoders = Encoders(terms, count, stages.encode)
 
         def encode(rows: Rows) -> Encoded:
             with self.telemetry.timed("tokenize", _where(rows)):

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ TASKS: dict[str, dict[str, Any]] = {
     "zero-shot-classification": {"candidate_labels": ("house", "dog")},
     "fill-mask": {"top_k": 2},
 }
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corpora as small as these would be through before a process has begun."""
+    made = encoders.Encoders
+    monkeypatch.setattr(runner, "Encoders", lambda terms, count, here: made(terms, count))
 
 
 @pytest.fixture
@@ -192,4 +200,44 @@ def test_one_whose_run_is_killed_in_the_middle_of_a_window_says_nothing() -> Non
     window = pickle.dumps(Rows(None, (pa.array(["a text"] * 1000),), numbers=np.arange(1000)))
     code = [sys.executable, "-c", encoders._CODE]
     gone = subprocess.run(code, input=terms + window[:-9], capture_output=True, check=True)
-    assert not gone.stderr + gone.stdout
+    assert (gone.stderr, gone.stdout) == (b"", pickle.dumps(None, protocol=5))
+
+
+def test_until_one_has_begun_the_run_tokenizes_a_window_at_a_time(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, here, there = encoders._Process.begun, [0, 0, 0], [0]
+    ask = encoders._Process.ask
+
+    def late(self: Any) -> bool:
+        return here[0] > 3 and begun(self)
+
+    def asked(self: Any, rows: Rows) -> Any:
+        there[0] += 1
+        return ask(self, rows)
+
+    def encoders_of(terms: Terms, count: int, own: Any) -> Encoders:
+        def counted(rows: Rows) -> Any:
+            here[0] += 1
+            here[1] += 1
+            here[2] = max(here[1:])
+            try:
+                if here[0] > 4:  # by now some have
+                    while not there[0]:
+                        time.sleep(0.01)
+                return own(rows)
+            finally:
+                here[1] -= 1
+
+        return Encoders(terms, count, counted)
+
+    monkeypatch.setattr(encoders._Process, "begun", late)
+    monkeypatch.setattr(encoders._Process, "ask", asked)
+    monkeypatch.setattr(runner, "Encoders", encoders_of)
+    run(BUNDLE, corpus, tmp_path / "2", tokenizers=2, window=10)
+    assert here[0] >= 4
+    assert here[2] == 1
+    assert here[0] + there[0] == 30
+    assert there[0]
+    run(BUNDLE, corpus, tmp_path / "0", tokenizers=0, window=10)
+    assert part(tmp_path / "2") == part(tmp_path / "0")
