@@ -37,7 +37,7 @@ import models
 import numpy as np
 import pyarrow as pa
 import texts
-from machine import save
+from machine import describe, save
 from prepare import operations
 from workloads import ANSWERS, MIXED, SENTENCES
 
@@ -486,7 +486,7 @@ def used(bench: Bench) -> int:
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """MiB in use before, behind one run, and behind four more of the same."""
+    """MiB in use before, and behind each of five times the same rows."""
     told, _ = asked(bench.rows(1024))
     written, most = corpus("mixed", bench.rows(8192))
     gc.collect()  # sessions of earlier parts
@@ -497,11 +497,11 @@ def memory(bench: Bench) -> dict[str, Any]:
         decoder(told, num_beams=1, max_new_tokens=128)
         encoder(written, max_length=most)
 
-    call()
-    once = used(bench)
-    for _ in range(4):
+    behind = []
+    for _ in range(5):
         call()
-    return {"before_mib": before, "behind_one_mib": once, "behind_five_mib": used(bench)}
+        behind.append(used(bench))
+    return {"before_mib": before, "behind_mib": behind}
 
 
 # --- figures
@@ -641,7 +641,8 @@ def main() -> None:
 
 def _write(out: Path | None, found: dict[str, Any]) -> None:
     if out:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        told = json.dumps({"machine": describe(), **found}, indent=2)
+        out.write_text(told + "\n", encoding="utf-8")
 
 
 def measure(

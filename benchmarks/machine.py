@@ -12,7 +12,10 @@ from typing import Any
 from engine import hardware
 
 RESULTS = Path(__file__).with_name("results")
-_PACKAGES = ("onnxruntime", "tokenizers", "numpy", "pyarrow", "torch", "transformers")
+_PACKAGES = (
+    "onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow", "torch", "transformers",
+    "ctranslate2",
+)  # fmt: skip
 
 
 def describe() -> dict[str, Any]:

@@ -179,6 +179,16 @@ def test_memory_does_not_grow_for_good(
     assert then["allocations"] == 0
 
 
+@pytest.mark.parametrize("name", ["bert-fp16", "t5-fp16", "gpt2-fp16"])
+def test_the_same_rows_again_take_no_more_memory(
+    python: Path, libraries: Path, made: Path, name: str
+) -> None:
+    first, _, *others = look(python, libraries, "repeated", made / name)[0]
+    assert first["allocations"] > 0
+    for counts in others:
+        assert counts["allocations"] == 0
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_step_is_captured_and_is_one_launch_from_any_thread(

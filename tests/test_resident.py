@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,7 @@ def rows(count: int = 23, longest: int = 11, seed: int = 0) -> dict[str, Ints]:
 def told(backend: Any, folder: Path, feeds: dict[str, Ints], **given: Any) -> list[list[int]]:
     facts = bundle.load(folder).description.facts
     settings = settings_of(facts)
+    settings = replace(settings, end_ids=given.pop("ends", settings.end_ids))
     search = bundle.Search(**{"num_beams": 1, **given.pop("search", {})})
     given = {"max_new_tokens": 13, **given}
     tokens, ended = generate(backend, feeds, settings, search, **given)
@@ -125,6 +128,29 @@ def test_few_slots_are_refilled_and_caches_grow(
     assert kept.bytes == size
     if family != "gpt2":
         assert device.launches["admit"] > 7
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "marian", "gpt2", "opt"])
+def test_the_last_rows_go_on_in_fewer_slots(
+    made: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feeds = rows(40)
+    endless = told(near(made / family), made / family, feeds, max_new_tokens=45)
+    ends = tuple(token for token, _ in Counter(t for row in endless for t in row).most_common(2))
+    wanted = told(near(made / family), made / family, feeds, max_new_tokens=45, ends=ends)
+    assert len(set(map(len, wanted))) > 1
+    monkeypatch.setattr(resident, "MOST", 32)
+    monkeypatch.setattr(resident, "FEWEST", 2)
+    monkeypatch.setattr(resident, "POSITIONS", 4)
+    device, spare = far(made / family), [{}]
+    given = {"max_new_tokens": 45, "spare": spare, "batch_tokens": 40, "ends": ends}
+    for _ in range(3):
+        assert told(device, made / family, feeds, **given) == wanted
+    held = spare[0]["resident"].held
+    assert {key.split(".")[0] for key in held} >= {"32", "8"}
+    calls = [one.step for one in held.values()]
+    assert told(device, made / family, feeds, **given) == wanted
+    assert [one.step for one in held.values()] == calls
 
 
 @pytest.mark.parametrize("search", ["sampling", "rules", "beams"])

@@ -2,7 +2,7 @@
 
     resident    one step: token to token, nothing from the host and nothing to it
     admit       an encoder's keys and values into the slots of rows that begin
-    move        slots in another order, or some of them twice (beams)
+    move        slots in another order, some of them twice (beams), or fewer
     grow        caches get more room
     pick        the likeliest of the latest logits, and their log-probabilities
 
@@ -51,7 +51,7 @@ def graphs(plan: Blueprint) -> dict[str, Any]:
     (1, 1, given, 1), from 0; given.N, as the encoder makes cross.N; cross.N. Outputs: held.N, to be
     bound to cross.N. Places behind the given ones keep what they have, and are hidden.
 
-    move.onnx: sources, int64 (S,); past.N. Outputs: moved.N, of the slots that sources names.
+    move.onnx: sources, int64 (n,); past.N. Outputs: moved.N, of the slots that sources names.
 
     grow.onnx: pads, int64 (8,); past.N. Outputs: grown.N.
 
@@ -224,7 +224,8 @@ def _admitted(plan: Blueprint) -> Any:
 def _moved(plan: Blueprint) -> Any:
     def write(writer: Writer, layer: str) -> None:
         past = _cache(writer, f"past.{layer}", "room")
-        moved = _cached(writer, f"moved.{layer}", "room")
+        shape = ["moved", plan.heads, "room", plan.head_dim]
+        moved = writer.output(f"moved.{layer}", "FLOAT", shape)
         writer.node("Gather", [past, "sources"], [moved], layer, axis=0)
 
     return _of_caches(plan, "move", ("sources",), write)
@@ -241,7 +242,7 @@ def _grown(plan: Blueprint) -> Any:
 _SHAPES: dict[str, list[Any]] = {
     "slots": ["n", 1, 1, 1],
     "taken": ["n"],
-    "sources": ["slots"],
+    "sources": ["moved"],
     "places": [1, 1, "placed", 1],
     "pads": [8],
 }

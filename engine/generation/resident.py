@@ -29,6 +29,9 @@ from engine.generation.slots import PARTS, together
 
 # Slots at most: a card's products are as fast as they get from some hundreds of rows on.
 MOST = 512
+# When no row waits any more and a quarter of the slots is enough, the others are given up: down to
+# as many, which are no slower than fewer.
+FEWEST = 64
 # Positions that a cache has at first; it doubles when a row needs more.
 POSITIONS = 32
 # Source positions at least.
@@ -158,7 +161,31 @@ class Resident:
         self.bases[slots] = self.bases[sources]
 
     def keep(self, order: Ints) -> None:
-        """Is not asked: it does not narrow."""
+        """Is not asked: beams do not narrow."""
+
+    def narrow(self, slots: Ints) -> bool:
+        """Go on with these slots alone, as the first of fewer, where a quarter of all is enough."""
+        fewer = self.slots // 4
+        if fewer < max(FEWEST, len(slots)):
+            return False
+        sources = np.zeros(fewer, np.int64)
+        sources[: len(slots)] = slots
+        if not self.settings.causal:
+            # They have one side only: what is read and written must not be the same memory.
+            caches = self._caches("cross.")
+            feeds = {name.replace("cross.", "past."): value for name, value in caches.items()}
+            made = [name.replace("cross.", "moved.") for name in self._crosses()]
+            self.ahead = self.backend.graph("move").run({**feeds, "sources": sources}, made)
+        self.slots = fewer
+        self._turned("move", "moved.", {"sources": sources})
+        if not self.settings.causal:
+            self.wide = self.source
+            self._place(np.arange(fewer), np.arange(fewer))
+        real = np.arange(fewer) < len(slots)
+        self.state = np.where(real[:, None], self.state[sources], 0)
+        self.taken, self.bases = self.taken[sources] & real, self.bases[sources]
+        self.forced = self.forced[sources]
+        return True
 
     def reserve(self, positions: int) -> None:
         """See that every slot has room for as many."""
@@ -359,6 +386,9 @@ def decode(
         places = np.flatnonzero(owners >= 0)
         if not len(places):
             break
+        if waiting == rows and cache.narrow(places):
+            owners = np.append(owners[places], np.full(cache.slots - len(places), -1))
+            places = np.arange(len(places))
         if stopped():
             raise Stopped("stopped while decoding")
         said, left = cache.launch(LATE)

@@ -4,6 +4,7 @@ python look.py placed BUNDLE     nodes by graph and provider
 python look.py fallen BUNDLE     what is said of nodes that the CPU would compute
 python look.py encoded BUNDLE    one batch, counted behind some like it
 python look.py stayed BUNDLE     windows of batches of many shapes, counted in two halves
+python look.py repeated BUNDLE   the same rows five times, each counted
 python look.py decoded BUNDLE    a few launches of the resident step, and some of another thread
 python look.py refused           what is said where there is no card
 """
@@ -26,6 +27,7 @@ from engine.bundle import LATE
 from engine.demo import BUNDLE
 from engine.errors import EngineError
 from engine.generation.resident import POSITIONS, Resident
+from engine.model import Bundle
 
 KINDS = (
     "launches", "syncs", "to_card", "to_host", "allocations", "graphs", "products", "forbidden",
@@ -101,6 +103,15 @@ def stayed(folder: str) -> list[dict[str, int]]:
     return [card.counted(lambda: [window() for _ in range(100)]) for _ in range(2)]
 
 
+def repeated(folder: str) -> list[dict[str, int]]:
+    card, model = Card(), Bundle.load(folder, device="cuda")
+    drawn = np.random.default_rng(0)
+    words = ["one", "two", "a", "b", "c", "the", "house", "it", "is", "there"]
+    texts = [" ".join(drawn.choice(words, int(n))) for n in drawn.lognormal(3, 0.8, 5_000)]
+    given = {"max_new_tokens": 60} if model.facts.generation else {}
+    return [card.counted(lambda: model(texts, max_length=64, **given)) for _ in range(5)]
+
+
 def decoded(folder: str) -> dict[str, Any]:
     card, backend = Card(), opened(folder)
     settings = bundle.load(folder).description.facts.generation
@@ -155,5 +166,8 @@ def refused() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asked = {call.__name__: call for call in (placed, fallen, encoded, stayed, decoded, refused)}
+    asked = {
+        call.__name__: call
+        for call in (placed, fallen, encoded, stayed, repeated, decoded, refused)
+    }
     sys.stdout.write(json.dumps(asked[sys.argv[1]](*sys.argv[2:])) + "\n")
