@@ -128,10 +128,13 @@ class _Process:
         """Whether it has said so, or is gone: then it may be asked."""
         stdout = self._process.stdout
         assert stdout
-        if not self._begun and select.select([stdout], [], [], 0)[0]:
-            with suppress(OSError, EOFError, pickle.UnpicklingError):
-                self._failed = pickle.load(stdout) or {}
-            self._begun = True
+        if not self._begun:
+            said = select.poll()
+            said.register(stdout)
+            if said.poll(0):
+                with suppress(OSError, EOFError, pickle.UnpicklingError):
+                    self._failed = pickle.load(stdout) or {}
+                self._begun = True
         return self._begun
 
     def _tell(self, what: object) -> None:

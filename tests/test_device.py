@@ -193,8 +193,21 @@ def test_inputs_are_staged_and_outputs_stay(card: FarRuntime) -> None:
     assert options["gpu_mem_limit"] == str(1 << 30)
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert options["use_tf32"] == "0"
+    assert options["use_ep_level_unified_stream"] == "1"
     assert "enable_cuda_graph" not in options
     assert set(card.sessions[0].runs) == {"-1"}
+
+
+def test_tf32_is_for_products_of_numbers_that_it_holds(card: FarRuntime) -> None:
+    open_far(tensor_cores=("encoder", "resident"))
+    open_far(tensor_cores=("resident",))
+    assert [session.options["use_tf32"] for session in card.sessions] == ["1", "0"]
+    plain = bundle.load(BUNDLE)
+    assert plain.tensor_cores == ()
+    half = dataclasses.replace(
+        plain, description=dataclasses.replace(plain.description, recipe="fp16")
+    )
+    assert half.tensor_cores == ("encoder", "resident")
 
 
 def test_buffers_on_a_card_begin_as_zeros_and_are_put_whole(card: FarRuntime) -> None:

@@ -14,6 +14,7 @@ import engine
 from engine.demo import BUNDLE, corpus
 from engine.demo.demonstration import demonstrate
 from engine.demo.numerals import LIMIT, held_out, portuguese, spanish
+from engine.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,19 @@ def test_rows_over_the_length_are_cut_and_counted(tmp_path: Path) -> None:
     report = engine.run(BUNDLE, tmp_path / "n.parquet", tmp_path / "out", max_length=16)
     assert report.truncated == 1
     assert any("cut at 16 tokens" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_rows_that_are_cut_are_found_where_the_library_does_not_tell(columns: int) -> None:
+    """As of tokenizers 0.23.1 on."""
+    texts = [("uno " * n).strip() for n in range(20)] + ["x" * n for n in range(20)]
+    given = [pa.array(texts), pa.array(texts[::-1])][:columns]
+    tokenizer = Tokenizer(Path(BUNDLE) / "tokenizer.json", 12)
+    ids, _, wanted = tokenizer.encode(given, type_ids=False)
+    rows = texts if columns == 1 else list(zip(texts, texts[::-1], strict=True))
+    found = tokenizer._longer(rows, ids.lengths)
+    assert 0 < wanted.sum() < len(texts)
+    assert found.tolist() == wanted.tolist()
 
 
 def test_strange_texts_are_answered(translate: engine.Bundle) -> None:

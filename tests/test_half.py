@@ -8,6 +8,8 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import bundle
 from engine.backend import OrtBackend
@@ -21,8 +23,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from far import Late, carried  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from engine.export import export  # noqa: E402
-from engine.export.half import half  # noqa: E402
+from engine.export import export, weights  # noqa: E402
+from engine.export.half import half, shortened  # noqa: E402
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -150,6 +152,28 @@ def test_a_t5_s_running_sum_stays_in_float32(made: Path) -> None:
     export(str(model), made / "large", task="translation", recipe="fp16", force=True)
     figures = bundle.load(made / "large").description.gate["figures"]
     assert figures["same top token"]["value"] > 0.9
+
+
+@given(st.floats(width=32, allow_nan=False, min_value=-(2.0**90), max_value=2.0**90))
+def test_a_shortened_number_is_the_nearest_that_tf32_holds(number: float) -> None:
+    (found,) = shortened(np.array([number], np.float32))
+    assert found.view(np.uint32) & 0x1FFF == 0
+    assert abs(found - np.float32(number)) <= 2**-11 * abs(number) + 1e-38
+    assert shortened(np.array([found]))[0] == found
+
+
+@pytest.mark.parametrize("file", ["encoder.onnx", "encoder.packed.onnx", "resident.onnx"])
+def test_products_left_in_float32_are_of_numbers_that_tf32_holds(made: Path, file: str) -> None:
+    graph = weights.load(made / "t5-fp16", (file,))[file].graph
+    kept = {w.name: w for w in graph.initializer if w.data_type == FLOAT and len(w.dims) == 2}
+    makers = {name: node for node in graph.node for name in node.output}
+    products = [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in kept]
+    assert products
+    for node in products:
+        assert not (numpy_helper.to_array(kept[node.input[1]]).view(np.uint32) & 0x1FFF).any()
+        cast = makers[node.input[0]]
+        assert cast.op_type == "Cast"
+        assert cast.input[0] in makers
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
