@@ -21,8 +21,6 @@ import pickle
 import select
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,13 +31,11 @@ from engine import bundle, tasks
 from engine.errors import BackendError, restored, told
 from engine.flow import Encoded, Rows
 from engine.hardware import cores
-from engine.overlap import ended
+from engine.overlap import Pool, ended
 from engine.tokenizer import Tokenizer
 
 _CODE = "from engine.encoders import main; main()"
 _NOTHING = Rows(None, ())
-# Seconds between two looks at processes of which none can be asked.
-_SOON = 0.01
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,9 @@ class Encoders:
     ) -> None:
         threads = max(1, cores() // count)
         self._all = [_Process(terms, threads) for _ in range(count)]
-        self._idle, self._here = list(self._all), here
-        # Who chooses, and who tokenizes here: one at a time.
-        self._choosing, self._working = threading.Lock(), threading.Lock()
+        self._here = here
+        # None is this process, whose turn comes last.
+        self._idle = Pool([*self._all, *([None] if here else [])], _has_begun)
 
     def __call__(self, rows: Rows) -> Encoded:
         """As `model.Stages.encode`.
@@ -78,31 +74,13 @@ class Encoders:
             EngineError: What the process failed with.
             BackendError: It ended by itself.
         """
-        process = self._taken()
-        if process is None:
-            assert self._here
-            try:
+        with self._idle.one() as process:
+            if process is None:
+                assert self._here
                 return self._here(rows)
-            finally:
-                self._working.release()
-        try:
             # Only what is tokenized goes there and back: a copy costs as much as the tokens.
             found = process.ask(Rows(None, rows.texts, numbers=rows.numbers))
-        finally:
-            self._idle.append(process)
         return replace(found, rows=rows)
-
-    def _taken(self) -> _Process | None:
-        """One that is idle and has begun; None, and this process's turn, where there is none."""
-        while True:
-            with self._choosing:
-                for process in self._idle:
-                    if process.begun():
-                        self._idle.remove(process)
-                        return process
-            if self._here and self._working.acquire(blocking=False):
-                return None
-            time.sleep(_SOON)
 
     def close(self) -> None:
         """End them, once nobody calls any more."""
@@ -166,6 +144,10 @@ class _Process:
         assert self._process.stdout
         ended(self._process)
         self._process.stdout.close()
+
+
+def _has_begun(process: _Process | None) -> bool:
+    return process is None or process.begun()
 
 
 def main() -> None:

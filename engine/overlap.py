@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_POLL = 0.1
+_POLL, _SOON = 0.1, 0.01
 _PATIENCE = 20.0
 _END = object()
 
@@ -168,6 +168,38 @@ def ended(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class Pool(Generic[T]):
+    """Things that one thread at a time has for itself.
+
+    Args:
+        things: The earlier ones are taken first.
+        ready: Whether one may be taken; asked again in a while where none is.
+    """
+
+    def __init__(self, things: Sequence[T], ready: Callable[[T], bool]) -> None:
+        self._things, self._ready = things, ready
+        self._changed = threading.Condition()
+        self._taken: set[int] = set()
+
+    @contextmanager
+    def one(self) -> Iterator[T]:
+        """The first that nobody has and that is ready, waited for."""
+        with self._changed:
+            while (place := self._free()) is None:
+                self._changed.wait(_SOON)
+            self._taken.add(place)
+        try:
+            yield self._things[place]
+        finally:
+            with self._changed:
+                self._taken.remove(place)
+                self._changed.notify()
+
+    def _free(self) -> int | None:
+        places = (n for n in range(len(self._things)) if n not in self._taken)
+        return next((n for n in places if self._ready(self._things[n])), None)
 
 
 class Lane:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.overlap import Halted, Lane, Overlap, Quiet
+from engine.overlap import Halted, Lane, Overlap, Pool, Quiet
 
 LONG = 30.0  # seconds until a test that hangs fails instead
 
@@ -359,3 +360,23 @@ def test_those_that_share_do_so() -> None:
         raise OopsError
     with quiet.shared():
         pass
+
+
+def test_a_thing_is_one_thread_s_and_the_first_that_is_ready() -> None:
+    ready = {"a": False, "b": True, "c": True}
+    pool = Pool(["a", "b", "c"], ready.__getitem__)
+    with pool.one() as first, pool.one() as second:
+        assert (first, second) == ("b", "c")
+        with ThreadPoolExecutor(1) as threads:
+
+            def waited() -> str:
+                with pool.one() as found:
+                    return found
+
+            third = threads.submit(waited)
+            ready["a"] = True
+            assert third.result() == "a"
+    with pytest.raises(ValueError, match="given back"), pool.one():
+        raise ValueError("given back")
+    with pool.one() as again:
+        assert again == "a"
