@@ -62,6 +62,26 @@ def rows(lengths: list[int], width: int, pad: int) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * mask}
 
 
+def test_a_bias_that_is_a_norm_s_as_well_is_joined_in_its_own_place(tmp_path: Path) -> None:
+    """Equal weights have one name: zeros, before anything is trained."""
+    from safetensors.numpy import load_file, save_file
+
+    model = checkpoints.encoder(tmp_path / "model", "bert", "feature-extraction")
+    weights_ = load_file(model / "model.safetensors")
+    for name, array in weights_.items():
+        if name.endswith(("output.dense.bias", "LayerNorm.bias")):
+            array[:] = 0
+    assert any("value.bias" in name and array.any() for name, array in weights_.items())
+    save_file(weights_, model / "model.safetensors", metadata={"format": "pt"})
+    export(str(model), tmp_path / "bundle", task="feature-extraction")
+    plain = graph_of(tmp_path / "bundle")
+    flat = type(plain)()
+    flat.CopyFrom(plain)
+    assert packed.packed(flat, 64)
+    feeds = rows([9, 3, 8], 9, 0)
+    assert packed.error(flat, packed.outputs(plain, feeds), feeds) < 1e-5
+
+
 @pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
 def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> None:
     plain = graph_of(made / family)

@@ -197,16 +197,21 @@ class _Packing:
         product, following = users[0], self.index.users(users[0].output[0])
         if self.index.rank(product.input[1]) != 2 or len(following) != 1:
             return one.values
-        inputs = following[0].input
-        # Of a SkipLayerNormalization, the bias comes last.
-        own = [n for n in inputs if self.index.rank(n) == 1][-1:]
-        if following[0].op_type not in _TO_SUM or (len(inputs) < 5 and len(inputs) != 2) or not own:
+        inputs, place = following[0].input, self._bias_place(following[0])
+        if place < 0:
             return one.values
-        weight, first, second = map(self.index.array, (product.input[1], bias, own[0]))
+        weight, first, second = map(self.index.array, (product.input[1], bias, inputs[place]))
         total = (second + first.astype("float64") @ weight).astype(second.dtype)
-        joined = self._weight(f"{one.made}/bias", total)
-        inputs[:] = [joined if name == own[0] else name for name in inputs]
+        # Its place, not its name: equal weights have one.
+        inputs[place] = self._weight(f"{one.made}/bias", total)
         return values
+
+    def _bias_place(self, node: Any) -> int:
+        """Where a node takes the bias of a product that it reads; -1 where it takes none."""
+        if node.op_type == "SkipLayerNormalization":
+            return 4 if len(node.input) == 5 else -1
+        places = [n for n, name in enumerate(node.input) if self.index.rank(name) == 1]
+        return places[0] if node.op_type == "Add" and len(places) == 1 else -1
 
     def _sum(self, terms: tuple[str, ...], name: str) -> str:
         total = terms[0]
