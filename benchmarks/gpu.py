@@ -539,10 +539,13 @@ def _rates(seconds: dict[str, list[float]], count: int) -> dict[str, float]:
 
 
 def _ratio(seconds: dict[str, list[float]], theirs: str, ours: str) -> float | None:
-    """How many times as fast, by the median of the rounds; None where one did not take part."""
+    """How many times as fast, by the median of the rounds, which are compared one by one where both
+    had as many; None where one did not take part."""
     if theirs not in seconds or ours not in seconds:
         return None
-    pairs = zip(seconds[theirs], seconds[ours], strict=False)  # one may have had fewer rounds
+    if len(seconds[theirs]) != len(seconds[ours]):
+        return round(_median(seconds, theirs) / _median(seconds, ours), 3)
+    pairs = zip(seconds[theirs], seconds[ours], strict=True)
     return round(statistics.median(a / b for a, b in pairs), 3)
 
 

@@ -4,8 +4,8 @@ Sessions are created from a bundle's graphs and shared by all workers, since `ru
 from many threads: weights are held once. What the runtime raises is translated here only.
 
 On a card inputs go through page-locked memory, one piece for each thread, and outputs stay where
-they are until `host` asks for them; two threads keep two batches in flight, one copied while the
-other is computed.
+they are until `host` asks for them; two threads keep two batches in flight, which queue up on one
+stream: one is made ready, or read, while the other is computed.
 
 A step that is launched again and again is captured there, whole. ONNX Runtime keeps a capture with
 the thread that made it, and another thread's first launch would capture anew: the step is carried

@@ -31,7 +31,7 @@ from typing import Any
 
 from engine.errors import BundleError
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "bundle.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"

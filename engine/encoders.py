@@ -110,7 +110,7 @@ class _Process:
             said = select.poll()
             said.register(stdout)
             if said.poll(0):
-                with suppress(OSError, EOFError, pickle.UnpicklingError):
+                with suppress(Exception):  # whatever is wrong, it is when it is asked, too
                     self._failed = pickle.load(stdout) or {}
                 self._begun = True
         return self._begun
@@ -128,7 +128,8 @@ class _Process:
         try:
             self._tell(rows)
             found = pickle.load(self._process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a pickle in pieces raises anything
+            self._process.kill()
             raise BackendError(
                 f"a process that tokenizes ended by itself, exit code {self._process.wait()}",
                 "the system may be out of memory; run the same command again to go on, with fewer "
@@ -142,6 +143,8 @@ class _Process:
     def end(self) -> None:
         """Have it stop, and wait until it has."""
         assert self._process.stdout
+        if not self._begun:
+            self._process.kill()
         ended(self._process)
         self._process.stdout.close()
 

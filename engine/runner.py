@@ -199,7 +199,7 @@ class Run:
         if self.config.workers:
             return self.config.workers
         if self.device != "cpu":
-            # One batch is copied while the other is computed; a decoder's rows come and go anyway.
+            # One batch is made ready while the other is computed; a decoder's rows come and go.
             return 1 if self.folder.description.facts.generation else 2
         return 1 if isinstance(self.model, Bundle) else min(MAX_WORKERS, cores())
 

@@ -981,6 +981,19 @@ def test_a_checkpoint_that_rounds_much_is_held_to_its_own_rounding(
     assert 0 < shown["largest_difference"] <= shown["tolerance"] < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("off", "allowed"), [(1e-6, 1e-4), (1e-4, 1e-3), (0.2, 1e-4), (np.nan, 1e-4)]
+)
+def test_what_a_checkpoint_s_own_rounding_allows_has_a_limit(off: float, allowed: float) -> None:
+    found = proof.Proof("logits", 12, 0.5, 1e-4, 0.2, 1e-4)
+    said = proof.Reference("logits", (), None, np.ones(4))
+    exact = proof.Reference("logits", (), None, np.ones(4) * (1 + off))
+    (held,) = proof._allowed([found], [said], [exact])
+    assert held.tolerance == pytest.approx(allowed, rel=1e-3)
+    assert held.relative_tolerance == pytest.approx(allowed, rel=1e-3)
+    assert not held.holds
+
+
 def test_the_proof_sees_one_wrong_weight(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ SECONDS = 60
 _ROUNDS = 3
 _PILOT = 16
 _MOST_ROWS, _MOST_CARD_ROWS = 20_000, 200_000
-# Batches in flight on a card, the usual number first: one is copied while the other is computed.
+# Batches in flight on a card, the usual number first: one waits while the other is computed.
 _CARD_WORKERS = (2, 1, 3)
 
 

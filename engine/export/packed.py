@@ -198,7 +198,8 @@ class _Packing:
         if self.index.rank(product.input[1]) != 2 or len(following) != 1:
             return one.values
         inputs, place = following[0].input, self._bias_place(following[0])
-        if place < 0:
+        width = (self.index.dims(product.input[1]) or ())[:1]
+        if place < 0 or self.index.dims(bias) != width:
             return one.values
         weight, first, second = map(self.index.array, (product.input[1], bias, inputs[place]))
         total = (second + first.astype("float64") @ weight).astype(second.dtype)

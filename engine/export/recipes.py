@@ -204,9 +204,10 @@ def _both(file: str, model: Any, chosen: Recipe, made: Made, plain: BundleFolder
         return {file: chosen.rewrite(model, made)}
     feeds = proof.encode(plain.path, plain.description.facts)
     wanted = packing.outputs(model, feeds)
-    packing.check(file, packing.error(flat, wanted, feeds), proof.TOLERANCE)
+    allowed = max(proof.TOLERANCE, float(plain.description.proof["relative_tolerance"]))
+    packing.check(file, packing.error(flat, wanted, feeds), allowed)
     model, flat = (chosen.rewrite(own, made) for own in (model, flat))
     # Both are rounded, each in its own order.
-    most = 2 * packing.error(model, wanted, feeds) + proof.TOLERANCE
+    most = 2 * packing.error(model, wanted, feeds) + allowed
     packing.check(PACKED[file], packing.error(flat, wanted, feeds), most)
     return {file: model, PACKED[file]: flat}

@@ -116,7 +116,7 @@ def _hiding(writer: Writer, where: str, name: str) -> str:
 
 def _attend(writer: Writer, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
     plan = writer.plan
-    packed = writer.linear(given, layer.qkv, f"{at}/qkv")
+    packed = _finite(writer, writer.linear(given, layer.qkv, f"{at}/qkv"), f"{at}/qkv/finite")
     parts = writer.ops("Split", [packed], f"{at}/parts", ["q", "k", "v"], axis=1, num_outputs=3)
     q, *made = (writer.shaped(p, [0, plan.heads, 1, plan.head_dim], p) for p in parts)
     present = []
@@ -126,6 +126,14 @@ def _attend(writer: Writer, at: str, n: int, layer: Layer, given: str, bias: str
         writer.node("TensorScatter", [past, new, writer.known["at"]], [kept], kept, axis=2)
         present.append(kept)
     return _attention(writer, q, present, bias, f"{at}/attention")
+
+
+def _finite(writer: Writer, numbers: str, name: str) -> str:
+    """Zeros in the place of NaN and what the type does not hold. What a row leaves in its slot is
+    hidden from the next one by a sum and a product, through which such numbers would get."""
+    largest, none = writer.number("largest", 3e38), writer.number("none", 0.0)
+    fits = writer.op("Less", [writer.op("Abs", [numbers], f"{name}/size"), largest], f"{name}/fits")
+    return writer.op("Where", [fits, numbers, none], name)
 
 
 def _cross(writer: Writer, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
@@ -214,6 +222,7 @@ def _admitted(plan: Blueprint) -> Any:
     def write(writer: Writer, layer: str) -> None:
         given = _cache(writer, f"given.{layer}", "given")
         rows = writer.op("Gather", [given, "taken"], f"{layer}/rows", axis=0)
+        rows = _finite(writer, rows, f"{layer}/finite")
         cross = _cache(writer, f"cross.{layer}", "source")
         held = _cached(writer, f"held.{layer}", "source")
         writer.node("ScatterND", [cross, writer.known["index"], rows], [held], held)
