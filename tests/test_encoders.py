@@ -206,38 +206,33 @@ def test_one_whose_run_is_killed_in_the_middle_of_a_window_says_nothing() -> Non
 def test_until_one_has_begun_the_run_tokenizes_a_window_at_a_time(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, here, there = encoders._Process.begun, [0, 0, 0], [0]
-    ask = encoders._Process.ask
-
-    def late(self: Any) -> bool:
-        return here[0] > 3 and begun(self)
-
-    def asked(self: Any, rows: Rows) -> Any:
-        there[0] += 1
-        return ask(self, rows)
+    seen, under_way = [], []
 
     def encoders_of(terms: Terms, count: int, own: Any) -> Encoders:
         def counted(rows: Rows) -> Any:
-            here[0] += 1
-            here[1] += 1
-            here[2] = max(here[1:])
+            under_way.append(rows)
+            seen.append(len(under_way))
             try:
-                if here[0] > 4:  # by now some have
-                    while not there[0]:
-                        time.sleep(0.01)
                 return own(rows)
             finally:
-                here[1] -= 1
+                under_way.pop()
 
         return Encoders(terms, count, counted)
 
-    monkeypatch.setattr(encoders._Process, "begun", late)
-    monkeypatch.setattr(encoders._Process, "ask", asked)
+    monkeypatch.setattr(encoders._Process, "begun", lambda self: False)
     monkeypatch.setattr(runner, "Encoders", encoders_of)
     run(BUNDLE, corpus, tmp_path / "2", tokenizers=2, window=10)
-    assert here[0] >= 4
-    assert here[2] == 1
-    assert here[0] + there[0] == 30
-    assert there[0]
+    assert seen == [1] * 30
     run(BUNDLE, corpus, tmp_path / "0", tokenizers=0, window=10)
     assert part(tmp_path / "2") == part(tmp_path / "0")
+
+
+def test_those_that_have_begun_come_first() -> None:
+    made = Encoders(terms(), 1, lambda rows: pytest.fail("it has begun"))
+    try:
+        while not made._all[0].begun():
+            time.sleep(0.01)
+        for _ in range(3):
+            made(Rows(None, (pa.array(["uno"]),), numbers=np.arange(1)))
+    finally:
+        made.close()
