@@ -7,7 +7,9 @@ seed, so that two calls give the same bytes. Needs torch and transformers.
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -471,35 +473,44 @@ _BYTE_TOKENS: dict[str, tuple[list[str], dict[str, str]]] = {
 
 def _fairseq() -> Any:
     """A unigram `tokenizers` object with fairseq's first ids; language codes come on top of it."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    return _of_pieces(["<s>", "<pad>", "</s>", "<unk>"])
 
-    tokenizer = Tokenizer(models.Unigram())
+
+def _of_pieces(special: list[str]) -> Any:
+    """A unigram `tokenizers` object, the same each time: the library's trainer makes another one in
+    each process, and now and then one whose model is no good in int8."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    words = [f"\u2581{word}" for sentence in SENTENCES for word in sentence.split()]
+    found = Counter(
+        word[start:stop]
+        for word in words
+        for start in range(len(word))
+        for stop in range(start + 1, min(len(word), start + 8) + 1)
+    )
+    single = sorted(piece for piece in found if len(piece) == 1)
+    longer = sorted(
+        (piece for piece in found if len(piece) > 1),
+        key=lambda piece: (-found[piece] * (len(piece) - 1), piece),
+    )
+    pieces = single + longer[: 180 - len(special) - len(single)]
+    total = sum(found[piece] for piece in pieces)
+    scored = [(piece, math.log(found[piece] / total)) for piece in pieces]
+    vocabulary = [(token, 0.0) for token in special] + scored
+    tokenizer = Tokenizer(models.Unigram(vocabulary, special.index("<unk>")))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=180, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
     return tokenizer
 
 
 def _unigram() -> Any:
     """A unigram tokenizer with T5's special tokens."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=180, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer = _of_pieces(["<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
