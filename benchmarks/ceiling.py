@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from texts import Lengths, cut, words
 
 import engine.demo
-from engine import hardware
+from engine.core import hardware
 from engine.demo.numerals import spanish
-from engine.device import runtime
+from engine.runtime.device import runtime
 
 # (m, k, n) of an (m, k) by (k, n) product: a square one, and MiniLM's feed-forward layer.
 SHAPES = ((1024, 1024, 1024), (2048, 384, 1536))

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from machine import save
 
 import engine
-from engine import bundle
+from engine.bundle import format as bundle_format
 
 
 def ours(model: Path, corpus: Path, out: Path) -> tuple[float, np.ndarray[Any, Any]]:
@@ -58,7 +58,7 @@ def compare(checkpoint: Path, model: Path, corpus: Path, rounds: int) -> dict[st
     from transformers import pipeline
 
     texts = pq.read_table(corpus, columns=["text"])["text"].to_pylist()
-    length = bundle.load(model).description.facts.max_length
+    length = bundle_format.load(model).description.model_config.max_length
     pipe = pipeline("feature-extraction", model=str(checkpoint), framework="pt", device="cpu")
     theirs(pipe, texts[:64], length)
     seconds: dict[str, list[float]] = {"engine": [], "transformers": []}

@@ -1,4 +1,4 @@
-"""The engine on a card beside torch, transformers and CTranslate2: one command, no network.
+"""The engine on a GPU beside torch, transformers and CTranslate2: one command, no network.
 
     python benchmarks/gpu.py --save             everything; writes results/gpu-CARD.json
     python benchmarks/gpu.py --prepare          only makes checkpoints and bundles, on any machine
@@ -6,10 +6,10 @@
 
 Checkpoints are random and of real shapes (`models.py`), made from a seed and exported once into
 --work; where that is there already, neither Optimum nor transformers 4 is needed. First the answers
-of fp16 on the card are held to those of fp32 on the CPU. Then every figure is the median of
+of fp16 on the GPU are held to those of fp32 on the CPU. Then every figure is the median of
 --rounds, in turns with the peers: torch in float16 with its fused attention, the better of two
-batch sizes, sorted by length and their tokens on the card before the clock starts; transformers'
-generate() in float16; CTranslate2 in float16 where it is installed. Shares are of the card's own
+batch sizes, sorted by length and their tokens on the GPU before the clock starts; transformers'
+generate() in float16; CTranslate2 in float16 where it is installed. Shares are of the GPU's own
 bf16 product, measured.
 """
 
@@ -42,12 +42,13 @@ from prepare import operations
 from workloads import ANSWERS, MIXED, SENTENCES
 
 import engine
-from engine import bundle as bundles
-from engine import cuda
 from engine.bench.profile import Watched
-from engine.flow import Backend, Batch, Rows
-from engine.generation import resident
-from engine.model import CARD_TOKENS, Bundle, Stages
+from engine.bundle import format as bundle_format
+from engine.core.types import Batch, Rows
+from engine.generation import device_cache
+from engine.pipeline import GPU_TOKENS, Bundle, Stages
+from engine.runtime import cuda
+from engine.runtime.protocol import Backend
 
 WORK = Path(__file__).with_name("work") / "gpu"
 WORDS = 200_000
@@ -129,7 +130,7 @@ def prepare(bench: Bench) -> None:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             shape.make(checkpoint, bench.quick)
         for recipe in ("fp32", "fp16"):
-            if not (bench.folder(name, recipe) / bundles.DESCRIPTION).exists():
+            if not (bench.folder(name, recipe) / bundle_format.DESCRIPTION).exists():
                 _export(bench, name, recipe)
 
 
@@ -141,7 +142,7 @@ def _export(bench: Bench, name: str, recipe: str) -> None:
     if recipe == "fp32":
         export(str(bench.folder(name, "checkpoint")), out, task=SHAPES[name].task)
     else:
-        # Its answers are held to fp32's on the card itself: here a few do.
+        # Its answers are held to fp32's on the GPU itself: here a few do.
         sample = out.with_name("sample.jsonl")
         sample.write_text("".join(f'{{"text": "{text}"}}\n' for text in corpus("mixed", 8)[0]))
         fp32 = bench.folder(name, "fp32")
@@ -282,7 +283,7 @@ def _run(
 
 def _torch(bench: Bench, name: str, batches: list[Batch], merged: int) -> Callable[[], Any] | None:
     """torch in float16 with fused attention, over the same sorted batches, some of them `merged`
-    into one, pooled on the card."""
+    into one, pooled on the GPU."""
     if (torch := _module("torch")) is None or (transformers := _module("transformers")) is None:
         return None
     kind = bench.device
@@ -331,7 +332,7 @@ def _decoded(bench: Bench, beams: int, slots: int, peak: float) -> dict[str, Any
     # Enough for every slot to be filled anew a few times.
     told, outputs = asked(bench.rows(4 * max(8, slots // beams)))
     options = {"num_beams": beams, "max_new_tokens": 128}
-    kept, resident.MOST = resident.MOST, slots
+    kept, device_cache.MOST = device_cache.MOST, slots
     try:
         loaded = bench.open("t5-small", "fp16")
         watched = _watched(loaded.backend)
@@ -345,7 +346,7 @@ def _decoded(bench: Bench, beams: int, slots: int, peak: float) -> dict[str, Any
         seconds = measured(calls, bench)
         host = _host_share(watched, calls["engine"])
     finally:
-        resident.MOST = kept
+        device_cache.MOST = kept
     job = {"checkpoint": str(bench.folder("t5-small", "checkpoint"))}
     lengths = [int(n) for b in batches for n in b.feeds["attention_mask"].sum(axis=1)]
     work = operations({**job, "input_tokens": lengths, "output_tokens": outputs}) * beams
@@ -449,11 +450,11 @@ def _ctranslate2(
     return lambda: model.translate_batch(tokens, **given)
 
 
-# --- the card
+# --- the GPU
 
 
 def peak(bench: Bench) -> float:
-    """TFLOP/s of a bf16 product of 8,192 × 8,192 matrices in torch; 0 where there is no card."""
+    """TFLOP/s of a bf16 product of 8,192 × 8,192 matrices in torch; 0 where there is no GPU."""
     torch = _module("torch")
     if torch is None or bench.device == "cpu":
         return 0.0
@@ -470,7 +471,7 @@ def peak(bench: Bench) -> float:
 
 
 def used(bench: Bench) -> int:
-    """MiB of the card in use, by nvidia-smi; 0 without one."""
+    """MiB of the GPU in use, by nvidia-smi; 0 without one."""
     index = bench.device.partition(":")[2] or "0"
     ask = [
         "nvidia-smi",
@@ -638,8 +639,8 @@ def main() -> None:
     for target in found["targets"]:
         print(f"{target['what']}: {target['found']} (asked: {target['asked']})")
     if given.save:
-        card = "-".join(str(found["ran"].get("card") or "cpu").lower().split())
-        print(save(f"gpu-{card}", found))
+        gpu = "-".join(str(found["ran"].get("gpu") or "cpu").lower().split())
+        print(save(f"gpu-{gpu}", found))
 
 
 def _write(out: Path | None, found: dict[str, Any]) -> None:
@@ -651,12 +652,12 @@ def _write(out: Path | None, found: dict[str, Any]) -> None:
 def measure(
     bench: Bench, parts: Sequence[str], tell: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """All of it, or some parts; each is printed and told when it is through."""
+    """All of it, or some parts; each is printed and told when it is finished."""
     # Its libraries of CUDA first, where it has any: the engine then finds the same ones.
     _module("torch")
     found: dict[str, Any] = {"ran": bench.open("minilm", "fp16").backend.ran}
-    found["cards"] = [card.name for card in cuda.look().cards]
-    found["batch_tokens"] = CARD_TOKENS
+    found["gpus"] = [gpu.name for gpu in cuda.look().gpus]
+    found["batch_tokens"] = GPU_TOKENS
     found["peak_tflops"] = most = peak(bench)
     ways: dict[str, Callable[[], Any]] = {
         "parity": lambda: parity(bench),

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine import hardware
+from engine.core import hardware
 
 RESULTS = Path(__file__).with_name("results")
 _PACKAGES = (

@@ -59,7 +59,7 @@ class Sources:
 
 
 def missing(workload: Workload, sources: Sources) -> str:
-    """Why a workload can not be run with what was given, or ""."""
+    """Why a workload cannot be run with what was given, or ""."""
     if not workload.real:
         return ""
     name = MODELS[workload.model][0]
@@ -69,7 +69,7 @@ def missing(workload: Workload, sources: Sources) -> str:
 
 
 def prepared(name: str, workload: Workload, rows: int, sources: Sources) -> dict[str, Any]:
-    """The job of a workload: what `engine.bench.contest` hands to every contestant, and counts."""
+    """The job of a workload: what `contest` hands to every contestant, and counts."""
     folder = sources.work / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -183,7 +183,7 @@ def _answered(bundle: str, rows: list[str], workload: Workload) -> list[int]:
 
 
 def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
-    """The bundle's folder; where it can not be made, the reason, which is no folder.
+    """The bundle's folder; where it cannot be made, the reason, which is no folder.
 
     It is made again when the exporter has changed.
     """

@@ -36,8 +36,9 @@ import pyarrow.parquet
 from machine import save
 
 import engine
-from engine.gate import measures, walked
-from engine.generation import Walk
+from engine.export.acceptance import measures
+from engine.export.acceptance.gate import walked
+from engine.generation import StepTrace
 
 
 @dataclass(frozen=True)
@@ -260,8 +261,8 @@ def alike_tokens(
     return measures.forced(*(_joined(walks) for walks in zip(*found, strict=True)))
 
 
-def _joined(walks: Sequence[Walk]) -> Walk:
-    return Walk(
+def _joined(walks: Sequence[StepTrace]) -> StepTrace:
+    return StepTrace(
         np.concatenate([one.tokens for one in walks]),
         np.concatenate([one.lengths for one in walks]),
         np.concatenate([one.margins for one in walks]),
@@ -304,7 +305,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.limit:
         table = table.slice(0, options.limit)
     columns = [table[name].to_pylist() for name in options.text.split(",")]
-    truths, labels = table[options.truth].to_pylist(), bundle.facts.labels
+    truths, labels = table[options.truth].to_pylist(), bundle.model_config.labels
     ours = how.ours(bundle, columns)
     result = {
         "bundle": options.bundle.name, "corpus": options.corpus.name, "rows": len(truths),

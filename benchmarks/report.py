@@ -372,7 +372,7 @@ def main() -> None:
     try:
         result = json.loads(given.result.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        parser.error(f"{given.result} can not be read: {error}")
+        parser.error(f"{given.result} cannot be read: {error}")
     out = given.out or given.result.parent
     files = plots(result, out / given.result.stem)
     file = out / f"{given.result.stem}.md"

@@ -27,17 +27,18 @@ from typing import Any
 import ceiling
 import plots
 import report
+import worker
+from contest import Entrant, contest
 from machine import describe
 from prepare import Sources, missing, operations, prepared
 from workloads import WORKLOADS, Workload
 
-from engine.bench import ours, worker
-from engine.bench.contest import Entrant, contest
 from engine.bench.sweep import sweep
 from engine.errors import EngineError
 
 HERE = Path(__file__).parent
-PEERS = {file.stem: file for file in sorted((HERE / "peers").glob("[a-z]*.py"))}
+ENGINE = HERE / "peers/engine.py"
+PEERS = {file.stem: file for file in sorted((HERE / "peers").glob("[a-z]*.py")) if file != ENGINE}
 # Whose answers count as right: the fp32 loop that is transformers and nothing else.
 REFERENCE = "transformers-loop fp32"
 
@@ -61,9 +62,7 @@ def entrants(job: dict[str, Any], peers: Iterable[str], work: Path) -> list[Entr
     """The engine's variants, then those of every peer that does the task."""
     found = []
     for recipe, bundle in job["bundles"].items():
-        found.append(
-            Entrant(f"engine {recipe}", Path(ours.__file__), recipe, job={**job, "bundle": bundle})
-        )
+        found.append(Entrant(f"engine {recipe}", ENGINE, recipe, job={**job, "bundle": bundle}))
     for name in peers:
         adapter = worker.opened(PEERS[name])
         if job["task"] in adapter.TASKS:

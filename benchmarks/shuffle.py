@@ -26,10 +26,10 @@ from machine import save
 from texts import Lengths, cut, words
 
 import engine
-from engine import batcher
+from engine.bundle import batching
+from engine.core.telemetry import Progress
+from engine.core.types import Batch, Rows
 from engine.errors import Stopped
-from engine.flow import Batch, Rows
-from engine.telemetry import Progress
 
 LENGTHS = Lengths(14, 0.7, 1, 200)
 BUDGET = 1024
@@ -45,9 +45,9 @@ def outputs_of(bundle: engine.Bundle, texts: list[str]) -> list[bytes]:
     sizes: dict[str, Any] = {
         "budget": BUDGET,
         "limit": stages.max_length,
-        "pad_id": bundle.facts.pad_id,
+        "pad_id": bundle.model_config.pad_id,
     }
-    for batch in batcher.cut(window, **sizes):
+    for batch in batching.cut(window, **sizes):
         for row, digest in zip(batch.index, _digests(bundle, batch), strict=True):
             found[int(row)] = digest
     return found

@@ -12,15 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine import errors
-from engine.config import RunConfig
+from engine.core.config import RunConfig
 from engine.errors import EngineError
 from engine.version import __version__
 
 if TYPE_CHECKING:
-    from engine.cache import bundle_for
-    from engine.model import Bundle
-    from engine.report import Report
-    from engine.runner import run
+    from engine.export.cache import bundle_for
+    from engine.pipeline import Bundle
+    from engine.runner.coordinator import run
+    from engine.runner.report import Report
 
 __all__ = [
     "Bundle",
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 _LATER = {
-    "Bundle": "engine.model",
-    "Report": "engine.report",
-    "bundle_for": "engine.cache",
-    "run": "engine.runner",
+    "Bundle": "engine.pipeline",
+    "Report": "engine.runner.report",
+    "bundle_for": "engine.export.cache",
+    "run": "engine.runner.coordinator",
 }
 
 

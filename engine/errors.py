@@ -7,13 +7,13 @@
     │   ├── RowError                     one row is bad and the run was told to stop at it
     │   └── TooManyRejects               more bad rows than --max-rejects allows
     ├── BundleError             exit 1   a folder is not a bundle, or its bytes have changed
-    ├── ExportError             exit 1   a checkpoint can not become a bundle, or the proof failed
+    ├── ExportError             exit 1   a checkpoint cannot become a bundle, or the proof failed
     ├── BackendError            exit 1   the inference runtime refused or broke
     │   ├── DeviceError                  the device that was asked for is not what would run
     │   └── OutOfMemory                  a batch does not fit into the device's memory
-    ├── PeerError               exit 1   a contestant of a benchmark can not take part
+    ├── PeerError               exit 1   a contestant of a benchmark cannot take part
     ├── MissingDependency       exit 1   an extra is not installed; the hint is the pip line
-    ├── OutputError             exit 1   the output can not be written or is in use
+    ├── OutputError             exit 1   the output cannot be written or is in use
     │   └── OtherRunError       exit 2   it holds a run of other settings or other inputs
     └── Stopped                 exit 75  interrupted; the same command goes on where it stopped
 
@@ -76,7 +76,7 @@ class RowError(InputError):
     def __init__(self, path: str, row: int, code: str, message: str) -> None:
         super().__init__(
             f"{path}: row {row} (counted from 0): {message}",
-            "mend the row, or run with --on-error reject to set bad rows aside and go on",
+            "fix the row, or run with --on-error reject to set bad rows aside and go on",
         )
         self.path, self.row, self.code = path, row, code
 
@@ -135,7 +135,7 @@ def told(error: BaseException) -> dict[str, Any]:
     return {"kind": type(error).__name__, **texts}
 
 
-def restored(said: Mapping[str, Any]) -> EngineError:
+def from_dict(said: Mapping[str, Any]) -> EngineError:
     """The error that was told."""
     kind: Any = globals().get(str(said["kind"]), BackendError)
     error: EngineError = kind.__new__(kind)

@@ -37,7 +37,7 @@ def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of small random checkpoints: t5, embedder, classifier."""
     pytest.importorskip("optimum.exporters.onnx")
-    import checkpoints
+    from support import checkpoints
 
     folder = tmp_path_factory.mktemp("tiny")
     checkpoints.t5(folder / "t5")

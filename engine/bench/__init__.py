@@ -1,5 +1,1 @@
-"""Measuring a bundle on a corpus: over its own settings, and side by side with other libraries."""
-
-from engine.bench.peers import against
-
-__all__ = ["against"]
+"""A bundle measured on a corpus of its owner: a sweep of settings, a profile, and tuning."""

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import bundle as bundles
-from engine import runner
-from engine.backend import OrtBackend
-from engine.bench.sweep import Sample, Setting, sample, stopping
-from engine.device import resolve
-from engine.flow import Backend, Graph, Value
-from engine.model import Bundle
-from engine.report import Report
-from engine.telemetry import Telemetry
+from engine.bench.sweep import MeasuredRows, Setting, sample, stopping
+from engine.bundle import format as bundle_format
+from engine.core.telemetry import Telemetry
+from engine.pipeline import Bundle
+from engine.runner import coordinator
+from engine.runner.report import Report
+from engine.runtime.backend import OrtBackend
+from engine.runtime.device import resolve
+from engine.runtime.protocol import Backend, Graph, Value
 
 ROWS = 256
 _WARM_ROWS = 16
@@ -85,7 +85,7 @@ def profile(
         BundleError: Not a bundle.
         Stopped: Interrupted (SIGINT).
     """
-    folder = bundles.load(bundle)
+    folder = bundle_format.load(bundle)
     given = {"max_length": max_length, "device": device, "options": dict(options or {})}
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
         rows = sample(bundle, inputs, Path(scratch) / "rows.arrow", text=text, limit=limit, **given)
@@ -116,7 +116,7 @@ def profile(
 
 
 def _opened(
-    folder: bundles.BundleFolder, setting: Setting, device: str, profiles: Path | None = None
+    folder: bundle_format.BundleFolder, setting: Setting, device: str, profiles: Path | None = None
 ) -> OrtBackend:
     return OrtBackend(
         folder.path,
@@ -129,8 +129,8 @@ def _opened(
 
 
 def _runs(
-    folder: bundles.BundleFolder,
-    rows: Sample,
+    folder: bundle_format.BundleFolder,
+    rows: MeasuredRows,
     scratch: Path,
     setting: Setting,
     given: Mapping[str, Any],
@@ -140,7 +140,7 @@ def _runs(
     def run(backend: Backend, limit: int = 0, **more: Any) -> Report:
         """With `more` options of the task."""
         with tempfile.TemporaryDirectory(dir=scratch) as out:
-            return runner.run(
+            return coordinator.run(
                 Bundle(folder, backend),
                 rows.file,
                 Path(out) / "out",
@@ -155,10 +155,10 @@ def _runs(
 
 
 def _first_token(
-    folder: bundles.BundleFolder, run: Callable[..., Report], start: float
+    folder: bundle_format.BundleFolder, run: Callable[..., Report], start: float
 ) -> float | None:
     """Seconds since `start` when the first row has its first token."""
-    if folder.description.facts.generation is None:
+    if folder.description.model_config.decoder is None:
         return None
     run(max_new_tokens=1, min_new_tokens=0)
     return round(time.perf_counter() - start, 3)

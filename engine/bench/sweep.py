@@ -25,21 +25,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import bundle as bundles
-from engine import hardware, runner, source, tasks
-from engine.config import check_least
-from engine.device import resolve
+from engine import data, tasks
+from engine.bundle import format as bundle_format
+from engine.core import hardware
+from engine.core.config import check_least
+from engine.core.telemetry import Progress
+from engine.core.types import Rows
+from engine.data.writers import writing
 from engine.errors import EngineError, InputError, SettingsError, Stopped
-from engine.flow import Rows
-from engine.model import Bundle
-from engine.report import Report
-from engine.sink import writing
-from engine.telemetry import Progress
+from engine.pipeline import Bundle
+from engine.runner import coordinator
+from engine.runner.report import Report
+from engine.runtime.device import resolve
 from engine.version import __version__
 
 BUDGETS = (512, 1024, 2048, 4096)
-# On a card.
-CARD_BUDGETS = (4096, 8192, 16384, 32768, 65536)
+# On a GPU.
+GPU_BUDGETS = (4096, 8192, 16384, 32768, 65536)
 WORKERS = (1, 2)
 _WARM_ROWS = 16
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
@@ -47,7 +49,7 @@ _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
 
 @dataclass(frozen=True)
 class Setting:
-    """What a sweep varies; threads are the cores shared out among the workers, on a card among as
+    """What a sweep varies; threads are the cores shared out among the workers, on a GPU among as
     many as there are at most: threads do nothing there, and the bundle is loaded once."""
 
     batch_tokens: int
@@ -56,7 +58,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Sample:
+class MeasuredRows:
     """The rows that are measured.
 
     Attributes:
@@ -143,7 +145,7 @@ def sample(
     text: Sequence[str] = (),
     limit: int = 0,
     **settings: Any,
-) -> Sample:
+) -> MeasuredRows:
     """Write the corpus's first rows, without the bad ones, into one Arrow file.
 
     Args:
@@ -157,17 +159,17 @@ def sample(
         InputError: An input is missing or unreadable, or there is no good row.
         BundleError: Not a bundle.
     """
-    folder = bundles.load(bundle)
-    config = runner.settle(folder, {"text": tuple(text), "limit": limit, **settings})
+    folder = bundle_format.load(bundle)
+    config = coordinator.settle(folder, {"text": tuple(text), "limit": limit, **settings})
     columns = tasks.columns(tasks.find(folder.description.task), config.text)
-    found = source.find(list(inputs))
+    found = data.find(list(inputs))
     sizes = {"split_size": config.split_size, "window": config.window, "limit": config.limit}
-    windows = source.first(found, inputs=columns, **sizes)
+    windows = data.first(found, inputs=columns, **sizes)
     rows, rejected = _written(windows, config.text, file)
     if not rows:
         why = f"all {rejected} rows are bad" if rejected else "the inputs have no rows"
         raise InputError(f"there is nothing to measure: {why}", "name inputs with rows to answer")
-    return Sample(file, config.text, rows, rejected)
+    return MeasuredRows(file, config.text, rows, rejected)
 
 
 def sweep(
@@ -189,7 +191,7 @@ def sweep(
 
     Args:
         bundle, inputs: As `engine.run` takes them, the bundle as a folder.
-        budgets: Values of batch_tokens; None takes `BUDGETS`, or `CARD_BUDGETS`.
+        budgets: Values of batch_tokens; None takes `BUDGETS`, or `GPU_BUDGETS`.
         workers: Values of workers.
         rounds: How often each setting is timed.
         limit: Rows to measure at most; 0 for all.
@@ -205,10 +207,10 @@ def sweep(
         Stopped: Interrupted (SIGINT).
     """
     given = {"max_length": max_length, "device": device, "options": dict(options or {})}
-    on_card = resolve(device) != "cpu"
+    on_gpu = resolve(device) != "cpu"
     if budgets is None:
-        budgets = CARD_BUDGETS if on_card else BUDGETS
-    settings = _settings(budgets, workers, on_card)
+        budgets = GPU_BUDGETS if on_gpu else BUDGETS
+    settings = _settings(budgets, workers, on_gpu)
     measured = [_Measured(setting) for setting in settings]
     check_least("rounds", rounds, 1)
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
@@ -226,7 +228,7 @@ def sweep(
 class _Runs:
     """What all runs of a sweep have in common."""
 
-    rows: Sample
+    rows: MeasuredRows
     out: Path
     given: Mapping[str, Any]
     on_progress: Callable[[Progress], None] | None
@@ -235,7 +237,7 @@ class _Runs:
         """Seconds and report of one run, nothing of which is kept."""
         start = time.perf_counter()
         try:
-            report = runner.run(
+            report = coordinator.run(
                 model,
                 self.rows.file,
                 self.out,
@@ -325,7 +327,7 @@ class _Measured:
         }
 
 
-def _settings(budgets: Sequence[int], workers: Sequence[int], on_card: bool) -> list[Setting]:
+def _settings(budgets: Sequence[int], workers: Sequence[int], on_gpu: bool) -> list[Setting]:
     """Every pair once, in the order given."""
     for name, values in (("budgets", budgets), ("workers", workers)):
         if not values:
@@ -335,7 +337,7 @@ def _settings(budgets: Sequence[int], workers: Sequence[int], on_card: bool) -> 
     cores, most = hardware.cores(), max(workers)
     pairs = dict.fromkeys((budget, count) for count in workers for budget in budgets)
     return [
-        Setting(budget, count, max(1, cores // (most if on_card else count)))
+        Setting(budget, count, max(1, cores // (most if on_gpu else count)))
         for budget, count in pairs
     ]
 
@@ -357,7 +359,9 @@ def _written(windows: Iterator[Rows], names: Sequence[str], file: Path) -> tuple
     return rows, rejected
 
 
-def _summed(bundle: str, rows: Sample, measured: Sequence[_Measured], loaded: _Loaded) -> Sweep:
+def _summed(
+    bundle: str, rows: MeasuredRows, measured: Sequence[_Measured], loaded: _Loaded
+) -> Sweep:
     good = [each for each in measured if not each.failed]
     if not good and (error := measured[0].failed):
         raise error

@@ -10,26 +10,28 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine import bundle as bundles
-from engine import hardware, tasks, tuned
-from engine.bench.sweep import BUDGETS, CARD_BUDGETS, Sweep, sample, sweep
-from engine.config import check_least
-from engine.device import card as card_of
-from engine.device import devices
+from engine import tasks
+from engine.bench.sweep import BUDGETS, GPU_BUDGETS, Sweep, sample, sweep
+from engine.bundle import format as bundle_format
+from engine.bundle import tuned
+from engine.bundle.tuned import Tuned
+from engine.core import hardware
+from engine.core.config import check_least
+from engine.data.writers import writing
 from engine.errors import SettingsError
-from engine.gate.sample import BUNDLED, bundled, options
-from engine.memory import in_memory
-from engine.model import CARD_TOKENS, Bundle
-from engine.runner import MAX_WORKERS
-from engine.sink import writing
-from engine.tuned import Tuned
+from engine.export.acceptance.sample import BUNDLED, bundled, options
+from engine.pipeline import GPU_TOKENS, Bundle
+from engine.runner.coordinator import MAX_WORKERS
+from engine.runtime.device import devices
+from engine.runtime.device import gpu as gpu_of
+from engine.tasks.in_memory_inputs import in_memory
 
 SECONDS = 60
 _ROUNDS = 3
 _PILOT = 16
-_MOST_ROWS, _MOST_CARD_ROWS = 20_000, 200_000
-# Batches in flight on a card, the usual number first: one waits while the other is computed.
-_CARD_WORKERS = (2, 1, 3)
+_MOST_ROWS, _MOST_GPU_ROWS = 20_000, 200_000
+# Batches in flight on a GPU, the usual number first: one waits while the other is computed.
+_GPU_WORKERS = (2, 1, 3)
 
 
 def tune(
@@ -49,7 +51,7 @@ def tune(
         inputs: Rows like those that will be run; none for sentences that come with the engine.
         text: The input columns; none for the task's usual names.
         seconds: About how long it may take.
-        device: As `engine.run` takes it; the first card of several.
+        device: As `engine.run` takes it; the first GPU of several.
         given: The task's options by name.
         progress: Called with a line after each round.
 
@@ -61,37 +63,37 @@ def tune(
         InputError: An input is missing or unreadable, or has no good row.
         BundleError: Not a bundle, or its bytes have changed.
         DeviceError: The device asked for is not what would run.
-        OutputError: The bundle's folder can not be written.
+        OutputError: The bundle's folder cannot be written.
         Stopped: Interrupted (SIGINT).
     """
-    folder = bundles.load(bundle)
+    folder = bundle_format.load(bundle)
     if text and not inputs:
         raise SettingsError(
             f"text names {', '.join(text)}, and there is no input", "name the files to measure on"
         )
     check_least("seconds", seconds, 1)
     device = devices(device)[0]
-    card = card_of(device)
+    gpu = gpu_of(device)
     task, cores = tasks.find(folder.description.task), hardware.cores()
     own = bundled(folder.description).items
     asked = {**({} if inputs else options(folder.description, own)), **(given or {})}
-    budgets, workers = _varied(card, folder.description.facts)
+    budgets, workers = _varied(gpu, folder.description.model_config)
     runs = len(workers) * len(budgets) * _ROUNDS
-    most = _MOST_CARD_ROWS if card else _MOST_ROWS
+    most = _MOST_GPU_ROWS if gpu else _MOST_ROWS
     with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
         if inputs:
             # What is wrong with them is said before anything is loaded.
             sample(folder.path, inputs, Path(scratch) / "first.arrow", text=text, limit=1)
         files = list(inputs) or [_sentences(folder, task, Path(scratch) / "rows.arrow", most)]
         rate = _rows_per_second(folder, own[:_PILOT], given or {}, device)
-        progress(f"{runs} runs of about {seconds / runs:.1f} s on {card or 'the CPU'}")
+        progress(f"{runs} runs of about {seconds / runs:.1f} s on {gpu or 'the CPU'}")
         limit = max(_PILOT, min(most, int(rate * seconds / runs)))
         found = sweep(
             folder.path, files, budgets=budgets, workers=workers, rounds=_ROUNDS, limit=limit,
             text=() if not inputs else text, device=device, options=asked, progress=progress,
         )  # fmt: skip
     best = found.best
-    usual = (CARD_TOKENS, workers[0]) if card else (task.batch_tokens, min(MAX_WORKERS, cores))
+    usual = (GPU_TOKENS, workers[0]) if gpu else (task.batch_tokens, min(MAX_WORKERS, cores))
     kept = Tuned(
         batch_tokens=best.batch_tokens,
         workers=best.workers,
@@ -100,23 +102,25 @@ def tune(
         cores=cores,
         sample=", ".join(map(str, inputs)) or BUNDLED,
         speed=round(_gain(found, *usual), 3),
-        card=card,
+        gpu=gpu,
     )
     tuned.save(folder.path, kept)
     return kept, found
 
 
-def _varied(card: str, facts: bundles.Facts) -> tuple[tuple[int, ...], list[int]]:
-    """Token budgets and numbers of workers; on a card the usual number first."""
+def _varied(gpu: str, model_config: bundle_format.ModelConfig) -> tuple[tuple[int, ...], list[int]]:
+    """Token budgets and numbers of workers; on a GPU the usual number first."""
     cores = hardware.cores()
-    if card:
+    if gpu:
         # A decoder's rows come and go on one thread.
-        return CARD_BUDGETS, [1] if facts.generation else list(_CARD_WORKERS)
+        return GPU_BUDGETS, [1] if model_config.decoder else list(_GPU_WORKERS)
     workers = {1, min(MAX_WORKERS, cores), *(n for n in (2, 4, 8) if n <= cores)}
     return BUDGETS, sorted(workers)
 
 
-def _sentences(folder: bundles.BundleFolder, task: tasks.Task, file: Path, count: int) -> Path:
+def _sentences(
+    folder: bundle_format.BundleFolder, task: tasks.Task, file: Path, count: int
+) -> Path:
     """The engine's own sentences as a corpus, numbered, so that no two rows are the same."""
     items = bundled(folder.description).items
     columns = in_memory([items[n % len(items)] for n in range(count)], task)
@@ -129,7 +133,7 @@ def _sentences(folder: bundles.BundleFolder, task: tasks.Task, file: Path, count
 
 
 def _rows_per_second(
-    folder: bundles.BundleFolder, items: Sequence[Any], given: Mapping[str, Any], device: str
+    folder: bundle_format.BundleFolder, items: Sequence[Any], given: Mapping[str, Any], device: str
 ) -> float:
     """Roughly, of the engine's own sentences."""
     asked = {**options(folder.description, items), **given}

@@ -46,24 +46,15 @@ def bench(
     ] = "",
     workers: Annotated[str, typer.Option(help="Batches at a time: the values to try.")] = "1,2",
     rounds: Annotated[int, typer.Option(help="How often each setting is timed.")] = 3,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="What the bundle was made from; the peers that are installed run it."),
-    ] = None,
-    peers: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the peers' adapters; none: benchmarks/peers of a checkout."),
-    ] = None,
     profiled: Annotated[
         bool, typer.Option("--profile", help="Also show first token, and time by graph and op.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a bundle on a corpus: batch sizes and workers, where the time goes, and peers."""
+    """Measure a bundle on a corpus: batch sizes and workers, and where the time goes."""
     from engine.bench.profile import ROWS, profile
     from engine.bench.sweep import machine, stopping, sweep
 
-    peers = _adapters(checkpoint, peers)
     tried: dict[str, Any] = {
         "budgets": _numbers("budgets", budgets) if budgets else None,
         "workers": _numbers("workers", workers),
@@ -87,12 +78,6 @@ def bench(
             given = {"text": columns["text"], "device": device, **model}
             given["limit"] = min(limit or ROWS, ROWS)
             result["profile"] = profile(path, files, found.best, **given).to_dict()
-        if checkpoint and peers:
-            result["peers"] = _against(
-                path, files, columns, model,
-                checkpoint=checkpoint, folder=peers, rounds=rounds, progress=say,
-                tokens=found.output_tokens or found.tokens,
-            )  # fmt: skip
     typer.echo(json.dumps(result, ensure_ascii=False) if as_json else "\n".join(_told(result)))
 
 
@@ -112,46 +97,6 @@ def _corpus(bundle: str, inputs: Sequence[str] | None) -> Iterator[tuple[str, Se
     with TemporaryDirectory(prefix="engine-bench-") as folder:
         corpus.write(Path(folder), _DEMO_ROWS)
         yield str(BUNDLE), [folder]
-
-
-def _against(
-    bundle: str,
-    inputs: Sequence[str],
-    columns: Mapping[str, Any],
-    model: Mapping[str, Any],
-    **more: Any,
-) -> dict[str, Any]:
-    """The peers over the very rows that the sweep measured, in one Arrow file."""
-    from tempfile import TemporaryDirectory
-
-    import engine.bench
-    from engine.bench.sweep import sample
-
-    with TemporaryDirectory(prefix="engine-bench-") as folder:
-        rows = sample(bundle, inputs, Path(folder) / "rows.arrow", **columns, **model)
-        found: dict[str, Any] = engine.bench.against(
-            bundle=bundle, inputs=[rows.file], **model, **more
-        )
-        return found
-
-
-def _adapters(checkpoint: Path | None, peers: Path | None) -> Path | None:
-    """The folder of the adapters, where peers are asked for."""
-    from engine.errors import SettingsError
-
-    if checkpoint is None:
-        if peers is None:
-            return None
-        raise SettingsError(
-            "--peers goes with --checkpoint",
-            "peers run the checkpoint that the bundle was made from",
-        )
-    folder = peers or Path(__file__).parents[2] / "benchmarks/peers"
-    for name, given in (("checkpoint", checkpoint), ("peers", folder)):
-        if not given.is_dir():
-            hint = "check the path" if given in (checkpoint, peers) else "give --peers FOLDER"
-            raise SettingsError(f"{name} is {str(given)!r}, which is no folder", hint)
-    return folder
 
 
 def _numbers(name: str, given: str) -> tuple[int, ...]:
@@ -175,7 +120,6 @@ def _told(found: Mapping[str, Any]) -> list[str]:
         "",
         *_costs(found),
         *(["", *_profiled(found["profile"])] if "profile" in found else []),
-        *(["", *_peers(found["peers"])] if "peers" in found else []),
         "",
         "figures drift by 20 to 30% on a machine that others use, too; the best is marked *",
         f"engine run ... --batch-tokens {best['batch_tokens']} --workers {best['workers']}",
@@ -243,31 +187,6 @@ def _profiled(found: Mapping[str, Any]) -> list[str]:
     for op in found["ops"][:_OPS]:
         rows.append([op["op"], op["graph"], f"{op['calls']:,}", f"{op['share']:.1%}"])
     return [*lines, "", *_aligned(rows)]
-
-
-def _peers(found: Mapping[str, Any]) -> list[str]:
-    """Contestants, and how many times faster each of the engine's variants is."""
-    from statistics import median
-
-    ours = list(found["ratios"])
-    rows = [["", "seconds", "rows/s", "tokens/s", "differ", *(f"{name} is" for name in ours)]]
-    for name, row in found["contestants"].items():
-        for out in ("skipped", "failed"):
-            if out in row:
-                rows.append([name, f"{out}: {row[out].splitlines()[0]}"])
-        if "seconds" in row:
-            rates = [f"{row['rows_per_second']:,.1f}", f"{row['tokens_per_second']:,.0f}"]
-            figures = [f"{median(row['seconds']):.2f}", *rates]
-            compared = [_ratio(found["ratios"][mine], name) for mine in ours]
-            rows.append([name, *figures, f"{row['differs']:,}", *compared])
-    told = _aligned(rows)
-    if right := found.get("reference"):
-        told.append(f"differ: answers other than those of {right}")
-    return told
-
-
-def _ratio(ratios: Mapping[str, Any], name: str) -> str:
-    return f"{ratios[name]['median']:.2f}× as fast" if name in ratios else ""
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

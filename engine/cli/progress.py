@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engine.cli import interrupt
-from engine.telemetry import Progress
+from engine.core.telemetry import Progress
 
 _LINE_SECONDS = 10.0
 

@@ -46,16 +46,16 @@ def run(
     ] = 0,
     threads: Annotated[int, typer.Option(help="Threads of one batch; 0 shares the cores out.")] = 0,
     tokenizers: Annotated[
-        int, typer.Option(help="Processes that tokenize; 0 for none, for a card up to 8.")
+        int, typer.Option(help="Processes that tokenize; 0 for none, for a GPU up to 8.")
     ] = 0,
     dedupe: Annotated[
         bool, typer.Option(help="Compute equal texts of a window once, unless tokens are drawn.")
     ] = True,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:N, or cuda:all for every card.")
+        str, typer.Option(help="auto, cpu, cuda, cuda:N, or cuda:all for every GPU.")
     ] = "auto",
     gpu_memory: Annotated[
-        str, typer.Option(help="Of a card, for each graph, and for a decoder's caches.")
+        str, typer.Option(help="Of a GPU, for each graph, and for a decoder's caches.")
     ] = "0",
     on_error: Annotated[
         str, typer.Option(help="Bad rows: fail at the first, or reject them.")
@@ -79,14 +79,15 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
 ) -> None:
     """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
-    from engine import runner, source
-    from engine.cache import bundle_for
-    from engine.config import parse_size
-    from engine.device import devices
+    from engine import data
+    from engine.core.config import parse_size
+    from engine.export.cache import bundle_for
+    from engine.runner import coordinator
+    from engine.runtime.device import devices
 
     # A checkpoint may take minutes: what is wrong without it is said before.
     devices(device)
-    source.find(inputs)
+    data.find(inputs)
     bundle = bundle_for(
         model,
         task=task,
@@ -96,7 +97,7 @@ def run(
         progress=lambda line: typer.echo(line, err=True),
     )
     with shown(quiet=as_json) as on_progress:
-        report = runner.run(
+        report = coordinator.run(
             bundle,
             inputs,
             out,

@@ -19,7 +19,7 @@ def inspect(
     as_json: _Json = False,
 ) -> None:
     """Show what a bundle, an output folder or a part file holds."""
-    from engine.inspection import inspect as look
+    from engine.runner.inspection import inspect as look
 
     found = look(path, rows=rows)
     if as_json:
@@ -44,7 +44,7 @@ def verify(
     as_json: _Json = False,
 ) -> None:
     """Recount and rehash what an output folder claims; exit 1 where something does not hold."""
-    from engine.verify import verify as check
+    from engine.runner.verify import verify as check
 
     verdict = check(out, inputs=inputs)
     if as_json:
@@ -83,7 +83,7 @@ def tasks(as_json: _Json = False) -> None:
 def doctor(as_json: _Json = False) -> None:
     """Show Python, CPU, memory, providers that really load, versions and hints."""
     from engine.demo import BUNDLE
-    from engine.doctor import diagnose
+    from engine.runtime.doctor import diagnose
 
     found = dataclasses.asdict(diagnose(BUNDLE / "encoder.onnx"))
     if as_json:

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine import runner
+from engine.core.telemetry import Progress
 from engine.demo import BUNDLE, corpus
 from engine.demo.corpus import Shard
-from engine.manifest import SUCCESS, Entry, Manifest
-from engine.report import Report
-from engine.telemetry import Progress
+from engine.runner import coordinator
+from engine.runner.manifest import SUCCESS, Entry, Manifest
+from engine.runner.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def demonstrate(
     shards = corpus.write(out / "corpus", rows, seed=seed)
     results = out / "results"
     _forget(results)
-    report = runner.run(
+    report = coordinator.run(
         bundle,
         [shard.path for shard in shards],
         results,

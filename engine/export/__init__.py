@@ -19,15 +19,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import bundle
+from engine.bundle import format as bundle_format
 from engine.errors import MissingDependency, OutputError, SettingsError
 from engine.export.versions import versions
 
 if TYPE_CHECKING:
-    from engine.export.checkpoint import Checkpoint
-    from engine.export.facts import Collected
-    from engine.export.proof import Proof, Reference
-    from engine.export.tasks import ExportTask
+    from engine.export.acceptance.parity import Proof, Reference
+    from engine.export.checkpoint.hub import Checkpoint
+    from engine.export.checkpoint.model_config import Collected
+    from engine.export.checkpoint.task_inference import ExportTask
 
 __all__ = ["ExportReport", "check_installed", "export", "quantize"]
 
@@ -53,7 +53,8 @@ class ExportReport:
         compared: What the proof compared with the checkpoint, in words: the fp32 graphs' outputs.
         largest_difference: Largest absolute difference it found.
         tolerance: What it allowed.
-        gate: What the gate found of another recipe than fp32 (see `engine.gate.Verdict`).
+        gate: What the gate found of another recipe than fp32 (see
+            `engine.export.acceptance.gate.GateReport`).
         bytes: Size of the bundle.
         seconds: Time it took.
         notes: What the person should know, such as a revision that is not pinned.
@@ -104,36 +105,39 @@ def export(
     Raises:
         SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
             revision was given for a folder or for no model.
-        ExportError: The checkpoint can not become a bundle, the proof failed, or the recipe costs
+        ExportError: The checkpoint cannot become a bundle, the proof failed, or the recipe costs
             too much. Nothing is left.
-        OutputError: `out` is not empty or can not be written.
+        OutputError: `out` is not empty or cannot be written.
         MissingDependency: The extra `export` is not installed.
     """
     if model is None:
         _check_default(task, revision)
     check_installed()
-    from engine.export import checkpoint, convert, quantized, recipes, tasks
+    from engine.export.checkpoint import conversion, hub, task_inference
+    from engine.export.recipes import quantize, table
 
     started = time.monotonic()
-    recipes.recipe(recipe)
+    table.recipe(recipe)
     _check_sample(sample, text, recipe)
-    tasks.check_known(task)
+    task_inference.check_known(task)
     notes: tuple[str, ...] = ()
     if model is None:
-        model, revision = tasks.default_checkpoint(str(task))
+        model, revision = task_inference.default_checkpoint(str(task))
         notes = (f"no model was named: {model} at revision {revision}, the default of {task}",)
         progress(notes[0])
     with _new_folder(Path(out)) as (work, made):
-        found = checkpoint.resolve(model, revision, progress)
-        wanted = tasks.resolve_task(task, found.config, bool(found.modules))
-        convert.check_supported(found, wanted)
-        found = checkpoint.with_weights(found, allow_pickle, progress)
+        found = hub.resolve(model, revision, progress)
+        wanted = task_inference.resolve_task(task, found.config, bool(found.modules))
+        conversion.check_supported(found, wanted)
+        found = hub.with_weights(found, allow_pickle, progress)
         plain = made if recipe == "fp32" else work / "fp32"
         plain.mkdir(exist_ok=True)
         description = _converted(found, wanted, task or wanted.name, work, plain, notes, progress)
         if recipe != "fp32":
-            rows = quantized.sample(sample, text, description)
-            description = quantized.made(bundle.load(plain), made, recipe, rows, force, progress)
+            rows = quantize.sample(sample, text, description)
+            description = quantize.made(
+                bundle_format.load(plain), made, recipe, rows, force, progress
+            )
     return _report(Path(out), description, time.monotonic() - started)
 
 
@@ -145,60 +149,52 @@ def _converted(
     made: Path,
     notes: tuple[str, ...],
     progress: Callable[[str], None],
-) -> bundle.Description:
+) -> bundle_format.Description:
     """Write a checkpoint's fp32 bundle into `made`, proven."""
-    from engine.export import (
-        beside,
-        convert,
-        dense,
-        facts,
-        graph,
-        proof,
-        resident,
-        smooth,
-        step,
-        weights,
-    )
-    from engine.export.writer import drawn
-    from engine.gate.sample import SENTENCES
+    from engine.export.acceptance import parity
+    from engine.export.acceptance.sample import SENTENCES
+    from engine.export.checkpoint import conversion, model_config
+    from engine.export.graphs import dense, exported, heads, step_cpu, step_cuda, storage
+    from engine.export.graphs.decoder_builder import drawn
+    from engine.export.recipes import smoothquant
 
     progress(f"loading {found.name}")
-    tokenizer = facts.load_tokenizer(found)
-    network = convert.load(found, wanted)
-    collected = facts.collect(found, network, tokenizer, wanted, asked)
-    layers = dense.load(found) if collected.facts.projected else ()
-    answers = proof.ask(network, tokenizer, collected.facts)
+    tokenizer = model_config.load_tokenizer(found)
+    network = conversion.load(found, wanted)
+    collected = model_config.collect(found, network, tokenizer, wanted, asked)
+    layers = dense.load(found) if collected.model_config.projected else ()
+    answers = parity.ask(network, tokenizer, collected.model_config)
     smoothed = False
-    if collected.facts.generation:
-        texts = [collected.facts.prefix + sentence for sentence in SENTENCES]
-        smoothed = smooth.smooth(network, tokenizer, texts)
-    facts.save_tokenizer(tokenizer, made)
+    if collected.model_config.decoder:
+        texts = [collected.model_config.prefix + sentence for sentence in SENTENCES]
+        smoothed = smoothquant.smooth(network, tokenizer, texts)
+    model_config.save_tokenizer(tokenizer, made)
 
     progress("converting with Optimum")
-    convert.to_onnx(network, wanted, work)
+    conversion.to_onnx(network, wanted, work)
     progress("writing the graphs")
-    graphs = graph.bundle_graphs(work)
-    if collected.facts.generation and (plan := drawn(network)):
-        graphs |= {bundle.STEP: step.step_graph(plan), **resident.graphs(plan)}
+    graphs = exported.bundle_graphs(work)
+    if collected.model_config.decoder and (plan := drawn(network)):
+        graphs |= {bundle_format.STEP: step_cpu.step_graph(plan), **step_cuda.graphs(plan)}
         del graphs["decoder.onnx"]
         collected = _continuous(collected, len(plan.head))
-    elif collected.facts.generation:
+    elif collected.model_config.decoder:
         notes += (_NO_STEPS,)
-    graphs |= beside.graphs(wanted.name)
+    graphs |= heads.graphs(wanted.name)
     if layers:
         graphs["dense.onnx"] = dense.graph(layers)
-    weights.save(graphs, made)
+    storage.save(graphs, made)
 
     progress("comparing with the checkpoint")
 
     def exact(answers: Sequence[Reference]) -> tuple[Reference, ...]:
         progress("comparing once more, in double precision")
-        sure = convert.load(found, wanted).double()
-        return proof.ask(sure, tokenizer, collected.facts, answers)
+        sure = conversion.load(found, wanted).double()
+        return parity.ask(sure, tokenizer, collected.model_config, answers)
 
-    shown = proof.prove(made, collected.facts, answers, layers, exact)
+    shown = parity.prove(made, collected.model_config, answers, layers, exact)
     description = _describe(found, wanted.name, collected, shown, smoothed, notes)
-    return bundle.save(made, description)
+    return bundle_format.save(made, description)
 
 
 def quantize(
@@ -228,16 +224,16 @@ def quantize(
         SettingsError: The recipe is unknown or fp32, or the bundle is of another recipe already.
         InputError: The sample is missing, unreadable or without a good row.
         ExportError: The recipe costs too much. Nothing is left.
-        OutputError: `out` is not empty or can not be written.
+        OutputError: `out` is not empty or cannot be written.
         MissingDependency: The extra `export` is not installed.
     """
     check_installed()
-    from engine.export import quantized, recipes
+    from engine.export.recipes import quantize, table
 
     started = time.monotonic()
-    recipes.recipe(recipe)
+    table.recipe(recipe)
     _check_sample(sample, text, recipe)
-    plain = bundle.load(source)
+    plain = bundle_format.load(source)
     own = plain.description.recipe
     if own != "fp32" or recipe == "fp32":
         raise SettingsError(
@@ -245,9 +241,9 @@ def quantize(
             "give a bundle of recipe fp32, and a recipe that is not fp32",
         )
     plain.check()
-    rows = quantized.sample(sample, text, plain.description)
+    rows = quantize.sample(sample, text, plain.description)
     with _new_folder(Path(out)) as (_, made):
-        description = quantized.made(plain, made, recipe, rows, force, progress)
+        description = quantize.made(plain, made, recipe, rows, force, progress)
     return _report(Path(out), description, time.monotonic() - started)
 
 
@@ -268,10 +264,10 @@ _NO_STEPS = "no step graph for this architecture: rows begin together and wait f
 
 def _continuous(collected: Collected, vocabulary: int) -> Collected:
     """The facts of a model that has a step graph."""
-    assert collected.facts.generation
-    generation = dataclasses.replace(collected.facts.generation, vocabulary=vocabulary)
+    assert collected.model_config.decoder
+    generation = dataclasses.replace(collected.model_config.decoder, vocabulary=vocabulary)
     return dataclasses.replace(
-        collected, facts=dataclasses.replace(collected.facts, generation=generation)
+        collected, model_config=dataclasses.replace(collected.model_config, decoder=generation)
     )
 
 
@@ -282,12 +278,12 @@ def _describe(
     shown: Proof,
     smoothed: bool,
     notes: tuple[str, ...],
-) -> bundle.Description:
-    return bundle.Description(
+) -> bundle_format.Description:
+    return bundle_format.Description(
         task=task,
         architecture=str(found.config["model_type"]),
         recipe="fp32",
-        facts=collected.facts,
+        model_config=collected.model_config,
         source=found.source(),
         tools=versions(),
         proof=dataclasses.asdict(shown),
@@ -296,7 +292,7 @@ def _describe(
     )
 
 
-def _report(path: Path, description: bundle.Description, seconds: float) -> ExportReport:
+def _report(path: Path, description: bundle_format.Description, seconds: float) -> ExportReport:
     return ExportReport(
         path=path,
         task=description.task,
@@ -355,7 +351,7 @@ def _new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
     """Two empty folders beside `out`: one for work, one that becomes `out` if nothing is raised.
 
     Raises:
-        OutputError: `out` is there and not empty, or can not be written.
+        OutputError: `out` is there and not empty, or cannot be written.
     """
     _check_free(out)
     try:
@@ -397,5 +393,5 @@ def _check_free(out: Path) -> None:
 
 def _not_writable(out: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{out}: can not be written: {error.strerror or error}", "give a folder you may write to"
+        f"{out}: cannot be written: {error.strerror or error}", "give a folder you may write to"
     )

@@ -9,23 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import Generation, Search
-from engine.flow import Backend, Ints, Ragged, T, Value
-from engine.generation import loop
+from engine.bundle.format import DecoderConfig, GenerationConfig
+from engine.core.types import Ints, Ragged
+from engine.generation import scheduler
 from engine.generation.beam import BeamSearch
+from engine.generation.concat_cache import ConcatCache
+from engine.generation.device_cache import MOST, DeviceCache, decode
 from engine.generation.greedy import Greedy, Stop, likeliest
-from engine.generation.growing import Growing
-from engine.generation.job import Job, left_padded
-from engine.generation.loop import Cache, Count, uncounted
-from engine.generation.resident import MOST, Resident, decode
-from engine.generation.rules import FILLER, rules
+from engine.generation.host_cache import HostCache, capacity
+from engine.generation.logits_processors import FILLER, rules
+from engine.generation.request import Request, left_padded
 from engine.generation.sampling import Sampling
-from engine.generation.slots import Slots, capacity
-from engine.generation.walk import Led, Walk
+from engine.generation.scheduler import Cache, Count, uncounted
+from engine.generation.teacher_forcing import StepTrace, TeacherForcedSearch
+from engine.runtime.protocol import Backend, T, Value
 
-__all__ = ["MOST", "Count", "Walk", "capacity", "generate", "uncounted", "walk"]
+__all__ = ["MOST", "Count", "StepTrace", "capacity", "generate", "uncounted", "walk"]
 
-# Batches of the encoder that are decoded together where rows can not come and go one by one.
+# Batches of the encoder that are decoded together where rows cannot come and go one by one.
 TOGETHER = 8
 
 
@@ -36,8 +37,8 @@ def never() -> bool:
 def generate(
     backend: Backend,
     feeds: Mapping[str, Ints],
-    settings: Generation,
-    search: Search,
+    settings: DecoderConfig,
+    search: GenerationConfig,
     *,
     max_new_tokens: int,
     batch_tokens: int = 1024,
@@ -66,7 +67,7 @@ def generate(
         tail: Tokens of a row that `stop` is shown at most.
         stopped: Asked before every step; True abandons the rows.
         count: See `loop.Count`.
-        spare: Buffers of calls that are through, to be used again; several threads may share it.
+        spare: Buffers of calls that are finished, to be used again; several threads may share it.
         seed, numbers: What draws are keyed by (see `sampling.Sampling`); the rows count from 0
             where None.
 
@@ -88,7 +89,7 @@ def generate(
         sizes = {"budget": batch_tokens, "memory": memory, "count": count}
         cache = _cache(backend, some, job, _picks(job), **sizes)
         plain = not (search.num_beams > 1 or search.do_sample or job.rules or stop)
-        if isinstance(cache, Resident) and plain:
+        if isinstance(cache, DeviceCache) and plain:
             return _Found(*decode(cache, job, ended, count))
         draw = Sampling(seed, numbers[start : start + size])
         own: BeamSearch | Greedy
@@ -96,7 +97,7 @@ def generate(
             own = BeamSearch(job, cache)
         else:
             own = Greedy(job, cache, stop, tail, draw if search.do_sample else likeliest)
-        loop.run(cache, own, len(job.prompt), ended, count)
+        scheduler.run(cache, own, len(job.prompt), ended, count)
         return own
 
     def every(ended: Callable[[], bool]) -> list[_Answers]:
@@ -141,10 +142,10 @@ _Answers = BeamSearch | Greedy | _Found
 def walk(
     backend: Backend,
     feeds: Mapping[str, Ints],
-    settings: Generation,
+    settings: DecoderConfig,
     steps: int,
-    along: Walk | None = None,
-) -> Walk:
+    along: StepTrace | None = None,
+) -> StepTrace:
     """Decode greedily without any rule, or along another walk's tokens.
 
     Args:
@@ -153,29 +154,31 @@ def walk(
         along: Whose tokens are fed, and whose lengths are gone, whatever seems likeliest here.
     """
 
-    def walked(ended: Callable[[], bool]) -> Walk:
-        job = _job(feeds, settings, Search(), steps)
-        led = Led(job, cache := _cache(backend, feeds, job, 2), along)
-        loop.run(cache, led, len(job.prompt), ended, uncounted)
+    def walked(ended: Callable[[], bool]) -> StepTrace:
+        job = _job(feeds, settings, GenerationConfig(), steps)
+        led = TeacherForcedSearch(job, cache := _cache(backend, feeds, job, 2), along)
+        scheduler.run(cache, led, len(job.prompt), ended, uncounted)
         return led.found
 
     return _alone(backend, walked, never)
 
 
-def _job(feeds: Mapping[str, Ints], settings: Generation, search: Search, most: int) -> Job:
+def _job(
+    feeds: Mapping[str, Ints], settings: DecoderConfig, search: GenerationConfig, most: int
+) -> Request:
     mask = feeds["attention_mask"]
     source = np.where(mask == 1, feeds["input_ids"], FILLER)
     if settings.causal:
         source = prompt = left_padded(feeds["input_ids"], mask)
     else:
         prompt = np.full((len(source), 1), settings.start_id, np.int64)
-    return Job(settings, search, rules(search, settings.end_ids, most), prompt, source, most)
+    return Request(settings, search, rules(search, settings.end_ids, most), prompt, source, most)
 
 
 def _cache(
     backend: Backend,
     feeds: Mapping[str, Ints],
-    job: Job,
+    job: Request,
     picks: int,
     **sizes: Any,
 ) -> Cache:
@@ -184,12 +187,12 @@ def _cache(
     given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        kind = Resident if "resident" in backend.graphs else Slots
+        kind = DeviceCache if "resident" in backend.graphs else HostCache
         return kind(backend, job.settings, feeds, most=most, **given, **sizes)
-    return Growing(backend, job.settings, feeds, job.prompt, **given)
+    return ConcatCache(backend, job.settings, feeds, job.prompt, **given)
 
 
-def _picks(job: Job) -> int:
+def _picks(job: Request) -> int:
     """How many of a step's likeliest tokens the search looks at; of rules it wants all logits."""
     search, vocabulary = job.search, job.settings.vocabulary
     if job.rules:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import Search
-from engine.flow import Ints
-from engine.generation.job import Job
-from engine.generation.loop import Cache, Flags, Scores, slots_of
+from engine.bundle.format import GenerationConfig
+from engine.core.types import Ints
+from engine.generation.request import Request
+from engine.generation.scheduler import Cache, Flags, Scores, slots_of
 
 LOW = np.float32(-1e9)
 # Scores of a row up to which sorting all of them is as fast as finding the best.
@@ -84,7 +84,7 @@ class Candidates:
 class BeamSearch:
     """See `loop.Search`. `ids` (rows, max_new_tokens), `lengths` and `ended` are the result."""
 
-    def __init__(self, job: Job, cache: Cache) -> None:
+    def __init__(self, job: Request, cache: Cache) -> None:
         self.job, self.cache = job, cache
         self.width = job.search.num_beams
         rows, most, pad = len(job.prompt), job.max_new_tokens, job.settings.pad_id
@@ -210,7 +210,7 @@ def _go_on(beams: Beams, candidates: Candidates, ages: Ints) -> Ints:
     return parents
 
 
-def _finish(beams: Beams, candidates: Candidates, search: Search, ages: Ints) -> None:
+def _finish(beams: Beams, candidates: Candidates, search: GenerationConfig, ages: Ints) -> None:
     """Keep the best of those that had ended and those that end now among the first `num_beams`.
 
     transformers also keeps rows that are done from changing; here they are gone by then.
@@ -234,7 +234,7 @@ def _low(losing: Flags) -> Scores:
     return np.where(losing, LOW, np.float32(0))
 
 
-def _hopeful(beams: Beams, search: Search, ages: Ints, most: int) -> Flags:
+def _hopeful(beams: Beams, search: GenerationConfig, ages: Ints, most: int) -> Flags:
     """Which rows have a running beam that might still beat a finished one; bool (rows,)."""
     longest = search.early_stopping == "never" and search.length_penalty > 0
     lengths = np.full(len(ages), most) if longest else ages
@@ -244,7 +244,7 @@ def _hopeful(beams: Beams, search: Search, ages: Ints, most: int) -> Flags:
     return np.asarray((best > worst).any(axis=1))
 
 
-def _full(beams: Beams, search: Search) -> Flags:
+def _full(beams: Beams, search: GenerationConfig) -> Flags:
     """Which rows have all the sequences that they may stop at; bool (rows,)."""
     full = np.asarray(beams.taken.all(axis=1))
     return full if search.early_stopping is True else np.zeros_like(full)

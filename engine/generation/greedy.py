@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.flow import Ints, Ragged
-from engine.generation.job import Job
-from engine.generation.loop import Cache, Flags, Scores
-from engine.generation.rules import FILLER
+from engine.core.types import Ints, Ragged
+from engine.generation.logits_processors import FILLER
+from engine.generation.request import Request
+from engine.generation.scheduler import Cache, Flags, Scores
 
 Stop = Callable[[Ragged], NDArray[np.bool_]]
 
@@ -29,7 +29,7 @@ class Greedy:
 
     def __init__(
         self,
-        job: Job,
+        job: Request,
         cache: Cache,
         stop: Stop | None = None,
         tail: int = 0,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import Search
-from engine.flow import Ints
+from engine.bundle.format import GenerationConfig
+from engine.core.types import Ints
 from engine.generation.beam import top
 from engine.generation.greedy import Greedy
-from engine.generation.loop import Scores
+from engine.generation.scheduler import Scores
 
 Words = NDArray[np.uint64]
 
@@ -66,7 +66,7 @@ def _candidates(search: Greedy, places: Ints, rows: Ints) -> tuple[Ints | None, 
     return np.take_along_axis(tokens, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def warped(scores: Scores, search: Search) -> Scores:
+def warped(scores: Scores, search: GenerationConfig) -> Scores:
     """Logits after temperature, top-p and min-p, in transformers' order.
 
     Args:

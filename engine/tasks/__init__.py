@@ -6,42 +6,42 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.bundle import Facts, Generation, Search
-from engine.config import check_names
+from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
+from engine.core.config import check_names
+from engine.core.types import Column
 from engine.errors import SettingsError
-from engine.flow import Column
 from engine.tasks import (
-    answers,
-    classification,
-    features,
+    feature_extraction,
     fill_mask,
-    text2text,
+    question_answering,
+    text2text_generation,
+    text_classification,
     text_generation,
-    tokens,
-    zero_shot,
+    token_classification,
+    zero_shot_classification,
 )
 from engine.tasks.task import Context, Task
 
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        features.TASK,
-        classification.TASK,
-        *text2text.TASKS,
+        feature_extraction.TASK,
+        text_classification.TASK,
+        *text2text_generation.TASKS,
         text_generation.TASK,
-        answers.TASK,
-        zero_shot.TASK,
+        question_answering.TASK,
+        zero_shot_classification.TASK,
         fill_mask.TASK,
-        tokens.TASK,
+        token_classification.TASK,
     )
 }
 ALIASES: Mapping[str, str] = {a: task.name for task in TASKS.values() for a in task.aliases}
 
 # A checkpoint that says nothing: what transformers' pipelines do then.
-_PLAIN = Facts(
+_PLAIN = ModelConfig(
     512,
     labels=("LABEL_0", "LABEL_1"),
-    generation=Generation(0, (1,), 0, 256, 1, 1, 1, Search(num_beams=4)),
+    decoder=DecoderConfig(0, (1,), 0, 256, 1, 1, 1, GenerationConfig(num_beams=4)),
 )
 
 __all__ = ["ALIASES", "TASKS", "Context", "Task", "columns", "described", "find", "settle"]
@@ -95,13 +95,13 @@ def described(task: Task) -> dict[str, Any]:
     }
 
 
-def settle(task: Task, facts: Facts, given: Mapping[str, Any]) -> Any:
+def settle(task: Task, model_config: ModelConfig, given: Mapping[str, Any]) -> Any:
     """The task's options: what was given, and the checkpoint's defaults for the rest.
 
     Raises:
         SettingsError: An option is unknown to this task or out of range.
     """
-    defaults = task.defaults(facts)
+    defaults = task.defaults(model_config)
     check_names(f"option of {task.name}", given, defaults)
     try:
         return task.options(**{**defaults, **given})

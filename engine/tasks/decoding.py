@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.bundle import Facts, Generation, Search
-from engine.config import check_choice, check_least, check_number
+from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
+from engine.core.config import check_choice, check_least, check_number
+from engine.core.types import Arrays, Ints, Ragged
 from engine.errors import BundleError, SettingsError
-from engine.flow import Arrays, Backend, Ints, Ragged
 from engine.generation import generate
+from engine.runtime.protocol import Backend
 from engine.tasks.task import Context, check_text, option
 
 # Padded tokens that an encoder reads at once.
@@ -28,7 +29,7 @@ class Decoding:
     """How tokens are searched for; names and meanings are those of transformers' generate()."""
 
     max_new_tokens: int = option("tokens a row may generate, its end token included")
-    min_new_tokens: int = option("the end token can not come before as many")
+    min_new_tokens: int = option("the end token cannot come before as many")
     num_beams: int = option("beams of the search; 1 takes the likeliest token at every step")
     length_penalty: float = option("above 0 favours longer beams, below 0 shorter ones")
     early_stopping: bool | str = option("when a beam search is over: true, false or never")
@@ -82,7 +83,7 @@ def _check_together(options: Decoding) -> None:
     if options.min_new_tokens > options.max_new_tokens:
         raise SettingsError(
             f"min_new_tokens is {options.min_new_tokens}, max_new_tokens {options.max_new_tokens}",
-            "the first can not be more than the second",
+            "the first cannot be more than the second",
         )
     if options.stop and options.num_beams > 1:
         raise SettingsError(
@@ -109,25 +110,25 @@ def _stops(value: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def settings_of(facts: Facts) -> Generation:
+def settings_of(model_config: ModelConfig) -> DecoderConfig:
     """The bundle's decoder settings.
 
     Raises:
         BundleError: It has none.
     """
-    if facts.generation is None:
+    if model_config.decoder is None:
         raise BundleError("the bundle has no decoder settings", "export the model again")
-    return facts.generation
+    return model_config.decoder
 
 
-def defaults(facts: Facts) -> dict[str, Any]:
+def defaults(model_config: ModelConfig) -> dict[str, Any]:
     """Values of `Decoding` that follow from the checkpoint."""
-    settings = settings_of(facts)
+    settings = settings_of(model_config)
     search = dataclasses.asdict(settings.search)
     names = {field.name for field in dataclasses.fields(Decoding)}
     shared = {name: value for name, value in search.items() if name in names}
-    most = _within_positions(settings, facts.position_limit)
-    # An end that can not come before the limit is no limit.
+    most = _within_positions(settings, model_config.position_limit)
+    # An end that cannot come before the limit is no limit.
     least = min(settings.search.min_new_tokens, most)
     return {
         "max_new_tokens": most,
@@ -135,21 +136,21 @@ def defaults(facts: Facts) -> dict[str, Any]:
         "min_new_tokens": least,
         "seed": 0,
         "stop": (),
-        "prefix": facts.prefix,
+        "prefix": model_config.prefix,
     }
 
 
-def _within_positions(settings: Generation, limit: int) -> int:
+def _within_positions(settings: DecoderConfig, limit: int) -> int:
     """The checkpoint's own limit of new tokens, or what its positions can hold beside a prompt."""
     if settings.causal and 0 < limit <= settings.max_new_tokens:
         return max(1, limit // 2)
     return min(settings.max_new_tokens, limit) if limit else settings.max_new_tokens
 
 
-def search_of(context: Context, **others: Any) -> Search:
+def search_of(context: Context, **others: Any) -> GenerationConfig:
     """The checkpoint's search under the options' values."""
-    own = settings_of(context.facts).search
-    names = {field.name for field in dataclasses.fields(Search)}
+    own = settings_of(context.model_config).search
+    names = {field.name for field in dataclasses.fields(GenerationConfig)}
     given = {n: v for n, v in dataclasses.asdict(context.options).items() if n in names}
     return dataclasses.replace(own, **{**given, **others})
 
@@ -158,8 +159,8 @@ def decode(
     backend: Backend,
     feeds: Mapping[str, Ints],
     context: Context,
-    settings: Generation,
-    search: Search,
+    settings: DecoderConfig,
+    search: GenerationConfig,
 ) -> Arrays:
     """Generated ids of a batch, and whether each row ended before its limit."""
     tokens, ended = generate(

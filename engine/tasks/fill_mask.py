@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.bundle import Facts
-from engine.config import check_least
+from engine.bundle.format import ModelConfig
+from engine.bundle.tokenizer import Tokenizer, clean_up
+from engine.core.config import check_least
+from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import BundleError, SettingsError
-from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows, Value
-from engine.tasks.classification import softmax
+from engine.runtime.protocol import Backend, Value
 from engine.tasks.task import WINDOW, Context, Task, option
-from engine.tokenizer import Tokenizer, clean_up
+from engine.tasks.text_classification import softmax
 
 Floats = NDArray[np.float32]
 
@@ -39,7 +40,7 @@ CANDIDATE = pa.struct(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class FillMaskOptions:
     """`targets` as one text is one target."""
 
     top_k: int = option("best tokens to give for each mask")
@@ -58,16 +59,16 @@ def _listed(targets: object) -> tuple[str, ...]:
     raise SettingsError(f"targets is {targets!r}", "texts, such as ('good', 'bad')")
 
 
-def _defaults(facts: Facts) -> dict[str, Any]:
+def _defaults(model_config: ModelConfig) -> dict[str, Any]:
     return {"top_k": 5, "targets": ()}
 
 
-def _check(facts: Facts, options: Options, columns: int) -> None:
-    if facts.mask_id < 0:
+def _check(model_config: ModelConfig, options: FillMaskOptions, columns: int) -> None:
+    if model_config.mask_id < 0:
         raise BundleError("the model's tokenizer has no mask", "export a masked language model")
 
 
-def _window(options: Options) -> int:
+def _window(options: FillMaskOptions) -> int:
     return max(FEWEST_ROWS, WINDOW // options.top_k)
 
 
@@ -83,7 +84,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
 
 def _places(ids: Ragged, context: Context) -> tuple[Ints, Ints]:
     """Sequence and position of every mask, in order."""
-    flat = np.flatnonzero(ids.values == context.facts.mask_id)
+    flat = np.flatnonzero(ids.values == context.model_config.mask_id)
     sequence = np.searchsorted(ids.offsets, flat, side="right") - 1
     return sequence, flat - ids.offsets[sequence]
 
@@ -111,7 +112,7 @@ def targets(texts: tuple[str, ...], tokenizer: Tokenizer) -> Ints:
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
     (value,) = backend.graph("model").run(feeds, ["logits"])
-    masks = (feeds["input_ids"] == context.facts.mask_id) & (feeds["attention_mask"] == 1)
+    masks = (feeds["input_ids"] == context.model_config.mask_id) & (feeds["attention_mask"] == 1)
     scores = softmax(np.asarray(_at(backend, value, masks), np.float32))
     if not context.options.targets:
         token, score = best(scores, context.options.top_k)
@@ -211,14 +212,14 @@ def _filled(
 def _put(copies: Ragged, position: Ints, token: Ints, context: Context) -> Ragged:
     """Sequences with one token changed in each, and padding that stood in the text left out."""
     copies.values[copies.offsets[:-1] + position] = token
-    kept = copies.values != context.facts.pad_id
+    kept = copies.values != context.model_config.pad_id
     before = np.concatenate(([0], np.cumsum(kept)))
     return Ragged(copies.values[kept], before[copies.offsets])
 
 
 def _decoded(ids: Ragged, context: Context, *, skip_special: bool) -> pa.StringArray:
     texts = context.tokenizer.decode(ids, skip_special=skip_special)
-    if not context.facts.clean_up:
+    if not context.model_config.clean_up:
         return texts
     return pa.array([clean_up(text) for text in texts.to_pylist()], pa.string())
 
@@ -234,7 +235,7 @@ TASK = Task(
     inputs=(TEXT,),
     # Logits are tokens × vocabulary.
     batch_tokens=512,
-    options=Options,
+    options=FillMaskOptions,
     defaults=_defaults,
     encode=_encode,
     infer=_infer,

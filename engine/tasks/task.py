@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine import batcher
-from engine.bundle import Facts
+from engine.bundle import batching
+from engine.bundle.format import ModelConfig
+from engine.bundle.tokenizer import Tokenizer
+from engine.core.types import Arrays, Column, Encoded, Ints, Rows
 from engine.errors import SettingsError
-from engine.flow import Arrays, Backend, Column, Encoded, Ints, Rows, Value
 from engine.generation import Count, uncounted
-from engine.tokenizer import Tokenizer
+from engine.runtime.protocol import Backend, Value
 
 WINDOW = 4096
 
@@ -31,12 +32,12 @@ class Context:
         stopped: Whether the run is being stopped; long loops ask.
         batch_tokens: Padded tokens of one batch, for tasks that cut batches of their own.
         count: Told by decoding of its places and how many of them had a row.
-        spare: Buffers that decoding is through with, and may use again.
+        spare: Buffers that decoding is finished with, and may use again.
         numbers: For `infer`: as `flow.Batch.numbers`, of the batch that it is given. What a row
             draws by chance must hang on nothing else.
     """
 
-    facts: Facts
+    model_config: ModelConfig
     options: Any
     tokenizer: Tokenizer
     type_ids: bool
@@ -57,7 +58,7 @@ def never(options: Any) -> bool:
     return False
 
 
-def nothing_more(facts: Facts, options: Any, columns: int) -> None:
+def nothing_more(model_config: ModelConfig, options: Any, columns: int) -> None:
     """A `check` for options that fit every checkpoint."""
 
 
@@ -90,7 +91,7 @@ class Task:
     inputs: tuple[Column, ...]
     batch_tokens: int
     options: type
-    defaults: Callable[[Facts], dict[str, Any]]
+    defaults: Callable[[ModelConfig], dict[str, Any]]
     encode: Callable[[Rows, Context], Encoded]
     infer: Callable[[Backend, Mapping[str, Ints], Context], Arrays]
     finish: Callable[[Encoded, Arrays, Context], list[pa.Array]]
@@ -98,16 +99,16 @@ class Task:
     columns: str
     window: Callable[[Any], int] = any_number
     draws: Callable[[Any], bool] = never
-    check: Callable[[Facts, Any, int], None] = nothing_more
+    check: Callable[[ModelConfig, Any, int], None] = nothing_more
 
     def sequences(self, rows: Rows, context: Context, *, once: bool) -> Encoded:
         """A window's sequences; `once` has equal ones computed once, unless answers are drawn."""
         encoded = self.encode(rows, context)
-        return batcher.once(encoded) if once and not self.draws(context.options) else encoded
+        return batching.once(encoded) if once and not self.draws(context.options) else encoded
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The usual names of the input columns that it can not do without."""
+        """The usual names of the input columns that it cannot do without."""
         return tuple(column.name for column in self.inputs if column.needed)
 
 

@@ -10,18 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.bundle import Facts
-from engine.config import check_choice
+from engine.bundle.format import ModelConfig
+from engine.bundle.tokenizer import clean_up
+from engine.core.config import check_choice
+from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
-from engine.flow import TEXT, Arrays, Backend, Encoded, Ints, Ragged, Rows
+from engine.runtime.protocol import Backend
 from engine.tasks import decoding
 from engine.tasks.decoding import Decoding
 from engine.tasks.task import Context, Task, option, with_prefix
-from engine.tokenizer import clean_up
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Decoding):
+class TextGenerationOptions(Decoding):
     """The search, and whether the answer begins with its prompt."""
 
     return_full_text: bool = option("the prompt stands before what was generated")
@@ -31,12 +32,12 @@ class Options(Decoding):
         check_choice("return_full_text", self.return_full_text, (True, False))
 
 
-def _defaults(facts: Facts) -> dict[str, Any]:
-    return {**decoding.defaults(facts), "return_full_text": True}
+def _defaults(model_config: ModelConfig) -> dict[str, Any]:
+    return {**decoding.defaults(model_config), "return_full_text": True}
 
 
-def _check(facts: Facts, options: Options, columns: int) -> None:
-    limit = facts.position_limit
+def _check(model_config: ModelConfig, options: TextGenerationOptions, columns: int) -> None:
+    limit = model_config.position_limit
     if limit and options.max_new_tokens >= limit:
         raise SettingsError(
             f"max_new_tokens is {options.max_new_tokens}, which leaves no room for a prompt: "
@@ -52,7 +53,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     cuts as it is cut here. An empty prompt starts from the token that begins texts.
     """
     texts = with_prefix(context.options.prefix, rows.texts[0])
-    tokenizer, limit = context.tokenizer, context.facts.position_limit
+    tokenizer, limit = context.tokenizer, context.model_config.position_limit
     most = tokenizer.max_length
     if limit:
         most = min(most, limit - context.options.max_new_tokens)
@@ -71,14 +72,14 @@ def _each(values: Ints, rows: int) -> Ragged:
 
 def _begun(ids: Ragged, context: Context) -> Ragged:
     """The token that begins texts for every row that has none."""
-    settings = decoding.settings_of(context.facts)
+    settings = decoding.settings_of(context.model_config)
     first = next((n for n in (settings.bos_id, *settings.end_ids) if n >= 0), settings.pad_id)
     lengths = (ids.lengths == 0).astype(np.int64)
     return Ragged.of(np.full(int(lengths.sum()), first), lengths)
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
-    settings, search = decoding.settings_of(context.facts), decoding.search_of(context)
+    settings, search = decoding.settings_of(context.model_config), decoding.search_of(context)
     return decoding.decode(backend, feeds, context, settings, search)
 
 
@@ -107,7 +108,7 @@ TASK = Task(
     summary="each prompt carried on",
     inputs=(TEXT,),
     batch_tokens=decoding.BATCH_TOKENS,
-    options=Options,
+    options=TextGenerationOptions,
     defaults=_defaults,
     encode=_encode,
     infer=_infer,

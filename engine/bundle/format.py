@@ -1,0 +1,439 @@
+"""The exported-model folder: the only contract between export and run.
+
+    BUNDLE/bundle.json       what it is, where it came from, how it was proven, hashes of the rest
+    BUNDLE/tokenizer.json    the `tokenizers` library's own format
+    BUNDLE/model.onnx        an encoder with its head                     (embedding, labels, spans)
+    BUNDLE/dense.onnx        the layers behind the pooling, where an embedder has any
+    BUNDLE/pool.onnx         weighted sums of its states, and at.onnx, the logits of its masked
+                             places: for a GPU, so that only these leave it
+    BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
+    BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot,
+    BUNDLE/decoder.onnx      or over a growing cache, where an architecture has no step graph
+    BUNDLE/resident.onnx     the step for a GPU, where all that it reads and writes stays; with
+                             admit, move, grow and pick.onnx, which work on its caches
+    BUNDLE/model.packed.onnx the encoder for a GPU, which computes no padding; and
+                             encoder.packed.onnx, likewise
+    BUNDLE/weights.bin       what the graphs multiply with, equal tensors of all graphs once
+
+Graph inputs and outputs, by name, are listed in `GRAPHS` below. Nothing in a bundle is executable
+and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BundleError
+
+FORMAT = 2
+DESCRIPTION = "bundle.json"
+TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.bin"
+# Of the resident graph: columns of a slot's state (next token, positions cached, tokens it may
+# still say, source tokens), and how many steps back it tells what was said.
+STATE_WIDTH, SYNC_EVERY = 4, 8
+# Graphs for a GPU only: those behind an encoder, and a step with the one that it stands for.
+BESIDE = ("pool.onnx", "at.onnx")
+RESIDENT = ("resident.onnx", "admit.onnx", "move.onnx", "grow.onnx", "pick.onnx")
+STEP = "step.onnx"
+# And what stands for an encoder there, with its inputs and outputs.
+PACKED = {"model.onnx": "model.packed.onnx", "encoder.onnx": "encoder.packed.onnx"}
+
+# Input names, then output names. N runs over the decoder's layers.
+GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "model.onnx": (
+        ("input_ids", "attention_mask", "token_type_ids (if the model has them)"),
+        ("last_hidden_state | logits | start_logits, end_logits",),
+    ),
+    "model.packed.onnx": (
+        ("as model.onnx", "kept, back, offsets, starts (see flow.places)"),
+        ("as model.onnx, anything at the padding",),
+    ),
+    "encoder.packed.onnx": (
+        ("as encoder.onnx", "kept, back, offsets, starts"),
+        ("as encoder.onnx, anything at the padding",),
+    ),
+    "dense.onnx": (("embedding",), ("projected",)),
+    "pool.onnx": (("last_hidden_state", "weights"), ("pooled",)),
+    "at.onnx": (("logits", "places"), ("found",)),
+    "encoder.onnx": (
+        ("input_ids", "attention_mask"),
+        ("cross.N.key", "cross.N.value"),
+    ),
+    "step.onnx": (
+        (
+            "tokens",
+            "lengths",
+            "total",
+            "source_last, source_total",
+            "past.N.key",
+            "past.N.value",
+            "cross.N.key",
+            "cross.N.value",
+            "last.N.key",
+            "last.N.value",
+            "picks",
+            "scored",
+        ),
+        (
+            "logits",
+            "best",
+            "best_scores",
+            "present.N.key",
+            "present.N.value",
+            "kept.N.key",
+            "kept.N.value",
+        ),
+    ),
+    "resident.onnx": (
+        (
+            "state",
+            "said",
+            "places",
+            "source_places (with an encoder)",
+            "ends",
+            "forced (without one)",
+            "past.N.key",
+            "past.N.value",
+            "cross.N.key (with an encoder)",
+            "cross.N.value (with an encoder)",
+        ),
+        ("logits", "next_state", "next_said", "present.N.key", "present.N.value"),
+    ),
+    "admit.onnx": (
+        (
+            "slots",
+            "taken",
+            "places",
+            "given.N.key",
+            "given.N.value",
+            "cross.N.key",
+            "cross.N.value",
+        ),
+        ("held.N.key", "held.N.value"),
+    ),
+    "move.onnx": (
+        ("sources", "past.N.key", "past.N.value"),
+        ("moved.N.key", "moved.N.value"),
+    ),
+    "grow.onnx": (("pads", "past.N.key", "past.N.value"), ("grown.N.key", "grown.N.value")),
+    "pick.onnx": (("logits", "picks"), ("best", "best_logits", "best_scores")),
+    "decoder.onnx": (
+        (
+            "input_ids",
+            "encoder_attention_mask (with an encoder)",
+            "attention_mask, position_ids (without one, if the model has them)",
+            "past.N.key",
+            "past.N.value",
+            "cross.N.key (with an encoder)",
+            "cross.N.value (with an encoder)",
+        ),
+        ("logits (of the last position)", "present.N.key", "present.N.value"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How the next token is chosen: the checkpoint's settings under transformers' names.
+
+    Attributes:
+        num_beams: 1 is greedy.
+        length_penalty: Exponent of a finished beam's length, which divides its score.
+        early_stopping: True, False or "never", as GenerationConfig explains them.
+        min_new_tokens: The end token cannot come before as many.
+        no_repeat_ngram_size: No n-gram of this size twice; 0 is off.
+        encoder_no_repeat_ngram_size: None that is in the input.
+        repetition_penalty: Weakens tokens already seen (CTRL, arXiv:1909.05858); 1 is off.
+        forced_bos_id, forced_eos_id: The first token, and the one at the limit; -1 is none.
+        bad_words_ids: Token sequences that cannot come.
+        suppress_ids, begin_suppress_ids: Tokens that cannot come, ever and as the first.
+        do_sample: Draw the next token instead of taking the likeliest; num_beams is 1 then.
+        temperature, top_k, top_p, min_p: What is drawn from (see `generation.sampling`); a top_k
+            of 0 is off.
+    """
+
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    min_new_tokens: int = 0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    repetition_penalty: float = 1.0
+    forced_bos_id: int = -1
+    forced_eos_id: int = -1
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppress_ids: tuple[int, ...] = ()
+    begin_suppress_ids: tuple[int, ...] = ()
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """How a decoder starts, ends and is cached.
+
+    `heads` and `head_dim` are those of the key/value cache: (rows, heads, length, head_dim).
+    `max_new_tokens` counts what is generated, the end token included, the start token not.
+    `start_id` is -1 for a causal model, which starts from the prompt, or from `bos_id` where there
+    is none (-1: the tokenizer has no such token). `vocabulary` is the number of logits of the step
+    graph, 0 where the bundle has the graph `decoder` instead.
+    """
+
+    start_id: int
+    end_ids: tuple[int, ...]
+    pad_id: int
+    max_new_tokens: int
+    layers: int
+    heads: int
+    head_dim: int
+    search: GenerationConfig = GenerationConfig()
+    bos_id: int = -1
+    vocabulary: int = 0
+
+    @property
+    def continuous(self) -> bool:
+        """Whether there is a step graph, whose rows come and go one by one."""
+        return self.vocabulary > 0
+
+    @property
+    def causal(self) -> bool:
+        """Whether there is no encoder."""
+        return self.start_id < 0
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Language codes of a translator that takes them as tokens (mBART, NLLB, M2M100).
+
+    Attributes:
+        ids: Token id of every code, such as {"en_XX": 250004}.
+        source: The code whose token the bundle's tokenizer puts into every row.
+        target: The code translated into unless the person says otherwise; "" where there is none.
+            Its token is forced as the first.
+    """
+
+    ids: Mapping[str, int]
+    source: str
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the run has to know of a model beyond its graphs.
+
+    Attributes:
+        max_length: Tokens of one encoded row at most, special tokens included; longer rows are cut.
+        position_limit: Positions the weights have, 0 where positions are relative: `max_length`
+            may be raised up to here.
+        pad_id, unk_id, mask_id, cls_id: Token ids; -1 where the tokenizer has none.
+        mask_token: The mask as it stands in a text (fill-mask).
+        clean_up: The tokenizer takes the space before a full stop and the like out of decoded text.
+        labels: Class names in the order of the logits (classification, entailment, tokens).
+        problem_type: single_label_classification, multi_label_classification or regression; ""
+            where the checkpoint does not say.
+        pooling: mean, cls, max or last (feature-extraction).
+        normalize: Scale embeddings to length 1 (feature-extraction).
+        dimensions: Width of an embedding (feature-extraction).
+        hidden: Width of a token's state (feature-extraction).
+        projected: There is a dense.onnx behind the pooling.
+        prefix: Put before every text (T5's task prefix, an embedder's default prompt).
+        prompts: An embedder's other prompts by name.
+        decoder: Decoder settings (translation and its kin).
+        languages: Where the translator takes language codes.
+    """
+
+    max_length: int
+    position_limit: int = 0
+    pad_id: int = 0
+    unk_id: int = -1
+    mask_id: int = -1
+    cls_id: int = -1
+    mask_token: str = ""
+    clean_up: bool = False
+    labels: tuple[str, ...] = ()
+    problem_type: str = ""
+    pooling: str = ""
+    normalize: bool = False
+    dimensions: int = 0
+    hidden: int = 0
+    projected: bool = False
+    prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    decoder: DecoderConfig | None = None
+    languages: Languages | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """The content of bundle.json.
+
+    Attributes:
+        task: A name of `engine.tasks.TASKS`.
+        architecture: The checkpoint's model_type, such as "t5" or "bert".
+        recipe: Name of the quantization recipe, such as "fp32".
+        source: model (hub id or folder name), revision (40-hex commit or "" for a folder),
+            requested_revision, weights_sha256.
+        tools: Versions of what made it, by distribution name.
+        proof: sentences, largest_difference, tolerance, and what was compared: the fp32 graphs
+            with the checkpoint.
+        gate: For another recipe, what the bundle's answers are beside the fp32 graphs' (see
+            `engine.export.acceptance.gate.Verdict`).
+        smoothed: Outliers lie in the weights, not in activations (see
+            `engine.export.recipes.smoothquant`).
+        files: sha256 (hex) and bytes of every other file in the folder, by name.
+        notes: What the person should know, such as a checkpoint default that is not followed.
+    """
+
+    task: str
+    architecture: str
+    recipe: str
+    model_config: ModelConfig
+    source: Mapping[str, str] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    proof: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    smoothed: bool = False
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class BundleFolder:
+    """A bundle on disk whose description has been read. `check` reads the rest."""
+
+    path: Path
+    description: Description
+    fingerprint: str
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """File names of the ONNX graphs."""
+        return tuple(n for n in sorted(self.description.files) if n.endswith(".onnx"))
+
+    def graphs_for(self, device: str) -> tuple[str, ...]:
+        """Those that a device loads: of a step on the host and one that stays on a GPU, one; and
+        an encoder with its padding or without."""
+        there = set(self.graphs)
+        if device == "cpu":
+            left = {*BESIDE, *PACKED.values(), *(RESIDENT if STEP in there else ())}
+        else:
+            left = {plain for plain, packed in PACKED.items() if packed in there}
+            left |= {STEP} if RESIDENT[0] in there else set()
+        return tuple(n for n in self.graphs if n not in left)
+
+    @property
+    def tensor_cores(self) -> tuple[str, ...]:
+        """Graphs whose products of float32 multiply numbers that TF32 holds (`export.half`)."""
+        return ("encoder", "resident") if self.description.recipe == "fp16" else ()
+
+    def check(self) -> None:
+        """Compare every file with its recorded size and sha256.
+
+        Raises:
+            BundleError: A file is missing or has other bytes; it is named.
+        """
+        for name, recorded in self.description.files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise BundleError(f"{self.path}: {name} is missing", _AGAIN)
+            if file.stat().st_size != recorded["bytes"] or sha256(file) != recorded["sha256"]:
+                raise BundleError(f"{file}: its bytes are not the ones that were exported", _AGAIN)
+
+
+_AGAIN = "export the model again, or copy the whole bundle once more"
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save(folder: Path, description: Description) -> Description:
+    """Hash the files that lie in `folder` and write bundle.json beside them, last.
+
+    The caller gives a temporary folder and renames it afterwards.
+    """
+    names = sorted(p.name for p in folder.iterdir() if p.name != DESCRIPTION)
+    files = {n: {"sha256": sha256(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
+    whole = dataclasses.replace(description, files=files)
+    (folder / DESCRIPTION).write_text(whole.to_json(), encoding="utf-8")
+    return whole
+
+
+def load(path: Path | str) -> BundleFolder:
+    """Read a bundle's description.
+
+    Raises:
+        BundleError: The folder is missing, is not a bundle, or is of another format version.
+    """
+    folder = Path(path)
+    file = folder / DESCRIPTION
+    if not folder.exists():
+        raise BundleError(
+            f"{folder}: no such bundle", "make one with: engine export MODEL -o FOLDER"
+        )
+    if not file.is_file():
+        raise BundleError(f"{folder}: not a bundle (it has no {DESCRIPTION})", _what_it_is(folder))
+    raw = file.read_bytes()
+    try:
+        content = json.loads(raw)
+        found = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{file}: not a bundle description", _AGAIN) from error
+    if found != FORMAT:
+        raise BundleError(
+            f"{file}: bundle format {found!r}; this engine reads {FORMAT}",
+            "export the model again with this version of corpus-engine",
+        )
+    return BundleFolder(folder, _description(file, content), hashlib.sha256(raw).hexdigest())
+
+
+def _what_it_is(folder: Path) -> str:
+    if (folder / "config.json").is_file():
+        return f"this is a checkpoint: engine export {folder} --task TASK -o BUNDLE makes a bundle"
+    if (folder / "_manifest").is_dir():
+        return "this is a run's output folder; give the bundle that made it"
+    return "give the folder that `engine export` wrote"
+
+
+def _description(file: Path, content: dict[str, Any]) -> Description:
+    try:
+        return Description(
+            **_frozen({**content, "model_config": _model_config(content["model_config"])})
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise BundleError(f"{file}: the description is damaged: {error}", _AGAIN) from error
+
+
+def _model_config(content: Mapping[str, Any]) -> ModelConfig:
+    model_config = _frozen(content)
+    if given := model_config.get("decoder"):
+        search = GenerationConfig(**_frozen(given.get("search", {})))
+        model_config["decoder"] = DecoderConfig(**{**_frozen(given), "search": search})
+    if given := model_config.get("languages"):
+        model_config["languages"] = Languages(**given)
+    return ModelConfig(**model_config)
+
+
+def _frozen(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: _tuple(value) for name, value in content.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Values and settings that every other room may use."""

@@ -1,0 +1,191 @@
+"""Parquet and Arrow IPC: pyarrow's readers, with foreign errors translated.
+
+Files are read through a buffered stream rather than a memory map, and a few hundred rows at a time,
+so that neither a big file nor long texts show in the memory of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.core.types import Column, Split
+from engine.errors import ColumnError, InputError
+
+ROWS = 512
+_BUFFER = 1 << 20
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Translate pyarrow's and the file system's errors into one that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: not readable as {kind}: {said}",
+            "the file is damaged, cut short or of another kind; fetch or write it again",
+        ) from error
+
+
+def row_group_starts(path: Path) -> list[tuple[int, int]]:
+    """(first byte, first row) of each row group of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    with reading(path, "parquet"), pq.ParquetFile(path) as file:
+        found, row = [], 0
+        for i in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(i)
+            found.append((_first_byte(group), row))
+            row += group.num_rows
+        return found
+
+
+def row_count(path: Path, row_groups: tuple[int, int]) -> int:
+    """Rows of the row groups [first, end) of a Parquet file; of all where end is 0."""
+    import pyarrow.parquet as pq
+
+    with reading(path, "parquet"), pq.ParquetFile(path) as file:
+        first, end = row_groups
+        groups = range(first, end or file.metadata.num_row_groups)
+        return int(sum(file.metadata.row_group(i).num_rows for i in groups))
+
+
+def _first_byte(group: Any) -> int:
+    columns = (group.column(i) for i in range(group.num_columns))
+    starts = (
+        c.dictionary_page_offset
+        if c.dictionary_page_offset and c.dictionary_page_offset < c.data_page_offset
+        else c.data_page_offset
+        for c in columns
+    )
+    return int(min(starts, default=0))
+
+
+def choose(path: Path, there: Sequence[str], text: Sequence[str], keep: Sequence[str]) -> list[str]:
+    """Names of the columns to keep, `("all",)` spelled out.
+
+    Raises:
+        ColumnError: A text or kept column is not there; the hint names those that are.
+    """
+    wanted = list(there) if tuple(keep) == ("all",) else list(dict.fromkeys(keep))
+    for what, names in (("text", text), ("kept", wanted)):
+        for name in names:
+            if name not in there:
+                listed = ", ".join(map(repr, there[:30]))
+                flag = "--text" if what == "text" else "--keep"
+                raise ColumnError(
+                    f"{path}: no column {name!r}", f"{flag} one of: {listed or 'it has no columns'}"
+                )
+    return wanted
+
+
+def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
+    """Raise ColumnError unless a column holds what the task takes."""
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    fits = {"text": is_text(inner), "texts": is_texts(inner)}
+    if pa.types.is_null(inner) or fits.get(column.holds, any(fits.values())):
+        return
+    wanted = {"text": "text", "texts": "lists of text"}.get(column.holds, "text or lists of it")
+    raise ColumnError(
+        f"{path}: column {column.name!r} holds {kind}, not {wanted}",
+        f"name a column with {wanted} with --text, or cast {column.name!r} first",
+    )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def is_texts(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(of(kind) for of in lists) and is_text(kind.value_type)
+
+
+def read_parquet(
+    split: Split, inputs: Sequence[Column], keep: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The needed columns of a split, some hundred rows at a time, an empty batch first."""
+    import pyarrow.parquet as pq
+
+    path = split.path
+    with reading(path, "parquet"), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+        columns = _checked(path, file.schema_arrow, inputs, keep)
+        first, end = split.row_groups
+        groups = list(range(first, end or file.metadata.num_row_groups))
+        yield _plain(empty_batch(file.schema_arrow, columns))
+        for batch in file.iter_batches(ROWS, groups, columns=columns, use_threads=False):
+            yield _plain(batch.select(columns))
+
+
+def read_arrow(
+    split: Split, inputs: Sequence[Column], keep: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The needed columns of an Arrow IPC file or stream, an empty batch first."""
+    path = split.path
+    with reading(path, "arrow"), pa.OSFile(str(path)) as stream:
+        is_file = stream.read(6) == b"ARROW1"
+        opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
+        stream.seek(0)
+        schema = opener(stream).schema
+        columns = _checked(path, schema, inputs, keep)
+        yield _plain(empty_batch(schema, columns))
+        stream.seek(0)
+        included = sorted(schema.get_field_index(name) for name in columns)
+        reader = opener(stream, options=pa.ipc.IpcReadOptions(included_fields=included))
+        indexes = range(reader.num_record_batches) if is_file else ()
+        for batch in map(reader.get_batch, indexes) if is_file else reader:
+            for start in range(0, batch.num_rows, ROWS):
+                yield _plain(batch.slice(start, ROWS).select(columns))
+
+
+def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
+    """No rows, with the types that `columns` have in `schema`."""
+    fields = [schema.field(name) for name in columns]
+    return pa.RecordBatch.from_arrays(
+        [pa.array([], f.type) for f in fields], schema=pa.schema(fields)
+    )
+
+
+def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Dictionary columns as their values, since an IPC file takes one dictionary only and each row
+    group brings its own; views as what they are views of, since pyarrow cannot filter them."""
+    for i, field in enumerate(batch.schema):
+        column = batch.column(i)
+        if pa.types.is_dictionary(field.type):
+            _check_indices(column)
+            batch = batch.set_column(i, field.name, column.dictionary_decode())
+        elif pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
+            flat = pa.large_string() if pa.types.is_string_view(field.type) else pa.large_binary()
+            batch = batch.set_column(i, field.name, column.cast(flat))
+    return batch
+
+
+def _check_indices(column: pa.DictionaryArray) -> None:
+    """Decoding an index beyond the dictionary would read foreign memory."""
+    bounds = pc.min_max(column.indices).as_py()
+    if bounds["max"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(
+        column.dictionary
+    ):
+        raise pa.ArrowInvalid("an index is beyond its dictionary")
+
+
+def _checked(
+    path: Path, schema: pa.Schema, inputs: Sequence[Column], keep: Sequence[str]
+) -> list[str]:
+    if len(set(schema.names)) < len(schema.names):
+        twice = next(n for n in schema.names if schema.names.count(n) > 1)
+        raise InputError(f"{path}: two columns are called {twice!r}", "give them different names")
+    names = [column.name for column in inputs]
+    columns = choose(path, schema.names, names, keep)
+    for column in inputs:
+        check_type(path, column, schema.field(column.name).type)
+    return list(dict.fromkeys([*columns, *names]))

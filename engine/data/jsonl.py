@@ -1,0 +1,266 @@
+"""JSON lines, plain or compressed: whole chunks by pyarrow, and line by line where a line is bad.
+
+pyarrow.json parses a chunk straight into columns but has no handler for a bad line. Of a chunk that
+it refuses, the lines that look bad to the standard library are judged one by one, and the others at
+once, halved until what pyarrow refuses stands alone: what becomes of a line does not depend on its
+neighbours. The types of kept columns are settled by the first chunk of the file and asked of every
+later one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from engine.core.types import Column, Ints, Split
+from engine.data.columnar import choose, empty_batch, reading
+from engine.errors import InputError
+
+CHUNK = 1 << 20
+LONGEST_LINE = 256 << 20
+_BOM = b"\xef\xbb\xbf"
+_COMPRESSION = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
+_FOREIGN = {
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Lines of a chunk: columns and row numbers of the good, (row, reason) of the bad."""
+
+    columns: pa.RecordBatch
+    rows: Ints
+    bad: list[tuple[int, str]]
+
+
+def read_jsonl(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> Iterator[Parsed]:
+    """The needed columns of a split's lines; a line's row number counts blank lines too.
+
+    Raises:
+        ColumnError: The first lines have no such column.
+        InputError: The file cannot be read or decompressed.
+    """
+    with reading(split.path, split.kind):
+        schema = _schema(split, inputs, keep)
+        text = [column.name for column in inputs]
+        row = split.first_row
+        yield Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
+        for chunk in _chunks(split.path, split.kind, split.start, split.stop):
+            yield _parse(chunk, row, schema, text)
+            row += chunk.count(b"\n")
+
+
+def _open(path: Path, kind: str) -> IO[bytes]:
+    codec = _COMPRESSION[kind]
+    if not path.stat().st_size:
+        raise InputError(f"{path}: empty, which no {codec} file is", "fetch or write it again")
+    stream: IO[bytes] = pa.input_stream(str(path), compression=codec, buffer_size=CHUNK)
+    return stream
+
+
+def _chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
+    """Stretches of whole lines of about CHUNK bytes, without a byte order mark."""
+    left = stop - start if kind == "jsonl" else -1
+    rest: list[bytes] = []
+    with path.open("rb") if kind == "jsonl" else _open(path, kind) as stream:
+        if start:
+            stream.seek(start)
+        first = start == 0
+        while block := stream.read(CHUNK if left < 0 else min(CHUNK, left)):
+            left -= len(block) if left > 0 else 0
+            if first:
+                block, first = block.removeprefix(_BOM), False
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield b"".join([*rest, block[:end]])
+                rest = []
+            rest.append(block[end:])
+            if sum(map(len, rest)) > LONGEST_LINE:
+                raise InputError(
+                    f"{path}: a line is longer than {LONGEST_LINE >> 20} MiB",
+                    "is this really JSON lines? one object a line is expected",
+                )
+            if left == 0:
+                break
+    if last := b"".join(rest):
+        yield last
+
+
+def _schema(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> pa.Schema:
+    """Types of the needed columns, from the first chunk of the whole file.
+
+    Input columns are what the task takes; a line with something else in them is told apart later.
+    """
+    text = [column.name for column in inputs]
+    stop = split.path.stat().st_size if split.kind == "jsonl" else 0
+    head = next(_chunks(split.path, split.kind, 0, stop), b"")
+    if found := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
+        raise InputError(f"{split.path}: {found}, not JSON lines", "give it the ending of its kind")
+    objects = [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
+    own = {c.name: _input_type(c, objects) for c in inputs}
+    if not objects:
+        kept = [] if tuple(keep) == ("all",) else list(keep)
+        return pa.schema([(n, own.get(n, pa.string())) for n in dict.fromkeys([*text, *kept])])
+    there = list(dict.fromkeys(key for o in objects for key in o))
+    wanted = choose(split.path, there, text, keep)
+    kept = [n for n in wanted if n not in text]
+    types = own | {n: _type_of([o.get(n) for o in objects]) for n in kept}
+    return pa.schema([(n, types[n]) for n in dict.fromkeys([*wanted, *text])])
+
+
+def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
+    """Text or a list of texts; where the task takes either, what the first value is."""
+    found = (o[column.name] for o in objects if o.get(column.name) is not None)
+    listed = column.holds == "either" and isinstance(next(found, None), list)
+    return pa.list_(pa.string()) if listed or column.holds == "texts" else pa.string()
+
+
+def _type_of(values: list[Any]) -> pa.DataType:
+    """The type that holds all values or, where none does, the first one's: the odd rows are bad."""
+    present = [v for v in values if v is not None]
+    for sample in (present, present[:1]):
+        try:
+            return pa.array(sample).type if sample else pa.string()
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            continue
+    return pa.string()
+
+
+def _loads(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+    if columns := _whole(chunk, schema):
+        return Parsed(columns, np.arange(row, row + columns.num_rows), [])
+    return _parse_lines(chunk, row, schema, text)
+
+
+def _whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+    """The columns of a chunk whose every line is one good object, or None.
+
+    pyarrow takes objects that share a line or run over several, and falls over a lone null. In
+    JSON that holds, `}` and `{` on two lines have an object's end between them: with one such place
+    between any two lines and as many rows as lines, each line is an object.
+    """
+    import pyarrow.json as pj
+
+    lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
+    between = chunk.count(b"}\n{") + chunk.count(b"}\r\n{")
+    braced = chunk.startswith(b"{") and chunk.endswith((b"}", b"}\n", b"}\r\n"))
+    if not braced or between != lines - 1:
+        return None
+    try:
+        table = pj.read_json(
+            pa.BufferReader(chunk),
+            read_options=pj.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
+            parse_options=pj.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="ignore"
+            ),
+        )
+        if table.num_rows == lines and table.schema.equals(schema):
+            table.validate(full=True)
+            return table.combine_chunks().to_batches()[0]
+    except pa.ArrowException:
+        pass  # some line is bad, and only the slow parse can say which
+    return None
+
+
+def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+    stripped = ((n, line.strip(b" \t\r")) for n, line in enumerate(chunk.split(b"\n"), row))
+    lines = [(n, line) for n, line in stripped if line]
+    doubtful = {n for n, line in lines if _doubtful(line, schema, text)}
+    groups = [[pair for pair in lines if pair[0] not in doubtful]]
+    groups += [[pair] for pair in lines if pair[0] in doubtful]
+    parts = [part for group in groups for part in _halved(group, schema, text)]
+    rows = np.concatenate([np.empty(0, np.int64), *(p.rows for p in parts)])
+    columns = pa.concat_batches([empty_batch(schema, schema.names), *(p.columns for p in parts)])
+    order = np.argsort(rows)
+    bad = sorted(pair for p in parts for pair in p.bad)
+    return Parsed(columns.take(pa.array(order)), rows[order], bad)
+
+
+def _doubtful(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
+    found = _loads(line)
+    if not isinstance(found, dict):
+        return True
+    return not all(_suits(found.get(name), schema.field(name).type) for name in text)
+
+
+def _suits(value: object, kind: pa.DataType) -> bool:
+    """Whether an input column of that type can take a value."""
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return all(isinstance(v, (str, type(None))) for v in value)
+    return value is None or (pa.types.is_string(kind) and isinstance(value, str))
+
+
+def _halved(
+    lines: list[tuple[int, bytes]], schema: pa.Schema, text: Sequence[str]
+) -> Iterator[Parsed]:
+    """What pyarrow takes as a whole, and the halves of what it does not, down to single lines."""
+    if columns := _whole(b"\n".join(line for _, line in lines), schema):
+        yield Parsed(columns, np.array([number for number, _ in lines], np.int64), [])
+    elif len(lines) > 1:
+        half = len(lines) // 2
+        yield from _halved(lines[:half], schema, text)
+        yield from _halved(lines[half:], schema, text)
+    else:
+        yield from (_alone(number, line, schema, text) for number, line in lines)
+
+
+def _alone(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+    found = _judge(line, schema, text)
+    if isinstance(found, str):
+        return Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [(number, found)])
+    return Parsed(found, np.array([number], np.int64), [])
+
+
+def _judge(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatch | str:
+    """The needed columns of a line that pyarrow refuses, or a reason of `rows.REASONS`."""
+    try:
+        found = json.loads(line.decode())
+    except UnicodeDecodeError:
+        return "invalid_utf8"
+    except (ValueError, RecursionError):
+        return "broken_json"
+    if not isinstance(found, dict):
+        return "not_object"
+    values = {name: found.get(name) for name in schema.names}
+    if not all(_suits(values[name], schema.field(name).type) for name in text):
+        return "not_text"
+    return _fitting(values, schema)
+
+
+def _fitting(values: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch | str:
+    try:
+        columns = pa.RecordBatch.from_pylist([values], schema=schema)
+    except UnicodeEncodeError:
+        return "invalid_utf8"  # half a surrogate pair, escaped
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return "kept_type"
+    return columns if _same(values, columns.to_pylist()[0]) else "kept_type"
+
+
+def _same(given: Any, held: Any) -> bool:
+    """Whether Arrow holds a value as it was given: it makes 9 of 9.5 where whole numbers go."""
+    if isinstance(given, dict) and isinstance(held, dict):
+        return all(_same(given.get(name), value) for name, value in held.items())
+    if isinstance(given, list) and isinstance(held, list):
+        return len(given) == len(held) and all(map(_same, given, held))
+    if isinstance(given, bool) != isinstance(held, bool):
+        return False
+    return bool(given == held) or str(given) == str(held) == "nan"

@@ -1,0 +1,201 @@
+"""From what a person typed to files, and from files to splits."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from engine.core.types import Split
+from engine.data.columnar import row_count, row_group_starts
+from engine.errors import InputError
+
+KINDS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl.gz",
+    ".ndjson.gz": "jsonl.gz",
+    ".jsonl.zst": "jsonl.zst",
+    ".ndjson.zst": "jsonl.zst",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
+}
+_CHUNK = 1 << 20
+
+
+def kind_of(path: Path) -> str | None:
+    """The reader for a file, by its ending; None when no reader knows it."""
+    name = path.name.lower()
+    return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
+
+
+def find(inputs: Sequence[str | Path]) -> list[Path]:
+    """Files behind paths, folders and globs: absolute, each once, sorted by path.
+
+    A folder stands for every file below it that a reader knows, hidden ones and those under names
+    with a leading underscore left out.
+
+    Raises:
+        InputError: Something is missing, matches nothing, or is of no known kind.
+    """
+    if not inputs:
+        raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
+    try:
+        found = {Path(os.path.abspath(path)) for given in inputs for path in _expand(str(given))}
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
+    return sorted(found)
+
+
+def _expand(given: str) -> Iterable[Path]:
+    if "://" in given:
+        raise InputError(f"{given}: only local files are read", "copy or mount the corpus first")
+    path = Path(given).expanduser()
+    if path.is_dir():
+        if files := _below(path):
+            return files
+        raise InputError(f"{path}: no input files in this folder", f"known: {' '.join(KINDS)}")
+    if path.exists():
+        if kind_of(path) is None:
+            raise InputError(f"{path}: no reader for this ending", f"known: {' '.join(KINDS)}")
+        return [path]
+    if not glob.has_magic(given):
+        raise InputError(f"{path}: no such file or folder", _neighbours(path))
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    files = [f for m in matches for f in (_below(m) if m.is_dir() else [m]) if kind_of(f)]
+    if not files:
+        raise InputError(f"{given}: nothing matches", f"known endings: {' '.join(KINDS)}")
+    return files
+
+
+def _below(folder: Path) -> list[Path]:
+    def seen(path: Path) -> bool:
+        return not any(part[0] in "._" for part in path.relative_to(folder).parts)
+
+    return [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and seen(p)]
+
+
+def _neighbours(path: Path) -> str:
+    """What lies where the missing file was looked for."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f"the folder {parent} does not exist either"
+    names = sorted(p.name for p in parent.iterdir() if p.is_dir() or kind_of(p))
+    return f"{parent} has: {', '.join(names[:8]) or 'no input files'}"
+
+
+def plan(files: Sequence[Path], split_size: int) -> Iterator[Split]:
+    """Cut files into splits, in order.
+
+    Parquet is cut between row groups and plain JSONL between lines, where a file is larger than
+    `split_size` bytes; every other file is one split.
+
+    Raises:
+        InputError: A file cannot be opened.
+    """
+    for path in files:
+        try:
+            yield from _cut(path, split_size)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}", "check the file") from error
+
+
+def _cut(path: Path, split_size: int) -> Iterator[Split]:
+    size = path.stat().st_size
+    kind = kind_of(path)
+    assert kind is not None, path
+    # The folder is part of the name, so that a/x.parquet and b/x.parquet do not meet in one part;
+    # the other inputs are not, so that adding one does not rename the rest.
+    name = f"{path.name.split('.')[0][:50]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    if size > split_size and kind == "parquet":
+        groups = _joined(row_group_starts(path), size, split_size)
+        for i, (first, end, row, start, stop) in enumerate(groups):
+            yield Split(path, kind, i, name, start, stop, (first, end), row)
+    elif size > split_size and kind == "jsonl":
+        for i, (start, stop, row) in enumerate(_line_ranges(path, size, split_size)):
+            yield Split(path, kind, i, name, start, stop, first_row=row)
+    else:
+        yield Split(path, kind, 0, name, 0, size)
+
+
+def _joined(
+    groups: list[tuple[int, int]], size: int, split_size: int
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """(first group, end group, first row, start, stop) of runs of row groups near split_size."""
+    if not groups:
+        yield 0, 0, 0, 0, size
+    starts = [0, *(start for start, _ in groups[1:]), size]
+    first = 0
+    for end in range(1, len(groups) + 1):
+        if starts[end] - starts[first] >= split_size or end == len(groups):
+            yield first, end, groups[first][1], starts[first], starts[end]
+            first = end
+
+
+def _line_ranges(path: Path, size: int, split_size: int) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, lines before it) of stretches of whole lines near split_size."""
+    with path.open("rb") as stream:
+        start = row = 0
+        while start < size:
+            stream.seek(min(start + split_size, size) - 1)
+            while (piece := stream.readline(_CHUNK)) and not piece.endswith(b"\n"):
+                pass
+            stop = stream.tell()
+            yield start, stop, row
+            row += sum(chunk.count(b"\n") for chunk in _bytes_of(path, start, stop))
+            start = stop
+
+
+def _bytes_of(path: Path, start: int, stop: int) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while start < stop and (chunk := stream.read(min(_CHUNK, stop - start))):
+            start += len(chunk)
+            yield chunk
+
+
+def identity(split: Split) -> str:
+    """Hex sha256 of the bytes that a split's rows come from: what resume compares, whatever the
+    file's date says.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for start, stop in ((split.start, split.stop), _borrowed(split)):
+            for chunk in _bytes_of(split.path, start, stop):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{split.path}: {error.strerror or error}", "check the file") from error
+    return digest.hexdigest()
+
+
+def _borrowed(split: Split) -> tuple[int, int]:
+    """Bytes beyond its own that a split of a cut file depends on: the head of JSON lines, which
+    settles the types of the columns, and the footer of Parquet."""
+    if split.kind == "jsonl":
+        return 0, min(split.start, _CHUNK)
+    size = split.path.stat().st_size
+    if split.kind != "parquet" or split.stop >= size:
+        return 0, 0
+    length = b"".join(_bytes_of(split.path, size - 8, size - 4))
+    return max(split.stop, size - 8 - int.from_bytes(length, "little")), size
+
+
+def expect_rows(split: Split) -> int:
+    """About how many rows a split has, for the time left; 0 where only reading it would tell."""
+    if split.kind == "parquet":
+        return row_count(split.path, split.row_groups)
+    if split.kind != "jsonl":
+        return 0
+    try:
+        head = next(_bytes_of(split.path, split.start, split.stop), b"")
+    except OSError:
+        return 0  # whoever reads the rows says what is wrong with the file
+    return max(1, head.count(b"\n") * (split.stop - split.start) // len(head)) if head else 0

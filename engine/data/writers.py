@@ -1,0 +1,204 @@
+"""Answers to part files: Arrow IPC or Parquet, hashed as written, renamed when whole.
+
+A part grows under `_tmp` and gets its final name only after its bytes are on the disk, so that
+nothing half-written is ever visible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from engine.core.config import FORMATS
+from engine.core.types import Rejects
+from engine.errors import OutputError
+
+REJECTS_SCHEMA = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file under its final name: path below the output folder, size and sha256."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Translate the file system's and pyarrow's errors into one that names the file and the way
+    out."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        said = str(error).splitlines()[0][:200]
+        raise OutputError(
+            f"{path}: cannot be written: {said}",
+            "leave the column out of --keep, or choose another --format",
+        ) from error
+    except OSError as error:
+        full = "free some space; the same command goes on where this one stopped"
+        hint = full if error.errno in (28, 122, 27) else "check the folder's permissions and disk"
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}", hint) from error
+
+
+class Hashing:
+    """A file that hashes what is written to it; as much of a file as Arrow's writers need.
+
+    `dropped` swallows what comes after: a Parquet writer writes its footer when it is collected.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+        self.closed = False
+        self.dropped = False
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if not self.dropped:
+            self._stream.write(data)
+            self.digest.update(data)
+            self.bytes += size
+        return size
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Part:
+    """One part file while it is written.
+
+    Args:
+        out: The output folder.
+        name: Final path below it, ending included.
+        schema: Of the table.
+        kind: arrow or parquet.
+        compression: zstd, lz4 or none.
+    """
+
+    def __init__(
+        self, out: Path, name: str, schema: pa.Schema, kind: str, compression: str
+    ) -> None:
+        self._final = out / name
+        self._temporary = out / "_tmp" / name
+        self.name = name
+        self.rows = 0
+        with writing(self._temporary):
+            self._temporary.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = self._temporary.open("wb")
+            self._hashing = Hashing(self._stream)
+            try:
+                self._writer = _writer(self._hashing, schema, kind, compression)
+            except BaseException:
+                self.abandon()
+                raise
+
+    def write(self, columns: pa.RecordBatch) -> None:
+        """Append a window.
+
+        Raises:
+            OutputError: The disk is full, or the folder is gone.
+        """
+        if columns.num_rows:
+            with writing(self._temporary):
+                self._writer.write_batch(columns)
+            self.rows += columns.num_rows
+
+    def finish(self) -> Written:
+        """Put the file on the disk and give it its name."""
+        with writing(self._final):
+            self._writer.close()
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.replace(self._final)
+            sync_folder(self._final.parent)
+        return Written(self.name, self._hashing.bytes, self._hashing.digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Drop what has been written."""
+        self._hashing.dropped = True
+        with suppress(OSError):  # a full disk refuses the last bytes once more; they are not wanted
+            self._stream.close()
+        with writing(self._temporary):
+            self._temporary.unlink(missing_ok=True)
+
+
+def _writer(sink: Hashing, schema: pa.Schema, kind: str, compression: str) -> Any:
+    stream = pa.PythonFile(sink, mode="w")
+    if kind == "arrow":
+        codec = None if compression == "none" else compression
+        return pa.ipc.new_file(stream, schema, options=pa.ipc.IpcWriteOptions(compression=codec))
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(stream, schema, compression=compression)
+
+
+def part_name(ordinal: int, split: str, kind: str) -> str:
+    return f"part-{ordinal:05d}-{split}{FORMATS[kind]}"
+
+
+def rejects_name(part: str) -> str:
+    """Path below the output folder of a part's bad rows."""
+    return f"rejects/{Path(part).stem}.parquet"
+
+
+def rejects_part(out: Path, part: str) -> Part:
+    return Part(out, rejects_name(part), REJECTS_SCHEMA, "parquet", "zstd")
+
+
+def rejects_columns(rejects: Rejects) -> pa.RecordBatch:
+    columns = [pa.array(rejects.rows), pa.array(rejects.codes), pa.array(rejects.messages)]
+    return pa.RecordBatch.from_arrays(columns, schema=REJECTS_SCHEMA)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)

@@ -1,0 +1,129 @@
+"""The rows that two bundles are compared on: a person's own, or some that come with the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, permutations
+from pathlib import Path
+from typing import Any
+
+from engine import data, tasks
+from engine.bundle.format import Description
+from engine.core.config import RunConfig
+from engine.errors import InputError
+
+# Different in length, script and content: a mask that leaks or a position that shifts shows in the
+# short ones.
+SENTENCES = (
+    "Hello.",
+    "The house is wonderful.",
+    "A man in a blue shirt is standing on a ladder and cleaning a window.",
+    "No",
+    "In 1969, two people walked on the moon for 2 hours and 31 minutes.",
+    "🎉 Great news!!! 🎉 We won, 3:2 after extra time 😀",
+    "Ein Hund läuft über die grüne Wiese, und niemand ruft ihn zurück.",
+    "Ça coûte déjà 12,50 €, n'est-ce pas?",
+    "The film is slow, far too long and badly lit, yet I could not look away for a minute.",
+    "今日は天気がいいですね。",
+    "x = f(y) + 0.5 * [a, b]  # a line of code, with\ttabs and   spaces",
+    "When the committee met again in the spring, after a winter in which nothing at all had been "
+    "decided, the members who had left in anger came back, took their old seats, and voted, one "
+    "after the other, for the very proposal they had fought in October, as if none of the long "
+    "letters, the public speeches and the broken friendships had ever happened.",
+)
+BUNDLED = "bundled sentences"
+ROWS = 256
+# A generating model is asked for less: each of its rows is many steps.
+GENERATED_ROWS = 48
+# Labels (0: all of them) and tokens of a row.
+_TOP = {"text-classification": 0, "fill-mask": 8}
+_LABELS = ("sport", "politics", "weather", "technology")
+# Tokens that a generating model is asked for.
+STEPS = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows to compare two bundles on.
+
+    Attributes:
+        items: What `engine.pipeline.Bundle` takes, one a row.
+        name: Where they are from: a file's name, or `BUNDLED`.
+        rejected: Bad rows of the file, left out.
+    """
+
+    items: Sequence[Any]
+    name: str
+    rejected: int = 0
+
+
+def bundled(description: Description) -> Sample:
+    """Sentences, one and two at a time, in the columns of the bundle's task."""
+    model_config, task = description.model_config, tasks.find(description.task)
+    pairs = list(permutations(SENTENCES, 2))
+    most = GENERATED_ROWS if model_config.decoder else ROWS
+    texts = [*SENTENCES, *(" ".join(pair) for pair in pairs)]
+    if task.name == "question-answering":
+        return Sample(pairs[:most], BUNDLED)
+    if task.name == "fill-mask":
+        texts = [_masked(text, model_config.mask_token) for text in texts]
+    # Evenly out of all, so that each sentence is there.
+    step = max(1, len(texts) // most)
+    return Sample(texts[::step][:most], BUNDLED)
+
+
+def _masked(text: str, mask: str) -> str:
+    words = text.split()
+    words[len(words) // 2] = mask
+    return " ".join(words)
+
+
+def read(file: Path, text: Sequence[str], description: Description) -> Sample:
+    """The first good rows of a Parquet, JSONL or Arrow file.
+
+    Args:
+        file: Path of the file.
+        text: The input columns; none for the task's usual names.
+
+    Raises:
+        InputError: The file is missing or unreadable, or has no good row.
+        ColumnError: A column is not there.
+        SettingsError: Too few or too many columns are named.
+    """
+    task = tasks.find(description.task)
+    columns = tasks.columns(task, tuple(text))
+    most = GENERATED_ROWS if description.model_config.decoder else ROWS
+    usual, files = RunConfig(), data.find([file])
+    sizes = {"split_size": usual.split_size, "window": usual.window, "limit": most}
+    windows = list(data.first(files, inputs=columns, **sizes))
+    cells = [chain(*column) for column in zip(*(_lists(w.texts) for w in windows), strict=True)]
+    rows = list(zip(*cells, strict=True))
+    rejected = sum(len(window.rejects.rows) for window in windows)
+    if not rows:
+        raise InputError(f"{file}: no row of it can be used", "give a sample with rows to answer")
+    return Sample(rows if len(columns) > 1 else [row[0] for row in rows], file.name, rejected)
+
+
+def _lists(columns: Sequence[Any]) -> list[list[Any]]:
+    return [column.to_pylist() for column in columns]
+
+
+def options(description: Description, items: Sequence[Any]) -> dict[str, Any]:
+    """The task's options for a comparison: the likeliest answer, and not too long a one."""
+    model_config = description.model_config
+    if model_config.decoder:
+        asked = {"max_new_tokens": STEPS, "min_new_tokens": 0, "num_beams": 1, "do_sample": False}
+        return asked | _target(description)
+    if description.task == "zero-shot-classification":
+        named = bool(items) and isinstance(items[0], (tuple, dict)) and len(items[0]) > 1
+        return {} if named else {"candidate_labels": _LABELS}
+    return {"top_k": _TOP[description.task]} if description.task in _TOP else {}
+
+
+def _target(description: Description) -> dict[str, str]:
+    """A language, where a translator into many has none by itself."""
+    languages = description.model_config.languages
+    if description.task != "translation" or languages is None or languages.target:
+        return {}
+    return {"tgt_lang": min(languages.ids)}

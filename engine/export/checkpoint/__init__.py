@@ -1,0 +1,1 @@
+"""A checkpoint: its files, tokenizer, settings, and its conversion by Optimum."""

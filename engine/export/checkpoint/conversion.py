@@ -1,0 +1,160 @@
+"""PyTorch checkpoint -> Optimum's ONNX graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ExportError
+from engine.export.checkpoint.hub import Checkpoint
+from engine.export.checkpoint.silenced import silenced
+from engine.export.checkpoint.task_inference import ExportTask
+
+# One operator set for every architecture. From 17 on there is LayerNormalization, from 18 on
+# ReduceMax takes its axes as an input.
+OPSET = 18
+
+# Model types whose every encoder task is exported.
+ENCODERS = (
+    "bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2",
+)  # fmt: skip
+
+# Weights that a checkpoint may lack because the exported outputs do not depend on them.
+_UNUSED = ("pooler.",)
+
+
+def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
+    """The checkpoint as a transformers model: float32, evaluation mode, nothing from the network.
+
+    Always float32, whatever precision the weights are stored in: the graphs and the proof's
+    reference have to be of one precision, and T5 overflows in float16.
+
+    Raises:
+        ExportError: The architecture does not fit the task, or weights are missing or damaged.
+    """
+    import torch
+    import transformers
+
+    loader = getattr(transformers, task.auto_class)
+    try:
+        with silenced():
+            model, info = loader.from_pretrained(
+                checkpoint.folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=not checkpoint.pickled,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers raises a dozen classes here
+        raise ExportError(
+            f"{checkpoint.name}: transformers cannot load it for {task.name}: {_brief(error)}",
+            "check that the checkpoint is complete and was trained for this task",
+        ) from error
+    _check_complete(checkpoint, task, info)
+    return model.eval()
+
+
+def to_onnx(model: Any, task: ExportTask, folder: Path) -> None:
+    """Let Optimum write its graphs into `folder`.
+
+    An encoder becomes model.onnx; an encoder-decoder becomes encoder_model.onnx,
+    decoder_model.onnx (first step) and decoder_with_past_model.onnx (the others).
+
+    Raises:
+        ExportError: Optimum or torch gave up; their reason is in the message.
+    """
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    if _classifies_at_the_end(model):
+        model.forward = _last_end_token(model)
+    try:
+        with silenced():
+            onnx_export_from_model(
+                model,
+                folder,
+                task=task.optimum_task,
+                opset=OPSET,
+                no_post_process=True,
+                # Optimum's own validation compares random inputs and only warns.
+                do_validation=False,
+            )
+    except Exception as error:
+        raise ExportError(
+            f"Optimum cannot export {model.config.model_type!r} for {task.name}: {_brief(error)}",
+            "try another checkpoint of the same family, or another --task",
+        ) from error
+
+
+def _classifies_at_the_end(model: Any) -> bool:
+    return bool(hasattr(model, "classification_head") and model.config.is_encoder_decoder)
+
+
+def _last_end_token(model: Any) -> Callable[..., Any]:
+    """BART's and mBART's classification, row by row.
+
+    transformers takes the states at all end tokens of a batch as one list and needs as many of them
+    in every row, which a row whose text spells the end token has not.
+    """
+    import torch
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    def forward(input_ids: Any, attention_mask: Any) -> Any:
+        states = model.model(input_ids, attention_mask=attention_mask, use_cache=False)[0]
+        ends = (input_ids == model.config.eos_token_id).to(torch.int64)
+        last = (ends * torch.arange(1, input_ids.shape[1] + 1)).argmax(dim=1)
+        index = last[:, None, None].expand(-1, 1, states.shape[2])
+        return SequenceClassifierOutput(
+            logits=model.classification_head(states.gather(1, index)[:, 0])
+        )
+
+    return forward
+
+
+def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
+    """Ask Optimum's table, before any weights are fetched or loaded.
+
+    Raises:
+        ExportError: Optimum has no export of this architecture for this task.
+    """
+    with silenced():
+        import optimum.exporters.onnx.model_configs  # noqa: F401  (fills the table)
+        from optimum.exporters.tasks import TasksManager
+
+    model_type = checkpoint.config["model_type"]
+    tasks: Any = {}
+    # Some of its names are written with a dash where transformers has an underscore.
+    for name in (model_type, model_type.replace("_", "-")):
+        with suppress(KeyError):
+            tasks = tasks or TasksManager.get_supported_tasks_for_model_type(
+                name, "onnx", library_name="transformers"
+            )
+    if task.optimum_task in tasks:
+        return
+    can = f"only for {', '.join(sorted(tasks))}" if tasks else "for nothing"
+    families = ", ".join(task.model_types or (*ENCODERS, *task.also))
+    raise ExportError(
+        f"{checkpoint.name}: Optimum exports the architecture {model_type!r} {can}, "
+        f"not for {task.optimum_task}",
+        f"for {task.name} take a checkpoint of one of the types {families}",
+    )
+
+
+def _check_complete(checkpoint: Checkpoint, task: ExportTask, info: dict[str, Any]) -> None:
+    """transformers fills missing weights with random numbers and only warns."""
+    missing = sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED))
+    wrong = sorted(str(k[0]) for k in info["mismatched_keys"])
+    if missing or wrong:
+        named = ", ".join((missing + wrong)[:4])
+        raise ExportError(
+            f"{checkpoint.name}: the checkpoint lacks weights that {task.name} needs: {named}",
+            "it was not trained for this task: choose another --task or another checkpoint",
+        )
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of a foreign message, which can be pages long."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"

@@ -1,0 +1,350 @@
+"""How a checkpoint generates: what transformers' own pipeline would do with it, as facts.
+
+The pipeline is built and asked, since its defaults, the checkpoint's generation_config.json and
+config.json's task_specific_params override one another in an order that only its code knows.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.bundle.format import DecoderConfig, GenerationConfig, Languages
+from engine.errors import ExportError, SettingsError
+from engine.export.checkpoint.silenced import silenced
+from engine.export.checkpoint.task_inference import ExportTask
+
+Note = Callable[[str], None]
+
+_PIPELINES: Mapping[str, str] = {
+    "translation": "TranslationPipeline",
+    "summarization": "SummarizationPipeline",
+    "text2text-generation": "Text2TextGenerationPipeline",
+    "text-generation": "TextGenerationPipeline",
+}
+
+# Settings that change the pipeline's answer and that `bundle.Search` has no place for, with the
+# values that mean "off".
+_NOT_DONE: Mapping[str, tuple[Any, ...]] = {
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0.0),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "encoder_repetition_penalty": (None, 1.0),
+    "exponential_decay_length_penalty": (None,),
+    "sequence_bias": (None,),
+    "guidance_scale": (None, 1, 1.0),
+    "watermarking_config": (None,),
+    "renormalize_logits": (None, False),
+    "remove_invalid_values": (None, False),
+    "token_healing": (None, False),
+    "dola_layers": (None,),
+    "stop_strings": (None,),
+    "max_time": (None,),
+    "num_return_sequences": (None, 1),
+}
+# The same where the pipeline samples.
+_NOT_DRAWN: Mapping[str, tuple[Any, ...]] = {
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+}
+
+_LANGUAGE_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")
+
+
+def collect(model: Any, tokenizer: Any, task: ExportTask, asked: str, note: Note) -> dict[str, Any]:
+    """The facts of a generating checkpoint: prefix, generation and languages.
+
+    Where the tokenizer takes language codes, its source language is set to the bundle's, so that
+    the tokenizer.json written from it puts that code into every row.
+
+    Args:
+        model: The transformers model.
+        tokenizer: The transformers tokenizer, fast.
+        asked: The task as the person named it, such as translation_en_to_de.
+        note: Called with what the person should know.
+
+    Raises:
+        ExportError: The checkpoint names no start token.
+        SettingsError: The task names a language that the tokenizer does not have.
+    """
+    asked = _pair(model.config, asked, note)
+    config, prefix = _pipeline_settings(model, tokenizer, task, asked)
+    languages = _languages(tokenizer, config, task, asked, note)
+    _note_not_done(config, note)
+    if task.name == "translation" and languages is None:
+        _note_prefixes(model.config, prefix, asked, note)
+    return {
+        # The pipeline leaves the prefix out where it builds the inputs from language codes.
+        "prefix": "" if languages else prefix,
+        "decoder": _generation(model, config, languages, note),
+        "languages": languages,
+    }
+
+
+def _pair(config: Any, asked: str, note: Note) -> str:
+    """The task as asked; of plain translation the checkpoint's first pair, as pipeline() has it."""
+    offered = [n for n in config.task_specific_params or {} if n.startswith("translation_")]
+    if asked != "translation" or not offered:
+        return asked
+    others = f"; the others are {', '.join(offered[1:])}" if offered[1:] else ""
+    note(f"translation is {offered[0]} here, as in transformers: --task names another{others}")
+    return str(offered[0])
+
+
+def _pipeline_settings(model: Any, tokenizer: Any, task: ExportTask, asked: str) -> tuple[Any, str]:
+    """The GenerationConfig and the prefix that the pipeline of this task would go by."""
+    import torch
+    import transformers
+
+    kept = copy.deepcopy(model.config.task_specific_params)
+    try:
+        with silenced():
+            pipeline = getattr(transformers, _PIPELINES[task.name])(
+                model=model,
+                tokenizer=tokenizer,
+                framework="pt",
+                task=asked,
+                device=torch.device("cpu"),
+            )
+    finally:
+        # The pipeline takes the prefix out of the model's own config.
+        model.config.task_specific_params = kept
+    return pipeline.generation_config, str(pipeline.prefix or "")
+
+
+def _generation(model: Any, config: Any, languages: Languages | None, note: Note) -> DecoderConfig:
+    causal = not model.config.is_encoder_decoder
+    layers, heads, head_dim = _cache_shape(model.config)
+    ends = _tokens(config.eos_token_id)
+    if not ends:
+        note("the checkpoint names no end token: every row is as long as it may be")
+    return DecoderConfig(
+        start_id=-1 if causal else _start(config),
+        end_ids=ends,
+        pad_id=_pad_id(config, ends),
+        max_new_tokens=_max_new_tokens(config, causal, note),
+        layers=layers,
+        heads=heads,
+        head_dim=head_dim,
+        search=_search(config, causal, languages, note),
+        bos_id=_bos(config) if causal else -1,
+    )
+
+
+def _cache_shape(config: Any) -> tuple[int, int, int]:
+    """Layers of the decoder, and heads and head_dim of its cache."""
+    if hasattr(config, "d_kv"):
+        return int(config.num_decoder_layers), int(config.num_heads), int(config.d_kv)
+    if config.is_encoder_decoder:
+        heads = int(config.decoder_attention_heads)
+        return int(config.decoder_layers), heads, int(config.d_model) // heads
+    heads = int(config.num_attention_heads)
+    return int(config.num_hidden_layers), heads, int(config.hidden_size) // heads
+
+
+def _tokens(given: Any) -> tuple[int, ...]:
+    """One id, a list of ids or None as a tuple."""
+    if given is None:
+        return ()
+    return tuple(int(n) for n in (given if isinstance(given, list | tuple) else [given]))
+
+
+def _start(config: Any) -> int:
+    """The decoder's first input: generate() falls back to the token a text begins with."""
+    for start in (config.decoder_start_token_id, config.bos_token_id):
+        if start is not None:
+            return int(start)
+    raise ExportError(
+        "neither config.json nor generation_config.json has a decoder_start_token_id",
+        "add it to the checkpoint's generation_config.json",
+    )
+
+
+def _bos(config: Any) -> int:
+    """The token that generate() goes on from where a prompt is empty."""
+    return -1 if config.bos_token_id is None else int(config.bos_token_id)
+
+
+def _pad_id(config: Any, ends: tuple[int, ...]) -> int:
+    if config.pad_token_id is not None:
+        return int(config.pad_token_id)
+    return ends[0] if ends else 0
+
+
+def _max_new_tokens(config: Any, causal: bool, note: Note) -> int:
+    if config.max_new_tokens is not None:
+        return int(config.max_new_tokens)
+    if causal:
+        note(
+            f"the checkpoint's max_length={config.max_length} counts the prompt in; "
+            "this engine allows as many tokens behind every prompt, less one"
+        )
+    # transformers counts the start token in.
+    return max(1, int(config.max_length) - 1)
+
+
+def _min_new_tokens(config: Any, causal: bool, note: Note) -> int:
+    if config.min_new_tokens is not None:
+        return int(config.min_new_tokens)
+    least = int(config.min_length or 0)
+    if causal and least:
+        note(
+            f"the checkpoint's min_length={least} counts the prompt in; it is not followed: "
+            "a least number of new tokens can be given instead"
+        )
+        return 0
+    return max(0, least - 1)
+
+
+def _search(config: Any, causal: bool, languages: Languages | None, note: Note) -> GenerationConfig:
+    return GenerationConfig(
+        num_beams=int(config.num_beams or 1),
+        length_penalty=_float(config.length_penalty),
+        early_stopping=config.early_stopping if config.early_stopping is not None else False,
+        min_new_tokens=_min_new_tokens(config, causal, note),
+        no_repeat_ngram_size=int(config.no_repeat_ngram_size or 0),
+        encoder_no_repeat_ngram_size=int(config.encoder_no_repeat_ngram_size or 0),
+        repetition_penalty=_float(config.repetition_penalty),
+        forced_bos_id=_forced_bos(config, causal, languages, note),
+        forced_eos_id=_forced_eos(config, note),
+        bad_words_ids=tuple(map(_tokens, config.bad_words_ids or ())),
+        suppress_ids=_tokens(config.suppress_tokens),
+        begin_suppress_ids=_tokens(config.begin_suppress_tokens),
+        do_sample=_samples(config),
+        top_k=int(config.top_k or 0),
+        min_p=float(config.min_p or 0),
+        # A 0 stands only where nothing is drawn (see `_samples`).
+        temperature=_float(config.temperature) or 1.0,
+        top_p=_float(config.top_p) or 1.0,
+    )
+
+
+def _samples(config: Any) -> bool:
+    """Whether tokens are drawn by chance: not among beams, nor where there is but one to draw."""
+    settles = config.temperature == 0 or config.top_p == 0
+    return bool(config.do_sample) and (config.num_beams or 1) == 1 and not settles
+
+
+def _float(given: Any) -> float:
+    """A factor or exponent; what is not set is 1, which changes nothing or is the default."""
+    return 1.0 if given is None else float(given)
+
+
+def _forced_bos(config: Any, causal: bool, languages: Languages | None, note: Note) -> int:
+    if languages and languages.target:
+        return int(languages.ids[languages.target])
+    if config.forced_bos_token_id is None:
+        return -1
+    if causal:
+        note(
+            f"the checkpoint forces its first token ({config.forced_bos_token_id}), which "
+            "transformers does behind prompts of one token only; this engine does not"
+        )
+        return -1
+    return int(config.forced_bos_token_id)
+
+
+def _forced_eos(config: Any, note: Note) -> int:
+    forced = _tokens(config.forced_eos_token_id)
+    if len(forced) > 1:
+        note(f"the checkpoint forces one of the last tokens {list(forced)}; the first is taken")
+    return forced[0] if forced else -1
+
+
+def _note_not_done(config: Any, note: Note) -> None:
+    if _samples(config):
+        note(
+            "the pipeline samples here (do_sample), and so does this engine, with random numbers "
+            "of its own: the tokens drawn are others than torch's"
+        )
+    elif config.do_sample:
+        note(
+            "the pipeline samples here (do_sample); this engine takes the likeliest "
+            f"{'beam' if (config.num_beams or 1) > 1 else 'token'}, as the pipeline does "
+            "with do_sample=False"
+        )
+    refused = {**_NOT_DONE, **_NOT_DRAWN} if _samples(config) else _NOT_DONE
+    for name, off in refused.items():
+        if (value := getattr(config, name, None)) not in off:
+            note(f"the checkpoint asks for {name}={value}, which this engine does not do")
+
+
+def _note_prefixes(config: Any, prefix: str, asked: str, note: Note) -> None:
+    """Say which task prefixes there are where none is used."""
+    if prefix:
+        return
+    specific = config.task_specific_params or {}
+    offered = sorted(n for n in specific if n.startswith("translation_") and n != asked)
+    if offered and asked not in specific:
+        note(
+            f"no prefix is put before the texts; the checkpoint has one for each of the tasks "
+            f"{', '.join(offered)}"
+        )
+    # A Marian model translates between the languages it was trained on, and needs no prefix.
+    elif asked not in ("translation", *specific) and config.model_type != "marian":
+        note(f"the checkpoint names no prefix for {asked}: none is put before the texts")
+
+
+def _languages(
+    tokenizer: Any, config: Any, task: ExportTask, asked: str, note: Note
+) -> Languages | None:
+    """Language codes, where the translation pipeline builds its inputs from them.
+
+    The pipeline forces the target's token as the first one, for mBART-25 too, whose decoder starts
+    from a language's token already: the start stays the checkpoint's own.
+    """
+    if task.name != "translation" or not hasattr(tokenizer, "_build_translation_inputs"):
+        return None
+    ids = _language_ids(tokenizer)
+    source, target = str(tokenizer.src_lang), _default_target(tokenizer, config, ids)
+    if pair := _LANGUAGE_PAIR.fullmatch(asked):
+        source, target = (_language(code, ids) for code in pair.groups())
+    elif target:
+        note(f"translates from {source} into {target} unless languages are named")
+    else:
+        note(f"translates from {source}; the checkpoint names no target language: name one")
+    tokenizer.src_lang = source
+    return Languages(ids=ids, source=source, target=target)
+
+
+def _language_ids(tokenizer: Any) -> dict[str, int]:
+    """Token id of every language code of the tokenizer."""
+    codes = getattr(tokenizer, "lang_code_to_id", None)
+    if not codes:
+        module = sys.modules[type(tokenizer).__module__]
+        codes = getattr(module, "FAIRSEQ_LANGUAGE_CODES", tokenizer.additional_special_tokens)
+    ids = {str(code): int(tokenizer.convert_tokens_to_ids(code)) for code in codes}
+    return {code: n for code, n in ids.items() if n != tokenizer.unk_token_id}
+
+
+def _default_target(tokenizer: Any, config: Any, ids: Mapping[str, int]) -> str:
+    """The language that the checkpoint itself translates into, "" where it does not say."""
+    named = {n: code for code, n in ids.items()}
+    for token in (config.forced_bos_token_id, config.decoder_start_token_id):
+        if token in named:
+            return named[token]
+    target = getattr(tokenizer, "tgt_lang", None)
+    return str(target) if target in ids else ""
+
+
+def _language(code: str, ids: Mapping[str, int]) -> str:
+    """A code of the tokenizer from itself or, if that fits one code only, from its language.
+
+    Raises:
+        SettingsError: The tokenizer has no such code, or several.
+    """
+    if code in ids:
+        return code
+    found = [full for full in ids if full.split("_")[0] == code]
+    if len(found) == 1:
+        return found[0]
+    what = "several codes of" if found else "no code"
+    raise SettingsError(
+        f"task: the checkpoint's tokenizer has {what} {code!r}",
+        f"name the languages as it does: {', '.join(found or sorted(ids))}",
+    )

@@ -1,0 +1,415 @@
+"""Where a checkpoint's files lie: a hub id or a local folder becomes a folder on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ExportError, SettingsError
+from engine.export.checkpoint.silenced import silenced
+
+# Exactly what an export reads. Nothing else of a repository is downloaded: no code, no other
+# framework's weights, no other precision's.
+DESCRIPTIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "spiece.model",
+    "spm.model",
+    "source.spm",
+    "target.spm",
+    "target_vocab.json",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "[0-9]*_*/config.json",
+)
+SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
+# Weights of sentence-transformers' Dense layers, each in a folder of its own.
+LAYERS = "[0-9]*_*/model.safetensors"
+_OF_LAYERS = (LAYERS, "[0-9]*_*/pytorch_model.bin")
+TOKENIZERS = (
+    "tokenizer.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+)
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# A commit's beginning, as transformers pins its pipelines' defaults.
+_HASH = re.compile(r"[0-9a-f]{7,40}")
+_FOREIGN_CODE = (
+    "the engine does not execute code from model repositories; "
+    "take a checkpoint whose architecture is part of transformers"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files are on this machine and have been looked over.
+
+    Attributes:
+        folder: Where they lie, in the Hugging Face layout.
+        name: The hub id, or the folder's own name.
+        commit: The hub's 40-hex commit, "" for a folder.
+        requested: The revision as it was asked for, "" when none was.
+        config: The content of config.json.
+        pickled: The weights are pickles (`.bin`) and that was allowed.
+        notes: What the person should know.
+    """
+
+    folder: Path
+    name: str
+    commit: str
+    requested: str
+    config: Mapping[str, Any]
+    pickled: bool
+    notes: tuple[str, ...] = ()
+
+    def read_json(self, name: str) -> Any:
+        """The content of one of the JSON files; an empty dict where there is no such file.
+
+        Raises:
+            ExportError: The file is not JSON.
+        """
+        return _read_json(self.folder / name)
+
+    @property
+    def modules(self) -> tuple[tuple[str, str], ...]:
+        """Kind and folder of sentence-transformers' modules, such as ("Dense", "2_Dense").
+
+        Raises:
+            ExportError: modules.json is not a list of them.
+        """
+        listed = self.read_json("modules.json")
+        try:
+            return tuple((str(m["type"]).rsplit(".", 1)[-1], str(m["path"])) for m in listed)
+        except (TypeError, KeyError) as error:
+            raise ExportError(
+                f"{self.name}: modules.json does not list modules with type and path",
+                "fetch the checkpoint once more",
+            ) from error
+
+    def layer_weights(self, path: str) -> Path:
+        """The weights of the Dense layer in the folder `path`: safetensors where there are some."""
+        safe = self.folder / path / SAFETENSORS[0]
+        return safe if safe.is_file() else self.folder / path / PICKLES[0]
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The files with the weights, in the order of their names, Dense layers last."""
+        kind = PICKLES if self.pickled else SAFETENSORS
+        layers = (self.layer_weights(path) for path in _layers(self))
+        return (*_matching(self.folder, kind[:2]), *layers)
+
+    def source(self) -> dict[str, str]:
+        """Where a bundle came from, as `bundle.Description.source` has it."""
+        return {
+            "model": self.name,
+            "revision": self.commit,
+            "requested_revision": self.requested,
+            "weights_sha256": self._weights_sha256(),
+        }
+
+    def _weights_sha256(self) -> str:
+        """Hex digest of the weights; of the shards' bytes one after the other if there are more."""
+        digest = hashlib.sha256()
+        for file in self.weights:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+def resolve(model: str, revision: str | None, progress: Callable[[str], None]) -> Checkpoint:
+    """Find a checkpoint: on this machine, or on the hub, from where all but the weights is fetched.
+
+    Args:
+        model: A folder in the Hugging Face layout, or a hub id such as google-t5/t5-small.
+        revision: A commit, branch or tag of the hub.
+
+    Raises:
+        ExportError: Not found, not reachable, incomplete, or in need of the repository's own code.
+        SettingsError: A revision was given for a local folder.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise SettingsError(
+                f"revision: {model} is a local folder, which has no revisions",
+                "leave --revision out, or give a hub id",
+            )
+        folder = folder.resolve()
+        return _described(Checkpoint(folder, folder.name, "", "", {}, False))
+    _check_hub_id(model, folder)
+    progress(f"looking up {model} on the hub")
+    folder = _snapshot(model, revision, DESCRIPTIONS)
+    notes = _revision_notes(model, revision, folder.name)
+    return _described(Checkpoint(folder, model, folder.name, revision or "", {}, False, notes))
+
+
+def with_weights(
+    found: Checkpoint, allow_pickle: bool, progress: Callable[[str], None]
+) -> Checkpoint:
+    """The same checkpoint with its weights on this machine.
+
+    Args:
+        allow_pickle: Take `.bin` weights where there are no safetensors. transformers unpickles
+            them with torch's weights_only loader.
+
+    Raises:
+        ExportError: There are none, or only pickled ones and that is not allowed.
+    """
+    folder = found.folder
+    if found.commit:
+        progress(f"fetching the weights of {found.name}")
+        _snapshot(found.name, found.commit, (*SAFETENSORS, LAYERS))
+        if not _matching(folder, SAFETENSORS):
+            _fetch_pickles(found, PICKLES, allow_pickle)
+    for path in _layers(found):
+        _check_layer(found, path, allow_pickle)
+    if _matching(folder, SAFETENSORS[:2]):
+        return found
+    pickles = _matching(folder, PICKLES[:2])
+    if not pickles:
+        raise _missing(found, "weights (model.safetensors)")
+    if not allow_pickle:
+        raise _pickle_refused(found.name, pickles[0].name)
+    return dataclasses.replace(found, pickled=True)
+
+
+def pinned(model: str, revision: str | None, progress: Callable[[str], None]) -> str:
+    """The 40-hex commit that a revision of a hub id stands for now.
+
+    Raises:
+        ExportError: The hub id or the revision is not known, or the hub is out of reach.
+    """
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    _check_hub_id(model, Path(model).expanduser())
+    progress(f"looking up {model} on the hub")
+    return _snapshot(model, revision, DESCRIPTIONS[:1]).name
+
+
+def files(folder: Path) -> tuple[Path, ...]:
+    """What an export reads of a checkpoint's folder, in the order of the names."""
+    patterns = (*DESCRIPTIONS, *SAFETENSORS, *PICKLES, *_OF_LAYERS)
+    return tuple(sorted(set(_matching(folder, patterns))))
+
+
+def _layers(found: Checkpoint) -> list[str]:
+    return [path for kind, path in found.modules if kind == "Dense"]
+
+
+def _check_layer(found: Checkpoint, path: str, allow_pickle: bool) -> None:
+    """See that a Dense layer has weights, and no pickled ones unless that is allowed."""
+    if not re.fullmatch(r"\d+_\w+", path):
+        raise ExportError(
+            f"{found.name}: modules.json names the folder {path!r}, which is not one of a layer",
+            "give a checkpoint as sentence-transformers saves it",
+        )
+    pickle = f"{path}/{PICKLES[0]}"
+    if found.commit and not found.layer_weights(path).is_file():
+        _fetch_pickles(found, (pickle,), allow_pickle)
+    file = found.layer_weights(path)
+    if not file.is_file():
+        raise _missing(found, f"the weights of a layer ({path}/{SAFETENSORS[0]})")
+    if file.name == PICKLES[0] and not allow_pickle:
+        raise _pickle_refused(found.name, pickle)
+
+
+def _check_hub_id(model: str, path: Path) -> None:
+    if path.exists():
+        raise ExportError(
+            f"{model}: a file, not a checkpoint", "give the folder with config.json in it"
+        )
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
+        raise ExportError(
+            f"{model}: no such folder",
+            "give a folder with config.json in it, or a hub id such as google-t5/t5-small",
+        )
+
+
+def _revision_notes(model: str, revision: str | None, commit: str) -> tuple[str, ...]:
+    if revision is not None and _HASH.fullmatch(revision) and commit.startswith(revision):
+        return ()
+    asked = f"the revision {revision!r}" if revision else "the default branch"
+    return (
+        f"{asked} of {model} can move; it was commit {commit} now: pin it with --revision {commit}",
+    )
+
+
+def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    """The folder of the hub's cache that holds one commit; its name is the commit."""
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(model, revision), silenced():
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+
+
+def _fetch_pickles(found: Checkpoint, patterns: tuple[str, ...], allow_pickle: bool) -> None:
+    """Fetch pickled weights if that is allowed; if not, say by name that there are some."""
+    if allow_pickle:
+        _snapshot(found.name, found.commit, patterns)
+        return
+    from huggingface_hub import HfApi
+
+    with contextlib.suppress(OSError, ValueError):
+        there = HfApi().list_repo_files(found.name, revision=found.commit)
+        pickles = sorted(name for name in there if _fits(name, patterns))
+        if pickles:
+            raise _pickle_refused(found.name, pickles[0])
+
+
+def _pickle_refused(where: object, file: str) -> ExportError:
+    return ExportError(
+        f"{where}: the only weights are pickled ({file}); unpickling can execute code",
+        "take a revision with model.safetensors, or allow it with --allow-pickle "
+        "if you trust where the file comes from",
+    )
+
+
+@contextlib.contextmanager
+def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+    """Translate what huggingface_hub raises; the most special classes stand first."""
+    from huggingface_hub import errors
+
+    at = f"{model} at revision {revision!r}" if revision else model
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ExportError(
+            f"{model}: the repository is gated and this login has no access",
+            "accept its terms on the hub, then log in with: hf auth login",
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ExportError(
+            f"{model}: neither a folder here nor a model that the hub shows to this login",
+            "check the spelling; for a private model log in with: hf auth login",
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ExportError(
+            f"{model}: the hub has no revision {revision!r} of it",
+            "give a branch, a tag or a 40-hex commit of that repository with --revision",
+        ) from error
+    except errors.HFValidationError as error:
+        raise ExportError(
+            f"{model}: neither a folder here nor a hub id", "a hub id reads owner/name"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _unreachable(at, error) from error
+    except OSError as error:
+        raise ExportError(
+            f"{at}: fetching it failed: {type(error).__name__}: {_first_line(error)}",
+            "check the network and the free space of the cache folder (HF_HOME), then try again",
+        ) from error
+
+
+def _unreachable(at: str, error: Exception) -> ExportError:
+    from huggingface_hub import constants, errors
+
+    cause = error.__cause__
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return ExportError(f"{at}: the hub has no such revision", "check --revision")
+    if constants.HF_HUB_OFFLINE:
+        return ExportError(
+            f"{at}: not in the hub cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set",
+            "unset HF_HUB_OFFLINE once to fetch it, or give a local folder",
+        )
+    why = f" ({type(cause).__name__}: {_first_line(cause)})" if cause else ""
+    return ExportError(
+        f"{at}: not in the hub cache, and {constants.ENDPOINT} did not serve it{why}",
+        "check the network or HF_ENDPOINT, or give a local folder",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _described(found: Checkpoint) -> Checkpoint:
+    """Look everything but the weights over, and refuse what cannot be exported."""
+    if not (found.folder / "config.json").is_file():
+        raise _missing(found, "config.json")
+    config = _read_json(found.folder / "config.json")
+    _check_config(found.name, config)
+    if not _matching(found.folder, TOKENIZERS):
+        raise _missing(found, "a tokenizer (tokenizer.json)")
+    return dataclasses.replace(found, config=config)
+
+
+def _missing(found: Checkpoint, what: str) -> ExportError:
+    names = sorted(p.name for p in found.folder.iterdir())
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    hint = "give a complete checkpoint in the Hugging Face layout (save_pretrained writes one)"
+    if found.commit:
+        hint = "try again with the hub within reach, or take another checkpoint"
+    return ExportError(
+        f"{found.name}: {what} is missing in {found.folder}; "
+        f"found: {', '.join(names[:12]) or 'nothing'}{more}",
+        hint,
+    )
+
+
+def _check_config(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse what only code of the repository, or another library, could load."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    model_type = config.get("model_type")
+    if config.get("auto_map") and model_type not in CONFIG_MAPPING_NAMES:
+        raise ExportError(
+            f"{name}: config.json asks for code of the repository "
+            f"({', '.join(sorted(set(map(str, config['auto_map'].values()))))})",
+            _FOREIGN_CODE,
+        )
+    if model_type not in CONFIG_MAPPING_NAMES:
+        raise ExportError(
+            f"{name}: config.json has the model_type {model_type!r}, unknown to transformers",
+            "take a checkpoint whose architecture is part of transformers",
+        )
+    if config.get("quantization_config"):
+        raise ExportError(
+            f"{name}: the weights are already quantized (quantization_config in config.json)",
+            "export the checkpoint it was made from, with --recipe int8",
+        )
+
+
+def _read_json(file: Path) -> Any:
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{file}: cannot be read as JSON: {_first_line(error)}",
+            "look at the file, or fetch the checkpoint once more",
+        ) from error
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _matching(folder: Path, patterns: tuple[str, ...] | list[str]) -> tuple[Path, ...]:
+    return tuple(sorted(file for pattern in patterns for file in folder.glob(pattern)))

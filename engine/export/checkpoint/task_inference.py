@@ -1,0 +1,197 @@
+"""What a checkpoint can be exported for: the bundle's task names and what each asks of Optimum."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import ExportError, SettingsError
+from engine.export.checkpoint.silenced import silenced
+
+
+@dataclass(frozen=True)
+class ExportTask:
+    """One row of `TASKS`.
+
+    Attributes:
+        name: The bundle's task.
+        optimum_task: The name of the same in `optimum.exporters`.
+        auto_class: The class of transformers that loads a checkpoint with the right head.
+        model_types: Model types whose decoding is known here; empty where every encoder will do.
+        also: Encoder-decoders that can do an encoder's task, too: their graph is fed the same way.
+    """
+
+    name: str
+    optimum_task: str
+    auto_class: str
+    model_types: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+ENCODER_DECODERS = ("t5", "mt5", "bart", "mbart", "m2m_100", "marian", "pegasus")
+CAUSAL = ("gpt2", "opt")
+_LIKE_ENCODERS = ("bart", "mbart")
+_CLASSIFIER = "AutoModelForSequenceClassification"
+
+TASKS: Mapping[str, ExportTask] = {
+    task.name: task
+    for task in (
+        ExportTask("feature-extraction", "feature-extraction", "AutoModel"),
+        ExportTask("text-classification", "text-classification", _CLASSIFIER, also=_LIKE_ENCODERS),
+        ExportTask(
+            "zero-shot-classification", "text-classification", _CLASSIFIER, also=_LIKE_ENCODERS
+        ),
+        ExportTask(
+            "token-classification", "token-classification", "AutoModelForTokenClassification"
+        ),
+        ExportTask(
+            "question-answering",
+            "question-answering",
+            "AutoModelForQuestionAnswering",
+            also=_LIKE_ENCODERS,
+        ),
+        ExportTask("fill-mask", "fill-mask", "AutoModelForMaskedLM"),
+        *(
+            ExportTask(
+                name,
+                "text2text-generation-with-past",
+                "AutoModelForSeq2SeqLM",
+                model_types=ENCODER_DECODERS,
+            )
+            for name in ("translation", "summarization", "text2text-generation")
+        ),
+        ExportTask(
+            "text-generation",
+            "text-generation-with-past",
+            "AutoModelForCausalLM",
+            model_types=CAUSAL,
+        ),
+    )
+}
+ALIASES = {
+    "sentiment-analysis": "text-classification",
+    "ner": "token-classification",
+    "embedding": "feature-extraction",
+    "sentence-similarity": "feature-extraction",
+}
+_LANGUAGE_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")
+
+# How a class's name in config.json's `architectures` ends, and the task it stands for.
+_HEADS: Mapping[str, str] = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+}
+
+# What a family generates where nobody says.
+_GENERATES = {
+    **dict.fromkeys(("t5", "mt5", "marian", "m2m_100", "mbart"), "translation"),
+    "pegasus": "summarization",
+    "bart": "text2text-generation",
+    **dict.fromkeys(CAUSAL, "text-generation"),
+}
+
+
+def check_known(task: str | None) -> None:
+    """Refuse an unknown task before anything is fetched.
+
+    Raises:
+        SettingsError: The name is neither in `TASKS` nor an alias.
+    """
+    if task is not None:
+        _named(task)
+
+
+def resolve_task(task: str | None, config: Mapping[str, Any], embeds: bool) -> ExportTask:
+    """The row of `TASKS` that a person asked for, or that the checkpoint itself stands for.
+
+    Args:
+        task: A name of `TASKS`, an alias, `translation_XX_to_YY`, or None to infer it.
+        config: The checkpoint's config.json.
+        embeds: Whether the checkpoint has sentence-transformers' modules.json.
+
+    Raises:
+        SettingsError: The name is unknown.
+        ExportError: The task cannot be inferred, or the checkpoint's model type cannot do it.
+    """
+    found = TASKS[_inferred(config, embeds) if task is None else _named(task)]
+    _check_model_type(found, config)
+    return found
+
+
+def default_checkpoint(task: str) -> tuple[str, str]:
+    """Hub id and revision of the checkpoint that transformers' pipeline of a task takes itself.
+
+    Raises:
+        SettingsError: The task is unknown, or transformers has no default for it, as for most
+            language pairs.
+    """
+    with silenced():
+        from transformers.pipelines import SUPPORTED_TASKS
+
+    name, pair = _named(task), _LANGUAGE_PAIR.fullmatch(task)
+    defaults = SUPPORTED_TASKS[name]["default"]
+    found = defaults.get(pair.groups()) if pair else defaults
+    if not found or "model" not in found:
+        pairs = [f"translation_{a}_to_{b}" for a, b in SUPPORTED_TASKS["translation"]["default"]]
+        raise SettingsError(
+            f"transformers has no default checkpoint for {task}",
+            f"name a checkpoint, or take one of the tasks {', '.join(pairs)}",
+        )
+    model, revision = found["model"]["pt"]
+    return str(model), str(revision)
+
+
+def canonical(task: str) -> str:
+    """A task under its usual name; a language pair stays as it is.
+
+    Raises:
+        SettingsError: The name is unknown.
+    """
+    return task if _LANGUAGE_PAIR.fullmatch(task) else _named(task)
+
+
+def _named(task: str) -> str:
+    name = "translation" if _LANGUAGE_PAIR.fullmatch(task) else ALIASES.get(task, task)
+    if name in TASKS:
+        return name
+    known = ", ".join([*TASKS, *ALIASES, "translation_XX_to_YY"])
+    raise SettingsError(f"task: {task!r} is not a task of this engine", f"use one of: {known}")
+
+
+def _inferred(config: Mapping[str, Any], embeds: bool) -> str:
+    architectures = tuple(config.get("architectures") or ())
+    if embeds:
+        return "feature-extraction"
+    for ending, task in _HEADS.items():
+        if any(a.endswith(ending) for a in architectures):
+            return task
+    if generates := _GENERATES.get(str(config.get("model_type"))):
+        summarizes = "summarization" in (config.get("task_specific_params") or {})
+        return "summarization" if summarizes and generates == "text2text-generation" else generates
+    raise ExportError(
+        f"config.json does not say what the model is for (architectures: {list(architectures)})",
+        f"name the task with --task, one of: {', '.join(TASKS)}",
+    )
+
+
+def _check_model_type(task: ExportTask, config: Mapping[str, Any]) -> None:
+    model_type = config.get("model_type")
+    if task.model_types and model_type not in task.model_types:
+        can = [name for name, other in TASKS.items() if model_type in other.model_types]
+        raise ExportError(
+            f"{task.name} is exported for the model types {', '.join(task.model_types)}; "
+            f"this checkpoint is of type {model_type!r}",
+            f"export it with --task {' or '.join(can)}, or take a checkpoint of one of these types"
+            if can
+            else "take a checkpoint of one of these types, or name another task with --task",
+        )
+    encodes = not task.model_types and model_type not in task.also
+    if encodes and config.get("is_encoder_decoder"):
+        raise ExportError(
+            f"{task.name} is exported for encoders; {model_type!r} is an encoder-decoder",
+            "name the task that the checkpoint was trained for with --task",
+        )

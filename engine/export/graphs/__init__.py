@@ -1,0 +1,1 @@
+"""ONNX graphs: read, built and rewritten, and stored with their weights."""

@@ -1,0 +1,259 @@
+"""A decoder's layers as ONNX nodes, whatever becomes of its keys and values.
+
+What differs between graphs of one blueprint is a `GraphForm`: where tokens come from, how attention
+finds its keys and values, and what is made of the last states. All else is here: q, k and v are one
+product, skip connections and norms one op, and every product bears the name of its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.export.graphs.architectures import BLUEPRINTS, Blueprint, Layer, Linear, Norm
+
+CONTRIB = "com.microsoft"
+
+
+def drawn(model: Any) -> Blueprint | None:
+    """What a transformers model's decoder is made of; None for a family without a blueprint."""
+    draw = BLUEPRINTS.get(model.config.model_type)
+    plan = draw(model) if draw else None
+    return plan if plan and plan.activation in ACTIVATIONS else None
+
+
+# Layer's name, number, itself, what it reads and the attention bias -> what it makes, flat: (slots,
+# width).
+Attention = Callable[["DecoderBuilder", str, int, Layer, str, str], str]
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """How a graph of a decoder begins, attends and ends.
+
+    Attributes:
+        name: The graph's.
+        opset, ir: Versions of ONNX.
+        begin: Declares what it reads; the embedded states, before their norm.
+        bias: The attention bias, or "".
+        attend, cross: Self-attention and cross-attention, without their last products.
+        end: Declares what it makes of the last states.
+    """
+
+    name: str
+    opset: int
+    ir: int
+    begin: Callable[[DecoderBuilder], str]
+    bias: Callable[[DecoderBuilder], str]
+    attend: Attention
+    cross: Attention
+    end: Callable[[DecoderBuilder, str], None]
+
+
+@dataclass
+class DecoderBuilder:
+    """A blueprint on its way to a graph; `nodes` is in topological order.
+
+    `known` is what the form's functions tell one another: names of tensors.
+    """
+
+    plan: Blueprint
+    form: GraphForm
+    nodes: list[Any] = field(default_factory=list)
+    weights: dict[str, Any] = field(default_factory=dict)
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+
+    def model(self) -> Any:
+        """The whole graph as an ONNX ModelProto."""
+        plan = self.plan
+        states = self.form.begin(self)
+        states = self.norm(states, plan.embedding_norm, "embed") if plan.embedding_norm else states
+        bias = self.form.bias(self)
+        # With norms first, `normed` is what the next layer reads and `states` the running sum.
+        normed = self.norm(states, plan.layers[0].self_norm, "first") if plan.norm_first else ""
+        for n, layer in enumerate(plan.layers):
+            following = plan.layers[n + 1].self_norm if n + 1 < len(plan.layers) else plan.last_norm
+            states, normed = self._layer(f"layer.{n}", n, layer, following, states, normed, bias)
+        self.form.end(self, normed or states)
+        return self.written()
+
+    def written(self) -> Any:
+        """What has been written so far, as a ModelProto."""
+        from onnx import helper
+
+        form, weights = self.form, list(self.weights.values())
+        graph = helper.make_graph(self.nodes, form.name, self.inputs, self.outputs, weights)
+        opsets = [helper.make_opsetid("", form.opset), helper.make_opsetid(CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=form.ir)
+
+    def embedded(self, tokens: str, places: str) -> str:
+        """Tokens and their places, flat, as states before the first norm."""
+        plan = self.plan
+        states = self.op("Gather", [self.weight("embedding", plan.embedding), tokens], "embed")
+        if plan.embedding_scale != 1:
+            scale = self.number("embedding_scale", plan.embedding_scale)
+            states = self.op("Mul", [states, scale], "embed/scaled")
+        if plan.positions is not None:
+            table = self.weight("positions", plan.positions)
+            position = self.op("Gather", [table, places], "embed/position")
+            states = self.op("Add", [states, position], "embed/placed")
+        return states
+
+    def head(self, states: str) -> None:
+        """The logits, float32 (slots, vocabulary)."""
+        plan = self.plan
+        tied = plan.head is plan.embedding
+        inputs = [states, "embedding" if tied else self.weight("head", plan.head)]
+        if plan.head_bias is not None:
+            inputs.append(self.weight("head_bias", plan.head_bias))
+        self.node("Gemm", inputs, ["logits"], "head", transB=1)
+
+    def _layer(
+        self, at: str, n: int, layer: Layer, following: Norm | None, states: str, normed: str,
+        bias: str,
+    ) -> tuple[str, str]:  # fmt: skip
+        """The sum behind a layer and, with norms first, what the following one reads."""
+        blocks: list[tuple[Attention, str, Linear | None, Norm | None]]
+        blocks = [(self.form.attend, "out", layer.out, layer.cross_norm or layer.wide_norm)]
+        if layer.cross_q:
+            blocks.append((self.form.cross, "cross_out", layer.cross_out, layer.wide_norm))
+        blocks.append((_feed_forward, "narrow", layer.narrow, following))
+        norms = (layer.self_norm, layer.cross_norm, layer.wide_norm)
+        own = [norm for norm in norms if norm]
+        for (block, name, last, after), before in zip(blocks, own, strict=True):
+            made = block(self, at, n, layer, normed or states, bias)
+            norm = after if self.plan.norm_first else before
+            added, total = self._added(made, states, last, norm, f"{at}/{name}")
+            states, normed = (total, added) if self.plan.norm_first else (added, "")
+        return states, normed
+
+    def _added(
+        self, made: str, states: str, linear: Linear | None, norm: Norm | None, name: str
+    ) -> tuple[str, str]:
+        """The norm of a block's last product on top of the running sum, and the new sum."""
+        assert linear
+        made = self.op("MatMul", [made, self.weight(f"{name}.weight", linear.weight)], name)
+        bias = "" if linear.bias is None else self.weight(f"{name}.bias", linear.bias)
+        if norm is None:
+            made = self.op("Add", [made, bias], f"{name}/biased") if bias else made
+            return "", self.op("Add", [made, states], f"{name}/sum")
+        gamma = self.weight(f"{name}/norm.weight", norm.weight)
+        inputs = [made, states, gamma]
+        kind = "SkipSimplifiedLayerNormalization"
+        if norm.bias is not None:
+            inputs.append(self.weight(f"{name}/norm.bias", norm.bias))
+            kind = "SkipLayerNormalization"
+        found = self.ops(
+            kind, [*inputs, bias], f"{name}/norm", ["normed", "", "", "sum"], domain=CONTRIB,
+            epsilon=self.plan.epsilon,
+        )  # fmt: skip
+        return found[0], found[3]
+
+    def norm(self, given: str, norm: Norm, name: str) -> str:
+        name = f"{name}/norm"
+        weight = self.weight(f"{name}.weight", norm.weight)
+        if norm.bias is not None:
+            bias = self.weight(f"{name}.bias", norm.bias)
+            inputs = [given, weight, bias]
+            return self.op("LayerNormalization", inputs, name, axis=-1, epsilon=self.plan.epsilon)
+        square = self.op("Mul", [given, given], f"{name}/square")
+        mean = self.op("ReduceMean", [square, self.axes("axis.last", -1)], f"{name}/mean")
+        epsilon = self.number("epsilon", self.plan.epsilon)
+        size = self.op("Sqrt", [self.op("Add", [mean, epsilon], f"{name}/some")], f"{name}/size")
+        return self.op("Mul", [self.op("Div", [given, size], f"{name}/one"), weight], name)
+
+    def linear(self, given: str, linear: Linear, name: str) -> str:
+        inputs = [given, self.weight(f"{name}.weight", linear.weight)]
+        if linear.bias is None:
+            return self.op("MatMul", inputs, name)
+        return self.op("Gemm", [*inputs, self.weight(f"{name}.bias", linear.bias)], name)
+
+    def shaped(self, given: str, shape: Sequence[int], name: str) -> str:
+        label = "shape." + ".".join(map(str, shape))
+        return self.op("Reshape", [given, self.axes(label, *shape)], f"{name}/shaped")
+
+    def op(self, op: str, inputs: Sequence[str], name: str, **given: Any) -> str:
+        """A node with one output, which is returned."""
+        return self.ops(op, inputs, name, [""], **given)[0]
+
+    def ops(
+        self, op: str, inputs: Sequence[str], name: str, outputs: Sequence[str], **given: Any
+    ) -> list[str]:
+        """A node with several outputs, of which those behind the first are left out if unnamed."""
+        made = [f"{name}:{label}" if label or not i else "" for i, label in enumerate(outputs)]
+        self.node(op, inputs, made, name, **given)
+        return made
+
+    def node(
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **given: Any
+    ) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(op, list(inputs), list(outputs), name=name, **given))
+
+    def weight(self, name: str, array: Any) -> str:
+        """An initializer; asked for again, the one that is there."""
+        import numpy as np
+        from onnx import numpy_helper
+
+        if name not in self.weights:
+            self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def number(self, name: str, value: float) -> str:
+        import numpy as np
+
+        return self.weight(name, np.array(value, np.float32))
+
+    def whole(self, name: str, value: int) -> str:
+        import numpy as np
+
+        return self.weight(name, np.array(value, np.int32))
+
+    def axes(self, name: str, *values: int) -> str:
+        import numpy as np
+
+        return self.weight(name, np.array(values, np.int64))
+
+    def input(self, name: str, kind: str, shape: Sequence[Any]) -> str:
+        self.inputs.append(described(name, kind, shape))
+        return name
+
+    def output(self, name: str, kind: str, shape: Sequence[Any]) -> str:
+        self.outputs.append(described(name, kind, shape))
+        return name
+
+
+def _feed_forward(
+    writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str
+) -> str:
+    op, attributes = ACTIVATIONS[writer.plan.activation]
+    wide = writer.linear(given, layer.wide, f"{at}/wide")
+    wide = writer.op(op, [wide], f"{at}/active", **attributes)
+    if layer.gate:
+        gate = writer.linear(given, layer.gate, f"{at}/gate")
+        wide = writer.op("Mul", [wide, gate], f"{at}/gated")
+    return wide
+
+
+def described(name: str, kind: str, shape: Sequence[Any]) -> Any:
+    """A graph's input or output; `kind` is a name of TensorProto's types."""
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor_value_info(name, getattr(TensorProto, kind), list(shape))
+
+
+# Names in a checkpoint's configuration -> op and its attributes.
+ACTIVATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "relu": ("Relu", {}),
+    "gelu": ("Gelu", {"domain": CONTRIB}),
+    # The approximation by tanh.
+    "gelu_new": ("FastGelu", {"domain": CONTRIB}),
+    "gelu_pytorch_tanh": ("FastGelu", {"domain": CONTRIB}),
+    # x * sigmoid(alpha * x).
+    "silu": ("QuickGelu", {"domain": CONTRIB, "alpha": 1.0}),
+    "swish": ("QuickGelu", {"domain": CONTRIB, "alpha": 1.0}),
+}

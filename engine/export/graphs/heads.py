@@ -1,0 +1,66 @@
+"""Small graphs behind an encoder's, so that on a GPU only what is asked for comes back.
+
+pool    feature-extraction: weighted sums of the tokens' states, a row each
+at      fill-mask: the logits of masked places
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+OPSET, IR = 18, 9
+# Type and shape by name.
+_Tensors = Mapping[str, tuple[str, Sequence[object]]]
+
+
+def graphs(task: str) -> dict[str, Any]:
+    """Those of a task by file name, ONNX ModelProtos.
+
+    pool.onnx: last_hidden_state, float32 (rows, length, d), and weights, float32 (rows, 1, length)
+    -> pooled, float32 (rows, 1, d).
+
+    at.onnx: logits, float32 (rows, length, vocabulary), and places, int64 (n, 2), row and position
+    -> found, float32 (n, vocabulary).
+    """
+    made = {"feature-extraction": ("pool.onnx", _pool), "fill-mask": ("at.onnx", _at)}
+    if task not in made:
+        return {}
+    name, write = made[task]
+    return {name: write()}
+
+
+def _pool() -> Any:
+    inputs: _Tensors = {
+        "last_hidden_state": ("FLOAT", ["rows", "length", "d"]),
+        "weights": ("FLOAT", ["rows", 1, "length"]),
+    }
+    pooled = ("pooled", "FLOAT", ["rows", 1, "d"])
+    return _graph("pool", "MatMul", ["weights", "last_hidden_state"], inputs, pooled)
+
+
+def _at() -> Any:
+    inputs: _Tensors = {
+        "logits": ("FLOAT", ["rows", "length", "vocabulary"]),
+        "places": ("INT64", ["n", 2]),
+    }
+    found = ("found", "FLOAT", ["n", "vocabulary"])
+    return _graph("at", "GatherND", ["logits", "places"], inputs, found)
+
+
+def _graph(
+    name: str,
+    op: str,
+    given: list[str],
+    inputs: _Tensors,
+    output: tuple[str, str, Sequence[object]],
+) -> Any:
+    """A graph of one node."""
+    from onnx import helper
+
+    from engine.export.graphs.decoder_builder import described
+
+    declared = [described(label, kind, shape) for label, (kind, shape) in inputs.items()]
+    node = helper.make_node(op, given, [output[0]], name)
+    graph = helper.make_graph([node], name, declared, [described(*output)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)

@@ -1,0 +1,1 @@
+"""Quantization recipes: what each does to the graphs of an fp32 bundle."""

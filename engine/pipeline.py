@@ -1,0 +1,265 @@
+"""A bundle opened on a device, and its stages bound to one set of options.
+
+`Bundle` is what `engine.Bundle` gives a person; `Stages` is what the runner joins: encode, cut,
+infer, finish. Neither knows files of rows, threads or output folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from engine import tasks
+from engine.bundle import batching
+from engine.bundle import format as bundle_format
+from engine.bundle.tokenizer import Tokenizer
+from engine.core.hardware import cores
+from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
+from engine.errors import OutOfMemory, SettingsError
+from engine.generation import MOST, Count, capacity, uncounted
+from engine.runtime.backend import OrtBackend
+from engine.runtime.device import resolve
+from engine.runtime.protocol import Backend, Graph, Value
+from engine.tasks.in_memory_inputs import in_memory
+
+# Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
+# to be few among them.
+_TURNS = 16
+# Padded tokens of a batch on a GPU, where the person names none: on an H200 MiniLM is a quarter
+# faster with them than with half as many, and no model tried gains from more.
+GPU_TOKENS = 32768
+# Rows of one at most: as many short ones as fill it.
+GPU_ROWS = 4096
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages between source and sink. Every method may be called from any thread."""
+
+    backend: Backend
+    task: tasks.Task
+    context: tasks.Context
+    budget: int
+    max_length: int
+    workers: int = 1
+    dedupe: bool = True
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the result columns."""
+        return self.task.schema(self.context)
+
+    def encode(self, rows: Rows) -> Encoded:
+        return self.task.sequences(rows, self.context, once=self.dedupe)
+
+    def cut(self, window: Encoded) -> Iterator[Batch]:
+        pad, generation = self.context.model_config.pad_id, self.context.model_config.decoder
+        on_gpu = self.backend.device != "cpu"
+        if generation and generation.continuous:
+            most = _TURNS * (MOST if on_gpu else capacity(generation))
+            return batching.deal(
+                window, workers=self.workers, most=most, limit=self.max_length, pad_id=pad
+            )
+        rows = GPU_ROWS if on_gpu else batching.MAX_ROWS
+        return batching.cut(
+            window, budget=self.budget, limit=self.max_length, pad_id=pad, max_rows=rows
+        )
+
+    def infer(self, batch: Batch) -> Output:
+        if not len(batch.index):
+            return Output(batch, {})
+        return Output(batch, self._inferred(batch.feeds, batch.numbers))
+
+    def _inferred(self, feeds: Mapping[str, Ints], numbers: Ints) -> Arrays:
+        """A batch's results; in halves, and halves of these, where it does not fit the device."""
+        try:
+            context = replace(self.context, numbers=numbers)
+            return self.task.infer(self.backend, feeds, context)
+        except OutOfMemory:
+            if len(numbers) < 2:
+                raise
+        self.context.spare.clear()
+        self.context.count(halved=1)
+        half = len(numbers) // 2
+        parts = (slice(None, half), slice(half, None))
+        return batching.joined(
+            [self._inferred({n: a[p] for n, a in feeds.items()}, numbers[p]) for p in parts]
+        )
+
+    def finish(self, outputs: Sequence[Output]) -> Answers:
+        """All outputs of one window to its result columns, in input order."""
+        window = outputs[0].batch.window
+        arrays = batching.gather(outputs)
+        columns = (
+            self.task.finish(window, arrays, self.context)
+            if len(window.rows)
+            else [pa.array([], field.type) for field in self.schema]
+        )
+        tokens = arrays.get("tokens")
+        return Answers(
+            window.rows,
+            pa.RecordBatch.from_arrays(columns, schema=self.schema),
+            tokens=len(window.ids.values),
+            truncated=int(window.truncated.sum()),
+            output_tokens=len(tokens.values) if isinstance(tokens, Ragged) else 0,
+        )
+
+
+class Bundle:
+    """An exported model, loaded.
+
+    engine.Bundle.load("models/minilm")(["a text", "another"])   # -> pyarrow.Table
+    """
+
+    def __init__(self, folder: bundle_format.BundleFolder, backend: Backend) -> None:
+        self.folder = folder
+        self.backend = backend
+        self.task = tasks.find(folder.description.task)
+        self.model_config = folder.description.model_config
+        self._tokenizer = cache(self._open_tokenizer)
+        # Decoding's buffers stay for the next call, since fresh memory is dear: about 1 ms a MiB.
+        self._spare: list[dict[str, Value]] = []
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        check: bool = True,
+        gpu_memory: int = 0,
+    ) -> Bundle:
+        """Open a bundle.
+
+        Args:
+            path: The folder that `engine export` wrote.
+            device: auto, cpu, cuda or cuda:N.
+            threads: Threads for one batch; 0 takes all cores.
+            check: Compare every file with its recorded hash first.
+            gpu_memory: Bytes of the GPU that each graph may take up; 0 for no limit.
+
+        Raises:
+            BundleError: Not a bundle, or its bytes have changed.
+            DeviceError: The device asked for is not what would run.
+        """
+        folder = bundle_format.load(path)
+        if check:
+            folder.check()
+        device = resolve(device)
+        backend = OrtBackend(
+            folder.path,
+            folder.graphs_for(device),
+            device=device,
+            threads=threads or cores(),
+            gpu_memory=gpu_memory,
+            tensor_cores=folder.tensor_cores,
+        )
+        return cls(folder, backend)
+
+    def stages(
+        self,
+        options: Mapping[str, Any],
+        *,
+        batch_tokens: int = 0,
+        max_length: int = 0,
+        workers: int = 1,
+        dedupe: bool = True,
+        stopped: Callable[[], bool] = never,
+        count: Count = uncounted,
+    ) -> Stages:
+        """The stages, bound to task options and sizes (0: the task's and the model's own).
+
+        `workers` is how many batches will be computed at the same time; `dedupe` computes equal
+        sequences of a window once, unless answers are drawn by chance; `count` is told by decoding
+        of its places and how many of them had a row.
+
+        Raises:
+            SettingsError: An option or a size does not fit this model.
+        """
+        length = max_length or self.model_config.max_length
+        self._check_length(length)
+        tokenizer = self._tokenizer(length)
+        settled = tasks.settle(self.task, self.model_config, options)
+        on_gpu = self.backend.device != "cpu"
+        budget = batch_tokens or (GPU_TOKENS if on_gpu else self.task.batch_tokens)
+        type_ids = "token_type_ids" in self._first_graph().inputs
+        return Stages(
+            self.backend,
+            self.task,
+            tasks.Context(
+                self.model_config, settled, tokenizer, type_ids, stopped, budget, count, self._spare
+            ),
+            budget,
+            length,
+            workers,
+            dedupe,
+        )
+
+    def __call__(
+        self,
+        texts: Sequence[Any],
+        *,
+        max_length: int = 0,
+        **options: Any,
+    ) -> pa.Table:
+        """Answer a list of texts in memory.
+
+        Args:
+            texts: What the task's input columns hold, item by item: a string; a list of words for
+                token-classification; a tuple or a dict of the columns where there are several,
+                such as (question, context).
+            max_length: Tokens a text may have before it is cut; 0 takes the model's.
+            options: The task's own, such as max_new_tokens=48 or top_k=3.
+
+        Returns:
+            A table of the result columns, one row for each text, in order.
+
+        Raises:
+            InputError: Something in the list is not text.
+            SettingsError: An option is unknown or out of range.
+        """
+        stages = self.stages(options, max_length=max_length)
+        columns = in_memory(texts, self.task)
+        settled = stages.context.options
+        self.task.check(self.model_config, settled, len(columns))
+        size = self.task.window(settled)
+        starts = range(0, len(columns[0]), size)
+        windows = (_window(columns, start, size) for start in starts)
+        answers = [answer(stages, rows).columns for rows in windows]
+        return pa.Table.from_batches(answers, schema=stages.schema)
+
+    def _first_graph(self) -> Graph:
+        known = ("model", "encoder", "decoder", "step", "resident")
+        return self.backend.graph(next(n for n in known if n in self.backend.graphs))
+
+    def _open_tokenizer(self, max_length: int) -> Tokenizer:
+        return Tokenizer(self.folder.path / bundle_format.TOKENIZER, max_length)
+
+    def _check_length(self, length: int) -> None:
+        limit = self.model_config.position_limit
+        if length < 4 or (limit and length > limit):
+            raise SettingsError(
+                f"max_length is {length}", f"4 to {limit or 'any number of'} tokens for this model"
+            )
+
+
+def _window(columns: Sequence[pa.Array], start: int, size: int) -> Rows:
+    """Rows in memory from `start` on."""
+    texts = tuple(column.slice(start, size) for column in columns)
+    return Rows(None, texts, numbers=np.arange(start, start + len(texts[0])))
+
+
+def answer(stages: Stages, rows: Rows) -> Answers:
+    """One window through all stages, in this thread."""
+    return stages.finish([stages.infer(batch) for batch in stages.cut(stages.encode(rows))])

@@ -1,0 +1,1 @@
+"""A run over a corpus: coordinator, worker, threads, manifest, parts, several GPUs."""

@@ -1,0 +1,87 @@
+"""A split's output while it grows: the answers, the bad rows and the counts of its record."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine.core.config import RunConfig
+from engine.core.types import Answers
+from engine.data import writers
+from engine.runner.manifest import Entry
+
+
+class PartWriter:
+    """A part while its windows come in; its file begins with the first of them.
+
+    Args:
+        out: The output folder.
+        name: The part's file name.
+        config: Format and compression.
+    """
+
+    def __init__(self, out: Path, name: str, config: RunConfig) -> None:
+        self._out, self._name, self._config = out, name, config
+        self._answers: writers.Part | None = None
+        self._rejects: writers.Part | None = None
+        self._counts: Counter[str] = Counter()
+        self._started = time.perf_counter()
+
+    def write(self, window: Answers) -> None:
+        """Append a window's answers, and its bad rows to the rejects.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        columns = _beside(window.rows.kept, window.columns)
+        if self._answers is None:
+            config = self._config
+            self._answers = writers.Part(
+                self._out, self._name, columns.schema, config.format, config.compression
+            )
+        self._answers.write(columns)
+        rejects = window.rows.rejects
+        if len(rejects.rows):
+            self._rejects = self._rejects or writers.rejects_part(self._out, self._name)
+            self._rejects.write(writers.rejects_columns(rejects))
+        rows_out, bad = columns.num_rows, len(rejects.rows)
+        self._counts.update(rows_in=rows_out + bad, rows_out=rows_out, rows_rejected=bad)
+        self._counts.update(
+            tokens=window.tokens, truncated=window.truncated, output_tokens=window.output_tokens
+        )
+
+    def finish(
+        self, taken: dict[str, Any], run_json: dict[str, Any], ran: Mapping[str, Any]
+    ) -> Entry:
+        """Name the files and say what they hold."""
+        assert self._answers is not None
+        rejects = self._rejects.finish() if self._rejects else None
+        return Entry(
+            part=self._answers.finish(),
+            rejects=rejects,
+            input=taken,
+            fingerprint=run_json["fingerprint"],
+            counts=dict(self._counts),
+            device=str(ran["device"]),
+            ran=ran,
+            seconds=round(time.perf_counter() - self._started, 3),
+        )
+
+    def abandon(self) -> None:
+        """Drop what has been written."""
+        for part in (self._answers, self._rejects):
+            if part:
+                part.abandon()
+
+
+def _beside(kept: pa.RecordBatch | None, columns: pa.RecordBatch) -> pa.RecordBatch:
+    """The kept input columns, then the results."""
+    if kept is None or not kept.num_columns:
+        return columns
+    fields = [*kept.schema, *columns.schema]
+    return pa.RecordBatch.from_arrays([*kept.columns, *columns.columns], schema=pa.schema(fields))

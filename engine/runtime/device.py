@@ -1,0 +1,293 @@
+"""Which device computes, and why not another: ONNX Runtime, its providers, and what they took.
+
+Asked for a GPU and not getting it is an error that says why. Being listed as available only means
+that a provider was compiled: one that does not load leaves a session on the CPU without a word but
+a line in the log, and a node without a kernel is computed on the CPU between two copies. Both are
+refused here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engine.core.config import check_device
+from engine.errors import DeviceError, MissingDependency, SettingsError
+from engine.runtime import cuda
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+GPU = 'pip install "corpus-engine[gpu]"'
+_INSTALL = 'pip install "corpus-engine[cpu]", or "corpus-engine[gpu]" for an NVIDIA GPU (not both)'
+_SWAP = f"pip uninstall -y onnxruntime onnxruntime-gpu, then {GPU}"
+_CPU = "--device cpu runs on the CPU"
+ALL = "cuda:all"
+# Ops that CUDA leaves to the CPU on purpose: arithmetic of shapes, whose inputs lie on the host.
+# Anything with a weight or a token's state in it is not among them.
+_OF_SHAPES = {
+    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal",
+    "Expand", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "If", "Less",
+    "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceMax",
+    "ReduceMin", "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Sqrt", "Squeeze", "Sub",
+    "Unsqueeze", "Where",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExecutionInfo:
+    """What computed, as a run's records keep it.
+
+    Attributes:
+        device: Such as cpu or cuda:0.
+        provider: ONNX Runtime's name of it.
+        runtime: onnxruntime's version.
+        GPU, driver, cuda, cudnn: Name of the GPU and versions; "" on a CPU.
+        nodes: Of each graph, how many nodes each provider took; where it tells.
+    """
+
+    device: str
+    provider: str
+    runtime: str
+    gpu: str = ""
+    driver: str = ""
+    cuda: str = ""
+    cudnn: str = ""
+    nodes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def ran(device: str, sessions: Mapping[str, Any]) -> ExecutionInfo:
+    """What computes the graphs of these sessions, by their names."""
+    kind, _, index = device.partition(":")
+    told = {name: nodes(session) for name, session in sessions.items()}
+    found = ExecutionInfo(device, PROVIDERS[kind], str(runtime().__version__), nodes=told)
+    if kind == "cpu":
+        return found
+    driver, loaded = cuda.look(), cuda.versions(built_for())
+    gpus = [gpu.name for gpu in driver.gpus]
+    gpu = gpus[int(index or 0)] if int(index or 0) < len(gpus) else ""
+    return replace(
+        found, gpu=gpu, driver=driver.release, cuda=loaded["cuda"], cudnn=loaded["cudnn"]
+    )
+
+
+@cache
+def runtime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        MissingDependency: Neither the cpu nor the gpu extra is installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency("onnxruntime is not installed", _INSTALL) from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise MissingDependency(
+            "onnxruntime is installed in part: its two builds overwrite each other's files",
+            "pip uninstall onnxruntime onnxruntime-gpu, then " + _INSTALL,
+        )
+    return onnxruntime
+
+
+def built_for() -> int:
+    """The CUDA major version that the installed onnxruntime was built for, 0 for none."""
+    if PROVIDERS["cuda"] not in runtime().get_available_providers():
+        return 0
+    told = str(getattr(runtime(), "cuda_version", "") or "")
+    if not told:
+        with contextlib.suppress(ImportError):
+            from onnxruntime.capi import build_and_package_info
+
+            told = str(getattr(build_and_package_info, "cuda_version", "") or "")
+    return int(told.partition(".")[0]) if told.partition(".")[0].isdigit() else 13
+
+
+def resolve(device: str) -> str:
+    """The device that auto, cuda or cpu stands for here: cpu or cuda:N.
+
+    Raises:
+        SettingsError: It is none of these names, or several GPUs.
+        DeviceError: A GPU was asked for and there is none; the message says why.
+    """
+    check_device(device)
+    if device == ALL:
+        raise SettingsError(f"device is {ALL}, and one is needed here", "cuda, cuda:0 or cpu")
+    return _resolved(device, device)
+
+
+def _resolved(device: str, asked: str) -> str:
+    if device == "cpu":
+        return "cpu"
+    problem = passed_over()
+    if device == "auto":
+        return "cpu" if problem else "cuda:0"
+    if problem:
+        raise DeviceError(f"{asked} was asked for, but {problem[0]}", problem[1])
+    index = int(device.partition(":")[2] or 0)
+    if index >= (count := len(cuda.look().gpus)):
+        raise DeviceError(
+            f"{device} was asked for, and the driver has {count} "
+            f"GPU{'s' * (count > 1)}: cuda:0{f' to cuda:{count - 1}' * (count > 1)}",
+            "nvidia-smi lists the GPUs; CUDA_VISIBLE_DEVICES hides some",
+        )
+    return f"cuda:{index}"
+
+
+def devices(device: str) -> tuple[str, ...]:
+    """The devices that a run uses: one, or with cuda:all every GPU.
+
+    Raises:
+        DeviceError: As `resolve`.
+    """
+    if device != ALL:
+        return (resolve(device),)
+    _resolved("cuda", device)
+    return tuple(f"cuda:{n}" for n in range(len(cuda.look().gpus)))
+
+
+def gpu(device: str) -> str:
+    """Name of the GPU that is cuda:N, "" for the CPU."""
+    kind, _, index = device.partition(":")
+    return "" if kind == "cpu" else cuda.look().gpus[int(index)].name
+
+
+def passed_over() -> tuple[str, str] | None:
+    """Why no GPU can be used here, and what to do about it; None where one can."""
+    if PROVIDERS["cuda"] not in runtime().get_available_providers():
+        return "the installed onnxruntime has no CUDA provider", f"{_SWAP}; or {_CPU}"
+    driver, major = cuda.look(), built_for()
+    if driver.problem:
+        return driver.problem, f"nvidia-smi should list the GPU; {_CPU}"
+    if driver.cuda[0] < major:
+        served = ".".join(map(str, driver.cuda))
+        return (
+            f"the driver serves CUDA {served} and this onnxruntime is built for CUDA {major}",
+            f"install a newer NVIDIA driver, or: pip install {_older(driver.cuda[0])}",
+        )
+    return None
+
+
+def _older(major: int) -> str:
+    """The line of onnxruntime-gpu on PyPI that is built for a CUDA major version."""
+    return '"onnxruntime-gpu<1.27"' if major == 12 else f"an onnxruntime-gpu for CUDA {major}"
+
+
+def preload() -> None:
+    """Load CUDA's and cuDNN's libraries from PyPI's packages, or those that torch has loaded.
+
+    Whatever does not load shows when a session is made (`check_placed`).
+    """
+    load = getattr(runtime(), "preload_dlls", None)
+    if load is None:
+        return
+    # It prints what it does not find; the error that follows says it better.
+    with open(os.devnull, "w", encoding="utf-8") as away, contextlib.redirect_stdout(away):
+        load()
+
+
+@contextlib.contextmanager
+def heard(lines: list[str] | None) -> Iterator[None]:
+    """Catch what the runtime's library writes to file descriptor 2 meanwhile, which is where it
+    says why a provider does not load; None catches nothing."""
+    if lines is None:
+        yield
+        return
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            lines += caught.read().decode(errors="replace").splitlines()
+
+
+def not_started(device: str, error: Exception) -> DeviceError | None:
+    """What to raise where a session fails for want of a GPU that works, None where it does not."""
+    if device == "cpu" or not (why := _lost([str(error)])):
+        return None
+    return DeviceError(
+        f"{device} was asked for, and the CUDA provider does not start: {why}",
+        "engine doctor shows driver, GPUs and libraries; nvidia-smi should list the GPU",
+    )
+
+
+def check_placed(device: str, session: Any, said: Sequence[str]) -> None:
+    """See that a session is on the device it was made for.
+
+    Args:
+        said: What the runtime wrote while it was made.
+
+    Raises:
+        DeviceError: It is not; the message says what the runtime said.
+    """
+    ran = session.get_providers()[0]
+    if ran == PROVIDERS[device.partition(":")[0]]:
+        return
+    major = built_for()
+    lost = _lost(said) or next(iter(cuda.missing(major)), "")
+    why = f"the CUDA provider does not load: {lost}" if lost else "the CUDA provider does not load"
+    raise DeviceError(
+        f"{device} was asked for, and {ran} is what would run: {why}",
+        f"{GPU} brings CUDA {major} and cuDNN; engine doctor lists what is missing",
+    )
+
+
+def _lost(said: Sequence[str]) -> str:
+    """The library that could not be opened, or the error of CUDA, out of the runtime's words."""
+    text = "\n".join(said)
+    if found := re.search(r"(lib[\w.+-]+\.so[.\d]*): (cannot open[^\"\n]*|[^\"\n]{1,80})", text):
+        return f"{found[1]}: {found[2].strip()}"
+    found = re.search(r"CUDA failure \d+: [^;\n]{1,80}", text)
+    return found[0] if found else ""
+
+
+def nodes(session: Any) -> dict[str, int]:
+    """How many nodes each provider took; none where this onnxruntime does not tell."""
+    found: Counter[str] = Counter()
+    for part in _assigned(session):
+        found[part.ep_name] += len(part.get_nodes())
+    return dict(found)
+
+
+def _assigned(session: Any) -> Sequence[Any]:
+    told = getattr(session, "get_provider_graph_assignment_info", None)
+    return list(told()) if told else []
+
+
+def check_nodes(file: Path, device: str, session: Any) -> None:
+    """See that no node with work in it fell back from the GPU to the CPU.
+
+    Raises:
+        DeviceError: Some did; their ops are named.
+    """
+    if device == "cpu":
+        return
+    lost: Counter[str] = Counter()
+    for part in _assigned(session):
+        if part.ep_name == PROVIDERS["cpu"]:
+            lost.update(
+                node.op_type
+                for node in part.get_nodes()
+                if node.domain not in ("", "ai.onnx") or node.op_type not in _OF_SHAPES
+            )
+    if lost:
+        listed = ", ".join(f"{count} {op}" for op, count in lost.most_common(3))
+        raise DeviceError(
+            f"{file}: {device} was asked for, and {lost.total()} nodes fell back to the CPU: "
+            f"{listed}",
+            "a GPU runs bundles of recipe fp16 and fp32; --device cpu runs this one",
+        )

@@ -1,0 +1,130 @@
+"""What this machine and this installation are, and what stands in the way."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine.core import hardware
+from engine.errors import EngineError
+from engine.runtime import cuda
+from engine.runtime.backend import OrtBackend
+from engine.runtime.device import PROVIDERS, built_for, passed_over, preload, runtime
+from engine.version import __version__
+
+_PACKAGES = (
+    "onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow", "typer",
+    "torch", "optimum", "optimum-onnx", "transformers", "onnx",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that `engine doctor` shows.
+
+    Attributes:
+        providers: Provider name to "loads" or to why it does not, tried with a real graph.
+        cuda: What the driver says of itself and of its GPUs, what CUDA the runtime was built for,
+            and which of its libraries are missing.
+        memory: Bytes this process may use.
+        hints: What the person can do, most important first.
+    """
+
+    engine: str
+    python: str
+    system: str
+    cpu: str
+    cpu_features: tuple[str, ...]
+    cores: int
+    memory: int
+    versions: dict[str, str]
+    providers: dict[str, str]
+    cuda: dict[str, Any]
+    hints: tuple[str, ...] = field(default=())
+
+
+def diagnose(graph: Path) -> Diagnosis:
+    """Look at the machine; `graph` is a small ONNX file to try the providers with."""
+    model, features = hardware.cpu()
+    versions = {name: found for name in _PACKAGES if (found := _version(name))}
+    providers, hints = _providers(graph)
+    return Diagnosis(
+        engine=__version__,
+        python=f"{platform.python_version()} ({sys.executable})",
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=model,
+        cpu_features=features,
+        cores=hardware.cores(),
+        memory=hardware.memory(),
+        versions=versions,
+        providers=providers,
+        cuda=_cuda(),
+        hints=tuple(hints + _hints(features, versions)),
+    )
+
+
+def _cuda() -> dict[str, Any]:
+    """What there is of CUDA, whether or not anything here can use it."""
+    driver = cuda.look()
+    found: dict[str, Any] = {"driver": driver.problem or driver.release or "loaded"}
+    if driver.gpus:
+        found["serves"] = ".".join(map(str, driver.cuda))
+        found["gpus"] = [
+            f"cuda:{n} {gpu.name}, {gpu.memory / 2**30:.0f} GiB, capability {gpu.capability}"
+            for n, gpu in enumerate(driver.gpus)
+        ]
+    try:
+        major = built_for()
+    except EngineError:
+        return found
+    found["onnxruntime"] = f"built for CUDA {major}" if major else "built without CUDA"
+    if major:
+        preload()
+        found["missing"] = list(cuda.missing(major))
+    return found
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _providers(graph: Path) -> tuple[dict[str, str], list[str]]:
+    """Each provider of this build, tried, since being listed only says that it was compiled; and
+    what to do about those that do not load."""
+    try:
+        built = runtime().get_available_providers()
+    except EngineError as error:
+        return {"onnxruntime": error.message}, [error.hint]
+    found, hints = {}, []
+    for device, name in PROVIDERS.items():
+        if name not in built:
+            continue
+        try:
+            OrtBackend(graph.parent, [graph.name], device=device)
+            found[name] = "loads"
+        except EngineError as error:
+            found[name] = error.message
+            hints.append(error.hint)
+    if PROVIDERS["cuda"] not in built and cuda.look().gpus and (passed := passed_over()):
+        hints.append(f"there is a GPU, and {passed[0]}: {passed[1]}")
+    return found, hints
+
+
+def _hints(features: tuple[str, ...], versions: dict[str, str]) -> list[str]:
+    hints = []
+    if {"onnxruntime", "onnxruntime-gpu"} <= versions.keys():
+        hints.append(
+            "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
+        )
+    if not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & set(features):
+        hints.append("this CPU has no int8 dot product: expect little from the int8 recipe")
+    if "optimum-onnx" not in versions:
+        hints.append('exporting needs: pip install "corpus-engine[export]"')
+    return hints

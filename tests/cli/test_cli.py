@@ -1,0 +1,328 @@
+"""The command line as a person meets it: messages, exit codes, JSON, interrupts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine import cli
+from engine.demo import BUNDLE, CHECKPOINT, corpus
+from engine.demo.numerals import portuguese, spanish
+
+ENGINE = [sys.executable, "-m", "engine"]
+
+
+def call(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ENGINE, *map(str, arguments)], capture_output=True, text=True, check=False, **more
+    )  # type: ignore[call-overload]  # keyword arguments of run
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Path:
+    file = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"id": range(40), "text": [spanish(n) for n in range(40)]}), file)
+    return file
+
+
+def test_help_and_version_answer() -> None:
+    for arguments in (["--help"], ["run", "--help"], ["export", "--help"], ["demo", "--help"]):
+        done = call(*arguments)
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+    assert call("--version").stdout.startswith("corpus-engine ")
+
+
+def test_run_writes_answers_and_a_summary(numbers: Path, tmp_path: Path) -> None:
+    done = call("run", BUNDLE, numbers, "-o", tmp_path / "out", "--keep", "id")
+    assert done.returncode == 0, done.stderr
+    assert "40 rows in, 40 answered, 0 rejected" in done.stdout
+    again = call("run", BUNDLE, numbers, "-o", tmp_path / "out", "--keep", "id", "--json")
+    summary = json.loads(again.stdout)
+    assert summary["splits_skipped"] == 1
+    assert summary["rows_in"] == 40
+    assert summary["seconds"] >= 0
+    table = pa.ipc.open_file(tmp_path / "out" / summary["files"][0]).read_all()
+    assert table["translation_text"].to_pylist() == [portuguese(n) for n in range(40)]
+    assert table["id"].to_pylist() == list(range(40))
+
+
+def test_inspect_and_verify_agree(numbers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call("run", BUNDLE, numbers, "-o", out, "--keep", "id")
+    run = json.loads(call("inspect", out, "--json").stdout)
+    assert run["kind"] == "run"
+    assert run["rows_out"] == 40
+    part = next(out.glob("part-*"))
+    assert "translation_text" in call("inspect", part).stdout
+    assert json.loads(call("inspect", BUNDLE, "--json").stdout)["task"] == "translation"
+    assert call("verify", out).returncode == 0
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    done = call("verify", out)
+    assert done.returncode == 1
+    assert part.name in done.stdout
+
+
+def test_rejected_rows_end_with_exit_code_3(tmp_path: Path) -> None:
+    file = tmp_path / "n.jsonl"
+    file.write_text('{"text": "uno"}\n{broken\n{"text": null}\n{"text": "dos"}\n')
+    done = call("run", BUNDLE, file, "-o", tmp_path / "out", "--on-error", "reject", "--json")
+    assert done.returncode == 3
+    summary = json.loads(done.stdout)
+    assert (summary["rows_in"], summary["rows_out"], summary["rows_rejected"]) == (4, 2, 2)
+    assert summary["rejected"] == {"broken_json": 1, "null_text": 1}
+    rejects = pq.read_table(next((tmp_path / "out" / "rejects").glob("*.parquet"))).to_pydict()
+    assert rejects["row"] == [1, 2]
+    assert rejects["code"] == ["broken_json", "null_text"]
+
+
+BAD_INPUTS = {
+    "missing file": ("missing.parquet", None, [], 1, "no such file"),
+    "empty glob": ("*.parquet", None, [], 1, "nothing matches"),
+    "unknown ending": ("a.csv", b"text\n", [], 1, "no reader for this ending"),
+    "empty parquet": ("a.parquet", b"", [], 1, "not readable as parquet"),
+    "truncated parquet": ("a.parquet", b"PAR1 and then nothing", [], 1, "not readable as parquet"),
+    "corrupt gzip": ("a.jsonl.gz", b"\x1f\x8b\x08 not gzip at all", [], 1, "not readable as"),
+    "cut gzip": ("a.jsonl.gz", gzip.compress(b'{"text": ""}\n' * 99)[:-9], [], 1, "not readable"),
+    "wrong column": ("a.jsonl", b'{"body": "uno"}\n', [], 2, "no column 'text'"),
+    "wrong kept": ("a.jsonl", b'{"text": "uno"}\n', ["--keep", "id"], 2, "no column 'id'"),
+    "broken line": ("a.jsonl", b'{"text": "uno"}\n{\n', [], 1, "row 1"),
+    "null text": ("a.jsonl", b'{"text": null}\n', [], 1, "null or missing"),
+    "number for text": ("a.jsonl", b'{"text": 7}\n', [], 1, "something other than the task takes"),
+    "invalid utf-8": ("a.jsonl", b'{"text": "\xff"}\n', [], 1, "UTF-8"),
+    "too many rejects": (
+        "a.jsonl", b'{"text": 1}\n' * 3, ["--on-error", "reject", "--max-rejects", "2"], 1,
+        "at most 2 are allowed",
+    ),
+    "unknown device": ("a.jsonl", b'{"text": "uno"}\n', ["--device", "tpu"], 2, "'tpu'"),
+    "unknown format": ("a.jsonl", b'{"text": "uno"}\n', ["--format", "csv"], 2, "'csv'"),
+    "option of another task": ("a.jsonl", b'{"text": "uno"}\n', ["--targets", "a"], 2, "'targets'"),
+    "two texts": ("a.jsonl", b'{"text": "uno"}\n', ["--text", "text,b"], 2, "takes text"),
+    "bad size": ("a.jsonl", b'{"text": "uno"}\n', ["--split-size", "many"], 2, "'many'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_says_what_where_and_what_to_do(case: str, tmp_path: Path) -> None:
+    name, content, more, code, said = BAD_INPUTS[case]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = call("run", BUNDLE, tmp_path / name, "-o", tmp_path / "out", *more)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/part-*"))
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_files_without_rows_give_empty_parts(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    empty = pa.table({"text": pa.array([], pa.string()), "id": pa.array([], pa.int64())})
+    pq.write_table(empty, tmp_path / "b.parquet")
+    done = call("run", BUNDLE, tmp_path, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "no rows in 2 of the inputs" in done.stdout
+    assert len(list((tmp_path / "out").glob("part-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        (Path("/nowhere/at/all"), "no such bundle"),
+        (Path(__file__).parent, "give the folder that `engine export` wrote"),
+    ],
+)
+def test_a_folder_that_is_no_bundle_is_named(
+    folder: Path, said: str, numbers: Path, tmp_path: Path
+) -> None:
+    done = call("run", folder, numbers, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_a_checkpoint_in_a_bundles_place_is_exported_once(numbers: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optimum.exporters.onnx")
+    here = {**os.environ, "CORPUS_ENGINE_CACHE": str(tmp_path / "cache")}
+    task = ("--task", "translation_es_to_pt")
+    done = call("run", CHECKPOINT, numbers, "-o", tmp_path / "out", *task, env=here)
+    assert done.returncode == 0, done.stderr
+    assert "once" in done.stderr
+    again = call("run", CHECKPOINT, numbers, "-o", tmp_path / "more", *task, env=here)
+    assert again.returncode == 0
+    assert "once" not in again.stderr
+    one, other = (next((tmp_path / name).glob("part-*")) for name in ("out", "more"))
+    assert one.read_bytes() == other.read_bytes()
+    (bundle,) = (tmp_path / "cache/bundles").iterdir()
+    wrong = call("run", bundle, numbers, "-o", tmp_path / "wrong", "--task", "ner")
+    assert wrong.returncode == 2
+    assert "is a bundle for translation" in wrong.stderr
+
+
+def test_tasks_tells_of_every_task_with_its_defaults() -> None:
+    told = json.loads(call("tasks", "--json").stdout)
+    assert len(told) == 10
+    assert all(option["told"] for task in told for option in task["options"])
+    shown = call("tasks").stdout
+    assert "--aggregation-strategy" in shown
+    assert "ner" in shown
+    # Each is an option of `engine run`, and no other.
+    helped = call("run", "--help").stdout
+    for task in told:
+        for option in task["options"]:
+            assert "--" + option["name"].replace("_", "-") in helped
+
+
+def test_a_changed_byte_in_a_bundle_is_refused_by_name(numbers: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for file in BUNDLE.iterdir():
+        (bundle / file.name).write_bytes(file.read_bytes())
+    graph = bundle / "decoder.onnx"
+    content = bytearray(graph.read_bytes())
+    content[1000] ^= 1
+    graph.write_bytes(content)
+    done = call("run", bundle, numbers, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "decoder.onnx" in done.stderr
+
+
+def test_another_runs_folder_is_refused_and_can_be_cleared(numbers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert call("run", BUNDLE, numbers, "-o", out).returncode == 0
+    done = call("run", BUNDLE, numbers, "-o", out, "--max-new-tokens", "5")
+    assert done.returncode == 2
+    assert "max_new_tokens" in done.stderr
+    more = ("--max-new-tokens", "5", "--overwrite")
+    assert call("run", BUNDLE, numbers, "-o", out, *more).returncode == 0
+    assert call("verify", out).returncode == 0
+
+
+def test_an_output_that_is_not_ours_is_left_alone(numbers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    for more in ([], ["--overwrite"]):
+        done = call("run", BUNDLE, numbers, "-o", out, *more)
+        assert done.returncode == 2
+        assert "thesis.txt" in done.stderr or "left as it is" in done.stderr
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_output_that_cannot_be_written_says_so(numbers: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = call("run", BUNDLE, numbers, "-o", tmp_path / "file" / "out")
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_says_so(numbers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o500)
+    done = call("run", BUNDLE, numbers, "-o", out)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [((".", "--device", "tpu"), "'tpu'"), (("missing.jsonl",), "no such file")],
+)
+def test_what_is_wrong_is_said_before_a_model_is_looked_up(
+    given: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    done = call("run", "some-one/some-model", *given, "-o", tmp_path / "out")
+    assert said in done.stderr
+    assert "hub" not in done.stderr
+
+
+def test_cuda_without_cuda_is_an_error(numbers: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    done = call("run", BUNDLE, numbers, "-o", tmp_path / "out", "--device", "cuda")
+    assert done.returncode == 1
+    assert "corpus-engine[gpu]" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(number: int, tmp_path: Path) -> None:
+    for name, count in (("a", 300), ("b", 20_000)):
+        corpus.write(tmp_path / name, count)
+    inputs = [*sorted((tmp_path / "a").iterdir()), *sorted((tmp_path / "b").iterdir())]
+    command = ["run", BUNDLE, *inputs, "--on-error", "reject", "--keep", "id", "--window", "256"]
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [*ENGINE, *map(str, command), "-o", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.glob("_manifest/part-*.json")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "run the same command again" in said
+    assert not (out / "_SUCCESS").exists()
+    # A part counts once it is recorded: the signal may come between its name and its record.
+    finished = len(list(out.glob("_manifest/part-*.json")))
+    assert 0 < finished < len(inputs)
+    done = call(*command, "-o", out, "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["splits_skipped"] == finished
+    whole = call(*command, "-o", tmp_path / "whole", "--json")
+    assert whole.returncode == 3
+    for file in json.loads(whole.stdout)["files"]:
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert call("verify", out).returncode == 0
+
+
+def test_demo_answers_in_json(tmp_path: Path) -> None:
+    done = call("demo", "--rows", "200", "-o", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["accuracy"] >= 0.99
+    assert found["rows_in"] == 200
+    for name in ("rows_out", "rows_rejected", "seconds"):
+        assert name in found
+
+
+def test_doctor_and_tasks_tell(tmp_path: Path) -> None:
+    found = json.loads(call("doctor", "--json").stdout)
+    assert found["providers"]["CPUExecutionProvider"] == "loads"
+    assert found["cores"] >= 1
+    assert found["cuda"]["driver"]
+    listed = {row["task"] for row in json.loads(call("tasks", "--json").stdout)}
+    assert {"feature-extraction", "text-classification", "translation"} <= listed
+
+
+def test_row_texts_stay_out_of_messages(tmp_path: Path) -> None:
+    file = tmp_path / "n.jsonl"
+    file.write_text('{"text": "uno"}\n{"text": "a secret"\n')
+    done = call("run", BUNDLE, file, "-o", tmp_path / "out")
+    assert "secret" not in done.stderr + done.stdout
+
+
+def test_an_interrupt_between_runs_ends_as_one_within(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.runtime.doctor.diagnose", interrupted)
+    monkeypatch.setattr("engine.cli.interrupt.install", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["engine", "doctor"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 75
+    assert capsys.readouterr().err == "error: stopped\n"

@@ -1,0 +1,356 @@
+"""Encoders without padding answer as those with it, by what stands in for a GPU's operators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import checkpoints
+
+from engine.bundle import format as bundle_format
+from engine.errors import ExportError
+from engine.runtime.packing import places
+
+pytest.importorskip("optimum.exporters.onnx")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from engine.export import export  # noqa: E402
+from engine.export.graphs import remove_padding, storage  # noqa: E402
+from engine.export.graphs.packed_attention_reference import stood_in  # noqa: E402
+from engine.export.recipes import table  # noqa: E402
+
+ENCODERS = {
+    "bert": "feature-extraction",
+    "distilbert": "question-answering",
+    "roberta": "text-classification",
+    "albert": "token-classification",
+    "electra": "feature-extraction",
+    "mpnet": "fill-mask",
+    "deberta-v2": "feature-extraction",
+    "bart": "text-classification",
+}
+DECODERS = {n: checkpoints.GENERATORS[n] for n in ("t5", "marian", "nllb", "pegasus")}
+# Attention of another kind, and a decoder behind the encoder.
+LEFT = ("deberta-v2", "bart")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    for family, task in ENCODERS.items():
+        model = checkpoints.encoder(folder / "models" / family, family, task)
+        export(str(model), folder / family, task=task)
+    for family, (make, task) in DECODERS.items():
+        export(str(make(folder / "models" / family)), folder / family, task=task)
+    return folder
+
+
+def graph_of(folder: Path) -> Any:
+    (file,) = {"model.onnx", "encoder.onnx"} & set(bundle_format.load(folder).graphs)
+    return storage.load(folder, (file,))[file]
+
+
+def rows(lengths: list[int], width: int, pad: int) -> dict[str, Any]:
+    drawn = np.random.default_rng(0)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.where(mask == 1, drawn.integers(5, 50, mask.shape), pad)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * mask}
+
+
+def test_a_bias_that_is_a_norm_s_as_well_is_joined_in_its_own_place(tmp_path: Path) -> None:
+    """Equal weights have one name: zeros, before anything is trained."""
+    from safetensors.numpy import load_file, save_file
+
+    model = checkpoints.encoder(tmp_path / "model", "bert", "feature-extraction")
+    weights_ = load_file(model / "model.safetensors")
+    for name, array in weights_.items():
+        if name.endswith(("output.dense.bias", "LayerNorm.bias")):
+            array[:] = 0
+    assert any("value.bias" in name and array.any() for name, array in weights_.items())
+    save_file(weights_, model / "model.safetensors", metadata={"format": "pt"})
+    export(str(model), tmp_path / "bundle", task="feature-extraction")
+    plain = graph_of(tmp_path / "bundle")
+    flat = type(plain)()
+    flat.CopyFrom(plain)
+    assert remove_padding.packed(flat, 64)
+    feeds = rows([9, 3, 8], 9, 0)
+    assert remove_padding.error(flat, remove_padding.outputs(plain, feeds), feeds) < 1e-5
+
+
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
+def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> None:
+    plain = graph_of(made / family)
+    flat = type(plain)()
+    flat.CopyFrom(plain)
+    assert remove_padding.packed(flat, 64) == (family not in LEFT)
+    if family in LEFT:
+        assert flat == plain
+        return
+    ops = [node.op_type for node in flat.graph.node]
+    assert ops.count("PackedMultiHeadAttention") == 2
+    made_by = {name: node.op_type for node in flat.graph.node for name in node.output}
+    for node in flat.graph.node:
+        if node.op_type == "PackedMultiHeadAttention":
+            assert [made_by[name] for name in node.input[1:3]] == ["MatMul", "MatMul"]
+    assert len([node for node in flat.graph.node if "back" in node.input]) == 1
+    assert not {"Softmax", "Erf"} & set(ops)
+    pad = bundle_format.load(made / family).description.model_config.pad_id
+    for lengths, width in (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8)):
+        feeds = rows(lengths, width, pad)
+        assert remove_padding.error(flat, remove_padding.outputs(plain, feeds), feeds) < 1e-5
+
+
+def test_a_row_s_numbers_do_not_hang_on_its_neighbours(made: Path) -> None:
+    flat = graph_of(made / "bert")
+    remove_padding.packed(flat, 64)
+    feeds = rows([16, 3, 9], 16, 0)
+    together = remove_padding.outputs(flat, feeds)["last_hidden_state"]
+    alone = remove_padding.outputs(flat, {n: a[1:2, :8] for n, a in feeds.items()})[
+        "last_hidden_state"
+    ]
+    np.testing.assert_allclose(together[1, :3], alone[0, :3], atol=1e-5)
+
+
+def test_a_bundle_of_fp16_has_both_and_a_gpu_takes_the_one_without(made: Path) -> None:
+    for family, file in (("bert", "model"), ("t5", "encoder")):
+        graphs = table.applied("fp16", bundle_format.load(made / family))
+        assert {f"{file}.onnx", f"{file}.packed.onnx"} <= graphs.keys()
+        ops = {n.op_type: n for n in graphs[f"{file}.packed.onnx"].graph.node}
+        assert "PackedMultiHeadAttention" in ops
+        kinds = storage.types(graphs[f"{file}.packed.onnx"])
+        assert kinds[ops["PackedMultiHeadAttention"].output[0]] == TensorProto.FLOAT16
+    assert "model.packed.onnx" not in table.applied("fp16", bundle_format.load(made / "deberta-v2"))
+    task = ENCODERS["bert"]
+    export(str(made / "models/bert"), made / "half", task=task, recipe="fp16", force=True)
+    folder = bundle_format.load(made / "half")
+    assert folder.graphs_for("cuda:0") == ("model.packed.onnx", "pool.onnx")
+    assert folder.graphs_for("cpu") == ("model.onnx",)
+
+
+def test_one_that_answers_otherwise_is_not_written(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = remove_padding.packed
+
+    def scaled(model: Any, longest: int) -> bool:
+        done = wrong(model, longest)
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "PackedMultiHeadAttention" and attribute.name == "scale":
+                    attribute.f *= 1.5
+        return done
+
+    monkeypatch.setattr(remove_padding, "packed", scaled)
+    with pytest.raises(ExportError, match=r"model\.onnx: without its padding it answers otherwise"):
+        table.applied("fp16", bundle_format.load(made / "bert"))
+    with pytest.raises(ExportError, match="nan"):
+        remove_padding.check("model.onnx", float("nan"), 1)
+
+
+# --- graphs with something that is not known
+
+
+def attention(mask: list[Any]) -> Any:
+    """A layer of one attention over two heads, `mask` between its scores and the softmax."""
+    drawn = np.random.default_rng(1)
+    sizes = {"embedding": (9, 8), "q.w": (8, 8), "k.w": (8, 8), "v.w": (8, 8), "o.w": (8, 8)}
+    arrays = {n: drawn.normal(size=s).astype(np.float32) for n, s in sizes.items()}
+    arrays |= {
+        "split": np.array([0, 0, 2, 4], np.int64),
+        "joined": np.array([0, 0, 8], np.int64),
+        "axes": np.array([1, 2], np.int64),
+        "one": np.array(1, np.float32),
+        "low": np.array(-1e9, np.float32),
+        "far": np.array(64, np.int64),
+    }
+    node = helper.make_node
+    nodes = [node("Gather", ["embedding", "input_ids"], ["states"])]
+    for name, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes += [
+            node("MatMul", ["states", f"{name}.w"], [f"{name}.flat"]),
+            node("Reshape", [f"{name}.flat", "split"], [f"{name}.split"]),
+            node("Transpose", [f"{name}.split"], [name], perm=perm),
+        ]
+    nodes += [
+        node("Unsqueeze", ["attention_mask", "axes"], ["wide"]),
+        node("Cast", ["wide"], ["real"], to=TensorProto.FLOAT),
+        node("Sub", ["one", "real"], ["padding"]),
+        node("Mul", ["padding", "low"], ["hiding"]),
+        node("MatMul", ["q", "k"], ["scores"]),
+        *mask,
+        node("Softmax", ["masked"], ["shares"], axis=-1),
+        node("MatMul", ["shares", "v"], ["mixed"]),
+        node("Transpose", ["mixed"], ["turned"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["turned", "joined"], ["made"]),
+        node("MatMul", ["made", "o.w"], ["out"]),
+        node("Add", ["states", "out"], ["last_hidden_state"]),
+    ]
+    ids = [helper.make_tensor_value_info(n, TensorProto.INT64, ["rows", "length"])
+           for n in ("input_ids", "attention_mask")]  # fmt: skip
+    made = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["rows", "n", 8])
+    stored = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ids, [made], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_a_mask_of_the_padding_alone_is_known() -> None:
+    model = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
+    plain = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
+    assert remove_padding.packed(model, 64)
+    feeds = rows([4, 2, 7], 8, 0) | {"input_ids": np.arange(24).reshape(3, 8) % 9}
+    assert remove_padding.error(model, remove_padding.outputs(plain, feeds), feeds) < 1e-6
+
+
+STRANGE: dict[str, list[tuple[str, list[str], str]]] = {
+    "looks ahead": [
+        ("Add", ["scores", "hiding"], "part"),
+        ("Trilu", ["scores"], "upper"),
+        ("Sub", ["upper", "scores"], "lower"),
+        ("Add", ["part", "lower"], "masked"),
+    ],
+    "scaled by scores": [
+        ("Add", ["scores", "hiding"], "part"),
+        ("Mul", ["part", "scores"], "masked"),
+    ],
+    "scaled behind the mask": [
+        ("Add", ["scores", "hiding"], "part"),
+        ("Mul", ["part", "one"], "masked"),
+    ],
+    "scaled by the mask": [("Mul", ["scores", "hiding"], "masked")],
+    "hides nothing": [("Add", ["scores", "padding"], "masked")],
+    "one number for all": [("Add", ["scores", "one"], "masked")],
+    "another op": [("Abs", ["scores"], "masked")],
+    "nothing from far away": [
+        ("Trilu", ["scores", "far"], "from_far"),
+        ("Sub", ["scores", "from_far"], "near"),
+        ("Add", ["near", "hiding"], "masked"),
+    ],
+}
+
+
+def test_a_window_that_only_shows_in_long_rows_is_seen() -> None:
+    """ModernBERT hides what is more than 64 tokens away: a mask of places alone, and no states."""
+    steps = [
+        ("ConstantOfShape", ["size"], "blank"),
+        ("Trilu", ["blank", "far"], "from_far"),
+        ("Mul", ["from_far", "low"], "window"),
+        ("Unsqueeze", ["window", "front"], "window/all"),
+        ("Min", ["hiding", "window/all"], "both"),
+        ("Add", ["scores", "both"], "masked"),
+    ]
+    made = [helper.make_node(op, inputs, [name]) for op, inputs, name in steps]
+    made[0].attribute.append(
+        helper.make_attribute("value", numpy_helper.from_array(np.ones(1, np.float32)))
+    )
+    length = helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2)
+    twice = helper.make_node("Concat", ["length", "length"], ["size"], axis=0)
+    model = attention([length, twice, *made])
+    front = numpy_helper.from_array(np.array([0, 1], np.int64), "front")
+    model.graph.initializer.append(front)
+    assert remove_padding.packed(type(model).FromString(model.SerializeToString()), 13)
+    assert not remove_padding.packed(model, 200)
+
+
+@pytest.mark.parametrize("activation", ["mish", "relu6"])
+def test_an_op_that_is_not_known_between_two_layers_keeps_the_padding(
+    tmp_path: Path, activation: str
+) -> None:
+    model = checkpoints.encoder(tmp_path / "m", "bert", "feature-extraction", hidden_act=activation)
+    export(str(model), tmp_path / "fp32", task="feature-extraction")
+    assert not remove_padding.packed(graph_of(tmp_path / "fp32"), 64)
+    export(str(model), tmp_path / "fp16", task="feature-extraction", recipe="fp16", force=True)
+    folder = bundle_format.load(tmp_path / "fp16")
+    assert folder.graphs_for("cuda:0") == ("model.onnx", "pool.onnx")
+    assert any("keeps its padding" in note for note in folder.description.notes)
+
+
+def test_states_of_several_layers_are_gathered_back_each(made: Path) -> None:
+    plain = graph_of(made / "bert")
+    (inner,) = {n.output[0] for n in plain.graph.node if n.name.endswith(
+        "layer.0/output/LayerNorm/LayerNormalization")}  # fmt: skip
+    shape = ["rows", "length", plain.graph.output[0].type.tensor_type.shape.dim[2].dim_value]
+    plain.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, shape))
+    flat = type(plain)()
+    flat.CopyFrom(plain)
+    assert remove_padding.packed(flat, 64)
+    assert len([node for node in flat.graph.node if "back" in node.input]) == 2
+    feeds = rows([5, 8, 2], 8, 0)
+    assert remove_padding.error(flat, remove_padding.outputs(plain, feeds), feeds) < 1e-5
+
+
+def test_logits_of_a_vocabulary_are_there_once(made: Path) -> None:
+    flat = graph_of(made / "mpnet")
+    remove_padding.packed(flat, 64)
+    (back,) = (node for node in flat.graph.node if "back" in node.input)
+    makers = {name: node for node in flat.graph.node for name in node.output}
+    assert makers[back.input[0]].op_type in ("LayerNormalization", "SkipLayerNormalization")
+    assert "logits" not in back.output
+
+
+@pytest.mark.parametrize("mask", STRANGE)
+def test_what_is_not_known_stays_as_it_is(mask: str) -> None:
+    steps = [helper.make_node(op, inputs, [made]) for op, inputs, made in STRANGE[mask]]
+    model, plain = attention(steps), attention(steps)
+    assert not remove_padding.packed(model, 200)
+    assert model == plain
+
+
+# --- where tokens stand, and what stands in
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3))
+def test_what_is_gathered_is_gathered_back(lengths: list[int], more: int) -> None:
+    mask = (np.arange(max(lengths) + more) < np.array(lengths)[:, None]).astype(np.int64)
+    found = places(mask)
+    assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
+    states = np.random.default_rng(0).normal(size=(*mask.shape, 3))
+    flat = states.reshape(-1, 3)[found["kept"]]
+    np.testing.assert_array_equal(flat, states[mask == 1])
+    np.testing.assert_array_equal(flat[found["back"]][mask == 1], flat)
+    assert found["starts"].tolist() == [0, *np.cumsum(lengths)]
+    # As ContribOperators.md has it: real tokens first, in order, then where the padding was.
+    order = np.concatenate([np.flatnonzero(mask), np.flatnonzero(mask == 0)])
+    np.testing.assert_array_equal(found["offsets"].ravel(), order)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_what_stands_in_for_attention_is_attention(biased: bool) -> None:
+    """Each row by itself, in NumPy, as ContribOperators.md has it."""
+    heads, size, lengths = 2, 4, [5, 1, 3]
+    mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int64)
+    drawn = np.random.default_rng(0)
+    q, k, v = (drawn.normal(size=(9, heads * size)).astype(np.float32) for _ in "qkv")
+    bias = drawn.normal(size=(1, heads, 6, 6)).astype(np.float32)
+    feeds = {"q": q, "k": k, "v": v, "": None, "offsets": 0, "starts": 0}
+    feeds |= {name: places(mask)[name] for name in ("offsets", "starts")}
+    feeds |= {"bias": bias} if biased else {}
+    kinds = {np.dtype(np.float32): 1, np.dtype(np.int32): 6}
+    node = helper.make_node("PackedMultiHeadAttention", list(feeds), ["made"],
+                            domain="com.microsoft", num_heads=heads, scale=0.3)  # fmt: skip
+    feeds.pop("")
+    inputs = [helper.make_tensor_value_info(n, kinds[a.dtype], list(a.shape))
+              for n, a in feeds.items()]  # fmt: skip
+    graph = helper.make_graph([node], "g", inputs, [helper.make_empty_tensor_value_info("made")])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    with storage.opened(stood_in(model)) as session:
+        (found,) = session.run(["made"], feeds)
+    wanted, start = np.empty_like(found), 0
+    for length in lengths:
+        own = slice(start, start + length)
+        for head in range(heads):
+            of = slice(head * size, (head + 1) * size)
+            scores = 0.3 * q[own, of] @ k[own, of].T
+            scores += bias[0, head, :length, :length] if biased else 0
+            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+            wanted[own, of] = shares / shares.sum(axis=1, keepdims=True) @ v[own, of]
+        start += length
+    np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -1,0 +1,225 @@
+"""Several devices: a process each, one output, and the bytes of a run on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine import errors
+from engine.core.config import RunConfig
+from engine.demo import BUNDLE
+from engine.demo.numerals import spanish
+from engine.errors import (
+    BackendError,
+    EngineError,
+    OutputError,
+    RowError,
+    SettingsError,
+    Stopped,
+    TooManyRejects,
+)
+from engine.pipeline import Bundle
+from engine.runner import child_process, coordinator, multi_gpu
+from engine.runner.coordinator import run
+from engine.runner.manifest import Manifest
+from engine.runner.threads import Overlap
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices where all are asked for: the processor, twice."""
+
+    def devices(wanted: str) -> tuple[str, ...]:
+        return ("cpu", "cpu") if wanted == "cuda:all" else ("cpu",)
+
+    monkeypatch.setattr(coordinator, "devices", devices)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for n in range(5):
+        rows = [{"id": i, "text": spanish(i)} for i in range(40 * n, 40 * n + 40)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{n}.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(out.glob("part-*"))}
+
+
+def go(corpus: Path, out: Path, **more: Any) -> Any:
+    return run(BUNDLE, corpus, out, keep=["id"], device="cuda:all", **more)
+
+
+def test_all_gpus_give_the_bytes_of_one(corpus: Path, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    one = run(BUNDLE, corpus, tmp_path / "one", keep=["id"], device="cpu")
+    all_ = go(corpus, tmp_path / "all", on_progress=seen.append)
+    assert tree(tmp_path / "all") == tree(tmp_path / "one")
+    assert (all_.rows_in, all_.rows_out, all_.splits) == (200, 200, 5)
+    assert all_.rows_computed == one.rows_computed == 200
+    assert all_.tokens == one.tokens
+    assert all_.device == "cuda:all"
+    assert all_.ran["device"] == "cuda:all"
+    assert all_.ran["provider"] == "CPUExecutionProvider"
+    assert all_.stage_seconds["infer"] > 0
+    assert seen
+    assert {entry.device for entry in Manifest(tmp_path / "all").entries()} == {"cpu"}
+    assert (tmp_path / "all/_SUCCESS").exists()
+    again = go(corpus, tmp_path / "all")
+    assert again.splits_skipped == 5
+    assert again.rows_computed == 0
+
+
+def test_a_stopped_run_goes_on(corpus: Path, tmp_path: Path) -> None:
+    def stop(self: coordinator.Run, part: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coordinator.Run, "wrote", stop)
+        with pytest.raises(Stopped):
+            go(corpus, tmp_path / "out", window=10)
+    assert not [child for child in psutil.Process().children() if "fleet" in str(child.cmdline())]
+    assert not (tmp_path / "out/_SUCCESS").exists()
+    before = len(tree(tmp_path / "out"))
+    assert go(corpus, tmp_path / "out", window=10).splits_skipped == before > 0
+    run(BUNDLE, corpus, tmp_path / "one", keep=["id"], device="cpu", window=10)
+    assert tree(tmp_path / "out") == tree(tmp_path / "one")
+
+
+def test_an_error_in_a_process_is_the_run_s_own(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "2.jsonl").write_text('{"id": 1, "text": "uno"}\n{"id": 2, "text": null}\n')
+    with pytest.raises(RowError, match=r"2\.jsonl: row 1") as failed:
+        go(corpus, tmp_path / "out")
+    assert "--on-error reject" in failed.value.hint
+    assert (failed.value.row, failed.value.code) == (1, "null_text")
+    done = go(corpus, tmp_path / "out", on_error="reject")
+    assert (done.rows_rejected, done.rows_out) == (1, 161)
+    assert done.rejected.get("null_text", 0) <= 1
+
+
+def test_bad_rows_are_counted_over_all_processes(corpus: Path, tmp_path: Path) -> None:
+    for n in range(5):
+        (corpus / f"{n}.jsonl").write_text('{"id": 1, "text": "uno"}\n{"id": 2, "text": null}\n')
+    with pytest.raises(TooManyRejects, match="at most 2"):
+        go(corpus, tmp_path / "out", on_error="reject", max_rejects=2)
+
+
+def test_a_process_that_is_killed_is_told_and_the_run_goes_on_later(
+    corpus: Path, tmp_path: Path
+) -> None:
+    killed = threading.Event()
+
+    def kill(progress: Any) -> None:
+        for child in psutil.Process().children():
+            if not killed.is_set() and "engine.runner.multi_gpu" in str(child.cmdline()):
+                killed.set()
+                child.send_signal(signal.SIGKILL)
+
+    with pytest.raises(BackendError, match="exit code -9") as failed:
+        go(corpus, tmp_path / "out", on_progress=kill)
+    assert "run the same command again" in failed.value.hint
+    assert go(corpus, tmp_path / "out").rows_out == 200
+
+
+def test_processes_do_not_outlive_their_run(tmp_path: Path) -> None:
+    """Its input ends with the run, whatever ended that."""
+    process = child_process.Process(
+        "cpu", "from engine.runner.multi_gpu import main; main()", {"bundle": "nowhere"}
+    )
+    inner = process._process
+    assert inner.stdin
+    inner.stdin.close()
+    assert inner.wait(60) == 0
+
+
+def test_what_does_not_go_with_all_gpus_is_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="limit 7"):
+        go(corpus, tmp_path / "out", limit=7)
+    loaded = Bundle.load(BUNDLE, device="cpu")
+    with pytest.raises(SettingsError, match="a loaded bundle"):
+        run(loaded, corpus, tmp_path / "out", device="cuda:all")
+
+
+def test_one_gpu_needs_no_processes(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "devices", lambda wanted: ("cpu",))
+    monkeypatch.setattr(multi_gpu, "share", None)
+    assert go(corpus, tmp_path / "out").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RowError("a.jsonl", 7, "null", "it is null"),
+        OutputError("full", "make room"),
+        TooManyRejects("many"),
+        ValueError("a bug" * 2000),
+    ],
+)
+def test_errors_come_back_as_they_were_told(error: Exception) -> None:
+    line = json.dumps(errors.told(error))
+    assert len(line) < 4096
+    found = errors.from_dict(json.loads(line))
+    if isinstance(error, EngineError):
+        assert type(found) is type(error)
+        assert str(found) == str(error)
+        assert vars(found) == vars(error)
+    else:
+        assert isinstance(found, BackendError)
+        assert "ValueError: a bug" in found.message
+    assert isinstance(found, errors.EngineError)
+
+
+def test_what_several_say_comes_as_it_is_said() -> None:
+    def slow(count: int, pause: float) -> Iterator[int]:
+        for n in range(count):
+            time.sleep(pause)
+            yield n
+
+    overlap, ticks = Overlap(), []
+    sources = [slow(3, 0.001), slow(0, 0), slow(5, 0.002)]
+    found = list(overlap.merged(sources, lambda: ticks.append(1)))
+    assert [n for number, n in found if number == 0] == [0, 1, 2]
+    assert [n for number, n in found if number == 2] == [0, 1, 2, 3, 4]
+    assert len(found) == 8
+    assert ticks
+    overlap.close()
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise OutputError("full")
+
+    overlap = Overlap()
+    with pytest.raises(OutputError, match="full"):
+        list(overlap.merged([failing(), slow(10**9, 0.01)], lambda: None))
+    overlap.close()
+
+
+def test_every_setting_reaches_the_processes(corpus: Path, tmp_path: Path) -> None:
+    """As JSON: what `RunConfig.of` makes of it there is what it was here."""
+    config = RunConfig(
+        text=("text",), keep=("id",), device="cuda:all", options={"max_new_tokens": 3}
+    )
+    started = coordinator.Run(
+        BUNDLE, coordinator.bundle_format.load(BUNDLE), config, [], Manifest(tmp_path / "o"), None
+    )
+    header = json.loads(json.dumps(multi_gpu._header(started)))
+    again = RunConfig.of(header["settings"])
+    assert again.shaping() == config.shaping()
+    assert again.workers * again.threads <= max(1, len(os.sched_getaffinity(0)))

@@ -1,0 +1,383 @@
+"""Stages beside one another: order and bounds kept, the first error seen, no thread left."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.runner.threads import Overlap, PipelineCancelled, Pool
+from engine.runtime.gpu_serialization import ReadWriteLock, SerialExecutor
+
+LONG = 30.0  # seconds until a test that hangs fails instead
+
+
+class OopsError(Exception):
+    pass
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before]
+    for thread in left:
+        thread.join(LONG)
+    assert not [t for t in left if t.is_alive()]
+
+
+@pytest.fixture
+def overlap() -> Iterator[Overlap]:
+    made = Overlap()
+    yield made
+    made.close()
+
+
+def failing(items: Iterable[int], at: int, error: BaseException) -> Iterator[int]:
+    for item in items:
+        if item == at:
+            raise error
+        yield item
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 6), st.integers(1, 9))
+def test_order_is_kept_through_all_stages(
+    items: int, depth: int, workers: int, waiting: int
+) -> None:
+    overlap = Overlap()
+    drawn = random.Random(items)
+    waits = [drawn.random() / 2000 for _ in range(items)]
+
+    def call(item: int) -> int:
+        threading.Event().wait(waits[item])
+        return item * item
+
+    try:
+        ahead = overlap.ahead(range(items), depth)
+        outputs = overlap.ordered(call, ahead, workers, waiting)
+        found = list(overlap.last(overlap.ahead(outputs, depth), depth, nothing))
+    finally:
+        overlap.close()
+    assert found == [n * n for n in range(items)]
+    assert overlap.error is None
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_no_more_than_depth_items_wait_besides_the_one_in_hand(
+    overlap: Overlap, depth: int
+) -> None:
+    asked, excess = 0, []
+
+    def items() -> Iterator[int]:
+        for n in range(200):
+            if n + 1 > asked + depth + 1:
+                excess.append((n, asked))
+            yield n
+
+    full = threading.Event()
+    found = overlap.ahead(items(), depth)
+    full.wait(0.05)  # let the producer run ahead as far as it goes
+    for n in range(200):
+        asked += 1
+        assert next(found) == n
+    assert not excess
+
+
+@pytest.mark.parametrize(("workers", "depth"), [(1, 1), (2, 2), (2, 6), (3, 4)])
+def test_no_more_than_depth_items_are_submitted_and_not_handed_on(
+    overlap: Overlap, workers: int, depth: int
+) -> None:
+    handed, excess = 0, []
+
+    def items() -> Iterator[int]:
+        for n in range(100):
+            if n + 1 > handed + depth:
+                excess.append((n, handed))
+            yield n
+
+    for n, found in enumerate(overlap.ordered(lambda item: item, items(), workers, depth)):
+        assert found == n
+        handed += 1
+    assert handed == 100
+    assert not excess
+
+
+def test_workers_compute_at_the_same_time_and_no_more_of_them(overlap: Overlap) -> None:
+    together = threading.Barrier(3)
+    lock = threading.Lock()
+    inside, most = 0, 0
+
+    def call(item: int) -> int:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        if item < 3:
+            together.wait(LONG)
+        with lock:
+            inside -= 1
+        return item
+
+    assert list(overlap.ordered(call, range(50), 3, 9)) == list(range(50))
+    assert most == 3
+
+
+def stages(overlap: Overlap, fail_at: str, error: BaseException) -> Iterator[int]:
+    """Source, worker and finish over endless items, one of which raises."""
+
+    def worker(item: int) -> int:
+        if fail_at == "worker" and item == 7:
+            raise error
+        return item
+
+    source = failing(count(), 7 if fail_at == "source" else -1, error)
+    middle = failing(overlap.ahead(source, 2), 7 if fail_at == "middle" else -1, error)
+    outputs = overlap.ordered(worker, overlap.ahead(middle, 2), 2, 6)
+    finish = failing(overlap.ahead(outputs, 2), 7 if fail_at == "finish" else -1, error)
+    return overlap.last(finish, 2, nothing)
+
+
+@pytest.mark.parametrize("error", [OopsError("here"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("fail_at", ["source", "middle", "worker", "finish"])
+def test_an_error_in_any_stage_is_the_one_that_is_seen(
+    overlap: Overlap, fail_at: str, error: BaseException
+) -> None:
+    seen = []
+    with pytest.raises(type(error)) as caught:
+        seen.extend(stages(overlap, fail_at, error))
+    assert caught.value is error
+    assert overlap.error is error
+    assert seen == list(range(len(seen)))
+    assert len(seen) <= 7
+
+
+def test_the_first_error_wins_over_those_that_follow_from_it(overlap: Overlap) -> None:
+    first, second = OopsError("first"), OopsError("second")
+
+    def source() -> Iterator[int]:
+        yield 0
+        raise first
+
+    def worker(item: int) -> int:
+        assert overlap.stopping.wait(LONG)
+        raise second
+
+    outputs = overlap.ordered(worker, overlap.ahead(source(), 1), 1, 1)
+    with pytest.raises(OopsError) as caught:
+        list(overlap.last(outputs, 1, nothing))
+    assert caught.value is first
+
+
+def test_an_error_is_seen_at_once_while_queues_are_full_and_a_worker_is_busy(
+    overlap: Overlap,
+) -> None:
+    release = threading.Event()
+    busy = threading.Event()
+
+    def worker(item: int) -> int:
+        if item == 0:
+            busy.set()
+            assert release.wait(LONG), "the error did not come before the busy worker was done"
+        return item
+
+    def source() -> Iterator[int]:
+        yield from range(3)
+        assert busy.wait(LONG)
+        raise OopsError("reading")
+
+    outputs = overlap.ordered(worker, overlap.ahead(source(), 1), 1, 9)
+    with pytest.raises(OopsError, match="reading"):
+        list(overlap.last(overlap.ahead(outputs, 1), 1, nothing))
+    assert not release.is_set()
+    release.set()
+
+
+def test_a_stage_that_waits_at_a_full_queue_leaves_when_another_fails(overlap: Overlap) -> None:
+    stuck = overlap.ahead(count(), 1)  # nobody takes these
+    with pytest.raises(OopsError):
+        list(overlap.last(failing(count(), 3, OopsError()), 1, nothing))
+    overlap.close()
+    with pytest.raises(PipelineCancelled):
+        list(stuck)
+
+
+def test_close_ends_threads_whether_their_items_were_taken_or_not() -> None:
+    closed: list[str] = []
+
+    def endless(name: str) -> Iterator[int]:
+        try:
+            yield from count()
+        finally:
+            closed.append(name)
+
+    overlap = Overlap()
+    overlap.ahead(endless("untouched"), 2)
+    taken = overlap.ahead(endless("taken"), 2)
+    assert [next(taken), next(taken)] == [0, 1]
+    outputs = overlap.ordered(lambda n: n, overlap.ahead(endless("worked"), 2), 2, 4)
+    last = overlap.last(outputs, 1, nothing)
+    assert next(last) == 0
+    overlap.close()
+    assert sorted(closed) == ["taken", "untouched", "worked"]
+    assert overlap.error is None
+    overlap.close()
+
+
+def test_close_without_threads_is_no_matter() -> None:
+    Overlap().close()
+
+
+def test_what_happens_while_closing_is_no_error() -> None:
+    overlap = Overlap()
+    started = threading.Event()
+
+    def source() -> Iterator[int]:
+        started.set()
+        assert overlap.stopping.wait(LONG)
+        raise OopsError("too late")
+        yield 0
+
+    overlap.ahead(source(), 1)
+    assert started.wait(LONG)
+    overlap.close()
+    assert overlap.error is None
+
+
+def test_the_driving_thread_ticks_while_it_waits(overlap: Overlap) -> None:
+    ticked = threading.Event()
+
+    def source() -> Iterator[int]:
+        assert ticked.wait(LONG), "nobody ticked"
+        yield 1
+
+    assert list(overlap.last(source(), 1, ticked.set)) == [1]
+
+
+@pytest.mark.parametrize("error", [OopsError, KeyboardInterrupt])
+def test_an_error_of_the_tick_ends_the_run(overlap: Overlap, error: type[BaseException]) -> None:
+    def tick() -> None:
+        raise error
+
+    with pytest.raises(error):
+        list(overlap.last(count(), 1, tick))
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.tuples(*[st.integers(0, 19)] * 3))
+def test_halted_is_never_what_a_person_sees(at: tuple[int, int, int]) -> None:
+    errors = [OopsError(str(stage)) for stage in range(3)]
+
+    def worker(item: int) -> int:
+        if item >= at[1]:
+            raise errors[1]
+        return item
+
+    overlap = Overlap()
+    try:
+        source = overlap.ahead(failing(count(), at[0], errors[0]), 2)
+        outputs = overlap.ordered(worker, source, 2, 4)
+        finish = failing(overlap.ahead(outputs, 1), at[2], errors[2])
+        with pytest.raises(OopsError) as caught:
+            list(overlap.last(finish, 1, nothing))
+        assert caught.value is overlap.error
+    finally:
+        overlap.close()
+
+
+def test_a_lane_is_one_thread_for_everybody() -> None:
+    lanes, seen = [SerialExecutor()], []
+
+    def oops() -> None:
+        seen.append(threading.get_ident())
+        raise OopsError
+
+    def call() -> None:
+        with pytest.raises(OopsError):
+            lanes[0](oops)
+
+    threads = [threading.Thread(target=call) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert len(seen) == 5
+    assert len(set(seen)) == 1
+    assert threading.get_ident() not in seen
+    (own,) = (thread for thread in threading.enumerate() if thread.name.startswith("lane"))
+    lanes.clear()
+    own.join(LONG)
+
+
+def test_whoever_is_alone_is_alone_and_nobody_waits_for_ever() -> None:
+    quiet, at_work = ReadWriteLock(), count()
+    beside = [0]
+
+    def shares() -> None:
+        for _ in range(200):
+            with quiet.shared():
+                beside[0] += 1
+                beside[0] -= 1
+
+    def alone() -> None:
+        for _ in range(50):
+            with quiet.alone():
+                assert beside[0] == 0
+                next(at_work)
+
+    threads = [threading.Thread(target=shares), *(threading.Thread(target=alone) for _ in "ab")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+        assert not thread.is_alive()
+    assert next(at_work) == 100
+
+
+def test_those_that_share_do_so() -> None:
+    quiet, both = ReadWriteLock(), threading.Barrier(2)
+
+    def shares() -> None:
+        with quiet.shared():
+            both.wait(LONG)
+
+    threads = [threading.Thread(target=shares) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert not both.broken
+    with pytest.raises(OopsError), quiet.alone():
+        raise OopsError
+    with quiet.shared():
+        pass
+
+
+def test_a_thing_is_one_thread_s_and_the_first_that_is_ready() -> None:
+    ready = {"a": False, "b": True, "c": True}
+    pool = Pool(["a", "b", "c"], ready.__getitem__)
+    with pool.one() as first, pool.one() as second:
+        assert (first, second) == ("b", "c")
+        with ThreadPoolExecutor(1) as threads:
+
+            def waited() -> str:
+                with pool.one() as found:
+                    return found
+
+            third = threads.submit(waited)
+            ready["a"] = True
+            assert third.result() == "a"
+    with pytest.raises(ValueError, match="given back"), pool.one():
+        raise ValueError("given back")
+    with pool.one() as again:
+        assert again == "a"

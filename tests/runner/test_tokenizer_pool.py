@@ -1,0 +1,239 @@
+"""Tokenizing in processes of their own: the same bytes, the same errors, nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from support import checkpoints
+
+from engine.bundle import format as bundle_format
+from engine.core.types import Rows
+from engine.demo import BUNDLE
+from engine.demo.numerals import spanish
+from engine.errors import BackendError, BundleError, RowError, Stopped
+from engine.pipeline import Bundle
+from engine.runner import coordinator, tokenizer_pool
+from engine.runner.coordinator import run
+from engine.runner.tokenizer_pool import TokenizerPool, WorkerConfig
+
+pytest.importorskip("onnxruntime")
+
+TASKS: dict[str, dict[str, Any]] = {
+    "feature-extraction": {},
+    "question-answering": {"text": ["question", "text"], "doc_stride": 4},
+    "token-classification": {"stride": 2, "aggregation_strategy": "simple"},
+    "zero-shot-classification": {"candidate_labels": ("house", "dog")},
+    "fill-mask": {"top_k": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corpora as small as these would be through before a process has begun."""
+    made = tokenizer_pool.TokenizerPool
+    monkeypatch.setattr(coordinator, "TokenizerPool", lambda terms, count, here: made(terms, count))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"text": spanish(n % 30)} for n in range(300)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def mine() -> list[psutil.Process]:
+    """Processes of this one that tokenize."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if tokenizer_pool._CODE in child.cmdline()
+    ]
+
+
+def part(out: Path) -> bytes:
+    (file,) = out.glob("part-*")
+    return file.read_bytes()
+
+
+def terms(**changes: Any) -> WorkerConfig:
+    given = {"folder": Path(BUNDLE), "options": {}, "max_length": 32, "type_ids": False}
+    return WorkerConfig(**{**given, "dedupe": True, **changes})
+
+
+def test_a_run_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
+    for count in (0, 1, 3):
+        report = run(BUNDLE, corpus, tmp_path / str(count), tokenizers=count, window=40)
+        assert report.repeats > 0
+        assert report.stage_seconds["tokenize"] > 0
+    assert part(tmp_path / "1") == part(tmp_path / "3") == part(tmp_path / "0")
+    assert not mine()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_tasks_lay_by_comes_back_too(tmp_path: Path, task: str) -> None:
+    pytest.importorskip("optimum.exporters.onnx")
+    from engine.export import export
+
+    export(str(checkpoints.encoder(tmp_path / "m", "bert", task)), tmp_path / "bundle", task=task)
+    mask = bundle_format.load(tmp_path / "bundle").description.model_config.mask_token
+    texts = [*checkpoints.SENTENCES, "", f"the {mask} is {mask}", "the garden " * 60]
+    rows = [{"text": text, "question": "who " * (n % 5)} for n, text in enumerate(texts)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for count in (0, 2):
+        run(tmp_path / "bundle", file, tmp_path / str(count), tokenizers=count, window=3,
+            **TASKS[task])  # fmt: skip
+    assert part(tmp_path / "2") == part(tmp_path / "0")
+
+
+def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_pool, "cores", lambda: 6)
+    made = TokenizerPool(terms(), 2)
+    try:
+        shares = {process.environ()["RAYON_NUM_THREADS"] for process in mine()}
+        assert shares == {"3"}
+        found = made(Rows(None, (pa.array(["uno", "dos mil", "uno"]),)))
+        model = Bundle.load(BUNDLE, device="cpu")
+        wanted = model.stages({}, max_length=32).encode(found.rows)
+        assert found.ids.values.tolist() == wanted.ids.values.tolist()
+        assert found.firsts is not None
+        assert found.firsts.tolist() == [0, 1, 0]
+    finally:
+        made.close()
+    assert not mine()
+
+
+def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_ = object.__new__(coordinator.Run)
+    run_.device, run_.devices, run_.config = "cuda:0", ("cuda:0",), coordinator.RunConfig()
+    counts = {}
+    for cores in (1, 2, 16, 64):
+        monkeypatch.setattr(coordinator, "cores", lambda cores=cores: cores)
+        counts[cores] = run_.tokenizers()
+    assert counts == {1: 1, 2: 1, 16: 8, 64: 8}
+    run_.device = "cpu"
+    assert run_.tokenizers() == 0
+
+
+def test_an_error_in_a_process_is_the_run_s_own(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = TokenizerPool(terms(folder=tmp_path), 1)
+    try:
+        for _ in range(2):
+            with pytest.raises(BundleError, match="not a bundle") as failed:
+                made(Rows(None, (pa.array(["uno"]),)))
+            assert failed.value.hint
+    finally:
+        made.close()
+    corpus.write_text(corpus.read_text() + '{"text": null}\n', encoding="utf-8")
+    with pytest.raises(RowError, match="row 300"):
+        run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=40)
+    assert not mine()
+
+
+def test_one_that_is_killed_is_told_and_the_run_goes_on_later(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = tokenizer_pool._Process.ask
+
+    def killed(self: Any, rows: Rows) -> Any:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        return ask(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer_pool._Process, "ask", killed)
+        with pytest.raises(BackendError, match="ended by itself, exit code -9") as failed:
+            run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=40)
+    assert "--tokenizers" in failed.value.hint
+    assert not mine()
+    assert run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=40).rows_out == 300
+
+
+def test_a_stopped_run_leaves_none(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Any, answers: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coordinator.Run, "_write", stop)
+    with pytest.raises(Stopped):
+        run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=10)
+    assert not mine()
+
+
+def test_none_outlives_a_run_that_is_killed(corpus: Path, tmp_path: Path) -> None:
+    code = (
+        "import engine, sys, time\n"
+        "from engine.runner.tokenizer_pool import TokenizerPool, WorkerConfig\n"
+        "from pathlib import Path\n"
+        f"TokenizerPool(WorkerConfig(Path({str(BUNDLE)!r}), {{}}, 32, False, True), 2)\n"
+        "print('made', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    assert parent.stdout.readline() == "made\n"
+    children = mine()
+    assert len(children) == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+def test_one_whose_run_is_killed_in_the_middle_of_a_window_says_nothing() -> None:
+    terms = pickle.dumps(WorkerConfig(BUNDLE, {}, 64, False, True))
+    window = pickle.dumps(Rows(None, (pa.array(["a text"] * 1000),), numbers=np.arange(1000)))
+    code = [sys.executable, "-c", tokenizer_pool._CODE]
+    gone = subprocess.run(code, input=terms + window[:-9], capture_output=True, check=True)
+    assert (gone.stderr, gone.stdout) == (b"", pickle.dumps(None, protocol=5))
+
+
+def test_until_one_has_begun_the_run_tokenizes_a_window_at_a_time(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, under_way = [], []
+
+    def encoders_of(terms: WorkerConfig, count: int, own: Any) -> TokenizerPool:
+        def counted(rows: Rows) -> Any:
+            under_way.append(rows)
+            seen.append(len(under_way))
+            try:
+                return own(rows)
+            finally:
+                under_way.pop()
+
+        return TokenizerPool(terms, count, counted)
+
+    monkeypatch.setattr(tokenizer_pool._Process, "begun", lambda self: False)
+    monkeypatch.setattr(coordinator, "TokenizerPool", encoders_of)
+    run(BUNDLE, corpus, tmp_path / "2", tokenizers=2, window=10)
+    assert seen == [1] * 30
+    run(BUNDLE, corpus, tmp_path / "0", tokenizers=0, window=10)
+    assert part(tmp_path / "2") == part(tmp_path / "0")
+
+
+def test_those_that_have_begun_come_first() -> None:
+    made = TokenizerPool(terms(), 1, lambda rows: pytest.fail("it has begun"))
+    try:
+        while not made._all[0].begun():
+            time.sleep(0.01)
+        for _ in range(3):
+            made(Rows(None, (pa.array(["uno"]),), numbers=np.arange(1)))
+    finally:
+        made.close()
