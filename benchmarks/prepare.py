@@ -190,7 +190,7 @@ def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
     from engine import export as exporter
     from engine.export import export
 
-    modules = sorted(Path(exporter.__file__).parent.glob("*.py"))
+    modules = sorted(Path(exporter.__file__).parent.rglob("*.py"))
     made = checkpoint.parent / "bundles" / _digest(modules)
     folder = made / f"{checkpoint.name}-{task}-{recipe}"
     if folder.exists():
