@@ -188,13 +188,13 @@ def test_a_changed_byte_in_a_bundle_is_refused_by_name(numbers: Path, tmp_path: 
     bundle.mkdir()
     for file in BUNDLE.iterdir():
         (bundle / file.name).write_bytes(file.read_bytes())
-    graph = bundle / "decoder.onnx"
+    graph = bundle / "step.onnx"
     content = bytearray(graph.read_bytes())
     content[1000] ^= 1
     graph.write_bytes(content)
     done = call("run", bundle, numbers, "-o", tmp_path / "out")
     assert done.returncode == 1
-    assert "decoder.onnx" in done.stderr
+    assert "step.onnx" in done.stderr
 
 
 def test_another_runs_folder_is_refused_and_can_be_cleared(numbers: Path, tmp_path: Path) -> None:
