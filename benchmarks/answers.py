@@ -1,4 +1,4 @@
-"""Whether a contestant answers what the reference answers."""
+"""Whether a contestant gives the answers of the reference."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-# Two embeddings count as the same answer above it: int8 costs 0.002 to 0.01, a wrong pooling 0.1.
+# Two embeddings above this cosine count as the same answer: int8 costs 0.002 to 0.01, a wrong
+# pooling 0.1.
 SAME_COSINE = 0.999
 
 
-def compared(reference: Sequence[Any], answers: Sequence[Any]) -> dict[str, Any]:
+def compare(reference: Sequence[Any], answers: Sequence[Any]) -> dict[str, Any]:
     """How many answers differ from the reference's, row by row.
 
     Args:
@@ -25,7 +26,7 @@ def compared(reference: Sequence[Any], answers: Sequence[Any]) -> dict[str, Any]
     pairs = list(zip(reference, answers, strict=False))
     if pairs and not isinstance(pairs[0][0], str):
         cosines = np.array([_cosine(a, b) for a, b in pairs])
-        # A vector that is no number (NaN) is no answer: it must not compare as the same.
+        # A vector with NaN is no answer: it must not compare as the same.
         differs = int((~(cosines >= SAME_COSINE)).sum())
         return {"differs": missing + differs, "cosine": round(float(cosines.mean()), 6)}
     return {"differs": missing + sum(a != b for a, b in pairs), "cosine": None}

@@ -1,4 +1,4 @@
-"""What this machine can do at most: matrix products, memory and tokenizing, each on its own.
+"""The limits of this machine: matrix products, memory and tokenizing, each on its own.
 
     python benchmarks/ceiling.py [--threads 2] [--tokenizer tokenizer.json]
 
@@ -34,7 +34,7 @@ SHAPES = ((1024, 1024, 1024), (2048, 384, 1536))
 READ_BYTES = 512 << 20
 TEXTS = 1_000
 _LEAST_RUNS = 5
-# Least and largest weight, and their type.
+# Smallest and largest weight, and their type.
 _INT8 = {"u8×s8": (-128, 127, np.int8), "u8×s7": (-63, 63, np.int8), "u8×u8": (0, 255, np.uint8)}
 
 
@@ -47,7 +47,7 @@ def measure(
     texts: int = TEXTS,
     seconds: float = 1.0,
 ) -> dict[str, Any]:
-    """The machine's limits with so many threads.
+    """The machine's limits with `threads` threads.
 
     Args:
         threads: Cores to use.
@@ -68,7 +68,7 @@ def measure(
         ImportError: onnx is not installed.
     """
     int8 = {kind: _int8(*weights, shapes, threads, seconds) for kind, weights in _INT8.items()}
-    exact = {kind: found["gops"] for kind, found in int8.items() if found["exact"]}
+    exact = {kind: product["gops"] for kind, product in int8.items() if product["exact"]}
     best = max(exact, key=lambda kind: exact[kind], default="")
     return {
         "threads": threads,
@@ -83,15 +83,15 @@ def measure(
 
 
 def _rate(call: Callable[[], Any], work: float, seconds: float) -> float:
-    """Work a second: the median of the calls that `seconds` hold, after two that do not count."""
+    """Work a second: the median of as many calls as take `seconds`, after two of warming up."""
     call()
     call()
-    took: list[float] = []
-    while len(took) < _LEAST_RUNS or sum(took) < seconds:
+    times: list[float] = []
+    while len(times) < _LEAST_RUNS or sum(times) < seconds:
         start = time.perf_counter()
         call()
-        took.append(time.perf_counter() - start)
-    return work / statistics.median(took)
+        times.append(time.perf_counter() - start)
+    return work / statistics.median(times)
 
 
 def _fp32(shapes: Sequence[tuple[int, int, int]], threads: int, seconds: float) -> float:
@@ -131,7 +131,7 @@ def _int8(
 def _product(
     operator: str, left: NDArray[Any], right: NDArray[Any], out: type, threads: int
 ) -> tuple[Callable[[], Any], Any]:
-    """A call that multiplies, and the OrtValue that it fills; copies in and out are not in it."""
+    """A call that multiplies, without copying in or out, and the OrtValue that it fills."""
     ort = runtime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -170,7 +170,7 @@ def _read(size: int, threads: int, seconds: float) -> float:
 
 
 def _tokenize(file: Path | None, count: int, threads: int, seconds: float) -> float:
-    """Tokens a second of encode_batch_fast, filler and truncation off."""
+    """Tokens a second of encode_batch_fast, without padding and truncation."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file or engine.demo.BUNDLE / "tokenizer.json"))
@@ -187,7 +187,7 @@ def _tokenize(file: Path | None, count: int, threads: int, seconds: float) -> fl
 
 @contextmanager
 def _rayon(threads: int) -> Iterator[None]:
-    """The tokenizers library's threads, which it starts at its first batch and keeps."""
+    """Set how many threads the tokenizers library uses; it starts them with its first batch."""
     name = "RAYON_NUM_THREADS"
     before = os.environ.get(name)
     os.environ[name] = str(threads)
@@ -205,11 +205,11 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=hardware.cores())
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json to time")
-    given = parser.parse_args()
-    if given.tokenizer and not given.tokenizer.is_file():
-        parser.error(f"no file {given.tokenizer}")
-    found = measure(given.threads, tokenizer=given.tokenizer)
-    print(json.dumps(found, indent=1, ensure_ascii=False))
+    arguments = parser.parse_args()
+    if arguments.tokenizer and not arguments.tokenizer.is_file():
+        parser.error(f"no file {arguments.tokenizer}")
+    limits = measure(arguments.threads, tokenizer=arguments.tokenizer)
+    print(json.dumps(limits, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Contestants side by side: a process for each, timed within it, A B A B.
+"""A contest: one process for each contestant, timed inside it, in turns (A B A B).
 
-Every contestant is warmed up, tries its settings and keeps the fastest before the rounds begin. In
-a round each runs once, alone, over the same rows; the others wait.
+A *peer* is another library. A *contestant* is one variant of the engine or of a peer, such as
+"engine int8". Before the rounds each contestant warms up, tries its settings and keeps the fastest.
+In a round each runs once, alone, over the same rows; the others wait.
 """
 
 from __future__ import annotations
@@ -19,21 +20,34 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from answers import compared
+from answers import compare
 
-from engine.errors import PeerError
+from engine.errors import EngineError
 
+PEERS = Path(__file__).with_name("peers")
+ENGINE = PEERS / "engine.py"
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[1]
-# A contestant that says nothing for so many seconds has hung, or is of no use. A conversion may
-# take longer.
+# Seconds without a reply after which a contestant counts as hung. A conversion may take longer.
 LIMIT, CONVERSION = 150.0, 900.0
-Told = Callable[[str], None]
+Progress = Callable[[str], None]
+
+
+class PeerError(EngineError):
+    """A contestant cannot take part, or cannot go on."""
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """Who competes: an adapter file, one of its variants, and the Python that has its packages."""
+class Contestant:
+    """Who takes part.
+
+    Attributes:
+        name: The library and the variant, as reports show them.
+        adapter: The library's file in `peers/`.
+        variant: One of the adapter's `VARIANTS`.
+        python: The interpreter that has the library's packages.
+        job: What the adapter is given; `README.md` lists the keys.
+    """
 
     name: str
     adapter: Path
@@ -42,52 +56,61 @@ class Entrant:
     job: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Contestant:
-    """An entrant's running process."""
+def adapters(folder: Path) -> dict[str, Path]:
+    """The peers' adapters by name, without the engine's own."""
+    files = sorted(folder.glob("[a-z]*.py"))
+    return {file.stem: file for file in files if file.resolve() != ENGINE.resolve()}
 
-    def __init__(self, entrant: Entrant, folder: Path) -> None:
-        self.entrant = entrant
-        label = entrant.name.replace(" ", "-")
-        cache = Path(entrant.job.get("cache", folder)) / entrant.adapter.stem
-        cache.mkdir(parents=True, exist_ok=True)
-        job = folder / f"{label}.json"
-        job.write_text(
-            json.dumps({**entrant.job, "cache": str(cache), "variant": entrant.variant}),
+
+class ContestantProcess:
+    """A contestant's running process, and what was measured of it."""
+
+    def __init__(self, contestant: Contestant, folder: Path) -> None:
+        self.contestant = contestant
+        job = contestant.job
+        label = contestant.name.replace(" ", "-")
+        self.cache = Path(job.get("cache", folder)) / contestant.adapter.stem
+        self.cache.mkdir(parents=True, exist_ok=True)
+        job_file = folder / f"{label}.json"
+        job_file.write_text(
+            json.dumps({**job, "cache": str(self.cache), "variant": contestant.variant}),
             encoding="utf-8",
         )
         self.log = folder / f"{label}.log"
-        self.cache = cache
-        self.command = [entrant.python, WORKER, entrant.adapter, entrant.variant, job]
+        self.command = [
+            contestant.python, WORKER, contestant.adapter, contestant.variant, job_file
+        ]  # fmt: skip
         self.seconds: list[float] = []
         self.tried: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
         self.startup = 0.0
         self.limit = LIMIT
         self.converting = 0.0
-        self.process = self.started()
+        self.process = self.start()
 
-    def started(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 list(map(str, self.command)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_environment(self.entrant.python == sys.executable),
+                env=_environment(same_python=self.contestant.python == sys.executable),
             )
 
     def ask(self, **command: Any) -> dict[str, Any]:
         """Send a command and wait for its reply.
 
         Raises:
-            PeerError: It cannot, or is gone, or has said nothing for `limit` seconds.
+            PeerError: The command failed, the process has ended, or it did not reply for `limit`
+                seconds.
         """
         assert self.process.stdin
         try:
             self.process.stdin.write(json.dumps(command).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # what it said last tells why
+            pass  # its last reply says why
         return self.reply()
 
     def reply(self) -> dict[str, Any]:
@@ -95,12 +118,12 @@ class Contestant:
         ready, _, _ = select.select([self.process.stdout], [], [], self.limit)
         line = self.process.stdout.readline() if ready else b""
         if not line:
-            why = "its process ended" if ready else f"no answer in {self.limit:.0f} s"
-            raise PeerError(why, f"its last words are in {self.log}")
-        said: dict[str, Any] = json.loads(line)
-        if "error" in said:
-            raise PeerError(said["error"], f"all of it is in {self.log}")
-        return said
+            reason = "its process ended" if ready else f"no answer in {self.limit:.0f} s"
+            raise PeerError(reason, f"the end of its log says more: {self.log}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise PeerError(reply["error"], f"the traceback is in {self.log}")
+        return reply
 
     def prepare(self, warm: int) -> None:
         """Warm up, try every setting over all rows and load the fastest."""
@@ -121,8 +144,8 @@ class Contestant:
         self.ask(do="peak", reset=True)
 
     def convert(self) -> None:
-        """Load once beforehand where that has not been done: a conversion is no part of a start."""
-        done = self.cache / f"converted-{self.entrant.variant}"
+        """The first load converts the checkpoint: do that once, outside of the start-up time."""
+        done = self.cache / f"converted-{self.contestant.variant}"
         if done.exists():
             return
         start = time.perf_counter()
@@ -131,7 +154,7 @@ class Contestant:
         self.limit = LIMIT
         done.touch()
         self.close()
-        self.process = self.started()
+        self.process = self.start()
         self.reply()
         self.converting = time.perf_counter() - start
 
@@ -143,6 +166,7 @@ class Contestant:
             self.time(warm)
 
     def time(self, rows: int) -> float:
+        """Seconds for the first `rows` rows, 0 for all."""
         return float(self.ask(do="run", rows=rows)["seconds"])
 
     def answers(self, file: Path) -> list[Any]:
@@ -162,149 +186,137 @@ class Contestant:
 
 
 def contest(
-    entrants: Sequence[Entrant],
+    contestants: Sequence[Contestant],
     folder: Path,
     *,
     rows: int,
     tokens: int,
     rounds: int = 5,
     reference: str = "",
-    told: Told = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
-    """Run all entrants over the same rows and compare them.
+    """Run all contestants over the same rows and compare them.
 
     Args:
-        entrants: Those whose name begins with "engine" are what ratios are taken of.
+        contestants: Ratios are computed for those whose name begins with "engine".
         folder: For jobs, logs and answers.
-        rows, tokens: What the corpus has, for rates.
-        rounds: How often each runs, in turns.
-        reference: The name of whose answers count as right; without it, the first that finishes.
-        told: Called with lines of progress.
+        rows, tokens: How many the corpus has, for rates.
+        rounds: How often each contestant runs.
+        reference: The contestant whose answers count as right; the first that finishes where it is
+            empty or did not finish.
+        progress: Called with lines of progress.
 
     Returns:
-        `contestants`, `ratios`, `reference` and `converting`, the seconds of conversions that are
-        made once; a contestant has `skipped` or `failed` with the reason, or its figures.
+        `contestants`, `ratios`, `rounds`, `reference` and `converting`, the seconds of conversions
+        that are made once. A contestant has its figures, or the reason it was `skipped` or
+        `failed`.
     """
-    running: dict[str, Contestant] = {}
-    found: dict[str, Any] = {}
+    running: dict[str, ContestantProcess] = {}
+    results: dict[str, Any] = {}
     converting = 0.0
     try:
-        for entrant in entrants:
-            converting += _enter(entrant, folder, running, found, max(8, rows // 4), told)
+        for contestant in contestants:
+            process = ContestantProcess(contestant, folder)
+            running[contestant.name] = process
+            if reason := _prepare(process, max(8, rows // 4), progress):
+                results[contestant.name] = reason
+                running.pop(contestant.name).close()
+            converting += process.converting
         for n in range(rounds):
             for name in list(running):
-                _take_turn(name, running, found)
-            told(f"round {n + 1} of {rounds}: {_line(running)}")
-        found |= _figures(running, found, folder, reference, rows, tokens)
+                _take_turn(name, running, results)
+            progress(f"round {n + 1} of {rounds}: {_last_seconds(running)}")
+        answers, peaks = _collect(running, results, folder)
+        reference = reference if reference in answers else next(iter(answers), "")
+        for name in answers:
+            difference = compare(answers[reference], answers[name])
+            results[name] = {**_figures(running[name], rows, tokens, peaks[name]), **difference}
     finally:
-        for contestant in running.values():
-            contestant.close()
-    measured = {n: found[n]["seconds"] for n in found if "seconds" in found[n]}
+        for process in running.values():
+            process.close()
     return {
         "rounds": rounds,
         "converting": round(converting, 1),
-        "reference": found.pop("_reference", ""),
-        "contestants": {e.name: found[e.name] for e in entrants},
-        "ratios": ratios(measured),
+        "reference": reference,
+        "contestants": {each.name: results[each.name] for each in contestants},
+        "ratios": ratios({n: r["seconds"] for n, r in results.items() if "seconds" in r}),
     }
 
 
 def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """How many times faster each engine variant is than each other contestant, round by round."""
-    ours = [name for name in seconds if name.startswith("engine")]
-    found: dict[str, Any] = {}
-    for mine in ours:
-        found[mine] = {}
-        for other in seconds:
-            if other not in ours:
-                each = [b / a for a, b in zip(seconds[mine], seconds[other], strict=True)]
-                rounded = [round(ratio, 3) for ratio in each]
-                found[mine][other] = {"median": statistics.median(rounded), "rounds": rounded}
-    return found
+    """How many times faster each engine variant is than each peer, round by round."""
+    engines = [name for name in seconds if name.startswith("engine")]
+    table: dict[str, Any] = {}
+    for engine in engines:
+        table[engine] = {}
+        for peer in (name for name in seconds if name not in engines):
+            pairs = zip(seconds[engine], seconds[peer], strict=True)
+            rounded = [round(theirs / ours, 3) for ours, theirs in pairs]
+            table[engine][peer] = {"median": statistics.median(rounded), "rounds": rounded}
+    return table
 
 
-def _enter(
-    entrant: Entrant,
-    folder: Path,
-    running: dict[str, Contestant],
-    found: dict[str, Any],
-    warm: int,
-    told: Told,
-) -> float:
-    """Make an entrant ready, or put down why it is not; the seconds of its conversion."""
-    contestant = running[entrant.name] = Contestant(entrant, folder)
+def _prepare(process: ContestantProcess, warm: int, progress: Progress) -> dict[str, str]:
+    """Make a contestant ready; why it was skipped or has failed, or nothing."""
+    reason: dict[str, str] = {}
     try:
-        contestant.prepare(warm)
+        process.prepare(warm)
     except PeerError as error:
-        found[entrant.name] = {"failed": str(error)}
+        reason = {"failed": str(error)}
     else:
-        if contestant.facts["skip"]:
-            found[entrant.name] = {"skipped": contestant.facts["skip"]}
-    out = found.get(entrant.name)
-    told(f"{entrant.name}: {next(iter(out.values())) if out else contestant.facts['setting']}")
-    if out:
-        running.pop(entrant.name).close()
-    return contestant.converting
+        if process.facts["skip"]:
+            reason = {"skipped": process.facts["skip"]}
+    line = next(iter(reason.values())) if reason else process.facts["setting"]
+    progress(f"{process.contestant.name}: {line}")
+    return reason
 
 
-def _take_turn(name: str, running: dict[str, Contestant], found: dict[str, Any]) -> None:
+def _take_turn(name: str, running: dict[str, ContestantProcess], results: dict[str, Any]) -> None:
     try:
         running[name].seconds.append(running[name].time(0))
     except PeerError as error:
-        found[name] = {"failed": str(error)}
+        results[name] = {"failed": str(error)}
         running.pop(name).close()
 
 
-def _line(running: Mapping[str, Contestant]) -> str:
-    return ", ".join(f"{name} {c.seconds[-1]:.2f} s" for name, c in running.items())
+def _last_seconds(running: Mapping[str, ContestantProcess]) -> str:
+    return ", ".join(f"{name} {process.seconds[-1]:.2f} s" for name, process in running.items())
 
 
-def _figures(
-    running: Mapping[str, Contestant],
-    found: dict[str, Any],
-    folder: Path,
-    reference: str,
-    rows: int,
-    tokens: int,
-) -> dict[str, Any]:
-    answers, peaks = _gathered(running, found, folder)
-    right = reference if reference in answers else next(iter(answers), "")
-    figures: dict[str, Any] = {"_reference": right}
-    for name, given in answers.items():
-        contestant = running[name]
-        median = statistics.median(contestant.seconds)
-        figures[name] = {
-            "versions": contestant.facts["versions"],
-            "setting": contestant.facts["setting"],
-            "tried": contestant.tried,
-            "seconds": [round(s, 4) for s in contestant.seconds],
-            "rows_per_second": round(rows / median, 2),
-            "tokens_per_second": round(tokens / median, 1),
-            "spread": round((max(contestant.seconds) - min(contestant.seconds)) / median, 3),
-            "startup_seconds": round(contestant.startup, 2),
-            "peak_bytes": peaks[name],
-            **compared(answers[right], given),
-        }
-    return figures
+def _figures(process: ContestantProcess, rows: int, tokens: int, peak: int) -> dict[str, Any]:
+    median = statistics.median(process.seconds)
+    return {
+        "versions": process.facts["versions"],
+        "setting": process.facts["setting"],
+        "tried": process.tried,
+        "seconds": [round(seconds, 4) for seconds in process.seconds],
+        "rows_per_second": round(rows / median, 2),
+        "tokens_per_second": round(tokens / median, 1),
+        "spread": round((max(process.seconds) - min(process.seconds)) / median, 3),
+        "startup_seconds": round(process.startup, 2),
+        "peak_bytes": peak,
+    }
 
 
-def _gathered(
-    running: Mapping[str, Contestant], found: dict[str, Any], folder: Path
+def _collect(
+    running: Mapping[str, ContestantProcess], results: dict[str, Any], folder: Path
 ) -> tuple[dict[str, list[Any]], dict[str, int]]:
-    """Answers and peak bytes by name; who cannot give them is recorded in `found` as failed."""
+    """Answers and peak bytes by name; a contestant that fails here is recorded in `results`."""
     answers: dict[str, list[Any]] = {}
     peaks: dict[str, int] = {}
-    for name, contestant in running.items():
+    for name, process in running.items():
         try:
-            peaks[name] = contestant.ask(do="peak", reset=False)["bytes"]
-            answers[name] = contestant.answers(folder / f"{name.replace(' ', '-')}.arrow")
+            peaks[name] = process.ask(do="peak", reset=False)["bytes"]
+            answers[name] = process.answers(folder / f"{name.replace(' ', '-')}.arrow")
         except PeerError as error:
-            found[name] = {"failed": str(error)}
+            results[name] = {"failed": str(error)}
     return answers, peaks
 
 
-def _environment(own: bool) -> dict[str, str]:
-    """Ours without what would change a contestant; only our own Python finds this package."""
-    given = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    path = {"PYTHONPATH": str(ROOT)} if own else {}
-    return {**given, **path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+def _environment(*, same_python: bool) -> dict[str, str]:
+    """This environment without what would slow a contestant down. Only this Python gets the path
+    to the engine's package."""
+    hidden = ("PYTHONPATH", "OMP_NUM_THREADS")
+    variables = {name: value for name, value in os.environ.items() if name not in hidden}
+    path = {"PYTHONPATH": str(ROOT)} if same_python else {}
+    return {**variables, **path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -4,9 +4,9 @@
 
 A is `engine run` from a Parquet file to an Arrow file, loading the bundle included. B is
 `pipeline("feature-extraction", batch_size=32)` over the same texts in file order, loaded beforehand
-and giving tensors, which is faster than its lists. They alternate in one process, A B A B; medians
+and returning tensors, which is faster than lists. They alternate in one process, A B A B; medians
 and the ratio of each round are reported. The pipeline's token states are pooled and normalized as
-the bundle does it, outside the timing, and compared with the bundle's embeddings.
+the bundle does it, untimed, and compared with the bundle's embeddings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import engine
 from engine.bundle import format as bundle_format
 
 
-def ours(model: Path, corpus: Path, out: Path) -> tuple[float, np.ndarray[Any, Any]]:
+def run_engine(model: Path, corpus: Path, out: Path) -> tuple[float, np.ndarray[Any, Any]]:
     """Seconds and embeddings (rows, d) of one run."""
     start = time.perf_counter()
     report = engine.run(model, corpus, out, workers=0)
@@ -37,7 +37,7 @@ def ours(model: Path, corpus: Path, out: Path) -> tuple[float, np.ndarray[Any, A
     return seconds, column.flatten().to_numpy().reshape(len(column), -1)
 
 
-def theirs(pipe: Any, texts: list[str], length: int) -> tuple[float, list[Any]]:
+def run_pipeline(pipe: Any, texts: list[str], length: int) -> tuple[float, list[Any]]:
     """Seconds and the token states of each row, padding included."""
     start = time.perf_counter()
     cut = {"truncation": True, "max_length": length}
@@ -45,7 +45,7 @@ def theirs(pipe: Any, texts: list[str], length: int) -> tuple[float, list[Any]]:
     return time.perf_counter() - start, states
 
 
-def pooled(pipe: Any, texts: list[str], states: list[Any], length: int) -> np.ndarray[Any, Any]:
+def pool(pipe: Any, texts: list[str], states: list[Any], length: int) -> np.ndarray[Any, Any]:
     """Mean of each row's real tokens, scaled to length 1."""
     lengths = [
         len(ids) for ids in pipe.tokenizer(texts, truncation=True, max_length=length).input_ids
@@ -60,17 +60,17 @@ def compare(checkpoint: Path, model: Path, corpus: Path, rounds: int) -> dict[st
     texts = pq.read_table(corpus, columns=["text"])["text"].to_pylist()
     length = bundle_format.load(model).description.model_config.max_length
     pipe = pipeline("feature-extraction", model=str(checkpoint), framework="pt", device="cpu")
-    theirs(pipe, texts[:64], length)
+    run_pipeline(pipe, texts[:64], length)
     seconds: dict[str, list[float]] = {"engine": [], "transformers": []}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(rounds):
-            mine, embeddings = ours(model, corpus, Path(folder) / str(i))
-            other, states = theirs(pipe, texts, length)
-            seconds["engine"].append(round(mine, 3))
-            seconds["transformers"].append(round(other, 3))
-            print(f"round {i + 1}: engine {mine:.2f} s, transformers {other:.2f} s")
+            ours, embeddings = run_engine(model, corpus, Path(folder) / str(i))
+            theirs, states = run_pipeline(pipe, texts, length)
+            seconds["engine"].append(round(ours, 3))
+            seconds["transformers"].append(round(theirs, 3))
+            print(f"round {i + 1}: engine {ours:.2f} s, transformers {theirs:.2f} s")
     ratios = [b / a for a, b in zip(seconds["engine"], seconds["transformers"], strict=True)]
-    difference = float(np.abs(embeddings - pooled(pipe, texts, states, length)).max())
+    difference = float(np.abs(embeddings - pool(pipe, texts, states, length)).max())
     return {
         "rows": len(texts),
         "seconds": seconds,
@@ -90,11 +90,11 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, help="one Parquet file with a column called text")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/encode.json")
-    given = parser.parse_args()
-    result = compare(given.checkpoint, given.bundle, given.corpus, given.rounds)
+    arguments = parser.parse_args()
+    result = compare(arguments.checkpoint, arguments.bundle, arguments.corpus, arguments.rounds)
     print(f"rows/s {result['rows_per_second']}, ratio {result['ratio']} ({result['ratios']})")
     print(f"largest difference {result['largest_difference']:.1e}")
-    if given.save:
+    if arguments.save:
         print(save("encode", result))
 
 

@@ -1,16 +1,16 @@
-"""The engine on a GPU beside torch, transformers and CTranslate2: one command, no network.
+"""The engine on a GPU against torch, transformers and CTranslate2: one command, no network.
 
-    python benchmarks/gpu.py --save             everything; writes results/gpu-CARD.json
+    python benchmarks/gpu.py --save             everything; writes results/gpu-NAME.json
     python benchmarks/gpu.py --prepare          only makes checkpoints and bundles, on any machine
-    python benchmarks/gpu.py --device cpu --quick      small shapes, to see that it runs
+    python benchmarks/gpu.py --device cpu --quick      small shapes, to check that it works
 
 Checkpoints are random and of real shapes (`models.py`), made from a seed and exported once into
---work; where that is there already, neither Optimum nor transformers 4 is needed. First the answers
-of fp16 on the GPU are held to those of fp32 on the CPU. Then every figure is the median of
---rounds, in turns with the peers: torch in float16 with its fused attention, the better of two
-batch sizes, sorted by length and their tokens on the GPU before the clock starts; transformers'
-generate() in float16; CTranslate2 in float16 where it is installed. Shares are of the GPU's own
-bf16 product, measured.
+--work; a machine that gets a filled --work needs neither Optimum nor transformers 4. First the
+answers of fp16 on the GPU are compared with those of fp32 on the CPU. Then every figure is the
+median of --rounds, in turns with the peers: torch in float16 with its fused attention, the better
+of two batch sizes, sorted by length, with the tokens on the GPU before the clock starts;
+transformers' generate() in float16; CTranslate2 in float16 if it is installed. Shares are of the
+GPU's own bf16 matrix product, measured.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ from engine.runtime.protocol import Backend
 
 WORK = Path(__file__).with_name("work") / "gpu"
 WORDS = 200_000
-# Words, each a token or more: with the two special ones a row has 128, or is cut there.
+# In words of a token or more: with the two special tokens a row has 128, or is cut there.
 LONG = texts.Lengths(126, 0, 126, 126)
 LABELS = ("NEGATIVE", "POSITIVE")
-# Seconds that a run end to end takes, about or more: a corpus is no work of a second, and processes
-# that tokenize take a quarter of one to begin.
+# Seconds that a run end to end takes, about or more: real corpora take longer than a second, and
+# the tokenizer pool needs a quarter of one to start.
 LASTING = 8.0
-# The engine's batches that each way of asking torch joins into one: eager torch may be bound by the
-# host where they are small, and is compared at its best.
+# How many of the engine's batches torch gets joined into one. Eager torch may be host-bound on
+# small batches, so it is compared at its best.
 TORCH = {"torch": 1, "torch_larger": 4}
 PARTS = ("parity", "encode", "decode", "memory")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A checkpoint: its task, and (folder, quick) -> one."""
+    """A checkpoint: its task, and what makes it in a folder, (folder, quick) -> folder."""
 
     task: str
     make: Callable[[Path, bool], Path]
@@ -100,7 +100,14 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What all measurements share."""
+    """What all measurements share.
+
+    Attributes:
+        work: Where checkpoints and bundles are kept.
+        rounds: How often each call is timed.
+        quick: Small shapes and few rows.
+        most: Seconds after which a call is left out of further rounds.
+    """
 
     work: Path
     device: str
@@ -118,11 +125,11 @@ class Bench:
         return 12 if self.quick else many
 
 
-# --- making
+# --- checkpoints and bundles
 
 
 def prepare(bench: Bench) -> None:
-    """Checkpoints and bundles that are not there yet."""
+    """Make the checkpoints and bundles that do not exist yet."""
     for name, shape in SHAPES.items():
         checkpoint = bench.folder(name, "checkpoint")
         if not (checkpoint / "config.json").exists():
@@ -142,59 +149,60 @@ def _export(bench: Bench, name: str, recipe: str) -> None:
     if recipe == "fp32":
         export(str(bench.folder(name, "checkpoint")), out, task=SHAPES[name].task)
     else:
-        # Its answers are held to fp32's on the GPU itself: here a few do.
+        # `parity` compares the answers on the GPU, so a few rows are enough here.
         sample = out.with_name("sample.jsonl")
         sample.write_text("".join(f'{{"text": "{text}"}}\n' for text in corpus("mixed", 8)[0]))
         fp32 = bench.folder(name, "fp32")
         quantize(fp32, out, recipe=recipe, sample=sample, text=("text",), force=True)
 
 
-def asked(count: int, seed: int = 1) -> tuple[list[str], list[int]]:
-    """Texts for t5-small's shape, and the tokens that each is answered in."""
+def sources(count: int, seed: int = 1) -> tuple[list[str], list[int]]:
+    """Texts for t5-small's shape, and the number of tokens in each answer."""
     lengths = sorted(ANSWERS.draw(models.SENTINELS, 0))
-    found = texts.cut(texts.words([]), SENTENCES.draw(count, seed))
+    plain = texts.cut(texts.words([]), SENTENCES.draw(count, seed))
     drawn = random.Random(2).choices(range(models.SENTINELS), k=count)
-    told = [f"<extra_id_{j}> {text}" for j, text in zip(drawn, found, strict=True)]
-    return told, [lengths[j] for j in drawn]
+    rows = [f"<extra_id_{j}> {text}" for j, text in zip(drawn, plain, strict=True)]
+    return rows, [lengths[j] for j in drawn]
 
 
 def corpus(kind: str, count: int) -> tuple[list[str], int]:
-    """Texts for an encoder, and the tokens that one may have."""
-    lengths, most = (LONG, 128) if kind == "128" else (MIXED, 256)
-    return texts.cut(texts.words([]), lengths.draw(count, 1)), most
+    """Texts for an encoder, and the tokens at which one is cut."""
+    lengths, max_length = (LONG, 128) if kind == "128" else (MIXED, 256)
+    return texts.cut(texts.words([]), lengths.draw(count, 1)), max_length
 
 
 # --- parity
 
 
 def parity(bench: Bench) -> dict[str, Any]:
-    """fp16 where it is meant to run beside fp32 on the CPU, row by row."""
+    """fp16 on the device against fp32 on the CPU, row by row."""
     count = bench.rows(200)
-    told, _ = asked(count)
+    rows, _ = sources(count)
     greedy = {"num_beams": 1, "max_new_tokens": 128}
-    said = _both(bench, "t5-small", told, "translation_text", greedy)
-    found: dict[str, Any] = {"rows": count, "greedy_rows_equal": _equal(*said)}
-    written, _ = corpus("mixed", count)
+    answers = _both(bench, "t5-small", rows, "translation_text", greedy)
+    figures: dict[str, Any] = {"rows": count, "greedy_rows_equal": _equal(*answers)}
+    rows, _ = corpus("mixed", count)
     for name in ("bert-base", "minilm"):
-        ours, wanted = (np.array(v) for v in _both(bench, name, written, "embedding", {}))
-        cosines = (ours * wanted).sum(1) / np.linalg.norm(ours, axis=1)
-        cosines /= np.linalg.norm(wanted, axis=1)
-        found[f"{name}_cosine_mean"] = round(float(cosines.mean()), 6)
-        found[f"{name}_cosine_worst"] = round(float(cosines.min()), 6)
-    found["labels_equal"] = _equal(*_both(bench, "classifier", written, "label", {}))
-    return found
+        fp16, fp32 = (np.array(v) for v in _both(bench, name, rows, "embedding", {}))
+        cosines = (fp16 * fp32).sum(1) / np.linalg.norm(fp16, axis=1)
+        cosines /= np.linalg.norm(fp32, axis=1)
+        figures[f"{name}_cosine_mean"] = round(float(cosines.mean()), 6)
+        figures[f"{name}_cosine_worst"] = round(float(cosines.min()), 6)
+    figures["labels_equal"] = _equal(*_both(bench, "classifier", rows, "label", {}))
+    return figures
 
 
 def _both(
     bench: Bench, name: str, rows: list[str], column: str, options: dict[str, Any]
 ) -> tuple[list[Any], list[Any]]:
-    ours = bench.open(name, "fp16")(rows, **options)[column].to_pylist()
-    return ours, bench.open(name, "fp32", "cpu")(rows, **options)[column].to_pylist()
+    fp16 = bench.open(name, "fp16")(rows, **options)[column].to_pylist()
+    return fp16, bench.open(name, "fp32", "cpu")(rows, **options)[column].to_pylist()
 
 
-def _equal(ours: list[Any], wanted: list[Any]) -> float:
-    same = sum(a == b for a, b in zip(ours, wanted, strict=True))
-    return round(float(same) / len(wanted), 4)
+def _equal(fp16: list[Any], fp32: list[Any]) -> float:
+    """The share of equal answers."""
+    same = sum(a == b for a, b in zip(fp16, fp32, strict=True))
+    return round(float(same) / len(fp32), 4)
 
 
 # --- encoding
@@ -202,43 +210,43 @@ def _equal(ours: list[Any], wanted: list[Any]) -> float:
 
 def encode(bench: Bench, peak: float) -> list[dict[str, Any]]:
     return [
-        _encoded(bench, name, kind, peak)
+        _encode(bench, name, kind, peak)
         for name in ("bert-base", "minilm")
         for kind in ("128", "mixed")
     ]
 
 
-def _encoded(bench: Bench, name: str, kind: str, peak: float) -> dict[str, Any]:
-    written, most = corpus(kind, bench.rows(8192 if name == "bert-base" else 16384))
-    loaded = bench.open(name, "fp16")
-    stages = loaded.stages({}, max_length=most, dedupe=False)
-    batches = list(stages.cut(stages.encode(_window(written))))
+def _encode(bench: Bench, name: str, kind: str, peak: float) -> dict[str, Any]:
+    rows, max_length = corpus(kind, bench.rows(8192 if name == "bert-base" else 16384))
+    bundle = bench.open(name, "fp16")
+    stages = bundle.stages({}, max_length=max_length, dedupe=False)
+    batches = list(stages.cut(stages.encode(_window(rows))))
     tokens = [int(n) for batch in batches for n in batch.feeds["attention_mask"].sum(axis=1)]
-    # Threads have memory of their own, as in a run.
+    # Each thread has its own buffers, as in a run.
     session = partial(_session, stages, batches, ThreadPoolExecutor(2))
     copies = 1 if bench.quick else _copies(session)
     with tempfile.TemporaryDirectory() as scratch:
-        given = {"max_length": most, "dedupe": False}
+        settings = {"max_length": max_length, "dedupe": False}
         calls: dict[str, Callable[[], Any]] = {
             "session": session,
-            "run": _run(loaded, written * copies, Path(scratch), given),
+            "run": _run(bundle, rows * copies, Path(scratch), settings),
         }
         for peer, merged in TORCH.items():
             if torch_call := _torch(bench, name, batches, merged):
                 calls[peer] = torch_call
-        seconds = measured(calls, bench)
+        seconds = time_in_turns(calls, bench)
     seconds["run"] = [round(each / copies, 5) for each in seconds["run"]]
     job = {"checkpoint": str(bench.folder(name, "checkpoint")), "output_tokens": []}
     work = operations({**job, "input_tokens": tokens})
     return {
         "model": name,
         "lengths": kind,
-        "rows": len(written),
+        "rows": len(rows),
         "run_copies": copies,
         "tokens": sum(tokens),
         "padding": round(sum(b.padded for b in batches) / sum(tokens), 3),
         "seconds": seconds,
-        "rows_per_second": _rates(seconds, len(written)),
+        "rows_per_second": _rates(seconds, len(rows)),
         "tokens_per_second": _rates(seconds, sum(tokens)),
         "share_of_peak": _share(work, _median(seconds, "session"), peak),
         "session_against_torch": _ratio(seconds, _fastest(seconds, TORCH), "session"),
@@ -247,17 +255,17 @@ def _encoded(bench: Bench, name: str, kind: str, peak: float) -> dict[str, Any]:
     }
 
 
-def _window(written: list[str]) -> Rows:
-    return Rows(None, (pa.array(written),), numbers=np.arange(len(written)))
+def _window(rows: list[str]) -> Rows:
+    return Rows(None, (pa.array(rows),), numbers=np.arange(len(rows)))
 
 
 def _session(stages: Stages, batches: list[Batch], pool: ThreadPoolExecutor) -> None:
-    """Inference alone: as many batches in flight as the pool has threads."""
+    """Inference alone, with as many batches in flight as the pool has threads."""
     list(pool.map(stages.infer, batches))
 
 
 def _copies(session: Callable[[], Any]) -> int:
-    """How many times over a run is given the rows."""
+    """How many copies of the rows a run gets, so that it lasts `LASTING` seconds."""
     session()
     start = time.perf_counter()
     session()
@@ -265,55 +273,55 @@ def _copies(session: Callable[[], Any]) -> int:
 
 
 def _run(
-    loaded: Bundle, written: list[str], scratch: Path, given: dict[str, Any]
+    bundle: Bundle, rows: list[str], scratch: Path, settings: dict[str, Any]
 ) -> Callable[[], Any]:
     """Parquet in, Arrow out."""
     import pyarrow.parquet as pq
 
     file = scratch / "rows.parquet"
-    pq.write_table(pa.table({"text": written}), file)
+    pq.write_table(pa.table({"text": rows}), file)
 
     def call() -> None:
         out = Path(tempfile.mkdtemp(dir=scratch))
-        engine.run(loaded, file, out / "out", **given)
+        engine.run(bundle, file, out / "out", **settings)
         shutil.rmtree(out)
 
     return call
 
 
 def _torch(bench: Bench, name: str, batches: list[Batch], merged: int) -> Callable[[], Any] | None:
-    """torch in float16 with fused attention, over the same sorted batches, some of them `merged`
-    into one, pooled on the GPU."""
+    """torch in float16 with fused attention, over the same sorted batches, `merged` of them joined
+    into one; pooled on the GPU."""
     if (torch := _module("torch")) is None or (transformers := _module("transformers")) is None:
         return None
     kind = bench.device
-    made = transformers.AutoModel.from_pretrained(
+    loaded = transformers.AutoModel.from_pretrained(
         bench.folder(name, "checkpoint"), attn_implementation="sdpa"
     )
-    model = (made.half() if kind != "cpu" else made).to(kind).eval()
+    model = (loaded.half() if kind != "cpu" else loaded).to(kind).eval()
     groups = [batches[n : n + merged] for n in range(0, len(batches), merged)]
-    fed = [{n: torch.tensor(a).to(kind) for n, a in _joined(group).items()} for group in groups]
+    inputs = [{n: torch.tensor(a).to(kind) for n, a in _join(group).items()} for group in groups]
 
     def call() -> None:
         with torch.inference_mode():
-            found = []
-            for feeds in fed:
+            pooled = []
+            for feeds in inputs:
                 mask = feeds["attention_mask"][..., None]
                 states = model(**feeds).last_hidden_state
-                found.append((states * mask).sum(1) / mask.sum(1))
-            for one in found:
-                one.float().cpu()
+                pooled.append((states * mask).sum(1) / mask.sum(1))
+            for embeddings in pooled:
+                embeddings.float().cpu()
 
     return call
 
 
-def _joined(batches: list[Batch]) -> dict[str, Any]:
-    """The feeds of several batches in one, as wide as the widest."""
-    wide = max(int(batch.feeds["input_ids"].shape[1]) for batch in batches)
+def _join(batches: list[Batch]) -> dict[str, Any]:
+    """The feeds of several batches in one, padded to the widest."""
+    width = max(int(batch.feeds["input_ids"].shape[1]) for batch in batches)
     feeds = [batch.feeds for batch in batches]
     return {
         name: np.concatenate(
-            [np.pad(f[name], ((0, 0), (0, wide - f[name].shape[1]))) for f in feeds]
+            [np.pad(f[name], ((0, 0), (0, width - f[name].shape[1]))) for f in feeds]
         )
         for name in feeds[0]
     }
@@ -325,38 +333,37 @@ def _joined(batches: list[Batch]) -> dict[str, Any]:
 def decode(bench: Bench, peak: float) -> list[dict[str, Any]]:
     slots = (4,) if bench.quick else (32, 128, 512)
     cases = [(beams, count) for beams in (1, 4) for count in slots]
-    return [_decoded(bench, beams, count, peak) for beams, count in cases]
+    return [_decode(bench, beams, count, peak) for beams, count in cases]
 
 
-def _decoded(bench: Bench, beams: int, slots: int, peak: float) -> dict[str, Any]:
-    # Enough for every slot to be filled anew a few times.
-    told, outputs = asked(bench.rows(4 * max(8, slots // beams)))
+def _decode(bench: Bench, beams: int, slots: int, peak: float) -> dict[str, Any]:
+    # Enough rows for every slot to be filled a few times.
+    rows, outputs = sources(bench.rows(4 * max(8, slots // beams)))
     options = {"num_beams": beams, "max_new_tokens": 128}
-    kept, device_cache.MOST = device_cache.MOST, slots
+    default, device_cache.MOST = device_cache.MOST, slots
     try:
-        loaded = bench.open("t5-small", "fp16")
-        watched = _watched(loaded.backend)
-        seen = Bundle(loaded.folder, watched)
-        stages = seen.stages(options, dedupe=False)
-        batches = list(stages.cut(stages.encode(_window(told))))
+        bundle = bench.open("t5-small", "fp16")
+        watched = _watched(bundle.backend)
+        stages = Bundle(bundle.folder, watched).stages(options, dedupe=False)
+        batches = list(stages.cut(stages.encode(_window(rows))))
         calls: dict[str, Callable[[], Any]] = {
             "engine": lambda: [stages.infer(batch) for batch in batches]
         }
-        calls |= _generators(bench, told, beams, slots)
-        seconds = measured(calls, bench)
+        calls |= _peers(bench, rows, beams, slots)
+        seconds = time_in_turns(calls, bench)
         host = _host_share(watched, calls["engine"])
     finally:
-        device_cache.MOST = kept
+        device_cache.MOST = default
     job = {"checkpoint": str(bench.folder("t5-small", "checkpoint"))}
     lengths = [int(n) for b in batches for n in b.feeds["attention_mask"].sum(axis=1)]
     work = operations({**job, "input_tokens": lengths, "output_tokens": outputs}) * beams
     return {
         "beams": beams,
         "slots": slots,
-        "rows": len(told),
+        "rows": len(rows),
         "output_tokens": sum(outputs),
         "seconds": seconds,
-        "rows_per_second": _rates(seconds, len(told)),
+        "rows_per_second": _rates(seconds, len(rows)),
         "tokens_per_second": _rates(seconds, sum(outputs)),
         "share_of_peak": _share(work, _median(seconds, "engine"), peak),
         **host,
@@ -366,7 +373,7 @@ def _decoded(bench: Bench, beams: int, slots: int, peak: float) -> dict[str, Any
 
 
 def _watched(backend: Backend) -> Watched:
-    """Timed while it computes and while it is waited for."""
+    """A backend whose computing and waiting are timed."""
     watched = Watched(backend)
 
     def host(value: Any) -> Any:
@@ -378,7 +385,7 @@ def _watched(backend: Backend) -> Watched:
 
 
 def _host_share(watched: Watched, call: Callable[[], Any]) -> dict[str, Any]:
-    """Time outside of the backend, as a share and for each step."""
+    """Host time (outside of the backend), as a share and for each decode step."""
     watched.forget()
     start = time.perf_counter()
     call()
@@ -393,29 +400,27 @@ def _host_share(watched: Watched, call: Callable[[], Any]) -> dict[str, Any]:
     }
 
 
-def _generators(
-    bench: Bench, told: list[str], beams: int, slots: int
-) -> dict[str, Callable[[], Any]]:
+def _peers(bench: Bench, rows: list[str], beams: int, slots: int) -> dict[str, Callable[[], Any]]:
     checkpoint, batch = bench.folder("t5-small", "checkpoint"), max(1, slots // beams)
     makers = {"transformers": _transformers, "ctranslate2": _ctranslate2}
-    found = {}
+    calls = {}
     for name, make in makers.items():
-        if call := make(bench, checkpoint, told, beams, batch):
-            found[name] = call
-    return found
+        if call := make(bench, checkpoint, rows, beams, batch):
+            calls[name] = call
+    return calls
 
 
 def _transformers(
-    bench: Bench, checkpoint: Path, told: list[str], beams: int, batch: int
+    bench: Bench, checkpoint: Path, rows: list[str], beams: int, batch: int
 ) -> Callable[[], Any] | None:
     if (torch := _module("torch")) is None or (transformers := _module("transformers")) is None:
         return None
     kind = bench.device
-    made = transformers.AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
-    model = (made.half() if kind != "cpu" else made).to(kind).eval()
+    loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
+    model = (loaded.half() if kind != "cpu" else loaded).to(kind).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    order = sorted(told, key=len, reverse=True)
-    fed = [
+    order = sorted(rows, key=len, reverse=True)
+    inputs = [
         tokenizer(order[n : n + batch], padding=True, return_tensors="pt").to(kind)
         for n in range(0, len(order), batch)
     ]
@@ -423,7 +428,7 @@ def _transformers(
 
     def call() -> None:
         with torch.inference_mode():
-            for feeds in fed:
+            for feeds in inputs:
                 ids = {n: feeds[n] for n in ("input_ids", "attention_mask")}
                 model.generate(**ids, **options).cpu()
 
@@ -431,7 +436,7 @@ def _transformers(
 
 
 def _ctranslate2(
-    bench: Bench, checkpoint: Path, told: list[str], beams: int, batch: int
+    bench: Bench, checkpoint: Path, rows: list[str], beams: int, batch: int
 ) -> Callable[[], Any] | None:
     if (ctranslate2 := _module("ctranslate2")) is None or _module("transformers") is None:
         return None
@@ -441,24 +446,24 @@ def _ctranslate2(
     if not folder.exists():
         ctranslate2.converters.TransformersConverter(str(checkpoint)).convert(str(folder))
     kind, _, index = bench.device.partition(":")
-    where = {"device": kind, "device_index": int(index or 0)}
+    device = {"device": kind, "device_index": int(index or 0)}
     precision = "float32" if kind == "cpu" else "float16"
-    model = ctranslate2.Translator(str(folder), compute_type=precision, **where)
+    model = ctranslate2.Translator(str(folder), compute_type=precision, **device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    tokens = [one.tokens for one in tokenizer(told).encodings]
-    given = {"beam_size": beams, "max_batch_size": batch, "max_decoding_length": 128}
-    return lambda: model.translate_batch(tokens, **given)
+    tokens = [encoding.tokens for encoding in tokenizer(rows).encodings]
+    options = {"beam_size": beams, "max_batch_size": batch, "max_decoding_length": 128}
+    return lambda: model.translate_batch(tokens, **options)
 
 
 # --- the GPU
 
 
 def peak(bench: Bench) -> float:
-    """TFLOP/s of a bf16 product of 8,192 × 8,192 matrices in torch; 0 where there is no GPU."""
+    """TFLOP/s of a bf16 product of 8,192 × 8,192 matrices in torch; 0 without a GPU."""
     torch = _module("torch")
     if torch is None or bench.device == "cpu":
         return 0.0
-    size, took = 8192, []
+    size, seconds = 8192, []
     kinds = {"dtype": torch.bfloat16, "device": bench.device}
     left, right = (torch.randn(size, size, **kinds) for _ in range(2))
     for _ in range(30):
@@ -466,51 +471,51 @@ def peak(bench: Bench) -> float:
         start = time.perf_counter()
         left @ right
         torch.cuda.synchronize(bench.device)
-        took.append(time.perf_counter() - start)
-    return float(round(2e-12 * size**3 / statistics.median(took[5:]), 1))
+        seconds.append(time.perf_counter() - start)
+    return float(round(2e-12 * size**3 / statistics.median(seconds[5:]), 1))
 
 
 def used(bench: Bench) -> int:
     """MiB of the GPU in use, by nvidia-smi; 0 without one."""
     index = bench.device.partition(":")[2] or "0"
-    ask = [
+    command = [
         "nvidia-smi",
         f"--id={index}",
         "--query-gpu=memory.used",
         "--format=csv,noheader,nounits",
     ]
     try:
-        told = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return 0
-    return sum(int(line) for line in told.split())
+    return sum(int(line) for line in output.split())
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """MiB in use before, and behind each of five times the same rows."""
-    told, _ = asked(bench.rows(1024))
-    written, most = corpus("mixed", bench.rows(8192))
+    """MiB in use before, and after each of five passes over the same rows."""
+    to_decode, _ = sources(bench.rows(1024))
+    to_encode, max_length = corpus("mixed", bench.rows(8192))
     gc.collect()  # sessions of earlier parts
     before = used(bench)
     decoder, encoder = bench.open("t5-small", "fp16"), bench.open("minilm", "fp16")
 
     def call() -> None:
-        decoder(told, num_beams=1, max_new_tokens=128)
-        encoder(written, max_length=most)
+        decoder(to_decode, num_beams=1, max_new_tokens=128)
+        encoder(to_encode, max_length=max_length)
 
-    behind = []
+    after = []
     for _ in range(5):
         call()
-        behind.append(used(bench))
-    return {"before_mib": before, "behind_mib": behind}
+        after.append(used(bench))
+    return {"before_mib": before, "behind_mib": after}
 
 
 # --- figures
 
 
-def measured(calls: dict[str, Callable[[], Any]], bench: Bench) -> dict[str, list[float]]:
-    """Seconds of every round, in turns; a round before does not count. What has had its time is
-    left out of further rounds, behind its first."""
+def time_in_turns(calls: dict[str, Callable[[], Any]], bench: Bench) -> dict[str, list[float]]:
+    """Seconds of each call in every round, after a round of warming up. A call that has taken more
+    than `bench.most` seconds is left out of further rounds, but is timed once at least."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     spent = dict.fromkeys(calls, 0.0)
     for turn in range(bench.rounds + 1):
@@ -519,10 +524,10 @@ def measured(calls: dict[str, Callable[[], Any]], bench: Bench) -> dict[str, lis
                 continue
             start = time.perf_counter()
             call()
-            took = time.perf_counter() - start
-            spent[name] += took
+            elapsed = time.perf_counter() - start
+            spent[name] += elapsed
             if turn:
-                seconds[name].append(round(took, 5))
+                seconds[name].append(round(elapsed, 5))
     return seconds
 
 
@@ -531,8 +536,8 @@ def _median(seconds: dict[str, list[float]], name: str) -> float:
 
 
 def _fastest(seconds: dict[str, list[float]], names: Iterable[str]) -> str:
-    there = [name for name in names if name in seconds]
-    return min(there, key=lambda name: _median(seconds, name), default="")
+    measured = [name for name in names if name in seconds]
+    return min(measured, key=lambda name: _median(seconds, name), default="")
 
 
 def _rates(seconds: dict[str, list[float]], count: int) -> dict[str, float]:
@@ -540,8 +545,8 @@ def _rates(seconds: dict[str, list[float]], count: int) -> dict[str, float]:
 
 
 def _ratio(seconds: dict[str, list[float]], theirs: str, ours: str) -> float | None:
-    """How many times as fast, by the median of the rounds, which are compared one by one where both
-    had as many; None where one did not take part."""
+    """How many times as fast ours is: the median over the rounds, or the ratio of the medians where
+    one had fewer rounds; None where one did not take part."""
     if theirs not in seconds or ours not in seconds:
         return None
     if len(seconds[theirs]) != len(seconds[ours]):
@@ -550,12 +555,14 @@ def _ratio(seconds: dict[str, list[float]], theirs: str, ours: str) -> float | N
     return round(statistics.median(a / b for a, b in pairs), 3)
 
 
-def _share(work: float, seconds: float, most: float) -> float | None:
-    return round(work / seconds / (most * 1e12), 4) if most else None
+def _share(work: float, seconds: float, peak: float) -> float | None:
+    """Of the GPU's own product, `peak` TFLOP/s."""
+    return round(work / seconds / (peak * 1e12), 4) if peak else None
 
 
 def _module(name: str) -> Any | None:
-    """A package that is installed: a file of its name on the path, as of peers/, is not it."""
+    """An installed package, or None; a file of its name on the path (such as peers/NAME.py) does
+    not count."""
     try:
         importlib.metadata.distribution(name)
         return importlib.import_module(name)
@@ -563,34 +570,39 @@ def _module(name: str) -> Any | None:
         return None
 
 
-Asked = list[tuple[str, Any, str, float]]
+Targets = list[tuple[str, Any, str, float]]
 
 
-def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is asked of an H100, and what was found, of the parts that were measured."""
-    parts: dict[str, Callable[[Any], Asked]] = {
-        "parity": _parity_asked,
-        "encode": _encode_asked,
-        "decode": _decode_asked,
+def targets(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The targets for an H100 beside what was measured, for the parts that were."""
+    parts: dict[str, Callable[[Any], Targets]] = {
+        "parity": _parity_targets,
+        "encode": _encode_targets,
+        "decode": _decode_targets,
     }
-    asked_for = [one for name, ask in parts.items() if name in found for one in ask(found[name])]
     return [
-        {"what": what, "found": value, "asked": f"{sign} {limit:g}", "reached": _holds(*rest)}
-        for what, value, sign, limit in asked_for
-        for rest in [(value, sign, limit)]
+        {
+            "what": what,
+            "found": value,
+            "asked": f"{sign} {limit:g}",
+            "reached": _holds(value, sign, limit),
+        }
+        for name, targets_of in parts.items()
+        if name in result
+        for what, value, sign, limit in targets_of(result[name])
     ]
 
 
-def _parity_asked(found: dict[str, Any]) -> Asked:
+def _parity_targets(parity: dict[str, Any]) -> Targets:
     return [
-        ("greedy rows equal to fp32 on the CPU", found["greedy_rows_equal"], ">=", 0.99),
-        ("worst cosine to fp32", found["bert-base_cosine_worst"], ">=", 0.9995),
-        ("labels equal", found["labels_equal"], ">=", 0.999),
+        ("greedy rows equal to fp32 on the CPU", parity["greedy_rows_equal"], ">=", 0.99),
+        ("worst cosine to fp32", parity["bert-base_cosine_worst"], ">=", 0.9995),
+        ("labels equal", parity["labels_equal"], ">=", 0.999),
     ]
 
 
-def _encode_asked(found: list[dict[str, Any]]) -> Asked:
-    long = next(e for e in found if (e["model"], e["lengths"]) == ("bert-base", "128"))
+def _encode_targets(encoded: list[dict[str, Any]]) -> Targets:
+    long = next(e for e in encoded if (e["model"], e["lengths"]) == ("bert-base", "128"))
     return [
         ("BERT-base at 128, share of the peak", long["share_of_peak"], ">=", 0.4),
         ("BERT-base at 128, times torch", long["session_against_torch"], ">=", 1.3),
@@ -598,8 +610,8 @@ def _encode_asked(found: list[dict[str, Any]]) -> Asked:
     ]
 
 
-def _decode_asked(found: list[dict[str, Any]]) -> Asked:
-    greedy = [d for d in found if d["beams"] == 1]
+def _decode_targets(decoded: list[dict[str, Any]]) -> Targets:
+    greedy = [d for d in decoded if d["beams"] == 1]
     best = max(greedy, key=lambda d: float(d["tokens_per_second"]["engine"]))
     return [
         ("greedy tokens/s", best["tokens_per_second"]["engine"], ">=", 100_000),
@@ -620,56 +632,56 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and bundles")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--most", type=float, default=60.0, help="seconds for one call's rounds")
+    parser.add_argument("--most", type=float, default=60.0, help="seconds for all rounds of a call")
     parser.add_argument("--quick", action="store_true", help="small shapes and few rows")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
-    parser.add_argument("--prepare", action="store_true", help="make what is needed, and no more")
+    parser.add_argument("--prepare", action="store_true", help="only make checkpoints and bundles")
     parser.add_argument("--out", type=Path, help="write the result there, JSON")
-    parser.add_argument("--save", action="store_true", help="write results/gpu-CARD.json")
-    given = parser.parse_args()
+    parser.add_argument("--save", action="store_true", help="write results/gpu-NAME.json")
+    arguments = parser.parse_args()
     started = time.perf_counter()
-    work = given.work / "quick" if given.quick else given.work
-    bench = Bench(work, given.device, given.rounds, given.quick, given.most)
+    work = arguments.work / "quick" if arguments.quick else arguments.work
+    bench = Bench(work, arguments.device, arguments.rounds, arguments.quick, arguments.most)
     prepare(bench)
-    if given.prepare:
+    if arguments.prepare:
         return
-    found = measure(bench, given.parts, partial(_write, given.out))
-    found["seconds"] = round(time.perf_counter() - started, 1)
-    _write(given.out, found)
-    for target in found["targets"]:
-        print(f"{target['what']}: {target['found']} (asked: {target['asked']})")
-    if given.save:
-        gpu = "-".join(str(found["ran"].get("gpu") or "cpu").lower().split())
-        print(save(f"gpu-{gpu}", found))
+    result = measure(bench, arguments.parts, partial(_write, arguments.out))
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    _write(arguments.out, result)
+    for target in result["targets"]:
+        print(f"{target['what']}: {target['found']} (target: {target['asked']})")
+    if arguments.save:
+        gpu = "-".join(str(result["ran"].get("gpu") or "cpu").lower().split())
+        print(save(f"gpu-{gpu}", result))
 
 
-def _write(out: Path | None, found: dict[str, Any]) -> None:
+def _write(out: Path | None, result: dict[str, Any]) -> None:
     if out:
-        told = json.dumps({"machine": describe(), **found}, indent=2)
-        out.write_text(told + "\n", encoding="utf-8")
+        text = json.dumps({"machine": describe(), **result}, indent=2)
+        out.write_text(text + "\n", encoding="utf-8")
 
 
 def measure(
-    bench: Bench, parts: Sequence[str], tell: Callable[[dict[str, Any]], None]
+    bench: Bench, parts: Sequence[str], write: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """All of it, or some parts; each is printed and told when it is finished."""
-    # Its libraries of CUDA first, where it has any: the engine then finds the same ones.
+    """Measure those parts; print each and write the result so far when it is finished."""
+    # torch first: the engine then finds the CUDA libraries that torch has loaded.
     _module("torch")
-    found: dict[str, Any] = {"ran": bench.open("minilm", "fp16").backend.ran}
-    found["gpus"] = [gpu.name for gpu in cuda.look().gpus]
-    found["batch_tokens"] = GPU_TOKENS
-    found["peak_tflops"] = most = peak(bench)
-    ways: dict[str, Callable[[], Any]] = {
+    result: dict[str, Any] = {"ran": bench.open("minilm", "fp16").backend.ran}
+    result["gpus"] = [gpu.name for gpu in cuda.look().gpus]
+    result["batch_tokens"] = GPU_TOKENS
+    result["peak_tflops"] = product = peak(bench)
+    measures: dict[str, Callable[[], Any]] = {
         "parity": lambda: parity(bench),
-        "encode": lambda: encode(bench, most),
-        "decode": lambda: decode(bench, most),
+        "encode": lambda: encode(bench, product),
+        "decode": lambda: decode(bench, product),
         "memory": lambda: memory(bench),
     }
     for name in parts:
-        found[name] = ways[name]()
-        print(f"{name}: {json.dumps(found[name])}", flush=True)
-        tell(found)
-    return {**found, "targets": targets(found)}
+        result[name] = measures[name]()
+        print(f"{name}: {json.dumps(result[name])}", flush=True)
+        write(result)
+    return {**result, "targets": targets(result)}
 
 
 if __name__ == "__main__":

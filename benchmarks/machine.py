@@ -1,4 +1,4 @@
-"""What a result has to carry to mean anything: the machine and the versions behind it."""
+"""The machine and the versions behind a result; without them its figures mean nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _version(name: str) -> str:
 
 
 def save(name: str, result: dict[str, Any]) -> Path:
-    """Write results/NAME.json, the machine beside the figures."""
+    """Write results/NAME.json: the machine, then the figures."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps({"machine": describe(), **result}, indent=2) + "\n")

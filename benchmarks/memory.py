@@ -3,10 +3,11 @@
     python benchmarks/memory.py [--rows 100000 1000000] [-o FOLDER] [--save]
     python benchmarks/memory.py --bundle BUNDLE --input FILE... [--text COLUMN] [--save]
 
-Each corpus is run by `engine run` in a process of its own, whose peak resident set the kernel
-reports when it ends (getrusage, ru_maxrss). Made-up ones are written first; exits 1 where the
-largest takes more than 10% above the smallest. Of a bundle and inputs of your own the resident set
-is read four times a second: what it is at most in each tenth of the run's time.
+The first form writes made-up corpora of those sizes and runs each by `engine run` in a process of
+its own, whose peak resident set the kernel reports when it ends (getrusage, ru_maxrss). It exits
+with 1 if the largest corpus takes over 10% more memory than the smallest. The second form runs your
+own bundle and inputs, reads the resident set four times a second, and reports its maximum in each
+tenth of the run's time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     """Write a corpus of `rows` rows, run it, and report peak MiB and seconds."""
     corpus.write(folder / f"corpus-{rows}", rows)
     inputs = [str(folder / f"corpus-{rows}"), "--keep", "id"]
-    seconds, peak, _ = ran([str(BUNDLE), *inputs], folder / f"out-{rows}")
+    seconds, peak, _ = run([str(BUNDLE), *inputs], folder / f"out-{rows}")
     return {
         "rows": rows,
         "peak_mib": peak,
@@ -44,22 +45,22 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def over_time(arguments: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run what `engine run` is given, and report the most MiB in each tenth of its time."""
-    seconds, peak, resident = ran(arguments, folder / "out")
+    """Call `engine run` with these arguments; the largest MiB in each tenth of its time."""
+    seconds, peak, resident = run(arguments, folder / "out")
     tenths = [resident[len(resident) * n // 10 : len(resident) * (n + 1) // 10] for n in range(10)]
-    most = [max(tenth, default=0.0) for tenth in tenths]
+    peaks = [max(tenth, default=0.0) for tenth in tenths]
     # The first tenth loads the model.
-    spread = (max(most[1:]) - min(most[1:])) / 2 / statistics.mean(most[1:])
+    spread = (max(peaks[1:]) - min(peaks[1:])) / 2 / statistics.mean(peaks[1:])
     return {
         "seconds": round(seconds, 1),
         "peak_mib": peak,
-        "mib_by_tenth": most,
+        "mib_by_tenth": peaks,
         "spread": round(spread, 4),
     }
 
 
-def ran(arguments: Sequence[str], out: Path) -> tuple[float, float, list[float]]:
-    """Seconds, peak MiB and resident MiB on the way of `engine run` in a process of its own."""
+def run(arguments: Sequence[str], out: Path) -> tuple[float, float, list[float]]:
+    """Seconds, peak MiB and a series of resident MiB of `engine run` in a process of its own."""
     command = [sys.executable, "-m", "engine", "run", *arguments, "-o", str(out)]
     start, resident = time.perf_counter(), []
     process = subprocess.Popen([*command, "--on-error", "reject"], stdout=subprocess.DEVNULL)
@@ -82,23 +83,23 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--input", nargs="+", default=[])
     parser.add_argument("--text", default="text")
-    parser.add_argument("--name", default="memory-over-time", help="of the result of a bundle")
-    given = parser.parse_args()
-    folder = given.out or Path(tempfile.mkdtemp())
-    if given.bundle:
-        arguments = [str(given.bundle), *given.input, "--text", given.text]
-        found = {"bundle": given.bundle.name, **over_time(arguments, folder)}
-        print(found)
-        if given.save:
-            print(save(given.name, found))
+    parser.add_argument("--name", default="memory-over-time", help="of the second form's result")
+    arguments = parser.parse_args()
+    folder = arguments.out or Path(tempfile.mkdtemp())
+    if arguments.bundle:
+        command = [str(arguments.bundle), *arguments.input, "--text", arguments.text]
+        result = {"bundle": arguments.bundle.name, **over_time(command, folder)}
+        print(result)
+        if arguments.save:
+            print(save(arguments.name, result))
         return
     sizes = []
-    for rows in sorted(given.rows):
+    for rows in sorted(arguments.rows):
         sizes.append(measure(rows, folder))
         print(sizes[-1])
     growth = sizes[-1]["peak_mib"] / sizes[0]["peak_mib"]
     print(f"peak memory, largest over smallest: {growth:.3f} (allowed {ALLOWED})")
-    if given.save:
+    if arguments.save:
         print(save("memory", {"sizes": sizes, "growth": round(growth, 4)}))
     sys.exit(growth > ALLOWED)
 

@@ -1,17 +1,17 @@
-"""Checkpoints of a real shape whose outputs end where the input says, for every library alike.
+"""Random checkpoints of real shapes; their decoders end each output at a length the input sets.
 
-A random decoder never ends a text, or repeats itself. The two made here count down: their tokens
-are a chain that ends in the end token, and a row's place to start comes from its input. All other
-weights are random and do their full share of the work; what they add to the sum is a fraction of
-what the chain adds, so that int8 and bf16 find the same tokens.
+A random decoder never ends a text, or repeats itself. The two made here count down: their output is
+a chain of tokens that ends in the end token, and the input decides where in the chain a row starts.
+All other weights are random and do their full share of the work, but add little to the logits next
+to the chain, so that int8 and bf16 choose the same tokens.
 
-How: the embedding of the chain's token k is one vector of ±1, rolled by k places. The last
-feed-forward layer rolls by one more place (act(x) - act(-x) = x for ReLU and for GELU), so the
-likeliest next token is the chain's next. In T5, 63 places of the embedding are kept free for the
-sentinels `<extra_id_0..62>`: sentinel j sets place j, which one head of the last cross-attention
-turns into the token to start from. Every token of T5's chain has a second, a shorter vector of the
-same direction: the beams hold paths of both, which go on alike and end in the same step, whatever
-a library's rule for ending is. A GPT-2 prompt ends with its chain token.
+How: the embedding of the chain's token k is one vector of ±1, rolled by k dimensions. The last
+feed-forward layer rolls by one more dimension (act(x) - act(-x) = x for ReLU and for GELU), so the
+likeliest next token is the next of the chain. In T5, 63 dimensions of the embedding are reserved
+for the sentinels `<extra_id_0..62>`: sentinel j sets dimension j, which one head of the last
+cross-attention turns into the first token. Each token of T5's chain has a twin, a shorter vector of
+the same direction: beams hold paths of both, which continue alike and end in the same step,
+whatever a library's rule for ending is. A GPT-2 prompt ends with the chain token to start from.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 SENTINELS = 63
-FREE = SENTINELS  # places of the embedding kept free
+FREE = SENTINELS  # reserved dimensions of the embedding
 CHAIN = 128
-SECOND = 0.9
+TWIN = 0.9
 SMALL = 1e-4
 
 
@@ -39,10 +39,10 @@ def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int], **sizes: int)
         T5Config(decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **sizes)
     )
     words = words_of(tokenizer, 2 * CHAIN)
-    chain, seconds = [*words[::2], 1], words[1::2]
+    chain, twins = [*words[::2], 1], words[1::2]
     with torch.no_grad():
         _quiet_t5(model)
-        model.shared.weight[:] = _embedding(model.shared.weight.shape, chain, seconds, zero=0)
+        model.shared.weight[:] = _embedding(model.shared.weight.shape, chain, twins, zero=0)
         for j in range(SENTINELS):
             sentinel = tokenizer.convert_tokens_to_ids(f"<extra_id_{j}>")
             model.shared.weight[sentinel] *= 0.1
@@ -55,7 +55,7 @@ def t5_small(folder: Path, tokenizer: Any, lengths: Sequence[int], **sizes: int)
 
 
 def _quiet_t5(model: Any) -> None:
-    """Every layer's output small; none reads or writes the places kept free."""
+    """Make every layer's output small; no layer reads or writes the reserved dimensions."""
     for stack in (model.encoder, model.decoder):
         for block in stack.block:
             for layer in block.layer:
@@ -67,19 +67,19 @@ def _quiet_t5(model: Any) -> None:
                         weight[:, :FREE] = 0
 
 
-def _embedding(shape: Any, chain: Sequence[int], seconds: Sequence[int], *, zero: int) -> Any:
-    """±1 rolled along the chain, shorter for the seconds; random numbers elsewhere, zeros for the
-    start."""
+def _embedding(shape: Any, chain: Sequence[int], twins: Sequence[int], *, zero: int) -> Any:
+    """±1 rolled along the chain, shorter for the twins; zeros for the start token, random numbers
+    for all others."""
     import torch
 
-    made = torch.randn(shape)
-    made[:, :FREE] = 0
-    place = torch.randint(0, 2, (shape[1] - FREE,)) * 2.0 - 1
-    for size, tokens in ((1.0, chain), (SECOND, seconds)):
+    embedding = torch.randn(shape)
+    embedding[:, :FREE] = 0
+    signs = torch.randint(0, 2, (shape[1] - FREE,)) * 2.0 - 1
+    for size, tokens in ((1.0, chain), (TWIN, twins)):
         for k, token in enumerate(tokens):
-            made[token, FREE:] = size * place.roll(k)
-    made[zero] = 0
-    return made
+            embedding[token, FREE:] = size * signs.roll(k)
+    embedding[zero] = 0
+    return embedding
 
 
 def _roll_t5(layer: Any) -> None:
@@ -90,15 +90,16 @@ def _roll_t5(layer: Any) -> None:
     assert 2 * count <= inner
     layer.wi.weight[: 2 * count] = 0
     layer.wo.weight[:, : 2 * count] = 0
-    places = torch.arange(count)
-    rolled = FREE + (places + 1) % count
+    dimensions = torch.arange(count)
+    rolled = FREE + (dimensions + 1) % count
     for sign, first in ((1.0, 0), (-1.0, count)):
-        layer.wi.weight[first + places, FREE + places] = sign
-        layer.wo.weight[rolled, first + places] = 8 * sign
+        layer.wi.weight[first + dimensions, FREE + dimensions] = sign
+        layer.wo.weight[rolled, first + dimensions] = 8 * sign
 
 
 def _start_t5(model: Any, starts: Sequence[int]) -> None:
-    """Head 0 of the last cross-attention: the mean of the source, sentinel to first token."""
+    """Head 0 of the last cross-attention averages the source and maps a sentinel to the first
+    token."""
     attention = model.decoder.block[-1].layer[1].EncDecAttention
     head = attention.key_value_proj_dim
     attention.q.weight[:head] = 0
@@ -123,12 +124,12 @@ def gpt2(folder: Path, tokenizer: Any) -> Path:
             if name.endswith(("c_proj.weight", "wpe.weight")):
                 weight.mul_(0.02)
         chain = [*words_of(tokenizer, CHAIN), end]
-        made = torch.randn(model.transformer.wte.weight.shape) * 0.3
-        place = torch.randint(0, 2, (made.shape[1],)) * 2.0 - 1
+        embedding = torch.randn(model.transformer.wte.weight.shape) * 0.3
+        signs = torch.randint(0, 2, (embedding.shape[1],)) * 2.0 - 1
         for k, token in enumerate(chain):
-            made[token] = place.roll(k)
-        model.transformer.wte.weight[:] = made
-        _roll_gpt2(model.transformer.h[-1].mlp, made.shape[1])
+            embedding[token] = signs.roll(k)
+        model.transformer.wte.weight[:] = embedding
+        _roll_gpt2(model.transformer.h[-1].mlp, embedding.shape[1])
     model.generation_config.pad_token_id = end
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
@@ -138,26 +139,26 @@ def gpt2(folder: Path, tokenizer: Any) -> Path:
 def _roll_gpt2(layer: Any, size: int) -> None:
     import torch
 
-    places = torch.arange(size)
+    dimensions = torch.arange(size)
     layer.c_fc.weight[:, : 2 * size] = 0
     layer.c_proj.weight[: 2 * size] = 0
     for sign, first in ((1.0, 0), (-1.0, size)):
-        layer.c_fc.weight[places, first + places] = sign
-        layer.c_proj.weight[first + places, (places + 1) % size] = 8 * sign
+        layer.c_fc.weight[dimensions, first + dimensions] = sign
+        layer.c_proj.weight[first + dimensions, (dimensions + 1) % size] = 8 * sign
 
 
 def words_of(tokenizer: Any, count: int) -> list[int]:
-    """Ids of whole words, those that a text's last word is read back as."""
-    found = []
+    """Ids of whole words that the tokenizer gives back when a text ends with them."""
+    ids = []
     for piece, token in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         word = piece[1:]
         if piece[0] in "▁Ġ" and len(word) > 2 and word.isascii() and word.isalpha():
             last = tokenizer(f"the {word}", add_special_tokens=False).input_ids[-1]
             if last == token and word.islower():
-                found.append(token)
-        if len(found) == count:
-            return found
-    raise ValueError(f"the tokenizer has {len(found)} whole words, {count} are needed")
+                ids.append(token)
+        if len(ids) == count:
+            return ids
+    raise ValueError(f"the tokenizer has {len(ids)} whole words, {count} are needed")
 
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
@@ -165,14 +166,14 @@ BERT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3
 
 
 def minilm(folder: Path, tokenizer: Any, head: str, labels: Iterable[str] = ()) -> Path:
-    """MiniLM's shape (6 layers of 384), random, with a head of transformers' name."""
+    """MiniLM's shape (6 layers of 384), random; `head` as transformers names it."""
     return bert(folder, tokenizer, head, labels, MINILM)
 
 
 def bert(
     folder: Path, tokenizer: Any, head: str, labels: Iterable[str], sizes: Mapping[str, int]
 ) -> Path:
-    """A random BERT of those sizes, with a head of transformers' name."""
+    """A random BERT of those sizes; `head` as transformers names it."""
     import torch
     import transformers
     from transformers import BertConfig
@@ -189,39 +190,39 @@ def bert(
     return folder
 
 
-def copied(source: Path, folder: Path) -> Path:
-    """A checkpoint that is already there."""
+def copy(source: Path, folder: Path) -> Path:
+    """A copy of a checkpoint that is already there."""
     shutil.copytree(source, folder)
     return folder
 
 
 def wordpiece(words: Iterable[str]) -> Any:
-    """BERT's tokenizer, trained on words; for where the real one is not at hand."""
+    """BERT's tokenizer, trained on words; used where the real one is missing."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertTokenizerFast
 
-    made = BertWordPieceTokenizer()
-    made.train_from_iterator(words, vocab_size=8_000, show_progress=False)
-    return BertTokenizerFast(tokenizer_object=made._tokenizer, model_max_length=512)
+    trained = BertWordPieceTokenizer()
+    trained.train_from_iterator(words, vocab_size=8_000, show_progress=False)
+    return BertTokenizerFast(tokenizer_object=trained._tokenizer, model_max_length=512)
 
 
 def unigram(words: Iterable[str]) -> Any:
-    """T5's tokenizer, trained on words, its sentinels included."""
+    """T5's tokenizer with its sentinels, trained on words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import T5TokenizerFast
 
-    made = Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
+    trained = Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.decoder = decoders.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(
         vocab_size=6_000, special_tokens=special, unk_token="<unk>", show_progress=False
     )
-    made.train_from_iterator(words, trainer)
-    made.post_processor = processors.TemplateProcessing(
+    trained.train_from_iterator(words, trainer)
+    trained.post_processor = processors.TemplateProcessing(
         single=["$A", "</s>"], special_tokens=[("</s>", 1)]
     )
-    return T5TokenizerFast(tokenizer_object=made, extra_ids=100, model_max_length=512)
+    return T5TokenizerFast(tokenizer_object=trained, extra_ids=100, model_max_length=512)
 
 
 def bytes_bpe(words: Iterable[str]) -> Any:
@@ -229,7 +230,7 @@ def bytes_bpe(words: Iterable[str]) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2TokenizerFast
 
-    made = ByteLevelBPETokenizer()
+    trained = ByteLevelBPETokenizer()
     spaced = (f" {word}" for word in words)
-    made.train_from_iterator(spaced, vocab_size=6_000, show_progress=False)
-    return GPT2TokenizerFast(tokenizer_object=made._tokenizer, model_max_length=1024)
+    trained.train_from_iterator(spaced, vocab_size=6_000, show_progress=False)
+    return GPT2TokenizerFast(tokenizer_object=trained._tokenizer, model_max_length=1024)

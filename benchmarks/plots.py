@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from report import MARK, Found, best, contestants_of, exact, marked, measured, peers, variant
+from result import MARK, Part, best, contestants, marked, measured, peers, two_digits, variant
 
 WIDTH = 760
 _INK, _FAINT, _GRID = "#222222", "#666666", "#d8d8d8"
@@ -24,8 +24,8 @@ _PALETTE = (
 _ROW = 22
 
 
-def plots(result: Found, folder: Path) -> list[Path]:
-    """Write `ratios.svg`, `budget.svg` and `stages.svg`, those there are figures for.
+def plots(result: Part, folder: Path) -> list[Path]:
+    """Write those of `ratios.svg`, `budget.svg` and `stages.svg` that there are figures for.
 
     Returns:
         The files written, in that order.
@@ -40,13 +40,13 @@ def plots(result: Found, folder: Path) -> list[Path]:
     return files
 
 
-# Farther out a bar is cut off: the others would be too short to read.
+# Longer bars are cut off: the others would be too short to read.
 _FARTHEST = 64.0
 
 
 @dataclass(frozen=True)
 class _Bar:
-    """A peer, the engine's variant beside it, the ratio and its ends over the rounds."""
+    """A peer, the engine's best variant, the ratio between them and its range over the rounds."""
 
     peer: str
     variant: str
@@ -55,13 +55,13 @@ class _Bar:
     high: float
 
     @property
-    def told(self) -> str:
-        return f"{exact(self.ratio)} {self.variant}"
+    def label(self) -> str:
+        return f"{two_digits(self.ratio)} {self.variant}"
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Ratios to places, logarithmic: 2^low at left, 2^high at right."""
+    """Ratios to x coordinates, logarithmic: 2^low at left, 2^high at right."""
 
     low: int
     high: int
@@ -74,7 +74,7 @@ class _Scale:
         return self.left + min(1.0, share) * (self.right - self.left)
 
 
-def _ratios(workloads: Mapping[str, Found]) -> str:
+def _ratios(workloads: Mapping[str, Part]) -> str:
     """Bars from 1 on a logarithmic scale: half as fast is as far from it as twice as fast."""
     groups = {name: bars for name, w in workloads.items() if (bars := _bars(w))}
     if not groups:
@@ -92,32 +92,32 @@ def _ratios(workloads: Mapping[str, Found]) -> str:
         y += 10
     for power in range(scale.low, scale.high + 1):
         x = scale.at(2.0**power)
-        told = f"1/{2**-power}" if power < 0 else f"{2**power}"
+        label = f"1/{2**-power}" if power < 0 else f"{2**power}"
         body += [_line(x, 84, x, y, _GRID if power else _INK)]
-        body += [_text(x, y + 16, told, anchor="middle", fill=_FAINT)]
-    told = f"Thin lines: all rounds. {MARK} has answers that differ from the reference's."
-    note = _text(12, y + 40, told, fill=_FAINT)
+        body += [_text(x, y + 16, label, anchor="middle", fill=_FAINT)]
+    legend = f"Thin lines: all rounds. {MARK} has answers that differ from the reference's."
+    note = _text(12, y + 40, legend, fill=_FAINT)
     return _svg([*body, *bars_drawn, note], y + 54)
 
 
-def _bars(workload: Found) -> list[_Bar]:
+def _bars(workload: Part) -> list[_Bar]:
     """The hardest peer first."""
-    timed = contestants_of(workload)
-    found = [(peer, best(workload, peer)) for peer in peers(workload)]
+    timed = contestants(workload)
+    pairs = [(peer, best(workload, peer)) for peer in peers(workload)]
     bars = [
         _Bar(
             marked(peer, timed[peer]),
-            marked(variant(best[0]), timed[best[0]]),
-            best[1]["median"],
-            *_ends(best[1]),
+            marked(variant(engine[0]), timed[engine[0]]),
+            engine[1]["median"],
+            *_ends(engine[1]),
         )
-        for peer, best in found
-        if best
+        for peer, engine in pairs
+        if engine
     ]
     return sorted(bars, key=lambda bar: bar.ratio)
 
 
-def _ends(ratio: Found) -> tuple[float, float]:
+def _ends(ratio: Part) -> tuple[float, float]:
     each = [*ratio.get("rounds", ()), ratio["median"]]
     return min(each), max(each)
 
@@ -126,8 +126,8 @@ def _scale(bars: Sequence[_Bar]) -> _Scale:
     """Whole powers of two around all bars, beyond 1 on both sides."""
     low = math.floor(math.log2(max(_FARTHEST**-1, min(0.71, *(bar.low for bar in bars)))))
     high = math.ceil(math.log2(min(_FARTHEST, max(1.41, *(bar.high for bar in bars)))))
-    left = 24 + max(_wide(bar.peer) for bar in bars)
-    return _Scale(low, high, left, WIDTH - 24 - max(_wide(bar.told) for bar in bars))
+    left = 24 + max(_width(bar.peer) for bar in bars)
+    return _Scale(low, high, left, WIDTH - 24 - max(_width(bar.label) for bar in bars))
 
 
 def _bar(bar: _Bar, scale: _Scale, y: float) -> list[str]:
@@ -138,11 +138,11 @@ def _bar(bar: _Bar, scale: _Scale, y: float) -> list[str]:
         _text(scale.left - 12, y, bar.peer, anchor="end"),
         _rect(min(one, end), y - 12, max(1.0, abs(end - one)), 15, colour),
         _line(scale.at(bar.low), y - 4.5, scale.at(bar.high), y - 4.5, _INK),
-        _text(max(scale.at(bar.high), one) + 7, y, bar.told, weight=weight, halo=True),
+        _text(max(scale.at(bar.high), one) + 7, y, bar.label, weight=weight, halo=True),
     ]
 
 
-def _budget(workloads: Mapping[str, Found]) -> str:
+def _budget(workloads: Mapping[str, Part]) -> str:
     """Throughput against batch budget, a panel for each workload that was swept."""
     panels = [
         (name, points) for name, w in workloads.items() if (points := _points(w.get("sweep", ())))
@@ -155,8 +155,8 @@ def _budget(workloads: Mapping[str, Found]) -> str:
     return _svg(body, 64 + 270 * len(panels))
 
 
-def _points(sweep: Sequence[Found]) -> dict[str, dict[int, float]]:
-    """{line: {budget: tokens a second}}; settings that failed have none."""
+def _points(sweep: Sequence[Part]) -> dict[str, dict[int, float]]:
+    """{line: {budget: tokens a second}}, without settings that failed."""
     lines: dict[str, dict[int, float]] = {}
     for entry in sweep:
         if speed := entry.get("tokens_per_second"):
@@ -174,16 +174,16 @@ def _panel(name: str, lines: Mapping[str, Mapping[int, float]], top: float) -> l
     budgets = sorted({budget for points in lines.values() for budget in points})
     left, right, bottom = 110.0, WIDTH - 24.0, top + 226
     step = _step(max(max(points.values()) for points in lines.values()))
-    most = step * math.ceil(max(max(p.values()) for p in lines.values()) / step)
+    highest = step * math.ceil(max(max(p.values()) for p in lines.values()) / step)
 
     def at(budget: int, speed: float) -> tuple[float, float]:
-        place = (budgets.index(budget) + 0.5) / len(budgets)
-        return left + place * (right - left), bottom - speed / most * (bottom - top - 40)
+        share = (budgets.index(budget) + 0.5) / len(budgets)
+        return left + share * (right - left), bottom - speed / highest * (bottom - top - 40)
 
     drawn = [_text(12, top + 8, name, weight="bold")]
     colours = [_PALETTE[n % len(_PALETTE)][0] for n in range(len(lines))]
-    drawn += _names(list(zip(lines, colours, strict=True)), 40 + _wide(name), top + 8)
-    for n in range(round(most / step) + 1):
+    drawn += _names(list(zip(lines, colours, strict=True)), 40 + _width(name), top + 8)
+    for n in range(round(highest / step) + 1):
         y = at(budgets[0], n * step)[1]
         drawn += [_line(left, y, right, y, _GRID)]
         drawn += [_text(left - 8, y + 4, f"{n * step:,.6g}", anchor="end", fill=_FAINT)]
@@ -193,42 +193,42 @@ def _panel(name: str, lines: Mapping[str, Mapping[int, float]], top: float) -> l
         x = at(budget, 0)[0]
         drawn += [_text(x, bottom + 18, f"{budget:,}", anchor="middle", fill=_FAINT)]
     for points, colour in zip(lines.values(), colours, strict=True):
-        places = [at(budget, points[budget]) for budget in budgets if budget in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        dots = [at(budget, points[budget]) for budget in budgets if budget in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
         drawn += [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
-        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
+        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in dots]
     return drawn
 
 
-def _step(most: float) -> float:
+def _step(highest: float) -> float:
     """A round step that gives three to six lines."""
-    power = 10.0 ** math.floor(math.log10(most / 3))
-    return max((m * power for m in (1, 2, 2.5, 5) if m * power <= most / 3), default=power)
+    power = 10.0 ** math.floor(math.log10(highest / 3))
+    return max((m * power for m in (1, 2, 2.5, 5) if m * power <= highest / 3), default=power)
 
 
-def _stages(workloads: Mapping[str, Found]) -> str:
-    """Each workload's stages as shares of its own total: their seconds are far apart."""
-    found = {n: w["stages"] for n, w in workloads.items() if sum(w.get("stages", {}).values())}
-    if not found:
+def _stages(workloads: Mapping[str, Part]) -> str:
+    """Each workload's stages as shares of its total, since totals are far apart."""
+    seconds_of = {n: w["stages"] for n, w in workloads.items() if sum(w.get("stages", {}).values())}
+    if not seconds_of:
         return ""
-    stages = list(dict.fromkeys(stage for each in found.values() for stage in each))
+    stages = list(dict.fromkeys(stage for each in seconds_of.values() for stage in each))
     styles = {stage: _PALETTE[n % len(_PALETTE)] for n, stage in enumerate(stages)}
-    left = 24 + max(map(_wide, found))
+    left = 24 + max(map(_width, seconds_of))
     right = WIDTH - 80.0
     body = _title("Time by stage", "The engine's seconds at work: stages overlap, workers add up.")
     body += _names([(stage, styles[stage][0]) for stage in stages], 12, 66)
-    for n, (name, seconds) in enumerate(found.items()):
+    for n, (name, seconds) in enumerate(seconds_of.items()):
         y, total, x = 86 + 34.0 * n, sum(seconds.values()), left + 12
         body += [_text(left, y + 17, name, anchor="end", weight="bold")]
         for stage, spent in seconds.items():
-            wide = (right - left - 12) * spent / total
+            width = (right - left - 12) * spent / total
             fill, ink = styles[stage]
-            body += [_rect(x, y, wide, 24, fill)] if spent else []
-            if wide > _wide(f"{spent:.2f}") + 6:
-                body += [_text(x + wide / 2, y + 17, f"{spent:.2f}", anchor="middle", fill=ink)]
-            x += wide
+            body += [_rect(x, y, width, 24, fill)] if spent else []
+            if width > _width(f"{spent:.2f}") + 6:
+                body += [_text(x + width / 2, y + 17, f"{spent:.2f}", anchor="middle", fill=ink)]
+            x += width
         body += [_text(right + 8, y + 17, f"{total:.2f} s")]
-    return _svg(body, 86 + 34 * len(found) + 10)
+    return _svg(body, 86 + 34 * len(seconds_of) + 10)
 
 
 def _names(entries: Sequence[tuple[str, str]], x: float, y: float) -> list[str]:
@@ -236,16 +236,16 @@ def _names(entries: Sequence[tuple[str, str]], x: float, y: float) -> list[str]:
     drawn = []
     for name, colour in entries:
         drawn += [_rect(x, y - 10, 12, 12, colour), _text(x + 17, y, name)]
-        x += 17 + _wide(name) + 18
+        x += 17 + _width(name) + 18
     return drawn
 
 
-def _title(title: str, told: str) -> list[str]:
-    return [_text(12, 24, title, weight="bold", size=15), _text(12, 42, told, fill=_FAINT)]
+def _title(title: str, subtitle: str) -> list[str]:
+    return [_text(12, 24, title, weight="bold", size=15), _text(12, 42, subtitle, fill=_FAINT)]
 
 
-def _wide(text: str, size: int = 12) -> float:
-    """Pixels that a text takes at most, about: fonts differ from reader to reader."""
+def _width(text: str, size: int = 12) -> float:
+    """An upper estimate of a text's width in pixels: fonts differ from reader to reader."""
     return 0.62 * size * len(text)
 
 
@@ -261,14 +261,16 @@ def _text(
     halo: bool = False,
 ) -> str:
     """Text with its baseline at y; a halo keeps it readable across lines."""
-    given = f'fill="{fill}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}"'
+    attributes = f'fill="{fill}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}"'
     if halo:
-        given += ' stroke="#ffffff" stroke-width="3" paint-order="stroke"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {given}>{escape(text)}</text>'
+        attributes += ' stroke="#ffffff" stroke-width="3" paint-order="stroke"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {attributes}>{escape(text)}</text>'
 
 
-def _rect(x: float, y: float, wide: float, high: float, fill: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}" fill="{fill}"/>'
+def _rect(x: float, y: float, width: float, height: float, fill: str) -> str:
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}"/>'
+    )
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
@@ -276,8 +278,8 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
     return f'<line {ends} stroke="{colour}" stroke-width="1"/>'
 
 
-def _svg(body: Sequence[str], high: float) -> str:
-    size = f'width="{WIDTH}" height="{high:.0f}" viewBox="0 0 {WIDTH} {high:.0f}"'
+def _svg(body: Sequence[str], height: float) -> str:
+    size = f'width="{WIDTH}" height="{height:.0f}" viewBox="0 0 {WIDTH} {height:.0f}"'
     font = quoteattr("system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family={font}>'
-    return "\n".join([head, _rect(0, 0, WIDTH, high, "#ffffff"), *body, "</svg>"]) + "\n"
+    return "\n".join([head, _rect(0, 0, WIDTH, height, "#ffffff"), *body, "</svg>"]) + "\n"

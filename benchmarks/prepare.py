@@ -1,4 +1,4 @@
-"""Makes what a workload needs and keeps it: checkpoint, bundles, rows. Nothing here is timed."""
+"""Makes and keeps what a workload needs: checkpoint, bundles, rows. Nothing here is timed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from engine.errors import EngineError, InputError
 
 NLI = ("contradiction", "entailment", "neutral")
 BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-# trained checkpoint, tokenizer of a random one, how a tokenizer is made, BERT's head and labels
+# Trained checkpoint; tokenizer of a random one; how to train that tokenizer if it is not there;
+# BERT's head and its labels.
 MODELS: dict[str, tuple[str, str, Callable[..., Any] | None, str, tuple[str, ...]]] = {
     "minilm": ("all-MiniLM-L6-v2", "bert-base-uncased", models.wordpiece, "Model", ()),
     "classifier": (
@@ -43,15 +44,16 @@ RECIPES = ("fp32", "int8")
 
 @dataclass(frozen=True)
 class Sources:
-    """What was given: folders of checkpoints and tokenizers, text files, files of sentences."""
+    """Where results are kept, and what the person named: folders of checkpoints and tokenizers,
+    text files, files of sentences."""
 
     work: Path
     models: Sequence[Path] = ()
     corpus: Sequence[Path] = ()
     sentences: Sequence[Path] = ()
 
-    def given(self, name: str, file: str) -> Path | None:
-        """A folder of that name that has the file."""
+    def folder(self, name: str, file: str) -> Path | None:
+        """A folder of that name in `models` that has the file."""
         return next((m / name for m in self.models if name and (m / name / file).is_file()), None)
 
     def words(self) -> Iterator[str]:
@@ -59,30 +61,30 @@ class Sources:
 
 
 def missing(workload: Workload, sources: Sources) -> str:
-    """Why a workload cannot be run with what was given, or ""."""
+    """Why a workload cannot run with these sources, or ""."""
     if not workload.real:
         return ""
     name = MODELS[workload.model][0]
-    if not sources.given(name, "model.safetensors"):
+    if not sources.folder(name, "model.safetensors"):
         return f"needs --models with {name}"
     return "" if sources.sentences else "needs --sentences"
 
 
-def prepared(name: str, workload: Workload, rows: int, sources: Sources) -> dict[str, Any]:
-    """The job of a workload: what `contest` hands to every contestant, and counts."""
+def prepare(name: str, workload: Workload, rows: int, sources: Sources) -> dict[str, Any]:
+    """The job of a workload, which every contestant is given, with the tokens of each row."""
     folder = sources.work / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     lengths = sorted(workload.output.draw(models.SENTINELS, 0)) if workload.output else []
     checkpoint = _checkpoint(workload.model, lengths, sources)
-    found, outputs = _rows(workload, rows, lengths, checkpoint, sources)
+    written, outputs = _rows(workload, rows, lengths, checkpoint, sources)
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as file:
-        table = pa.table({"text": found})
+        table = pa.table({"text": written})
         with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
     bundles = {recipe: _bundle(checkpoint, workload.task, recipe) for recipe in RECIPES}
     if workload.real:
-        outputs = _answered(bundles["fp32"], found, workload)
+        outputs = _output_tokens(bundles["fp32"], written, workload)
     return {
         "task": workload.task,
         "columns": ["text"],
@@ -93,25 +95,26 @@ def prepared(name: str, workload: Workload, rows: int, sources: Sources) -> dict
         "cache": str(checkpoint.parent / "cache" / checkpoint.name / workload.task),
         "max_length": workload.max_length,
         "options": workload.options,
-        "input_tokens": _tokens(checkpoint, found, workload),
+        "input_tokens": _tokens(checkpoint, written, workload),
         "output_tokens": outputs,
     }
 
 
 def _checkpoint(model: str, lengths: list[int], sources: Sources) -> Path:
-    """A given one is copied, a random one is made again when `models` has changed."""
-    trained, known, make, head, labels = MODELS[model]
-    given = sources.given(trained, "model.safetensors")
-    made = hashlib.sha256(f"{_digest([Path(models.__file__)])} {known} {lengths}".encode())
-    folder = sources.work / "models" / (model if given else f"{model}-{made.hexdigest()[:8]}")
+    """A trained one is copied, a random one is made again when `models` has changed."""
+    name, tokenizer_name, make, head, labels = MODELS[model]
+    trained = sources.folder(name, "model.safetensors")
+    recipe = f"{_digest([Path(models.__file__)])} {tokenizer_name} {lengths}"
+    key = hashlib.sha256(recipe.encode()).hexdigest()[:8]
+    folder = sources.work / "models" / (model if trained else f"{model}-{key}")
     if (folder / "model.safetensors").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if given:
-        return models.copied(given, folder)
+    if trained:
+        return models.copy(trained, folder)
     assert make
-    tokenizer = _tokenizer(known, make, sources)
+    tokenizer = _tokenizer(tokenizer_name, make, sources)
     if model == "t5":
         return models.t5_small(folder, tokenizer, lengths)
     if model == "gpt2":
@@ -126,30 +129,30 @@ def _digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _tokenizer(known: str, make: Callable[..., Any], sources: Sources) -> Any:
+def _tokenizer(name: str, make: Callable[..., Any], sources: Sources) -> Any:
     import transformers
 
     kinds = {"bert-base-uncased": "Bert", "t5-small": "T5", "gpt2": "GPT2"}
     files = {"bert-base-uncased": "vocab.txt", "t5-small": "spiece.model", "gpt2": "vocab.json"}
-    given = sources.given(known, files[known])
-    if given is None:
+    folder = sources.folder(name, files[name])
+    if folder is None:
         return make(islice(sources.words(), 200_000))
-    kind = getattr(transformers, f"{kinds[known]}TokenizerFast")
-    return kind.from_pretrained(given, model_max_length=512)
+    kind = getattr(transformers, f"{kinds[name]}TokenizerFast")
+    return kind.from_pretrained(folder, model_max_length=512)
 
 
 def _rows(
     workload: Workload, rows: int, lengths: list[int], checkpoint: Path, sources: Sources
 ) -> tuple[list[str], list[int]]:
-    """Texts, and how many tokens each is answered in where a random checkpoint sees to that."""
+    """Texts; and how many tokens each is answered in, where a random checkpoint fixes that."""
     if workload.real:
-        found = texts.lines(sources.sentences)
-        if len(found) < rows:
-            raise InputError(f"{len(found)} sentences, and {rows} are needed", "give a larger file")
-        return [f"translate English to German: {line}" for line in found[:rows]], []
-    made = texts.cut(sources.words(), workload.words.draw(rows, 1))
+        lines = texts.lines(sources.sentences)
+        if len(lines) < rows:
+            raise InputError(f"{len(lines)} sentences, and {rows} are needed", "name a larger file")
+        return [f"translate English to German: {line}" for line in lines[:rows]], []
+    plain = texts.cut(sources.words(), workload.words.draw(rows, 1))
     if not workload.output:
-        return made, []
+        return plain, []
     drawn = random.Random(2).choices(range(models.SENTINELS), k=rows)
     outputs = [lengths[j] for j in drawn]
     if workload.task == "text-generation":
@@ -157,8 +160,8 @@ def _rows(
 
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         chain = [tokenizer.decode([token]) for token in models.words_of(tokenizer, models.CHAIN)]
-        return [t + chain[-n] for t, n in zip(made, outputs, strict=True)], outputs
-    return [f"<extra_id_{j}> {text}" for j, text in zip(drawn, made, strict=True)], outputs
+        return [t + chain[-n] for t, n in zip(plain, outputs, strict=True)], outputs
+    return [f"<extra_id_{j}> {text}" for j, text in zip(drawn, plain, strict=True)], outputs
 
 
 def _tokens(checkpoint: Path, rows: list[str], workload: Workload) -> list[int]:
@@ -174,30 +177,31 @@ def _tokens(checkpoint: Path, rows: list[str], workload: Workload) -> list[int]:
     return [min(len(sequence.ids), workload.max_length) for sequence in encoded]
 
 
-def _answered(bundle: str, rows: list[str], workload: Workload) -> list[int]:
-    """Tokens of each answer, as the fp32 bundle gives it."""
+def _output_tokens(bundle: str, rows: list[str], workload: Workload) -> list[int]:
+    """Tokens of each of the fp32 bundle's answers."""
     import engine
 
-    found = engine.Bundle.load(bundle)(rows, **workload.options)["output_tokens"].to_pylist()
-    return [int(n) for n in found]
+    table = engine.Bundle.load(bundle)(rows, **workload.options)
+    return [int(n) for n in table["output_tokens"].to_pylist()]
 
 
 def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
-    """The bundle's folder; where it cannot be made, the reason, which is no folder.
+    """The bundle's folder; if the export fails, the reason in its place, and the contestant that
+    is given it fails with that.
 
-    It is made again when the exporter has changed.
+    It is exported again when the exporter has changed.
     """
     from engine import export as exporter
     from engine.export import export
 
     modules = sorted(Path(exporter.__file__).parent.rglob("*.py"))
-    made = checkpoint.parent / "bundles" / _digest(modules)
-    folder = made / f"{checkpoint.name}-{task}-{recipe}"
+    parent = checkpoint.parent / "bundles" / _digest(modules)
+    folder = parent / f"{checkpoint.name}-{task}-{recipe}"
     if folder.exists():
         return str(folder)
-    made.mkdir(parents=True, exist_ok=True)
+    parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Its answers are compared in the table itself.
+        # Forced: the table itself compares the answers.
         export(str(checkpoint), folder, task=task, recipe=recipe, force=True)
     except EngineError as error:
         return str(error)
@@ -205,7 +209,7 @@ def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
 
 
 def _onnx(checkpoint: Path) -> Path:
-    """Optimum's plain export, for peers that take ONNX and make none."""
+    """Optimum's plain export, for peers that read ONNX and cannot export it."""
     from optimum.exporters.onnx import main_export
 
     folder = checkpoint.parent / "onnx" / checkpoint.name
@@ -217,8 +221,9 @@ def _onnx(checkpoint: Path) -> Path:
 def operations(job: dict[str, Any]) -> float:
     """Floating-point operations that the answers need: matrix products and attention, no padding.
 
-    Counted from the configuration: 2 operations a weight and token, 4 a pair of positions and
-    place. The outputs' number of tokens has to be known; beams count once.
+    Counted from the configuration: 2 operations for each weight and token; in attention 4 for each
+    pair of positions and hidden dimension. The number of output tokens has to be known; beams count
+    once.
     """
     shape = json.loads(Path(job["checkpoint"], "config.json").read_text(encoding="utf-8"))
     lengths, outputs = job["input_tokens"], job["output_tokens"]

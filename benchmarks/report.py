@@ -10,120 +10,72 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Found = Mapping[str, Any]
+from plots import plots
+from result import (
+    MARK,
+    Part,
+    best,
+    contestants,
+    engines,
+    marked,
+    measured,
+    median,
+    peers,
+    ratio,
+    share_of_ceiling,
+    two_digits,
+    variant,
+    without_figures,
+)
+
 NONE = "–"
-MARK = "†"
 _LONGEST_REASON = 240
-# What `put_into` replaces, and the workloads of which it shows every contestant.
+# `put_into` replaces what stands between these, and shows every contestant of `SHOWN`.
 MARKERS = ("<!-- table -->", "<!-- end of table -->")
 SHOWN = ("encode-mixed", "translate")
 
 
-def table(result: Found) -> str:
-    """The Markdown of a result, as `run.py` makes it; parts that are missing are left out.
-
-    Args:
-        result: `machine`, `ceiling` and `workloads`; each workload has its `contestants` and
-            `ratios`, or the reason it was `skipped`.
-    """
+def table(result: Part) -> str:
+    """The Markdown of a result of `run.py`; missing parts are left out."""
     parts = _summary(result)
     for name, workload in measured(result).items():
         parts += _section(name, workload, result.get("ceiling", {}))
     return "\n\n".join(parts) + "\n"
 
 
-def put_into(page: str, result: Found) -> str:
+def put_into(page: str, result: Part) -> str:
     """A page with the summary and the sections of `SHOWN` between its two `MARKERS`."""
     before, _, rest = page.partition(MARKERS[0])
-    _, _, behind = rest.partition(MARKERS[1])
+    _, _, after = rest.partition(MARKERS[1])
     parts = _summary(result)
     for name, workload in measured(result).items():
         if name in SHOWN:
             parts += _section(name, workload, result.get("ceiling", {}))
     inner = "\n\n".join(part.replace("## ", "### ", 1) for part in parts)
-    return f"{before}{MARKERS[0]}\n{inner}\n{MARKERS[1]}{behind}"
+    return f"{before}{MARKERS[0]}\n{inner}\n{MARKERS[1]}{after}"
 
 
-def _summary(result: Found) -> list[str]:
+def _summary(result: Part) -> list[str]:
     """Machine, versions, a line for each workload, and what was left out."""
     workloads = measured(result)
     parts = [_machine(result)]
-    if peers := _versions(workloads.values()):
-        parts.append(f"Versions by contestant: {peers}.")
+    if versions := _versions(workloads.values()):
+        parts.append(f"Versions by contestant: {versions}.")
     if workloads:
         parts += [_overview(workloads, result.get("ceiling", {})), _legend()]
         seconds = sum(workload.get("measured_seconds", 0) for workload in workloads.values())
         if seconds:
             parts.append(f"Measured in {seconds / 60:.0f} minutes, without what is made once.")
-    if left := [f"- {n}: {w}" for n, w in _left_out(result.get("workloads", {}))]:
-        parts.append("\n".join(left))
+    if reasons := _reasons(result.get("workloads", {})):
+        parts.append(reasons)
     return parts
 
 
-# What a result says
-
-
-def measured(result: Found) -> dict[str, Found]:
-    return {n: w for n, w in result.get("workloads", {}).items() if "skipped" not in w}
-
-
-def _left_out(entries: Mapping[str, Found]) -> Iterator[tuple[str, str]]:
-    """(name, why) of what has no figures."""
-    for name, entry in entries.items():
-        for kind in ("skipped", "failed"):
-            if kind in entry:
-                yield name, f"{kind}, {_reason(entry[kind])}"
-
-
-def contestants_of(workload: Found) -> dict[str, Found]:
-    """Contestants with figures, in the order of the result."""
-    return {n: c for n, c in workload.get("contestants", {}).items() if c.get("seconds")}
-
-
-def _ours(workload: Found) -> list[str]:
-    return [name for name in contestants_of(workload) if name.startswith("engine")]
-
-
-def peers(workload: Found) -> list[str]:
-    return [name for name in contestants_of(workload) if not name.startswith("engine")]
-
-
-def _median(contestant: Found) -> float:
-    return float(statistics.median(contestant["seconds"]))
-
-
-def _ratio(workload: Found, mine: str, peer: str) -> Found | None:
-    found: Found | None = workload.get("ratios", {}).get(mine, {}).get(peer)
-    return found
-
-
-def best(workload: Found, peer: str) -> tuple[str, Found] | None:
-    """The engine's variant that does best against a peer, and its ratio."""
-    pairs = [(mine, _ratio(workload, mine, peer)) for mine in _ours(workload)]
-    there = [(mine, ratio) for mine, ratio in pairs if ratio]
-    return max(there, key=lambda pair: float(pair[1]["median"]), default=None)
-
-
-def _share(workload: Found, mine: str, ceiling: Found) -> tuple[float, float] | None:
-    """Useful operations a second in billions, and their share of the machine's own products."""
-    integer = "int8" in mine
-    limit = ceiling.get("int8_gops" if integer else "fp32_gflops", 0)
-    seconds = _median(contestants_of(workload)[mine])
-    if not (workload.get("operations") and limit and seconds and (integer or "32" in mine)):
-        return None
-    rate = workload["operations"] / seconds / 1e9
-    return rate, rate / limit
-
-
-# Markdown
-
-
-def _machine(result: Found) -> str:
+def _machine(result: Part) -> str:
     machine, ceiling = result.get("machine", {}), result.get("ceiling", {})
     features = ", ".join(machine.get("cpu_features", ()))
     versions = [f"{n} {v}" for n, v in machine.get("versions", {}).items()]
@@ -135,7 +87,11 @@ def _machine(result: Found) -> str:
         "read_gb_per_second": "memory read {} GB/s",
         "tokenizer_tokens_per_second": "tokenizer {} tokens/s",
     }
-    ceilings = [told.format(_number(ceiling[n])) for n, told in limits.items() if n in ceiling]
+    ceilings = [
+        sentence.format(_number(ceiling[name]))
+        for name, sentence in limits.items()
+        if name in ceiling
+    ]
     line = ", ".join([
         machine.get("date", "no date"),
         machine.get("cpu", "unknown CPU") + (f" ({features})" if features else ""),
@@ -147,15 +103,18 @@ def _machine(result: Found) -> str:
     return _plain(line + ".") + (f" Ceiling{threads}: {', '.join(ceilings)}." if ceilings else "")
 
 
-def _versions(workloads: Iterable[Found]) -> str:
+def _versions(workloads: Iterable[Part]) -> str:
     """Each contestant's packages once, its variants together."""
-    found: dict[str, dict[str, str]] = {}
+    libraries: dict[str, dict[str, str]] = {}
     for workload in workloads:
-        for name, contestant in contestants_of(workload).items():
-            packages = found.setdefault(name.rpartition(" ")[0] or name, {})
+        for name, contestant in contestants(workload).items():
+            packages = libraries.setdefault(name.rpartition(" ")[0] or name, {})
             packages |= contestant.get("versions", {})
-    named = {n: ", ".join(f"{p} {v}" for p, v in packages.items()) for n, packages in found.items()}
-    return "; ".join(f"{name}: {packages}" for name, packages in named.items() if packages)
+    return "; ".join(
+        f"{library}: {', '.join(f'{name} {version}' for name, version in packages.items())}"
+        for library, packages in libraries.items()
+        if packages
+    )
 
 
 def _legend() -> str:
@@ -167,8 +126,8 @@ def _legend() -> str:
     )
 
 
-def _overview(workloads: Mapping[str, Found], ceiling: Found) -> str:
-    variants = list(dict.fromkeys(mine for w in workloads.values() for mine in _ours(w)))
+def _overview(workloads: Mapping[str, Part], ceiling: Part) -> str:
+    variants = list(dict.fromkeys(name for w in workloads.values() for name in engines(w)))
     head = [
         "workload", *variants, "best peer", "its speed", "engine's best ×", "answers that differ",
         "share of ceiling",
@@ -177,59 +136,59 @@ def _overview(workloads: Mapping[str, Found], ceiling: Found) -> str:
     return _grid(head, rows, left={0, len(variants) + 1, len(variants) + 4})
 
 
-def _overview_row(name: str, workload: Found, variants: Sequence[str], ceiling: Found) -> list[str]:
-    timed = contestants_of(workload)
+def _overview_row(name: str, workload: Part, variants: Sequence[str], ceiling: Part) -> list[str]:
+    timed = contestants(workload)
     speeds = [_speed(timed[v]) if v in timed else NONE for v in variants]
-    peer = min(peers(workload), key=lambda n: _median(timed[n]), default="")
-    found = best(workload, peer) if peer else None
+    peer = min(peers(workload), key=lambda n: median(timed[n]), default="")
+    against = best(workload, peer) if peer else None
     differing = [
         f"{n} {timed[n]['differs']:,}"
-        for n in (*_ours(workload), *([peer] if peer else []))
+        for n in (*engines(workload), *([peer] if peer else []))
         if timed[n].get("differs")
     ]
-    shares = [(mine, _share(workload, mine, ceiling)) for mine in _ours(workload)]
+    shares = [(name, share_of_ceiling(workload, name, ceiling)) for name in engines(workload)]
     return [
         name,
         *speeds,
         marked(peer, timed[peer]) if peer else NONE,
         _speed(timed[peer]) if peer else NONE,
-        f"{_times(found[1]['median'])} ({variant(found[0])})" if found else NONE,
+        f"{_times(against[1]['median'])} ({variant(against[0])})" if against else NONE,
         (", ".join(differing) + f" of {workload.get('rows', 0):,}") if differing else "none",
-        ", ".join(f"{variant(m)} {_percent(s[1])}" for m, s in shares if s) or NONE,
+        ", ".join(f"{variant(name)} {_percent(s[1])}" for name, s in shares if s) or NONE,
     ]
 
 
-def _section(name: str, workload: Found, ceiling: Found) -> list[str]:
-    parts = [f"## {name}", _told(workload)]
+def _section(name: str, workload: Part, ceiling: Part) -> list[str]:
+    parts = [f"## {name}", _description(workload)]
     if arithmetic := _arithmetic(workload, ceiling):
         parts.append(arithmetic)
-    if contestants_of(workload):
+    if contestants(workload):
         parts.append(_contestants(workload))
     if stages := workload.get("stages"):
         each = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in stages.items())
         parts.append(f"The engine's stages, seconds at work (they overlap): {each}.")
-    if left := [f"- {n}: {w}" for n, w in _left_out(workload.get("contestants", {}))]:
-        parts.append("\n".join(left))
+    if reasons := _reasons(workload.get("contestants", {})):
+        parts.append(reasons)
     return parts
 
 
-def _told(workload: Found) -> str:
-    said = [f"{_plain(workload.get('told', ''))} ({workload.get('task', 'no task')})."]
-    said.append(f"{workload.get('rows', 0):,} rows{_texts(workload)}, {_lengths(workload)}.")
+def _description(workload: Part) -> str:
+    sentences = [f"{_plain(workload.get('told', ''))} ({workload.get('task', 'no task')})."]
+    sentences.append(f"{workload.get('rows', 0):,} rows{_texts(workload)}, {_lengths(workload)}.")
     if options := _setting(workload.get("options", {})):
-        said.append(f"Options: {options}.")
-    said.append(f"{workload.get('rounds', 0)} rounds.")
+        sentences.append(f"Options: {options}.")
+    sentences.append(f"{workload.get('rounds', 0)} rounds.")
     if reference := workload.get("reference"):
-        said.append(f"Answers are compared with {reference}.")
-    return " ".join(said)
+        sentences.append(f"Answers are compared with {reference}.")
+    return " ".join(sentences)
 
 
-def _texts(workload: Found) -> str:
+def _texts(workload: Part) -> str:
     return f", texts {workload['texts']}" if workload.get("texts") else ""
 
 
-def _lengths(workload: Found) -> str:
-    said = []
+def _lengths(workload: Part) -> str:
+    sides = []
     for side, key in (("input", "tokens"), ("output", "output_tokens")):
         if not workload.get(key):
             continue
@@ -238,43 +197,43 @@ def _lengths(workload: Found) -> str:
             f" (a row: {spread['min']} to {spread['max']}, median {spread['median']:g}, mean "
             f"{spread['mean']:g}, 95% up to {spread['p95']})" if spread else ""
         )  # fmt: skip
-        said.append(f"{workload[key]:,} {side} tokens{each}")
-    return ", ".join(said) or "lengths unknown"
+        sides.append(f"{workload[key]:,} {side} tokens{each}")
+    return ", ".join(sides) or "lengths unknown"
 
 
-def _arithmetic(workload: Found, ceiling: Found) -> str:
-    shares = [(mine, _share(workload, mine, ceiling)) for mine in _ours(workload)]
-    told = [
-        f"{mine} {_number(s[0])} {'GOP/s' if 'int8' in mine else 'GFLOP/s'}, {_percent(s[1])}"
-        for mine, s in shares
+def _arithmetic(workload: Part, ceiling: Part) -> str:
+    shares = [(name, share_of_ceiling(workload, name, ceiling)) for name in engines(workload)]
+    rates = [
+        f"{name} {_number(s[0])} {'GOP/s' if 'int8' in name else 'GFLOP/s'}, {_percent(s[1])}"
+        for name, s in shares
         if s
     ]
-    if not told:
+    if not rates:
         return ""
     billions = _number(workload["operations"] / 1e9)
-    return f"Useful arithmetic: {billions} billion operations; of the ceiling: {'; '.join(told)}."
+    return f"Useful arithmetic: {billions} billion operations; of the ceiling: {'; '.join(rates)}."
 
 
-def _contestants(workload: Found) -> str:
-    mine = [name for name in _ours(workload) if workload.get("ratios", {}).get(name)]
+def _contestants(workload: Part) -> str:
+    compared = [name for name in engines(workload) if workload.get("ratios", {}).get(name)]
     head = [
         "contestant", "setting", "median s", "spread", "rows/s", "tokens/s",
-        *(f"{name} ×" for name in mine), "answers that differ", "start-up s", "peak MiB",
+        *(f"{name} ×" for name in compared), "answers that differ", "start-up s", "peak MiB",
     ]  # fmt: skip
     rows = [
         [
             marked(name, contestant),
             _setting(contestant.get("setting", {})) or NONE,
-            _number(_median(contestant)),
+            _number(median(contestant)),
             _percent(contestant["spread"]) if "spread" in contestant else NONE,
             _number(contestant.get("rows_per_second")),
             _number(contestant.get("tokens_per_second")),
-            *(_rounds(_ratio(workload, variant, name)) for variant in mine),
+            *(_rounds(ratio(workload, engine, name)) for engine in compared),
             _differs(name, contestant, workload),
             _number(contestant.get("startup_seconds")),
             _mebibytes(contestant.get("peak_bytes")),
         ]
-        for name, contestant in contestants_of(workload).items()
+        for name, contestant in contestants(workload).items()
     ]
     return _grid(head, rows, left={0, 1})
 
@@ -284,48 +243,35 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: set[int]) ->
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, marks, *rows))
 
 
-def marked(name: str, contestant: Found) -> str:
-    return f"{name} {MARK}" if contestant.get("differs") else name
-
-
-def variant(name: str) -> str:
-    return name.removeprefix("engine").strip() or name
-
-
-def _speed(contestant: Found) -> str:
+def _speed(contestant: Part) -> str:
     for unit in ("tokens", "rows"):
         if speed := contestant.get(f"{unit}_per_second"):
             return f"{_number(speed)} {unit}/s"
     return NONE
 
 
-def _times(ratio: float) -> str:
-    return f"**{exact(ratio)}**" if ratio < 1 else exact(ratio)
+def _times(times: float) -> str:
+    return f"**{two_digits(times)}**" if times < 1 else two_digits(times)
 
 
-def exact(ratio: float) -> str:
-    """Never 1.00 for a loss."""
-    return f"{ratio:.3f}" if 0.995 <= ratio < 1 else f"{ratio:.2f}"
-
-
-def _rounds(ratio: Found | None) -> str:
-    if not ratio:
+def _rounds(against: Part | None) -> str:
+    if not against:
         return ""
-    each = ratio.get("rounds")
-    return _times(ratio["median"]) + (f" ({min(each):.2f} to {max(each):.2f})" if each else "")
+    each = against.get("rounds")
+    return _times(against["median"]) + (f" ({min(each):.2f} to {max(each):.2f})" if each else "")
 
 
-def _differs(name: str, contestant: Found, workload: Found) -> str:
+def _differs(name: str, contestant: Part, workload: Part) -> str:
     if name == workload.get("reference"):
         return "reference"
     if "differs" not in contestant:
         return NONE
     cosine = contestant.get("cosine")
-    told = f" (mean cosine {cosine:.5f})" if cosine is not None else ""
-    return f"{contestant['differs']:,} of {workload.get('rows', 0):,}{told}"
+    mean = f" (mean cosine {cosine:.5f})" if cosine is not None else ""
+    return f"{contestant['differs']:,} of {workload.get('rows', 0):,}{mean}"
 
 
-def _setting(values: Found) -> str:
+def _setting(values: Part) -> str:
     return ", ".join(f"{_plain(key)} {_value(value)}" for key, value in values.items())
 
 
@@ -349,13 +295,20 @@ def _mebibytes(size: int | None) -> str:
     return f"{size / 2**20:,.0f}" if size else NONE
 
 
+def _reasons(entries: Mapping[str, Part]) -> str:
+    """A list of what has no figures, or nothing."""
+    return "\n".join(
+        f"- {name}: {outcome}, {_reason(why)}" for name, outcome, why in without_figures(entries)
+    )
+
+
 def _reason(why: str) -> str:
     line = " ".join(str(why).split())
     return _plain(line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…")
 
 
 def _plain(text: str) -> str:
-    """Without what Markdown would take for markup or for a cell's end."""
+    """Text with what Markdown would read as markup, or as the end of a cell, escaped."""
     return "".join(f"\\{c}" if c in "|<>*`" else c for c in text)
 
 
@@ -364,22 +317,20 @@ def main() -> None:
         description=(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("result", type=Path, metavar="RESULT.json")
-    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="beside the result")
+    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="default: the result's")
     parser.add_argument("--into", type=Path, metavar="PAGE.md", help="put the summary there, too")
-    given = parser.parse_args()
-    from plots import plots
-
+    arguments = parser.parse_args()
     try:
-        result = json.loads(given.result.read_text(encoding="utf-8"))
+        result = json.loads(arguments.result.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        parser.error(f"{given.result} cannot be read: {error}")
-    out = given.out or given.result.parent
-    files = plots(result, out / given.result.stem)
-    file = out / f"{given.result.stem}.md"
+        parser.error(f"{arguments.result} cannot be read: {error}")
+    out = arguments.out or arguments.result.parent
+    files = plots(result, out / arguments.result.stem)
+    file = out / f"{arguments.result.stem}.md"
     file.write_text(table(result), encoding="utf-8")
-    if given.into:
-        page = given.into.read_text(encoding="utf-8")
-        given.into.write_text(put_into(page, result), encoding="utf-8")
+    if arguments.into:
+        page = arguments.into.read_text(encoding="utf-8")
+        arguments.into.write_text(put_into(page, result), encoding="utf-8")
     print(*map(str, [file, *files]), sep="\n")
 
 

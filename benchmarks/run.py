@@ -1,13 +1,13 @@
-"""Every workload, the engine beside every peer, in one command.
+"""Every workload, the engine against every peer, in one command.
 
     python benchmarks/run.py                                 the whole table
     python benchmarks/run.py encode-mixed translate          some of it
     python benchmarks/run.py encode-mixed --peers openvino,transformers_loop
 
-Each peer runs in a virtual environment of its own, made of `envs/*.txt` when first needed (this and
-the exports are not timed; they take some ten minutes and 8 GB once). Without --models, --corpus and
---sentences the checkpoints are random and the texts are made up. Run it on a machine that does
-nothing else.
+Each peer runs in its own virtual environment, which is made from `envs/*.txt` when it is first
+needed (that and the exports are not timed; they take some ten minutes and 8 GB once). Without
+--models, --corpus and --sentences the checkpoints are random and the texts are made up. Run it on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ import ceiling
 import plots
 import report
 import worker
-from contest import Entrant, contest
+from contest import ENGINE, Contestant, adapters, contest
+from contest import PEERS as PEERS_FOLDER
 from machine import describe
-from prepare import Sources, missing, operations, prepared
+from prepare import Sources, missing, operations, prepare
 from workloads import WORKLOADS, Workload
 
 from engine.bench.sweep import sweep
 from engine.errors import EngineError
 
 HERE = Path(__file__).parent
-ENGINE = HERE / "peers/engine.py"
-PEERS = {file.stem: file for file in sorted((HERE / "peers").glob("[a-z]*.py")) if file != ENGINE}
-# Whose answers count as right: the fp32 loop that is transformers and nothing else.
+PEERS = adapters(PEERS_FOLDER)
+# Its answers count as right: an fp32 loop over transformers and nothing else.
 REFERENCE = "transformers-loop fp32"
 
 
 def environment(name: str, work: Path) -> str:
     """The Python of envs/NAME.txt, installed if it is not."""
-    wanted = (HERE / "envs" / f"{name}.txt").read_text(encoding="utf-8")
+    requirements = (HERE / "envs" / f"{name}.txt").read_text(encoding="utf-8")
     folder = work / "envs" / name
-    stamp = folder / f"installed-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    stamp = folder / f"installed-{hashlib.sha256(requirements.encode()).hexdigest()[:12]}"
     python = folder / "bin/python"
     if not stamp.exists():
         print(f"installing {name}", flush=True)
@@ -58,42 +58,44 @@ def environment(name: str, work: Path) -> str:
     return str(python)
 
 
-def entrants(job: dict[str, Any], peers: Iterable[str], work: Path) -> list[Entrant]:
+def contestants(job: dict[str, Any], peers: Iterable[str], work: Path) -> list[Contestant]:
     """The engine's variants, then those of every peer that does the task."""
-    found = []
-    for recipe, bundle in job["bundles"].items():
-        found.append(Entrant(f"engine {recipe}", ENGINE, recipe, job={**job, "bundle": bundle}))
-    for name in peers:
-        adapter = worker.opened(PEERS[name])
+    every = [
+        Contestant(f"engine {recipe}", ENGINE, recipe, job={**job, "bundle": bundle})
+        for recipe, bundle in job["bundles"].items()
+    ]
+    for peer in peers:
+        adapter = worker.load_adapter(PEERS[peer])
         if job["task"] in adapter.TASKS:
             python = environment(adapter.ENV, work)
-            found += [
-                Entrant(f"{name.replace('_', '-')} {variant}", PEERS[name], variant, python, job)
+            name = peer.replace("_", "-")
+            every += [
+                Contestant(f"{name} {variant}", PEERS[peer], variant, python, job)
                 for variant in adapter.VARIANTS
             ]
-    return found
+    return every
 
 
-def measured(
-    name: str, workload: Workload, sources: Sources, given: argparse.Namespace
+def measure(
+    name: str, workload: Workload, sources: Sources, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """One workload's part of the result."""
     if why := missing(workload, sources):
         return {"skipped": why}
-    rows = max(2, round(workload.rows * given.scale))
+    rows = max(2, round(workload.rows * arguments.scale))
     start = time.perf_counter()
-    job = {**prepared(name, workload, rows, sources), "threads": given.threads}
+    job = {**prepare(name, workload, rows, sources), "threads": arguments.threads}
     preparing = time.perf_counter() - start
     lengths, outputs = job["input_tokens"], job["output_tokens"]
     with tempfile.TemporaryDirectory() as folder:
-        compared = contest(
-            entrants(job, given.peers, sources.work),
+        comparison = contest(
+            contestants(job, arguments.peers, sources.work),
             Path(folder),
             rows=rows,
             tokens=sum(outputs or lengths),
-            rounds=given.rounds,
+            rounds=arguments.rounds,
             reference=REFERENCE,
-            told=lambda line: print(f"  {line}", flush=True),
+            progress=lambda line: print(f"  {line}", flush=True),
         )
     result = {
         "told": workload.told,
@@ -105,11 +107,11 @@ def measured(
         "texts": "from a corpus" if sources.corpus or workload.real else "made up",
         "lengths": {"input": spread(lengths), **({"output": spread(outputs)} if outputs else {})},
         "options": workload.options,
-        **compared,
+        **comparison,
     }
-    if name in given.sweep:
-        result |= swept(job)
-    # What is made once and kept does not count.
+    if name in arguments.sweep:
+        result |= sweep_fp32(job)
+    # Preparations and conversions are made once and kept.
     once = preparing + result["converting"]
     result["once_seconds"] = round(once, 1)
     result["measured_seconds"] = round(time.perf_counter() - start - once, 1)
@@ -127,9 +129,9 @@ def spread(lengths: list[int]) -> dict[str, float]:
     }
 
 
-def swept(job: dict[str, Any]) -> dict[str, Any]:
-    """Budgets and workers, and the time of each stage, of the fp32 bundle."""
-    found = sweep(
+def sweep_fp32(job: dict[str, Any]) -> dict[str, Any]:
+    """Batch sizes and workers, and the time of each stage, of the fp32 bundle."""
+    result = sweep(
         job["bundles"]["fp32"],
         [job["file"]],
         budgets=(512, 1024, 2048),
@@ -138,37 +140,37 @@ def swept(job: dict[str, Any]) -> dict[str, Any]:
         max_length=job["max_length"],
         options=job["options"],
     ).to_dict()
-    return {"sweep": found["sweep"], "stages": found["stages"]}
+    return {"sweep": result["sweep"], "stages": result["stages"]}
 
 
 def main() -> None:
-    given = arguments()
-    sources = Sources(given.work, given.models, given.corpus, given.sentences)
+    arguments = parse_arguments()
+    sources = Sources(arguments.work, arguments.models, arguments.corpus, arguments.sentences)
     print("the machine's own limits", flush=True)
-    tokenizer = sources.given("all-MiniLM-L6-v2", "tokenizer.json")
-    tokenizer = tokenizer and tokenizer / "tokenizer.json"
-    limits = ceiling.measure(given.threads, tokenizer=tokenizer)
+    folder = sources.folder("all-MiniLM-L6-v2", "tokenizer.json")
+    tokenizer = folder and folder / "tokenizer.json"
+    limits = ceiling.measure(arguments.threads, tokenizer=tokenizer)
     result: dict[str, Any] = {"machine": describe(), "ceiling": limits}
     result["workloads"] = {}
-    for name in given.workloads or WORKLOADS:
+    for name in arguments.workloads or WORKLOADS:
         start = time.perf_counter()
         print(f"{name}: {WORKLOADS[name].told}", flush=True)
         try:
-            found = measured(name, WORKLOADS[name], sources, given)
+            outcome = measure(name, WORKLOADS[name], sources, arguments)
         except EngineError as error:
-            found = {"skipped": str(error)}
-        result["workloads"][name] = found
-        told = found.get("skipped") or f"measured in {found['measured_seconds']:.0f} s"
-        print(f"  {told}, {time.perf_counter() - start:.0f} s in all", flush=True)
-        given.out.mkdir(parents=True, exist_ok=True)
-        file = given.out / f"{given.name}.json"
+            outcome = {"skipped": str(error)}
+        result["workloads"][name] = outcome
+        line = outcome.get("skipped") or f"measured in {outcome['measured_seconds']:.0f} s"
+        print(f"  {line}, {time.perf_counter() - start:.0f} s in all", flush=True)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        file = arguments.out / f"{arguments.name}.json"
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (given.out / f"{given.name}.md").write_text(report.table(result), encoding="utf-8")
-    plots.plots(result, given.out / given.name)
-    print(f"{file}, {given.name}.md and plots in {given.name}/")
+    (arguments.out / f"{arguments.name}.md").write_text(report.table(result), encoding="utf-8")
+    plots.plots(result, arguments.out / arguments.name)
+    print(f"{file}, {arguments.name}.md and plots in {arguments.name}/")
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -184,17 +186,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=HERE / "work", help="kept between runs")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--name", help="of the result; cpu for the whole table")
-    given = parser.parse_args()
-    given.peers = [name for name in given.peers.split(",") if name]
-    given.sweep = given.sweep.split(",")
-    given.name = given.name or "-".join(given.workloads) or "cpu"
+    arguments = parser.parse_args()
+    arguments.peers = [name for name in arguments.peers.split(",") if name]
+    arguments.sweep = arguments.sweep.split(",")
+    arguments.name = arguments.name or "-".join(arguments.workloads) or "cpu"
     for kind, names, known in (
-        ("workload", given.workloads, WORKLOADS), ("peer", given.peers, PEERS)
+        ("workload", arguments.workloads, WORKLOADS), ("peer", arguments.peers, PEERS)
     ):  # fmt: skip
         for name in names:
             if name not in known:
                 parser.error(f"unknown {kind} {name!r}; known: {', '.join(known)}")
-    return given
+    return arguments
 
 
 if __name__ == "__main__":

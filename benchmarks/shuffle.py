@@ -1,11 +1,11 @@
-"""Whether a row's answer hangs on its neighbours, on the workers or on where a run was resumed.
+"""Whether a row's answer depends on its neighbours, the workers or where a run was resumed.
 
     python benchmarks/shuffle.py BUNDLE [--rows 10000] [--corpus FILES] [--option NAME=VALUE]
 
-The bundle's first graph (an encoder) reads the rows in batches twice, in order and shuffled, and
-its outputs are compared row by row, bit for bit, without padding. Then the corpus is run with one
-worker, with two, and with two after an interrupt in its middle: the part files must be the same to
-the byte. Exits 1 where something differs.
+The bundle's first graph (an encoder) reads the rows in batches twice, in order and shuffled; its
+outputs without padding are compared row by row, bit for bit. Then the corpus is run with one
+worker, with two, and with two after an interrupt half way: the part files must be equal to the
+byte. Exits with 1 if something differs.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from engine.errors import Stopped
 
 LENGTHS = Lengths(14, 0.7, 1, 200)
 BUDGET = 1024
-# Of the corpus, so that an interrupt has something before and behind it.
+# Files of the corpus: an interrupt half way needs parts before and after it.
 PARTS = 8
 
 
 def outputs_of(bundle: engine.Bundle, texts: list[str]) -> list[bytes]:
-    """A digest of each row's outputs, of its own tokens only."""
+    """A digest of each row's outputs, without padding."""
     stages = bundle.stages({}, dedupe=False)
     window = stages.encode(Rows(None, (pa.array(texts),)))
-    found = [b""] * len(texts)
+    digests = [b""] * len(texts)
     sizes: dict[str, Any] = {
         "budget": BUDGET,
         "limit": stages.max_length,
@@ -49,8 +49,8 @@ def outputs_of(bundle: engine.Bundle, texts: list[str]) -> list[bytes]:
     }
     for batch in batching.cut(window, **sizes):
         for row, digest in zip(batch.index, _digests(bundle, batch), strict=True):
-            found[int(row)] = digest
-    return found
+            digests[int(row)] = digest
+    return digests
 
 
 def _digests(bundle: engine.Bundle, batch: Batch) -> list[bytes]:
@@ -72,7 +72,7 @@ def _digest(arrays: list[Any], row: int, length: int) -> bytes:
 
 
 def runs(bundle: Path, corpus: list[Path], folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Part files of three runs, by their hashes."""
+    """Whether the part files of three runs are equal, by their hashes."""
     settings: dict[str, Any] = {
         "keep": ("id",),
         "batch_tokens": BUDGET,
@@ -120,14 +120,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rows = range(n, len(texts), PARTS)
         table = pa.table({"id": list(rows), "text": [texts[i] for i in rows]})
         pa.parquet.write_table(table, files[-1])
-    given = dict(option.split("=", 1) for option in options.option)
-    asked = {name: int(value) for name, value in given.items()}
+    pairs = [option.split("=", 1) for option in options.option]
+    task_options = {name: int(value) for name, value in pairs}
     return {
         "bundle": options.bundle.name,
         "recipe": bundle.folder.description.recipe,
         "rows": len(texts),
         "rows_whose_outputs_differ_when_shuffled": differ,
-        **runs(options.bundle, files, folder, asked),
+        **runs(options.bundle, files, folder, task_options),
     }
 
 
@@ -144,8 +144,8 @@ def main() -> None:
     print(json.dumps(result, indent=2))
     if options.save:
         save(f"shuffle-{options.save}", result)
-    good = result["one_and_two_workers_equal"] and result["resumed_equal"]
-    if result["rows_whose_outputs_differ_when_shuffled"] or not good:
+    equal = result["one_and_two_workers_equal"] and result["resumed_equal"]
+    if result["rows_whose_outputs_differ_when_shuffled"] or not equal:
         sys.exit(1)
 
 

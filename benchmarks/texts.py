@@ -14,7 +14,8 @@ SYLLABLES = [c + v for c in "bcdfghjklmnprstvwz" for v in ("a", "e", "i", "o", "
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lognormal by its median and sigma, within bounds; sigma 0 gives the median every time."""
+    """Lengths in words: lognormal by median and sigma, clipped to bounds; sigma 0 always gives the
+    median."""
 
     median: float
     sigma: float
@@ -34,23 +35,23 @@ class Lengths:
 
 def lines(files: Sequence[Path]) -> list[str]:
     """The lines of text files (.gz too) that have at least four words."""
-    found: list[str] = []
+    every: list[str] = []
     for file in files:
         read = gzip.open if file.suffix == ".gz" else open
         with read(file, "rt", encoding="utf-8", errors="replace") as stream:
-            found += [line.strip() for line in stream if len(line.split()) >= 4]
-    return found
+            every += [line.strip() for line in stream if len(line.split()) >= 4]
+    return every
 
 
 def words(files: Sequence[Path]) -> Iterator[str]:
-    """The words of the files, from their beginning again when they end; without files, made ones.
+    """The words of the files, over and over; without files, made-up words.
 
-    Made words are two or three syllables, drawn by Zipf's law from 5,000.
+    Made-up words have two or three syllables and are drawn by Zipf's law from 5,000.
     """
-    if files and (found := lines(files)):
-        random.Random(0).shuffle(found)
+    if files and (shuffled := lines(files)):
+        random.Random(0).shuffle(shuffled)
         while True:
-            for line in found:
+            for line in shuffled:
                 yield from line.split()
     dice = random.Random(0)
     known = ["".join(dice.choices(SYLLABLES, k=dice.choice((2, 2, 3)))) for _ in range(5_000)]
@@ -60,5 +61,5 @@ def words(files: Sequence[Path]) -> Iterator[str]:
 
 
 def cut(source: Iterator[str], lengths: Sequence[int]) -> list[str]:
-    """Consecutive words of the source, a text for each length."""
+    """A text of consecutive words for each length."""
     return [" ".join(next(source) for _ in range(n)) for n in lengths]

@@ -1,8 +1,8 @@
 """The process of one contestant: `python worker.py ADAPTER.py VARIANT JOB.json`.
 
-It runs in the contestant's own environment, so it imports nothing of the engine, only what the
-adapter does. Commands come in as lines of JSON, replies go out the same way; whatever libraries
-print goes to standard error.
+It runs in the environment of the contestant's library, so it imports nothing but the adapter and
+what the adapter imports. Commands are lines of JSON on standard input, replies lines of JSON on
+standard output; what libraries print goes to standard error.
 
     {"do": "load", "setting": N}    -> {"seconds": s}   the adapter's Nth setting of the variant
     {"do": "run", "rows": N}        -> {"seconds": s}   the first N rows, 0 for all
@@ -29,10 +29,10 @@ STARTED = time.perf_counter()
 
 
 class Worker:
-    """An adapter, its job and what it has loaded."""
+    """An adapter, its job, and the setting that is loaded."""
 
     def __init__(self, adapter: Path, variant: str, job: Path) -> None:
-        self.adapter = opened(adapter)
+        self.adapter = load_adapter(adapter)
         self.job = json.loads(job.read_text(encoding="utf-8"))
         self.settings: list[dict[str, Any]] = self.adapter.VARIANTS[variant]
         if hasattr(self.adapter, "settings"):
@@ -43,7 +43,7 @@ class Worker:
         self.started = STARTED
 
     def load(self, setting: int) -> dict[str, Any]:
-        """Seconds from the start of the process, or of this call where it is not the first."""
+        """Seconds since the process started; for a later load, since the call before it ended."""
         import pyarrow as pa
 
         if not self.rows:
@@ -59,9 +59,9 @@ class Worker:
 
     def run(self, rows: int) -> dict[str, Any]:
         assert self.call, "load comes first"
-        given = {name: values[: rows or None] for name, values in self.rows.items()}
+        first = {name: values[: rows or None] for name, values in self.rows.items()}
         start = time.perf_counter()
-        self.answers = self.call(given)
+        self.answers = self.call(first)
         seconds = time.perf_counter() - start
         self.started = time.perf_counter()
         return {"seconds": seconds}
@@ -84,8 +84,9 @@ class Worker:
         return {"bytes": peak(reset=command["reset"])}
 
 
-def opened(file: Path) -> ModuleType:
-    """The adapter's module. Its folder comes last on the path: packages go before adapters."""
+def load_adapter(file: Path) -> ModuleType:
+    """The adapter's module. Its folder comes last on the path: an adapter is named as its package,
+    which has to be found first."""
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     spec = importlib.util.spec_from_file_location(f"peer_{file.stem}", file)
@@ -100,10 +101,10 @@ def opened(file: Path) -> ModuleType:
 def peak(*, reset: bool) -> int:
     """Peak resident bytes since the process began or since the last reset (Linux)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     if reset:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return int(found.split()[1]) * 1024
+    return int(line.split()[1]) * 1024
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
@@ -124,7 +125,7 @@ def main() -> None:
     adapter, variant, job = sys.argv[1:4]
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # Python puts this file's folder first, where `answers` could hide a peer's own module.
+    # Python puts this file's folder first, where `answers.py` could hide a module of a library.
     sys.path.pop(0)
 
     def say(reply: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What is measured: a model's shape, texts, options. Every contestant gets the same rows.
 
-Lengths are in words; the report has those in tokens. A generating workload on a random checkpoint
-has the distribution of its outputs, too: `models` makes the checkpoint end each row there.
+Lengths are in words; the report has them in tokens. A generating workload on a random checkpoint
+also sets the lengths of its outputs: `models` makes a checkpoint that ends each row there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from texts import Lengths
 
 MIXED = Lengths(28, 0.8, 2, 180)
 SENTENCES = Lengths(18, 0.45, 4, 60)
-# Of random checkpoints' answers, in tokens; one checkpoint serves all T5 workloads.
+# Tokens of a random checkpoint's answers; one checkpoint serves all T5 workloads.
 ANSWERS = Lengths(16, 0.5, 4, 64)
 
 
@@ -23,10 +23,11 @@ class Workload:
     Attributes:
         task: As the engine names it.
         model: A key of `prepare.MODELS`.
+        told: A line that describes it.
         rows: How many; `run.py --scale` multiplies them.
-        words: Of each text.
-        output: Tokens of each answer, where a random checkpoint is made to end there.
-        options: Of the task, for all contestants alike.
+        words: Words of each text.
+        output: Tokens of each answer, for a random checkpoint that generates.
+        options: Task options, the same for all contestants.
         max_length: Tokens at which a text is cut.
         real: Needs a corpus of sentences and trained weights; skipped without them.
     """

@@ -11,7 +11,6 @@
     ├── BackendError            exit 1   the inference runtime refused or broke
     │   ├── DeviceError                  the device that was asked for is not what would run
     │   └── OutOfMemory                  a batch does not fit into the device's memory
-    ├── PeerError               exit 1   a contestant of a benchmark cannot take part
     ├── MissingDependency       exit 1   an extra is not installed; the hint is the pip line
     ├── OutputError             exit 1   the output cannot be written or is in use
     │   └── OtherRunError       exit 2   it holds a run of other settings or other inputs
@@ -102,10 +101,6 @@ class DeviceError(BackendError):
 
 
 class OutOfMemory(BackendError):
-    pass
-
-
-class PeerError(EngineError):
     pass
 
 

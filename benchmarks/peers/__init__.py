@@ -1,1 +1,1 @@
-"""A file for each library that is compared; see ../README.md for what it holds."""
+"""An adapter for the engine and for each peer; ../README.md says what one contains."""

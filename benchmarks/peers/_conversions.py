@@ -1,4 +1,4 @@
-"""Conversions of a checkpoint that are made once and kept in the job's cache."""
+"""Conversions of a checkpoint, made once and kept in the job's cache."""
 
 import tempfile
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 
-def kept(job: dict[str, Any], name: str, make: Callable[[Path], Any]) -> Path:
-    """The folder of that name; `make` fills a temporary one, so that half of one is never found."""
+def cached(job: dict[str, Any], name: str, convert: Callable[[Path], Any]) -> Path:
+    """The folder of that name; `convert` fills a temporary one, so it is never half full."""
     folder = Path(job["cache"], name)
     if not folder.exists():
-        made = Path(tempfile.mkdtemp(dir=job["cache"]))
-        make(made)
-        made.rename(folder)
+        unfinished = Path(tempfile.mkdtemp(dir=job["cache"]))
+        convert(unfinished)
+        unfinished.rename(folder)
     return folder

@@ -1,7 +1,7 @@
 """The engine as a contestant: `engine.run`, from an Arrow file to an Arrow file.
 
-Reading, hashing, the manifest and the synced write are in its time, though no other contestant has
-them. `job["bundle"]` is the bundle.
+Its time includes reading, hashing, the manifest and the synced write, which no peer does.
+`job["bundle"]` is the bundle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TASKS = (
     "zero-shot-classification", "translation", "summarization", "text2text-generation",
     "text-generation",
 )  # fmt: skip
-# One session of two threads, or two workers of one; small and large batches.
+# Two workers or one, who share the threads; small and large batches.
 SETTINGS = [
     {"workers": 2, "batch_tokens": 1024},
     {"workers": 2, "batch_tokens": 2048},
@@ -43,7 +43,7 @@ ANSWERS: dict[str, Callable[[Any], list[Any]]] = {
 
 
 def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, Any]], list[Any]]:
-    """The bundle of the variant; the setting's workers share the threads out."""
+    """Open the variant's bundle; the setting's workers divide the threads among them."""
     from engine.pipeline import Bundle
     from engine.runner import coordinator
 
@@ -51,19 +51,19 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     bundle = Bundle.load(
         job["bundle"], threads=max(1, job["threads"] // workers), check=False, device="cpu"
     )
-    # Peers compute equal texts again, too.
-    given = {**setting, **job["options"], "text": job["columns"], "dedupe": False}
+    # Without `dedupe`: peers compute equal texts again.
+    settings = {**setting, **job["options"], "text": job["columns"], "dedupe": False}
     if "max_length" in job:
-        given["max_length"] = job["max_length"]
+        settings["max_length"] = job["max_length"]
     if job["task"] == "text-generation":
-        given = {"return_full_text": False, "do_sample": False, **given}
+        settings = {"return_full_text": False, "do_sample": False, **settings}
     if job["task"] == "token-classification":
-        given["aggregation_strategy"] = "simple"
+        settings["aggregation_strategy"] = "simple"
 
     def call(rows: dict[str, Any]) -> list[Any]:
         count = len(rows[job["columns"][0]])
         out = Path(tempfile.mkdtemp(dir=job["cache"]))
-        report = coordinator.run(bundle, job["file"], out / "out", limit=count, **given)
+        report = coordinator.run(bundle, job["file"], out / "out", limit=count, **settings)
         answers = _answers(job["task"], [out / "out" / file for file in report.files])
         shutil.rmtree(out)
         return answers

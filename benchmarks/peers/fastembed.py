@@ -1,4 +1,4 @@
-"""fastembed: its `embed` on a plain ONNX export; it does not sort, so the texts come sorted."""
+"""fastembed: its `embed` on a plain ONNX export; it does not sort, so the adapter does."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,8 @@ VARIANTS = {"fp32": [{"batch": 16}, {"batch": 32}]}
 
 
 def skip(job: dict[str, Any]) -> str:
-    there = job.get("onnx") and Path(job["onnx"], "model.onnx").is_file()
-    return "" if there else "it makes no ONNX file of a checkpoint, and none was given"
+    exported = job.get("onnx") and Path(job["onnx"], "model.onnx").is_file()
+    return "" if exported else "it cannot export a checkpoint, and the job has no ONNX file"
 
 
 def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, Any]], list[Any]]:
@@ -23,7 +23,7 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
 
     shape = json.loads(Path(job["checkpoint"], "config.json").read_text(encoding="utf-8"))
     name = "benchmark/checkpoint"
-    if all(known["model"] != name for known in TextEmbedding.list_supported_models()):
+    if all(model["model"] != name for model in TextEmbedding.list_supported_models()):
         TextEmbedding.add_custom_model(
             model=name, pooling=PoolingType.MEAN, normalization=True, dim=shape["hidden_size"],
             sources=ModelSource(hf=name), model_file="model.onnx",
@@ -34,10 +34,10 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     def call(rows: dict[str, Any]) -> list[Any]:
         texts = rows[job["columns"][0]]
         order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
-        found: list[Any] = [None] * len(texts)
+        answers: list[Any] = [None] * len(texts)
         vectors = model.embed([texts[n] for n in order], batch_size=setting["batch"])
         for n, vector in zip(order, vectors, strict=True):
-            found[n] = vector.tolist()
-        return found
+            answers[n] = vector.tolist()
+        return answers
 
     return call

@@ -1,7 +1,7 @@
-"""OpenVINO on optimum-intel's export, by parallel workers; int8 by nncf with the job's rows as its
-calibration, for decoders in the weights alone.
+"""OpenVINO on optimum-intel's export, with parallel workers; int8 by nncf, with the job's rows as
+the calibration sample, of decoders only the weights.
 
-Decoders run in one worker of all threads: two in a process have hung now and then.
+Decoders run in one worker with all threads: two in a process sometimes hang.
 """
 
 import sys
@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from _loop import HEADS, loop, skip
-from _openvino_export import exported
+from _openvino_export import export
 
 PACKAGES = ("openvino", "optimum-intel", "nncf", "transformers", "tokenizers")
 ENV = "openvino"
 TASKS = tuple(HEADS)
 BATCHES = (8, 32)
-WAYS = [{"workers": 2, "batch": batch} for batch in BATCHES]
-VARIANTS = {"fp32": WAYS, "bf16": WAYS, "int8": WAYS}
+SETTINGS = [{"workers": 2, "batch": batch} for batch in BATCHES]
+VARIANTS = {"fp32": SETTINGS, "bf16": SETTINGS, "int8": SETTINGS}
 __all__ = ["ENV", "PACKAGES", "TASKS", "VARIANTS", "load", "settings", "skip"]
 
 
@@ -32,12 +32,12 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     from optimum import intel
 
     kind = getattr(intel, f"OVModelFor{HEADS[job['task']] or 'FeatureExtraction'}")
-    folder = exported(kind, job, "int8" if job["variant"] == "int8" else "fp32")
+    folder = export(kind, job, "int8" if job["variant"] == "int8" else "fp32")
     count = setting["workers"]
     hints = {
         "INFERENCE_NUM_THREADS": max(1, job["threads"] // count), "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "bf16" if job["variant"] == "bf16" else "f32",
-        # Workers that are pinned share a core.
+        # Pinned workers would share a core.
         "ENABLE_CPU_PINNING": False,
     }  # fmt: skip
     models = [kind.from_pretrained(folder, ov_config=hints) for _ in range(count)]
@@ -47,10 +47,10 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
         texts = rows[job["columns"][0]]
         order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
         shares = [{job["columns"][0]: [texts[n] for n in order[k::count]]} for k in range(count)]
-        found: dict[int, Any] = {}
+        by_row: dict[int, Any] = {}
         with ThreadPoolExecutor(count) as pool:
-            for k, answers in enumerate(pool.map(lambda one, share: one(share), loops, shares)):
-                found.update(zip(order[k::count], answers, strict=True))
-        return [found[n] for n in range(len(texts))]
+            for k, answers in enumerate(pool.map(lambda run, share: run(share), loops, shares)):
+                by_row.update(zip(order[k::count], answers, strict=True))
+        return [by_row[n] for n in range(len(texts))]
 
     return call

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _conversions import kept
+from _conversions import cached
 from _loop import HEADS, loop
 
 PACKAGES = ("optimum", "optimum-onnx", "onnxruntime", "transformers", "tokenizers")
@@ -14,26 +14,26 @@ TASKS = tuple(HEADS)
 VARIANTS = {kind: [{"batch": n} for n in (16, 64)] for kind in ("fp32", "int8")}
 
 
-def exported(kind: Any, job: dict[str, Any]) -> Path:
+def export(kind: Any, job: dict[str, Any]) -> Path:
     """The folder of optimum's export, or of its quantized graphs."""
-    plain: Path = kept(
+    plain: Path = cached(
         job, "fp32",
-        lambda made: kind.from_pretrained(job["checkpoint"], export=True).save_pretrained(made),
+        lambda out: kind.from_pretrained(job["checkpoint"], export=True).save_pretrained(out),
     )  # fmt: skip
     if job["variant"] == "fp32":
         return plain
-    light: Path = kept(job, "int8", lambda made: quantized(plain, made))
-    return light
+    int8: Path = cached(job, "int8", lambda out: quantize(plain, out))
+    return int8
 
 
-def quantized(plain: Path, folder: Path) -> None:
+def quantize(plain: Path, folder: Path) -> None:
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
     shutil.copytree(plain, folder, dirs_exist_ok=True)
-    way = AutoQuantizationConfig.avx2(is_static=False, per_channel=False)
+    config = AutoQuantizationConfig.avx2(is_static=False, per_channel=False)
     for graph in plain.glob("*.onnx"):
-        ORTQuantizer.from_pretrained(plain, graph.name).quantize(way, folder, file_suffix="")
+        ORTQuantizer.from_pretrained(plain, graph.name).quantize(config, folder, file_suffix="")
 
 
 def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, Any]], list[Any]]:
@@ -44,6 +44,6 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     kind = getattr(peer, f"ORTModelFor{head}")
     session = onnxruntime.SessionOptions()
     session.intra_op_num_threads = job["threads"]
-    model = kind.from_pretrained(exported(kind, job), session_options=session)
-    timed: Callable[[dict[str, Any]], list[Any]] = loop(model, job, setting["batch"])
-    return timed
+    model = kind.from_pretrained(export(kind, job), session_options=session)
+    call: Callable[[dict[str, Any]], list[Any]] = loop(model, job, setting["batch"])
+    return call

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _conversions import kept
+from _conversions import cached
 
 PACKAGES = ("sentence-transformers", "torch", "transformers", "onnxruntime")
 ENV = "sentence-transformers"
@@ -13,17 +13,17 @@ TASKS = ("feature-extraction",)
 VARIANTS = {kind: [{"batch": n} for n in (16, 32)] for kind in ("fp32", "int8")}
 
 
-def modules(job: dict[str, Any], folder: Path) -> None:
-    """The checkpoint with the modules that make one vector of it."""
+def save_modules(job: dict[str, Any], folder: Path) -> None:
+    """The checkpoint with mean pooling and normalization."""
     from sentence_transformers import SentenceTransformer, models
 
     states = models.Transformer(job["checkpoint"])
     mean = models.Pooling(states.get_word_embedding_dimension(), "mean")
-    whole = SentenceTransformer(modules=[states, mean, models.Normalize()], device="cpu")
-    whole.save(str(folder))
+    model = SentenceTransformer(modules=[states, mean, models.Normalize()], device="cpu")
+    model.save(str(folder))
 
 
-def quantized(plain: Path, folder: Path) -> None:
+def quantize(plain: Path, folder: Path) -> None:
     import sentence_transformers as peer
 
     shutil.copytree(plain, folder, dirs_exist_ok=True)
@@ -39,13 +39,13 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     torch.set_num_threads(job["threads"])
     session = onnxruntime.SessionOptions()
     session.intra_op_num_threads = job["threads"]
-    folder = kept(job, "fp32", lambda made: modules(job, made))
+    folder = cached(job, "fp32", lambda out: save_modules(job, out))
     if job["variant"] == "int8":
         plain = folder
-        folder = kept(job, "int8", lambda made: quantized(plain, made))
+        folder = cached(job, "int8", lambda out: quantize(plain, out))
         file = next((folder / "onnx").glob("*int8*.onnx"))
-        given = {"file_name": f"onnx/{file.name}", "session_options": session}
-        model = SentenceTransformer(str(folder), backend="onnx", device="cpu", model_kwargs=given)
+        options = {"file_name": f"onnx/{file.name}", "session_options": session}
+        model = SentenceTransformer(str(folder), backend="onnx", device="cpu", model_kwargs=options)
     else:
         model = SentenceTransformer(str(folder), device="cpu")
     model.max_seq_length = job["max_length"]

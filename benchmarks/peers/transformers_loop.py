@@ -1,4 +1,4 @@
-"""PyTorch by hand: transformers models over batches sorted by length, in fp32 or autocast bf16."""
+"""A PyTorch loop: transformers models over batches sorted by length, in fp32 or autocast bf16."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,5 +21,5 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     kind = getattr(transformers, f"AutoModel{'For' if head else ''}{head}")
     model = kind.from_pretrained(job["checkpoint"], dtype=torch.float32).eval()
     bf16 = job["variant"] == "bf16"
-    timed: Callable[[dict[str, Any]], list[Any]] = loop(model, job, setting["batch"], bf16=bf16)
-    return timed
+    call: Callable[[dict[str, Any]], list[Any]] = loop(model, job, setting["batch"], bf16=bf16)
+    return call

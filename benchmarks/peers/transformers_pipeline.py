@@ -5,7 +5,7 @@ from typing import Any
 
 PACKAGES = ("torch", "transformers", "tokenizers")
 ENV = "transformers"
-# What a pipeline is called with, besides the job's options.
+# What each pipeline is called with besides the job's options.
 TASKS: dict[str, dict[str, Any]] = {
     "feature-extraction": {"return_tensors": True, "tokenize_kwargs": {"truncation": True}},
     "text-classification": {"truncation": True},
@@ -30,26 +30,26 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     pipe = transformers.pipeline(
         job["task"], job["checkpoint"], tokenizer=tokenizer, dtype=torch.float32, device="cpu"
     )
-    given = {**TASKS[job["task"]], **job["options"], "batch_size": setting["batch"]}
+    arguments = {**TASKS[job["task"]], **job["options"], "batch_size": setting["batch"]}
 
     def call(rows: dict[str, Any]) -> list[Any]:
         texts = rows[job["columns"][0]]
-        found = pipe(texts, **given)
+        results = pipe(texts, **arguments)
         if job["task"] != "feature-extraction":
-            return [answer(one) for one in found]
-        # The pipeline gives the states of the padding, too.
+            return [answer(result) for result in results]
+        # The pipeline also returns the states of padding.
         lengths = map(len, tokenizer(texts, truncation=True)["input_ids"])
-        pooled = [states[0, :n].mean(0) for states, n in zip(found, lengths, strict=True)]
+        pooled = [states[0, :n].mean(0) for states, n in zip(results, lengths, strict=True)]
         return list(torch.nn.functional.normalize(torch.stack(pooled)).tolist())
 
     return call
 
 
-def answer(found: Any) -> str:
+def answer(result: Any) -> str:
     """One row's label, best label, entities or text."""
-    if isinstance(found, dict):
-        one = found.get("label") or found.get("labels", [""])[0]
-        return str(one or next(iter(found.values())))
-    if found and "entity_group" not in found[0]:
-        return str(next(iter(found[0].values())))
-    return " ".join(f"{one['start']}-{one['end']}-{one['entity_group']}" for one in found)
+    if isinstance(result, dict):
+        label = result.get("label") or result.get("labels", [""])[0]
+        return str(label or next(iter(result.values())))
+    if result and "entity_group" not in result[0]:
+        return str(next(iter(result[0].values())))
+    return " ".join(f"{e['start']}-{e['end']}-{e['entity_group']}" for e in result)

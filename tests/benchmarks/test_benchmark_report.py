@@ -30,9 +30,7 @@ def opened(name: str) -> ModuleType:
 
 
 report = opened("report")
-sys.path.insert(0, str(BENCHMARKS))
 plots = opened("plots")
-sys.path.remove(str(BENCHMARKS))
 
 
 def contestant(seconds: list[float], **more: Any) -> dict[str, Any]:
@@ -52,7 +50,7 @@ def contestant(seconds: list[float], **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def result() -> dict[str, Any]:
-    """One workload with all there can be, one with little, one skipped."""
+    """One workload with every field, one with few, one skipped."""
     mixed = {
         "told": "texts | of <mixed> lengths",
         "task": "feature-extraction",
@@ -188,7 +186,7 @@ def test_a_page_gets_the_summary_between_its_markers(result: dict[str, Any]) -> 
     assert report.put_into(page, result) == page
 
 
-def test_what_has_no_figures_has_its_reason_in_one_line(result: dict[str, Any]) -> None:
+def test_an_entry_without_figures_has_its_reason_in_one_line(result: dict[str, Any]) -> None:
     lines = report.table(result).splitlines()
     assert "- translate-real: skipped, needs --models" in lines
     assert "- openvino bf16: skipped, this CPU has no bf16 arithmetic" in lines
@@ -205,26 +203,26 @@ def test_all_rows_of_a_table_have_as_many_cells_as_its_head(result: dict[str, An
             assert len(counts) == 1
 
 
-def test_plots_are_well_formed_and_told_in_words(result: dict[str, Any], tmp_path: Path) -> None:
+def test_plots_are_well_formed_and_labelled(result: dict[str, Any], tmp_path: Path) -> None:
     files = plots.plots(result, tmp_path)
     assert [file.name for file in files] == ["ratios.svg", "budget.svg", "stages.svg"]
-    said = {}
+    labels = {}
     for file in files:
         root = ElementTree.parse(file).getroot()
         assert root.tag == f"{SVG}svg"
-        said[file.stem] = [text.text for text in root.iter(f"{SVG}text")]
-    assert {"0.80 int8 †", "8.00 int8 †", "0.998 fp32", "quick bf16 †"} <= set(said["ratios"])
-    assert {"1 worker × 2 threads", "2 workers × 1 thread", "512", "1,024"} <= set(said["budget"])
-    assert {"tokenize", "1.70", "1.91 s"} <= set(said["stages"])
+        labels[file.stem] = [text.text for text in root.iter(f"{SVG}text")]
+    assert {"0.80 int8 †", "8.00 int8 †", "0.998 fp32", "quick bf16 †"} <= set(labels["ratios"])
+    assert {"1 worker × 2 threads", "2 workers × 1 thread", "512", "1,024"} <= set(labels["budget"])
+    assert {"tokenize", "1.70", "1.91 s"} <= set(labels["stages"])
 
 
 def test_bars_of_a_loss_have_another_colour(result: dict[str, Any], tmp_path: Path) -> None:
     ratios = result["workloads"]["encode-mixed"]["ratios"]
     svg = plots.plots(result, tmp_path)[0].read_text(encoding="utf-8")
     ratios["engine int8"]["quick bf16"]["median"] = 1.1
-    mended = plots.plots(result, tmp_path)[0].read_text(encoding="utf-8")
-    assert svg.count(plots._LOSS) == mended.count(plots._LOSS) + 1
-    assert svg.count(plots._WIN) == mended.count(plots._WIN) - 1
+    faster = plots.plots(result, tmp_path)[0].read_text(encoding="utf-8")
+    assert svg.count(plots._LOSS) == faster.count(plots._LOSS) + 1
+    assert svg.count(plots._WIN) == faster.count(plots._WIN) - 1
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.001, 1.0, 5000.0])
@@ -250,7 +248,7 @@ def test_names_are_escaped_in_plots(result: dict[str, Any], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "empty", [{}, {"workloads": {"ner": {"skipped": "why"}}}, {"workloads": {"ner": {}}}]
 )
-def test_a_result_of_nothing_is_no_error(empty: dict[str, Any], tmp_path: Path) -> None:
+def test_an_empty_result_is_no_error(empty: dict[str, Any], tmp_path: Path) -> None:
     assert report.table(empty).startswith("no date, unknown CPU")
     assert plots.plots(empty, tmp_path) == []
 
@@ -279,7 +277,7 @@ def test_the_command_writes_the_same_bytes_again(result: dict[str, Any], tmp_pat
     assert written[0]["cpu.md"].decode() == report.table(result)
 
 
-def test_a_result_that_cannot_be_read_is_told_without_a_traceback(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_read_gives_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "report.py"), str(tmp_path / "none.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

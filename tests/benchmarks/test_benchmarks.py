@@ -1,4 +1,4 @@
-"""The harness of the benchmarks, end to end, with peers made up for it."""
+"""The benchmarks' harness, end to end, with made-up peers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import own_corpus
 import pyarrow as pa
 import pytest
 import worker
-from answers import compared
-from contest import Entrant, contest, ratios
-from own_corpus import ENGINE, against
+from answers import compare
+from contest import ENGINE, Contestant, adapters, contest, ratios
 
 from engine.demo import BUNDLE
+from engine.demo.numerals import spanish
 from engine.errors import SettingsError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PEERS = sorted({*(BENCHMARKS / "peers").glob("[a-z]*.py")} - {ENGINE})
+PEERS = adapters(BENCHMARKS / "peers")
 ROWS = ["translate Spanish to Portuguese: siete", "translate Spanish to Portuguese: dos mil"]
 TRUE = ["sete", "dois mil"]
 FAKE = '''
-"""A peer made up for a test."""
+"""A made-up peer."""
 PACKAGES = ("pyarrow",)
 ENV = "none"
 TASKS = ("translation",)
@@ -80,32 +81,32 @@ def fake(tmp_path: Path) -> Path:
 
 
 def test_a_contest_end_to_end(job: dict[str, Any], fake: Path, tmp_path: Path) -> None:
-    mine = Entrant("engine fp32", ENGINE, "fp32", job=job)
+    ours = Contestant("engine fp32", ENGINE, "fp32", job=job)
     others = [
-        Entrant(f"fake {v}", fake, v, job={**job, "variant": v})
+        Contestant(f"fake {v}", fake, v, job={**job, "variant": v})
         for v in ("right", "wrong", "absent", "broken", "mute")
     ]
-    told: list[str] = []
+    lines: list[str] = []
     result = contest(
-        [mine, *others], tmp_path, rows=2, tokens=20, rounds=3, reference="engine fp32",
-        told=told.append,
+        [ours, *others], tmp_path, rows=2, tokens=20, rounds=3, reference="engine fp32",
+        progress=lines.append,
     )  # fmt: skip
-    found = result["contestants"]
-    assert list(found) == [
+    contestants = result["contestants"]
+    assert list(contestants) == [
         "engine fp32", "fake right", "fake wrong", "fake absent", "fake broken", "fake mute"
     ]  # fmt: skip
-    assert found["engine fp32"]["differs"] == found["fake right"]["differs"] == 0
-    assert found["fake wrong"]["differs"] == 1
-    assert found["fake absent"] == {"skipped": "no such arithmetic"}
-    assert found["fake broken"]["failed"].startswith("RuntimeError: out of luck")
-    assert found["fake mute"]["failed"].startswith("ArrowInvalid")
-    assert found["fake right"]["setting"] == {"pause": 0.0}
-    assert len(found["fake right"]["tried"]) == 2
-    assert all(len(found[name]["seconds"]) == 3 for name in list(found)[:3])
-    assert found["engine fp32"]["peak_bytes"] > 2**20
+    assert contestants["engine fp32"]["differs"] == contestants["fake right"]["differs"] == 0
+    assert contestants["fake wrong"]["differs"] == 1
+    assert contestants["fake absent"] == {"skipped": "no such arithmetic"}
+    assert contestants["fake broken"]["failed"].startswith("RuntimeError: out of luck")
+    assert contestants["fake mute"]["failed"].startswith("ArrowInvalid")
+    assert contestants["fake right"]["setting"] == {"pause": 0.0}
+    assert len(contestants["fake right"]["tried"]) == 2
+    assert all(len(contestants[name]["seconds"]) == 3 for name in list(contestants)[:3])
+    assert contestants["engine fp32"]["peak_bytes"] > 2**20
     assert list(result["ratios"]["engine fp32"]) == ["fake right", "fake wrong"]
     assert result["rounds"] == 3
-    assert any("round 3 of 3" in line for line in told)
+    assert any("round 3 of 3" in line for line in lines)
 
 
 def test_an_adapter_may_choose_its_settings_by_the_job(
@@ -115,15 +116,15 @@ def test_an_adapter_may_choose_its_settings_by_the_job(
         "def settings(job, variant):\n    return [{'pause': 0.0, 'for': job['task'] + variant}]\n"
     )
     fake.write_text(FAKE + chooses, encoding="utf-8")
-    one = Entrant("fake", fake, "right", job={**job, "variant": "right"})
+    one = Contestant("fake", fake, "right", job={**job, "variant": "right"})
     found = contest([one], tmp_path, rows=2, tokens=20, rounds=1)["contestants"]["fake"]
     assert found["setting"] == {"pause": 0.0, "for": "translationright"}
 
 
-def test_a_peer_that_ends_at_once_is_told_apart(job: dict[str, Any], tmp_path: Path) -> None:
+def test_a_peer_whose_process_ends_at_once_has_failed(job: dict[str, Any], tmp_path: Path) -> None:
     gone = tmp_path / "gone.py"
     gone.write_text("raise SystemExit(3)\n", encoding="utf-8")
-    result = contest([Entrant("gone", gone, "x", job=job)], tmp_path, rows=2, tokens=2, rounds=1)
+    result = contest([Contestant("gone", gone, "x", job=job)], tmp_path, rows=2, tokens=2, rounds=1)
     assert "its process ended" in result["contestants"]["gone"]["failed"]
     assert result["ratios"] == {}
 
@@ -132,55 +133,147 @@ def test_peers_in_the_same_environment(job: dict[str, Any], fake: Path, tmp_path
     (fake.parent / "elsewhere.py").write_text(
         FAKE.replace('("pyarrow",)', '("no-such-package",)'), encoding="utf-8"
     )
-    found = against(
-        bundle=BUNDLE, inputs=[Path(job["file"])], checkpoint=tmp_path, folder=fake.parent, rounds=1
+    found = own_corpus.compare_with_peers(
+        bundle=BUNDLE, file=Path(job["file"]), checkpoint=tmp_path, folder=fake.parent, rounds=1
     )
     assert found["contestants"]["elsewhere"] == {"skipped": "no-such-package is not installed"}
     assert found["contestants"]["engine fp32"]["differs"] == 0
     with pytest.raises(SettingsError, match="no adapters"):
-        against(bundle=BUNDLE, inputs=[Path(job["file"])], checkpoint=tmp_path, folder=tmp_path)
+        own_corpus.compare_with_peers(
+            bundle=BUNDLE, file=Path(job["file"]), checkpoint=tmp_path, folder=tmp_path
+        )
+
+
+def test_the_engine_is_no_peer_of_its_own() -> None:
+    assert ENGINE.is_file()
+    assert "engine" not in PEERS
+    assert "transformers_loop" in PEERS
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Path:
+    file = tmp_path / "numbers.jsonl"
+    rows = [json.dumps({"text": spanish(n)}) for n in range(40)]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    return file
+
+
+def own_corpus_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["own_corpus.py", *map(str, arguments)])
+    own_corpus.main()
+
+
+def test_peers_get_the_rows_of_your_own(
+    numbers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call: dict[str, Any] = {}
+
+    def compare_with_peers(**arguments: Any) -> dict[str, Any]:
+        rows = pa.ipc.open_file(pa.OSFile(str(arguments["file"]))).read_all()["text"].to_pylist()
+        call.update(arguments, rows=rows)
+        arguments["progress"]("peer fp32 is loading")
+        figures = {"rows_per_second": 5.0, "tokens_per_second": 50.0, "differs": 0}
+        return {
+            "reference": "engine fp32",
+            "contestants": {
+                "engine fp32": {"seconds": [1.0, 2.0], **figures},
+                "peer fp32": {"seconds": [3.0, 6.0], **figures, "differs": 2},
+                "peer bf16": {"skipped": "this CPU has no bf16"},
+                "other fp32": {"failed": "it broke\nhint: look"},
+            },
+            "ratios": {"engine fp32": {"peer fp32": {"median": 3.0, "rounds": [3.0, 3.0]}}},
+        }
+
+    monkeypatch.setattr(own_corpus, "compare_with_peers", compare_with_peers)
+    arguments = [BUNDLE, numbers, "--limit", 7, "--rounds", 1, "--peers", tmp_path]
+    arguments += ["--checkpoint", tmp_path, "--option", "max_new_tokens=4"]
+    own_corpus_main(monkeypatch, *arguments)
+    printed = capsys.readouterr()
+    assert call["bundle"] == BUNDLE
+    assert call["rows"] == [spanish(n) for n in range(7)]
+    assert (call["checkpoint"], call["folder"], call["rounds"]) == (tmp_path, tmp_path, 1)
+    assert (call["max_length"], call["options"]) == (0, {"max_new_tokens": 4})
+    assert 7 < call["tokens"] <= 7 * 4
+    assert "peer fp32 is loading" in printed.err
+    lines = {line.split("  ")[0]: line for line in printed.out.splitlines()}
+    assert lines["peer fp32"].split()[2:] == ["4.50", "5.0", "50", "2", "3.00×", "as", "fast"]
+    assert lines["peer bf16"].endswith("skipped: this CPU has no bf16")
+    assert lines["other fp32"].endswith("failed: it broke")
+    own_corpus_main(monkeypatch, *arguments, "--json")
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["contestants"]["peer fp32"]["differs"] == 2
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--checkpoint", "nowhere"], "--checkpoint is 'nowhere', which is not a folder"),
+        (["--peers", "nowhere"], "--peers is 'nowhere', which is not a folder"),
+        (["--option", "num_beams"], "--option is 'num_beams'"),
+        (["--option", "targets=a"], "'targets'"),
+    ],
+)
+def test_a_wrong_argument_ends_with_a_hint(
+    wrong: list[str],
+    message: str,
+    numbers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [BUNDLE, numbers, "--checkpoint", tmp_path, "--peers", tmp_path, *wrong]
+    with pytest.raises(SystemExit) as ended:
+        own_corpus_main(monkeypatch, *arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "hint: " in printed
 
 
 def test_answers_that_differ_are_counted() -> None:
-    assert compared(["a", "b"], ["a", "c"]) == {"differs": 1, "cosine": None}
-    assert compared(["a", "b"], ["a"])["differs"] == 1
+    assert compare(["a", "b"], ["a", "c"]) == {"differs": 1, "cosine": None}
+    assert compare(["a", "b"], ["a"])["differs"] == 1
     near, far, none = [1.0, 0.001], [0.0, 1.0], [float("nan"), 0.0]
-    found = compared([[1.0, 0.0]] * 4, [near, far, none, [1.0]])
+    found = compare([[1.0, 0.0]] * 4, [near, far, none, [1.0]])
     assert found["differs"] == 3
 
 
-def test_ratios_are_taken_round_by_round() -> None:
+def test_ratios_are_computed_round_by_round() -> None:
     seconds = {"engine fp32": [1.0, 2.0, 4.0], "peer": [2.0, 2.0, 2.0]}
     assert ratios(seconds) == {"engine fp32": {"peer": {"median": 1.0, "rounds": [2.0, 1.0, 0.5]}}}
 
 
-@pytest.mark.parametrize("file", PEERS, ids=lambda file: file.stem)
-def test_an_adapter_is_small_and_whole(file: Path) -> None:
+@pytest.mark.parametrize("file", PEERS.values(), ids=PEERS)
+def test_an_adapter_is_small_and_complete(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
-    module = worker.opened(file)
+    module = worker.load_adapter(file)
     assert callable(module.load)
     assert module.PACKAGES
-    assert set(module.TASKS) <= set(worker.opened(ENGINE).TASKS)
+    assert set(module.TASKS) <= set(worker.load_adapter(ENGINE).TASKS)
     assert (BENCHMARKS / "envs" / f"{module.ENV}.txt").is_file()
     assert all(1 <= len(settings) <= 4 for settings in module.VARIANTS.values())
 
 
 def test_openvino_decodes_in_one_worker() -> None:
-    module = worker.opened(BENCHMARKS / "peers/openvino.py")
+    module = worker.load_adapter(BENCHMARKS / "peers/openvino.py")
     chosen = {
         t: module.settings({"task": t}, "fp32") for t in ("translation", "token-classification")
     }
-    workers = {task: {setting["workers"] for setting in own} for task, own in chosen.items()}
+    workers = {task: {each["workers"] for each in settings} for task, settings in chosen.items()}
     assert workers == {"translation": {1}, "token-classification": {2}}
 
 
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "envs").glob("*.txt")), ids=lambda f: f.stem)
 def test_environments_are_pinned(file: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()
-    wanted = [line for line in lines if line and not line.startswith(("#", "-"))]
-    assert wanted
-    assert all(re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.+]+", line) for line in wanted)
+    requirements = [line for line in lines if line and not line.startswith(("#", "-"))]
+    assert requirements
+    assert all(re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.+]+", r) for r in requirements)
 
 
 @pytest.fixture
@@ -201,15 +294,15 @@ def test_texts_have_the_lengths_they_say(prepare: Any) -> None:
     assert min(drawn) >= 4
     assert max(drawn) <= 60
     assert 17 < sorted(drawn)[250] < 23
-    made = prepare.texts.cut(prepare.texts.words([]), drawn)
-    assert [len(text.split()) for text in made] == drawn
+    texts = prepare.texts.cut(prepare.texts.words([]), drawn)
+    assert [len(text.split()) for text in texts] == drawn
 
 
 @pytest.mark.parametrize("kind", ["t5", "gpt2"])
 def test_a_checkpoint_that_counts_down_ends_where_it_should(
     prepare: Any, tmp_path: Path, kind: str
 ) -> None:
-    """Two layers of it; the rest is the same."""
+    """With two layers; the rest is the same."""
     import workloads
     from transformers import (
         AutoModelForCausalLM,
@@ -222,7 +315,9 @@ def test_a_checkpoint_that_counts_down_ends_where_it_should(
     patched = pytest.MonkeyPatch()
     small = {"num_layers": 2, "num_decoder_layers": 2} if kind == "t5" else {"n_layer": 2}
     config = T5Config if kind == "t5" else GPT2Config
-    patched.setattr(f"transformers.{config.__name__}", lambda **given: config(**given, **small))
+    patched.setattr(
+        f"transformers.{config.__name__}", lambda **settings: config(**settings, **small)
+    )
     sources = prepare.Sources(tmp_path)
     lengths = sorted(prepare.texts.Lengths(12, 0.5, 4, 30).draw(prepare.models.SENTINELS, 0))
     folder = prepare._checkpoint(kind, lengths, sources)
@@ -233,11 +328,11 @@ def test_a_checkpoint_that_counts_down_ends_where_it_should(
     auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
     model = auto.from_pretrained(folder).eval()
     for beams in (1, 4):
-        for row, wanted in zip(rows, outputs, strict=True):
-            given = tokenizer(row, return_tensors="pt")
-            made = model.generate(**given, max_new_tokens=64, num_beams=beams, do_sample=False)
-            start = 1 if kind == "t5" else given.input_ids.shape[1]
-            assert made.shape[1] - start == wanted
+        for row, length in zip(rows, outputs, strict=True):
+            inputs = tokenizer(row, return_tensors="pt")
+            tokens = model.generate(**inputs, max_new_tokens=64, num_beams=beams, do_sample=False)
+            start = 1 if kind == "t5" else inputs.input_ids.shape[1]
+            assert tokens.shape[1] - start == length
 
 
 @pytest.fixture
@@ -255,18 +350,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured_on(device: str, gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Small shapes, one round: every part."""
+    """Every part, with small shapes and one round."""
     out = work.with_name(f"{device}.json")
-    given = ["--device", device, "--quick", "--rounds", "1", "--work", str(work)]
-    monkeypatch.setattr(sys, "argv", ["gpu.py", *given, "--out", str(out)])
+    arguments = ["--device", device, "--quick", "--rounds", "1", "--work", str(work)]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments, "--out", str(out)])
     gpu.main()
     return json.loads(out.read_text())
 
 
-def test_the_command_for_a_gpu_runs_through_on_a_cpu(
+def test_the_command_for_a_gpu_works_on_a_cpu(
     gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With torch and transformers beside it."""
+    """Against torch and transformers."""
     found = measured_on("cpu", gpu, work, monkeypatch)
     assert "greedy tokens/s: " in capsys.readouterr().out
     assert found["ran"]["provider"] == "CPUExecutionProvider"
@@ -279,15 +374,15 @@ def test_the_command_for_a_gpu_runs_through_on_a_cpu(
     reached = {one["what"]: one["reached"] for one in found["targets"]}
     for what in ("greedy rows equal to fp32 on the CPU", "worst cosine to fp32", "labels equal"):
         assert reached[what] is True
-    # Nothing is said of what did not take part.
+    # What was not measured has no verdict.
     assert reached["BERT-base at 128, share of the peak"] is None
     assert work.joinpath("quick/t5-small/fp16/encoder.packed.onnx").exists()
 
 
-def test_the_command_for_a_gpu_runs_through_on_the_one_that_is_not_there(
+def test_the_command_for_a_gpu_works_on_a_fake_one(
     gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By itself: torch does not know of that GPU."""
+    """Without peers: torch does not see the fake GPU."""
     from support.fake_cuda import H100, carried, pretend
 
     from engine.bundle import format as bundle_format
@@ -313,7 +408,7 @@ def test_the_command_for_a_gpu_runs_through_on_the_one_that_is_not_there(
     assert {e["run_against_session"] is not None for e in found["encode"]} == {True}
 
 
-def test_an_adapter_is_not_taken_for_its_package(
+def test_an_adapter_is_not_mistaken_for_its_package(
     gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.joinpath("no_such_package.py").touch()
@@ -329,7 +424,7 @@ def test_a_run_end_to_end_lasts_a_while(gpu: Any, monkeypatch: pytest.MonkeyPatc
     assert gpu._copies(lambda: None) == 1
 
 
-def test_ratios_of_a_gpu_s_figures(gpu: Any) -> None:
+def test_ratios_of_the_gpu_s_figures(gpu: Any) -> None:
     seconds = {"torch": [3.0, 2.0, 4.0], "session": [1.0, 1.0, 2.0]}
     assert gpu._ratio(seconds, "torch", "session") == 2.0
     assert gpu._ratio(seconds, "ctranslate2", "session") is None
