@@ -24,11 +24,9 @@ in `backend`, pyarrow's and the file system's in `source` and `sink`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-# Characters of a message that goes from process to process: a line of JSON is written at one go,
-# whichever thread writes it, as long as it has no more than 4,096 (PIPE_BUF).
-_LINE = 1024
+# Characters of each text of an error that travels between processes.
+_LONGEST = 1024
 
 
 class EngineError(Exception):
@@ -120,20 +118,21 @@ class Stopped(EngineError):
     exit_code = 75
 
 
-def told(error: BaseException) -> dict[str, Any]:
-    """An error as JSON values; one that was not raised on purpose by its class and place."""
+def to_dict(error: BaseException) -> dict[str, str | int]:
+    """An error as plain values, to travel between processes; a bug of ours as a BackendError that
+    names its class."""
     if not isinstance(error, EngineError):
-        message = f"{type(error).__name__}: {error}"[:_LINE]
+        message = f"{type(error).__name__}: {error}"[:_LONGEST]
         return {"kind": "BackendError", "message": message, "hint": "please report it"}
-    own = {n: v for n, v in vars(error).items() if isinstance(v, (str, int))}
-    texts = {n: v[:_LINE] if isinstance(v, str) else v for n, v in own.items()}
-    return {"kind": type(error).__name__, **texts}
+    fields = {n: v for n, v in vars(error).items() if isinstance(v, (str, int))}
+    cut = {n: v[:_LONGEST] if isinstance(v, str) else v for n, v in fields.items()}
+    return {"kind": type(error).__name__, **cut}
 
 
-def from_dict(said: Mapping[str, Any]) -> EngineError:
-    """The error that was told."""
-    kind: Any = globals().get(str(said["kind"]), BackendError)
-    error: EngineError = kind.__new__(kind)
-    EngineError.__init__(error, str(said["message"]), str(said.get("hint", "")))
-    vars(error).update({n: v for n, v in said.items() if n != "kind"})
+def from_dict(fields: Mapping[str, str | int]) -> EngineError:
+    """The error that `to_dict` described."""
+    kind: type[EngineError] = globals().get(str(fields["kind"]), BackendError)
+    error = kind.__new__(kind)
+    EngineError.__init__(error, str(fields["message"]), str(fields.get("hint", "")))
+    vars(error).update({n: v for n, v in fields.items() if n != "kind"})
     return error

@@ -160,7 +160,7 @@ def sample(
         BundleError: Not a bundle.
     """
     folder = bundle_format.load(bundle)
-    config = coordinator.settle(folder, {"text": tuple(text), "limit": limit, **settings})
+    config = coordinator.resolve_config(folder, {"text": tuple(text), "limit": limit, **settings})
     columns = tasks.columns(tasks.find(folder.description.task), config.text)
     found = data.find(list(inputs))
     sizes = {"split_size": config.split_size, "window": config.window, "limit": config.limit}

@@ -1,119 +1,166 @@
-"""One process for each GPU, and the lines of JSON that go between them and the run.
+"""Processes of a run, and the messages between it and them.
 
-    run -> process    {"header": ...} first; then an answer to each `ask`: {"split": ...}, null for
-                      no more
-    process -> run    {"ask": true}, {"ran": ...}, {"committed": part}, {"counts": ..., "seconds":
-                      ..., "rejected": ...}, {"failed": ...}; {"done": true} last
+The run starts a module's `main` in a process of its own (`ChildProcess`), tells it things and hears
+what it says; `main` does the same from the other end (`ChildChannel`). Messages are pickles, which
+copy large arrays at the speed of memory, through pipes that nobody else can write to.
 
-A process that ends without its last line has failed, whatever ended it; one whose input ends stops,
-so that none outlives its run. Each has a session of its own: Ctrl-C reaches the run, which tells
-them.
+A process ends when its input does, so that none outlives its run. One whose output ends when a
+message is due has failed, whatever ended it. Each has a session of its own: Ctrl-C reaches the run,
+which ends its processes.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
+import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import Any
 
-from engine.errors import BackendError, Stopped, from_dict, told
-from engine.runner.threads import ended
+from engine.errors import BackendError, Stopped, from_dict, to_dict
 
-Message = Mapping[str, Any]
+_PATIENCE_SECONDS = 20.0
 
 
-class Process:
-    """One of them.
+@dataclass(frozen=True)
+class _Failure:
+    """A message that `hear` raises as an error."""
+
+    fields: Mapping[str, str | int]
+
+
+class ChildProcess:
+    """A process, seen from the run.
 
     Args:
-        device: What it computes on; for messages.
-        code: Python that begins it.
-        header: What it is told first.
+        module: The module whose `main` it runs.
+        settings: What it is told first.
+        name: What it is called in messages, such as "the process for cuda:1".
+        hint: How to go on should it end by itself, as the system ends one for want of memory.
+        env: Changes to the environment.
     """
 
-    def __init__(self, device: str, code: str, header: Message) -> None:
-        self.device, self.over = device, False
+    def __init__(
+        self, module: str, settings: object, *, name: str, hint: str, env: Mapping[str, str] = {}
+    ) -> None:
+        self._name, self._hint = name, hint
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            [sys.executable, "-c", f"from {module} import main; main()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **env},
         )  # fmt: skip
-        self.tell({"header": header})
-
-    def tell(self, message: Message) -> None:
-        """Say something; one that is gone is found out when it is heard."""
         assert self._process.stdin
-        with suppress(OSError):
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+        assert self._process.stdout
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self.tell(settings)
 
-    def heard(self) -> Iterator[Message]:
-        """What it says, to its end.
+    def tell(self, message: object) -> None:
+        """Send a message; that the process is gone shows when it is heard."""
+        with suppress(OSError):
+            pickle.dump(message, self._stdin, protocol=5)
+            self._stdin.flush()
+
+    def has_message(self) -> bool:
+        """Whether `hear` would return at once, be it because the process is gone."""
+        poll = select.poll()
+        poll.register(self._stdout)
+        return bool(poll.poll(0))
+
+    def hear(self) -> Any:
+        """The next message, waited for.
 
         Raises:
-            EngineError: What it failed with.
-            BackendError: It ended without a word.
+            EngineError: What the process failed with.
+            BackendError: The process ended by itself.
         """
-        assert self._process.stdout
-        for line in self._process.stdout:
-            message = json.loads(line)
-            if failed := message.get("failed"):
-                raise from_dict(failed)
-            self.over = self.over or "done" in message
-            yield message
-        if not self.over:
+        try:
+            message = pickle.load(self._stdout)
+        except Exception as error:  # half a pickle raises anything
+            self.kill()
             raise BackendError(
-                f"the process for {self.device} ended by itself, exit code {self._process.wait()}",
-                "the system may be out of memory; run the same command again to go on",
-            )
+                f"{self._name} ended by itself, exit code {self._process.wait()}", self._hint
+            ) from error
+        if isinstance(message, _Failure):
+            raise from_dict(message.fields)
+        return message
 
-    def end(self) -> None:
-        """Have it stop, and wait until it has."""
-        ended(self._process)
+    def messages(self) -> Iterator[Any]:
+        """The messages up to None, which says that the process has done its work; see `hear`."""
+        while (message := self.hear()) is not None:
+            yield message
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._process.kill()
+
+    def close_input(self) -> None:
+        """Have the process end by itself."""
+        with suppress(OSError):  # it may be gone already, with something left to say to it
+            self._stdin.close()
+
+    def wait(self) -> None:
+        """Wait until the process has ended; one that does not is killed."""
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stdout.close()
+
+
+def end(processes: Sequence[ChildProcess]) -> None:
+    """End processes and wait until all of them have."""
+    for process in processes:
+        process.close_input()
+    for process in processes:
+        process.wait()
 
 
 class ChildChannel:
-    """The other end: what a process says and is told."""
+    """The run, seen from a process."""
 
     def __init__(self) -> None:
-        # Whatever else prints must not come between.
-        self._out = os.dup(1)
+        # Whatever else prints must not come between the messages.
+        self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
-        self._in: IO[str] = sys.stdin
+        self._lock = threading.Lock()
 
-    def hear(self) -> Message:
+    def hear(self) -> Any:
         """The next message.
 
         Raises:
             Stopped: The run is gone.
         """
-        if not (line := self._in.readline()):
-            raise Stopped("the run has ended")
-        message: Message = json.loads(line)
-        return message
+        try:
+            return pickle.load(sys.stdin.buffer)
+        except (EOFError, pickle.UnpicklingError) as error:  # a killed run leaves half a message
+            raise Stopped("the run has ended") from error
 
-    def tell(self, **message: Any) -> None:
-        """Say something, from any thread."""
-        os.write(self._out, (json.dumps(message, default=str) + "\n").encode())
+    def tell(self, message: object) -> None:
+        """Send a message, from any thread.
+
+        Raises:
+            Stopped: The run is gone.
+        """
+        try:
+            with self._lock:
+                pickle.dump(message, self._out, protocol=5)
+                self._out.flush()
+        except OSError as error:
+            raise Stopped("the run has ended") from error
 
     @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Say whether the body, which is all that this process does, came to its end."""
+    def reporting(self) -> Iterator[None]:
+        """Tell the run what the body fails with, and go on; nothing where the run is gone."""
         try:
             yield
+        except Stopped:
+            return
         except BaseException as error:  # whatever it is, the run must hear of it
-            with suppress(OSError):  # the run is gone, too
-                self.tell(failed=told(error))
-        else:
-            self.tell(done=True)
-
-    def asked(self) -> Iterator[Message]:
-        """Ask for splits until there are none."""
-        while True:
-            self.tell(ask=True)
-            if (split := self.hear()["split"]) is None:
-                return
-            yield split
+            with suppress(Stopped):
+                self.tell(_Failure(to_dict(error)))

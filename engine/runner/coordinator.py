@@ -1,9 +1,10 @@
-"""Joins the stages into a run over a corpus.
+"""A run over a corpus: plans it, has workers answer its splits, counts and reports.
 
-    splits ─► rows ─► encoded ─► batches ─► outputs ─► answers ─► part file ─► manifest entry
+    inputs ─► splits ─► assignments ─► worker ─► committed parts ─► report
+    data      fingerprint, manifest    worker    manifest           report
 
-`Run._answers` reads like the first five arrows, `Run._write` like the last two. With several GPUs
-`fleet` has a process for each do both.
+A worker does the rest (`worker`), in this process or, on several GPUs, in one of its own each
+(`multi_gpu`). `messages` has what they tell each other.
 """
 
 from __future__ import annotations
@@ -13,43 +14,41 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
-from engine.bundle.batching import rows_ended
 from engine.core.config import RunConfig, check_names
 from engine.core.hardware import cores
-from engine.core.telemetry import Progress, Telemetry
-from engine.core.types import Answers, Batch, Encoded, Output, Rows, Split
+from engine.core.telemetry import Progress
 from engine.data import writers
-from engine.errors import (
-    ColumnError,
-    DeviceError,
-    InputError,
-    SettingsError,
-    Stopped,
-    TooManyRejects,
-)
-from engine.pipeline import Bundle, Stages
+from engine.errors import DeviceError, SettingsError, Stopped, TooManyRejects
+from engine.pipeline import Bundle
 from engine.runner import fingerprint, multi_gpu
-from engine.runner.manifest import Entry, Manifest, total
-from engine.runner.part import PartWriter
-from engine.runner.report import Report
-from engine.runner.threads import Overlap
-from engine.runner.tokenizer_pool import TokenizerPool, WorkerConfig
-from engine.runtime.device import ALL, devices, gpu, passed_over
+from engine.runner.manifest import Manifest
+from engine.runner.messages import (
+    Assignment,
+    Committed,
+    Counts,
+    Message,
+    Opened,
+    RowsRead,
+    WorkerSettings,
+)
+from engine.runner.progress import ProgressMeter, total
+from engine.runner.report import Report, notes
+from engine.runner.worker import Worker
+from engine.runtime.device import ALL, devices, gpu
 
 MAX_WORKERS = 4
 # Processes that tokenize for a GPU, one for every two cores: each gives 1 to 2 million tokens a
 # second then, and can hand over several times that.
 GPU_TOKENIZERS = 8
-_PROGRESS_SECONDS = 0.25
 
 
 def run(
@@ -63,8 +62,8 @@ def run(
     """Answer a corpus: inputs in, part files out, resumable.
 
     Args:
-        model: A bundle's folder, with the settings that `engine tune` found for it on this machine
-            unless others are given; or a loaded bundle.
+        model: A bundle's folder, which brings the settings that `engine tune` measured on this
+            machine; or a loaded bundle.
         inputs: Files, folders or globs.
         out: The output folder; made if missing, continued if it holds this very run.
         on_progress: Called a few times a second from the calling thread.
@@ -78,18 +77,18 @@ def run(
         Stopped: Interrupted (SIGINT); the same call goes on.
     """
     folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
-    config = settle(folder, settings)
+    config = resolve_config(folder, settings)
     if not isinstance(model, Bundle):
         config = tuned.applied(folder.path, config, gpu(devices(config.device)[0]))
     files = data.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
     manifest = Manifest(Path(out))
-    files = fingerprint.inputs_apart(files, manifest.out)
+    files = fingerprint.inputs_outside(files, manifest.out)
     with manifest.held():
-        return Run(model, folder, config, files, manifest, on_progress).execute()
+        return Coordinator(model, folder, config, files, manifest, on_progress).run()
 
 
-def settle(folder: bundle_format.BundleFolder, settings: dict[str, Any]) -> RunConfig:
-    """Engine settings and task options told apart and validated, before anything is opened.
+def resolve_config(folder: bundle_format.BundleFolder, settings: dict[str, Any]) -> RunConfig:
+    """Validated settings, the task's options set apart, before anything is opened.
 
     Raises:
         SettingsError: A name is unknown or a value out of range.
@@ -105,8 +104,17 @@ def settle(folder: bundle_format.BundleFolder, settings: dict[str, Any]) -> RunC
     return dataclasses.replace(config, text=tuple(column.name for column in columns))
 
 
-class Run:
-    """One execution: what stays the same for its whole length, so that its steps can be short."""
+class Coordinator:
+    """One run: hands out its splits, counts what workers tell, and reports.
+
+    Args:
+        model: The bundle's folder, or the bundle where it is loaded already.
+        folder: The bundle's description.
+        config: Settings of the run.
+        files: The input files.
+        manifest: Of the output folder, which this process holds.
+        on_progress: As for `run`.
+    """
 
     def __init__(
         self,
@@ -118,120 +126,55 @@ class Run:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.model, self.folder, self.config, self.manifest = model, folder, config, manifest
-        self.on_progress = on_progress
-        self.on_commit: Callable[[str], None] | None = None
         self.devices = _devices(model, config)
         self.device = self.devices[0] if len(self.devices) == 1 else ALL
-        self.run_json = fingerprint.of_run(folder, config, self.device)
-        self.seen = {file: fingerprint.of_file(file) for file in files}
+        self.record = fingerprint.run_record(folder, config, self.device)
+        self.file_states = {file: fingerprint.file_state(file) for file in files}
         self.splits = list(data.plan(files, config.split_size))
         self.parts = {s: writers.part_name(s.ordinal, s.name, config.format) for s in self.splits}
-        self.sizes, self.sized_in_rows = _sizes(self.splits) if on_progress else ({}, False)
+        self.progress = ProgressMeter(self.splits, on_progress)
         self.rows_left = config.limit or sys.maxsize
-        self.telemetry = Telemetry()
-        self.overlap = Overlap()
-        self.encoders: TokenizerPool | None = None
         self.rejected: Counter[str] = Counter()
-        self.rejected_before = 0
-        self.reading: dict[Split, dict[str, Any]] = {}
-        self.part: PartWriter | None = None
+        self.rejected_before = self.skipped = 0
         self.ran: dict[str, Any] = {}
-        self.skipped = self.written = self.size_done = self.rows_written = 0
-        self.progress_at = 0.0
+        self._latest: dict[int, Counts] = {}
 
-    @classmethod
-    def joined(cls, model: str, config: RunConfig, out: str, run_json: dict[str, Any]) -> Run:
-        """A part of a run that has taken the output folder already: it has no splits but those
-        that `answer` is given."""
-        run = cls(model, bundle_format.load(model), config, [], Manifest(Path(out)), None)
-        run.run_json = run_json
-        return run
-
-    def execute(self) -> Report:
+    def run(self) -> Report:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
         parts = set(self.parts.values())
-        self.manifest.begin(self.run_json, parts, overwrite=self.config.overwrite)
+        self.manifest.begin(self.record, parts, overwrite=self.config.overwrite)
+        assignments = self._assignments()
         try:
-            self._compute()
+            if first := next(assignments, None):
+                self._answer(chain([first], assignments))
         except KeyboardInterrupt as error:
             raise Stopped(
-                f"stopped with {self.skipped + self.written} of {len(self.splits)} parts finished",
+                f"stopped with {self.progress.finished} of {len(self.splits)} parts finished",
                 "run the same command again to go on",
             ) from error
-        finally:
-            self.close()
         return self._report()
 
-    def close(self) -> None:
-        """End every thread and process of this run."""
-        self.overlap.close()
-        if self.encoders:
-            self.encoders.close()
+    def receive(self, number: int, message: Message) -> None:
+        """Take what a worker tells, from any of its threads.
 
-    def _compute(self) -> None:
-        todo = self._todo()
-        if (first := next(todo, None)) is None:
-            return
-        if len(self.devices) > 1:
-            multi_gpu.share(self, chain([first], todo))
-        else:
-            self.answer(chain([first], todo))
+        Raises:
+            TooManyRejects: More rows are bad than are allowed.
+        """
+        match message:
+            case Opened(ran):
+                self.ran = {**ran, "device": self.device}
+            case RowsRead(rows, rejected, first_bad):
+                self._spend(rows)
+                if rejected:
+                    self.rejected.update(rejected)
+                    self._check_rejects(first_bad)
+            case Committed(split, rows_out):
+                self.progress.finish(split, rows_out)
+            case Counts():
+                self._latest[number] = message
+                self.progress.show(total(self._latest.values()), self.rejected.total())
 
-    def answer(self, splits: Iterator[Split]) -> None:
-        """Answer splits on this run's device, part by part."""
-        try:
-            for window in self._answers(self._stages(), splits):
-                with self.telemetry.timed("write"):
-                    self._write(window)
-        finally:
-            if self.part:
-                self.part.abandon()
-
-    def _answers(self, stages: Stages, splits: Iterator[Split]) -> Iterator[Answers]:
-        """The pipeline. Windows read, encoded, or answered and waiting: at most 2 of each, besides
-        those that are being encoded."""
-        overlap, workers = self.overlap, self.workers()
-        rows = overlap.ahead(self._read(stages, splits), 2)
-        encoded = overlap.ahead(self._encoded(stages, rows), 2)
-        batches = self._cut(stages, encoded)
-        # Batches submitted or being computed: at most 3 for each worker.
-        outputs = overlap.ordered(self._infer(stages), batches, workers, depth=3 * workers)
-        return overlap.last(self._finish(stages, overlap.ahead(outputs, workers)), 2, self.tick)
-
-    def workers(self) -> int:
-        """Batches computed at a time, on each device."""
-        if self.config.workers:
-            return self.config.workers
-        if self.device != "cpu":
-            # One batch is made ready while the other is computed; a decoder's rows come and go.
-            return 1 if self.folder.description.model_config.decoder else 2
-        return 1 if isinstance(self.model, Bundle) else min(MAX_WORKERS, cores())
-
-    def tokenizers(self) -> int:
-        """Processes that tokenize; 0 where this one does."""
-        if self.config.tokenizers or self.device == "cpu":
-            return self.config.tokenizers
-        return min(GPU_TOKENIZERS, max(1, cores() // (2 * len(self.devices))))
-
-    def _stages(self) -> Stages:
-        config, model = self.config, self.model
-        if not isinstance(model, Bundle):
-            threads = config.threads or max(1, cores() // self.workers())
-            model = Bundle.load(
-                model, device=self.devices[0], threads=threads, gpu_memory=config.gpu_memory
-            )
-        self.ran = dict(model.backend.ran)
-        return model.stages(
-            config.options,
-            batch_tokens=config.batch_tokens,
-            max_length=config.max_length,
-            workers=self.workers(),
-            dedupe=config.dedupe,
-            stopped=self.overlap.stopping.is_set,
-            count=self.telemetry.add,
-        )
-
-    def _todo(self) -> Iterator[Split]:
+    def _assignments(self) -> Iterator[Assignment]:
         """Splits that are not finished, their bytes hashed on the way, up to the limit of rows."""
         for split in self.splits:
             part = self.parts[split]
@@ -240,224 +183,85 @@ class Run:
                 if self.manifest.entry(part):
                     self.manifest.forget(part)
                 continue
-            taken = fingerprint.of_split(split, self.rows_left if self.config.limit else 0)
-            entry = self.manifest.done(part, self.run_json["fingerprint"], taken)
+            limit = self.rows_left if self.config.limit else 0
+            input_record = fingerprint.input_record(split, limit)
+            entry = self.manifest.done(part, self.record["fingerprint"], input_record)
             if entry is None:
-                self.reading[split] = taken
-                yield split
+                self.progress.assign(split)
+                yield Assignment(split, part, input_record, self.file_states[split.path])
             else:
                 self.skipped += 1
-                self.size_done += self.sizes.get(split, 0)
+                self.progress.finish(split, 0)
                 self.rejected_before += entry.counts["rows_rejected"]
                 self._spend(entry.counts["rows_in"])
+
+    def _answer(self, assignments: Iterator[Assignment]) -> None:
+        """Have one worker for each device answer the splits."""
+        workers = [self._worker_settings(device) for device in self.devices]
+        if len(workers) > 1:
+            multi_gpu.answer(workers, assignments, self.receive)
+            return
+        model = self.model if isinstance(self.model, Bundle) else None
+        with closing(Worker(workers[0], partial(self.receive, 0), model)) as worker:
+            worker.answer(assignments)
+
+    def _worker_settings(self, device: str) -> WorkerSettings:
+        config = _sized(
+            self.config,
+            self.device,
+            len(self.devices),
+            decoder=self.folder.description.model_config.decoder is not None,
+            loaded=isinstance(self.model, Bundle),
+        )
+        return WorkerSettings(
+            self.folder.path, self.manifest.out, device, config, self.record["fingerprint"]
+        )
 
     def _spend(self, rows: int) -> None:
         if self.config.limit:
             self.rows_left -= rows
 
-    def _read(self, stages: Stages, splits: Iterator[Split]) -> Iterator[Rows]:
-        config = self.config
-        inputs = tasks.columns(stages.task, config.text)
-        window = min(config.window, stages.task.window(stages.context.options))
-        for split in splits:
-            limit = self.rows_left if config.limit else 0
-            windows = data.read(split, inputs=inputs, keep=config.keep, window=window, limit=limit)
-            for rows in self.telemetry.each("read", windows):
-                _check_names(rows, stages.schema)
-                self._count_rejects(rows)
-                self._spend(len(rows) + len(rows.rejects.rows))
-                if rows.last and fingerprint.of_file(split.path) != self.seen[split.path]:
-                    raise InputError(f"{split.path}: changed during the run", "run again")
-                yield rows
-
-    def _count_rejects(self, rows: Rows) -> None:
-        if not (bad := data.first_bad(rows)):
-            return
-        if self.config.on_error == "fail":
-            raise bad
-        self.rejected.update(rows.rejects.codes)
-        self.check_rejects(f"; the first in the latest stretch is row {bad.row} of {bad.path}")
-
-    def check_rejects(self, where: str = "") -> None:
-        """See that there are no more bad rows than are allowed.
-
-        Raises:
-            TooManyRejects: There are.
-        """
-        most, found = self.config.max_rejects, self.rejected_before + self.rejected.total()
-        if 0 <= most < found:
-            listed = ", ".join(f"{code} {n}" for code, n in self.rejected.most_common())
+    def _check_rejects(self, first_bad: str) -> None:
+        allowed, rejected = self.config.max_rejects, self.rejected_before + self.rejected.total()
+        if 0 <= allowed < rejected:
+            reasons = ", ".join(f"{code} {n}" for code, n in self.rejected.most_common())
+            where = f"; the first of the latest window is {first_bad}" if first_bad else ""
             raise TooManyRejects(
-                f"{found} bad rows, and at most {most} are allowed ({listed}){where}",
+                f"{rejected} bad rows, and at most {allowed} are allowed ({reasons}){where}",
                 "fix the input, or raise --max-rejects",
             )
 
-    def _encoded(self, stages: Stages, windows: Iterator[Rows]) -> Iterator[Encoded]:
-        sequences: Callable[[Rows], Encoded] = stages.encode
-        if count := self.tokenizers():
-            context = stages.context
-            length, options = stages.max_length, self.config.options
-            terms = WorkerConfig(
-                self.folder.path, options, length, context.type_ids, self.config.dedupe
-            )
-            sequences = self.encoders = TokenizerPool(terms, count, stages.encode)
-
-        def encode(rows: Rows) -> Encoded:
-            with self.telemetry.timed("tokenize", _where(rows)):
-                encoded = sequences(rows)
-            self.telemetry.add(repeats=len(encoded.ids) - len(encoded.computed))
-            return encoded
-
-        # Windows being tokenized, or waiting their turn: at most one for each process, or thread.
-        return self.overlap.ordered(encode, windows, count or 1, depth=count or 1)
-
-    def _cut(self, stages: Stages, windows: Iterator[Encoded]) -> Iterator[Batch]:
-        for window in windows:
-            yield from self.telemetry.each("batch", stages.cut(window))
-
-    def _infer(self, stages: Stages) -> Callable[[Batch], Output]:
-        def infer(batch: Batch) -> Output:
-            rows, length = batch.shape
-            what = f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
-            with self.telemetry.timed("infer", what):
-                output = stages.infer(batch)
-            self.telemetry.add(rows=rows_ended(batch), tokens=batch.tokens, padded=batch.padded)
-            return output
-
-        return infer
-
-    def _finish(self, stages: Stages, outputs: Iterator[Output]) -> Iterator[Answers]:
-        window: list[Output] = []
-        for output in outputs:
-            window.append(output)
-            if output.batch.last:
-                with self.telemetry.timed("finish", _where(output.batch.window.rows)):
-                    answers = stages.finish(window)
-                window = []
-                yield answers
-
-    def _write(self, window: Answers) -> None:
-        """Append a window to its part, and commit the part with its last one."""
-        split = window.rows.split
-        assert split is not None
-        if self.part is None:
-            self.manifest.forget(self.parts[split])
-            self.part = PartWriter(self.manifest.out, self.parts[split], self.config)
-        self.part.write(window)
-        if not window.rows.last:
-            return
-        entry = self.part.finish(self.reading.pop(split), self.run_json, self.ran)
-        self.part = None
-        self.manifest.commit(entry)
-        self._count_in(split, entry)
-        if self.on_commit:
-            self.on_commit(self.parts[split])
-
-    def wrote(self, part: str) -> None:
-        """Another process has committed a part."""
-        entry = self.manifest.entry(part)
-        split = next(split for split, name in self.parts.items() if name == part)
-        assert entry is not None
-        self.reading.pop(split)
-        self._count_in(split, entry)
-
-    def _count_in(self, split: Split, entry: Entry) -> None:
-        self.written += 1
-        self.rows_written += entry.counts["rows_out"]
-        self.size_done += self.sizes.get(split, 0)
-
-    def tick(self) -> None:
-        """Tell how far it is, if it is time."""
-        now = time.perf_counter()
-        if self.on_progress is None or now - self.progress_at < _PROGRESS_SECONDS:
-            return
-        self.progress_at = now
-        counts = self.telemetry.counts
-        self.on_progress(
-            Progress(
-                done=self._done(),
-                rows=counts["rows"],
-                rejects=self.rejected.total(),
-                tokens=counts["tokens"],
-                padded=counts["padded"],
-                split=self.skipped + self.written,
-                splits=len(self.splits),
-                seconds=now - self.telemetry.started,
-                stuck=self.telemetry.stuck(),
-            )
-        )
-
-    def _done(self) -> float:
-        """Share of the input that is answered: finished parts, and the rows of the one in hand.
-
-        Of inputs that do not tell their rows only finished parts count.
-        """
-        if not self.sized_in_rows:
-            return min(1.0, self.size_done / max(1, sum(self.sizes.values())))
-        rows = max(0, self.telemetry.counts["rows"] - self.rows_written)
-        part = min(rows, max((self.sizes[split] for split in list(self.reading)), default=0))
-        return min(1.0, (self.size_done + part) / max(1, sum(self.sizes.values())))
-
     def _report(self) -> Report:
-        seconds = time.perf_counter() - self.telemetry.started
-        found = {p: self.manifest.entry(p) for p in map(self.parts.__getitem__, self.splits)}
-        entries = [e for e in found.values() if e]
-        counts, telemetry = total(entries), self.telemetry
-        computed, tokens, padded = (telemetry.counts[n] for n in ("rows", "tokens", "padded"))
-        places = telemetry.counts["places"]
-        report = Report(
+        entries = [e for e in map(self.manifest.entry, self.parts.values()) if e]
+        work = total(self._latest.values())
+        halved = work.counts.get("halved", 0)
+        report = Report.of(
+            entries,
+            work,
+            seconds=time.perf_counter() - self.progress.started,
             out=str(self.manifest.out),
             task=self.folder.description.task,
             device=self.device,
-            **counts,
-            splits=len(entries),
             splits_skipped=self.skipped,
-            repeats=telemetry.counts["repeats"],
-            rows_computed=computed,
-            padded_tokens=padded,
-            seconds=round(seconds, 3),
-            rows_per_second=round(computed / seconds, 1),
-            tokens_per_second=round(tokens / seconds, 1),
-            padding=round(padded / tokens, 3) if tokens else 1.0,
-            stage_seconds={n: round(s, 3) for n, s in telemetry.seconds.items()},
-            occupancy=round(telemetry.counts["taken"] / places, 4) if places else None,
             rejected=dict(self.rejected),
             ran=self.ran,
-            files=tuple(e.part.file for e in entries),
-            notes=self._notes(entries, counts),
+            notes=notes(self.folder.description, self.config, self.device, entries, halved),
         )
-        self.manifest.succeed(report.success(self.run_json["fingerprint"]))
+        self.manifest.succeed(report.success(self.record["fingerprint"]))
         return report
 
-    def _notes(self, entries: list[Entry], counts: dict[str, int]) -> tuple[str, ...]:
-        notes = list(self.folder.description.notes)
-        empty = [str(e.input["path"]) for e in entries if not e.counts["rows_in"]]
-        if empty:
-            notes.append(f"no rows in {len(empty)} of the inputs, such as {empty[0]}")
-        if counts["truncated"]:
-            length = self.config.max_length or self.folder.description.model_config.max_length
-            notes.append(f"{counts['truncated']} rows were cut at {length} tokens (--max-length)")
-        if times := self.telemetry.counts["halved"]:
-            notes.append(f"{times} batches did not fit {self.device} and were halved")
-        if self.config.device == "auto" and self.device == "cpu" and (passed := passed_over()):
-            notes.append(f"auto took the CPU: {passed[0]}")
-        if not self.config.keep:
-            notes.append("no input columns were kept; --keep id or --keep all puts them beside")
-        return tuple(notes)
 
-
-def _check_names(rows: Rows, schema: pa.Schema) -> None:
-    kept = rows.kept.schema.names if rows.kept is not None else []
-    if both := sorted(set(kept) & set(schema.names)):
-        assert rows.split is not None
-        raise ColumnError(
-            f"{rows.split.path}: kept column {both[0]!r} is also the name of a result column",
-            f"leave {both[0]!r} out of --keep, or rename it in the input",
-        )
-
-
-def _where(rows: Rows) -> str:
-    return f"{rows.split.path} (part {rows.split.ordinal})" if rows.split else "memory"
+def _sized(config: RunConfig, device: str, count: int, *, decoder: bool, loaded: bool) -> RunConfig:
+    """Settings of one of `count` workers, with every size that was left to the engine filled in."""
+    workers, tokenizers = config.workers, config.tokenizers
+    if device == "cpu":
+        workers = workers or (1 if loaded else min(MAX_WORKERS, cores()))
+    else:
+        # One batch is made ready while the other is computed; a decoder's rows come and go.
+        workers = workers or (1 if decoder else 2)
+        tokenizers = tokenizers or min(GPU_TOKENIZERS, max(1, cores() // (2 * count)))
+    threads = config.threads or max(1, cores() // (count * workers))
+    return dataclasses.replace(config, workers=workers, tokenizers=tokenizers, threads=threads)
 
 
 def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[str, ...]:
@@ -478,11 +282,3 @@ def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[str, ...]:
             "load it with the device you want, or give the bundle's folder",
         )
     return (device,)
-
-
-def _sizes(splits: list[Split]) -> tuple[dict[Split, int], bool]:
-    """What each split weighs in the progress: its rows (True) or, if some cannot tell, bytes."""
-    rows = {split: data.expect_rows(split) for split in splits}
-    if all(rows.values()):
-        return rows, True
-    return {split: split.stop - split.start for split in splits}, False

@@ -1,4 +1,4 @@
-"""What a run and its splits are at this moment: a later one compares itself with that."""
+"""What identifies a run, a split and a file: a later run compares itself with that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from engine.errors import InputError
 from engine.version import __version__
 
 
-def of_run(folder: bundle_format.BundleFolder, config: RunConfig, device: str) -> dict[str, Any]:
+def run_record(
+    folder: bundle_format.BundleFolder, config: RunConfig, device: str
+) -> dict[str, Any]:
     """The content of run.json: everything that makes two runs the same run."""
     model_config = folder.description.model_config
     options = tasks.settle(tasks.find(folder.description.task), model_config, config.options)
@@ -32,8 +34,8 @@ def of_run(folder: bundle_format.BundleFolder, config: RunConfig, device: str) -
     return {**json.loads(text), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def of_split(split: Split, limit: int) -> dict[str, Any]:
-    """What a split is at this moment, as its record will say."""
+def input_record(split: Split, limit: int) -> dict[str, Any]:
+    """`Entry.input` of a split as it is now; `limit` is the most rows to read, 0 for all."""
     return {
         "path": str(split.path),
         "start": split.start,
@@ -44,11 +46,11 @@ def of_split(split: Split, limit: int) -> dict[str, Any]:
     }
 
 
-def of_file(file: Path) -> tuple[int, int]:
-    """Size and date, to tell whether a file was changed while a run was at it.
+def file_state(file: Path) -> tuple[int, int]:
+    """Size and date of a file, by which a run notices that it changes meanwhile.
 
     Raises:
-        InputError: It is gone.
+        InputError: The file is gone.
     """
     try:
         status = file.stat()
@@ -57,12 +59,13 @@ def of_file(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def inputs_apart(files: list[Path], out: Path) -> list[Path]:
-    """The inputs without what a run into `out` wrote: `out` may lie in the folder of the corpus.
+def inputs_outside(files: list[Path], out: Path) -> list[Path]:
+    """The inputs that do not lie in the output folder, which may lie in the folder of the corpus.
 
     Raises:
-        InputError: Nothing is left.
+        InputError: All of them lie there.
     """
-    if left := [file for file in files if not file.is_relative_to(os.path.abspath(out))]:
-        return left
+    folder = os.path.abspath(out)
+    if outside := [file for file in files if not file.is_relative_to(folder)]:
+        return outside
     raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")

@@ -16,7 +16,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import index
@@ -233,7 +233,7 @@ def _file_of(part: str) -> str:
     return part.split("-", 2)[-1]
 
 
-def total(entries: list[Entry]) -> dict[str, int]:
+def total(entries: Sequence[Entry]) -> dict[str, int]:
     """Counts summed over records."""
     return {name: sum(e.counts[name] for e in entries) for name in COUNTS}
 

@@ -56,16 +56,16 @@ class PartWriter:
         )
 
     def finish(
-        self, taken: dict[str, Any], run_json: dict[str, Any], ran: Mapping[str, Any]
+        self, input_record: Mapping[str, Any], fingerprint: str, ran: Mapping[str, Any]
     ) -> Entry:
-        """Name the files and say what they hold."""
+        """Give the files their names and return the commit record."""
         assert self._answers is not None
         rejects = self._rejects.finish() if self._rejects else None
         return Entry(
             part=self._answers.finish(),
             rejects=rejects,
-            input=taken,
-            fingerprint=run_json["fingerprint"],
+            input=input_record,
+            fingerprint=fingerprint,
             counts=dict(self._counts),
             device=str(ran["device"]),
             ran=ran,

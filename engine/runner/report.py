@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.runner.manifest import COUNTS
+from engine.bundle.format import Description
+from engine.core.config import RunConfig
+from engine.runner.manifest import COUNTS, Entry, total
+from engine.runner.messages import Counts
+from engine.runtime.device import passed_over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +22,16 @@ class Report:
         rows_in, rows_out, rows_rejected: Of the whole folder; rows_in = rows_out + rows_rejected.
         tokens, truncated, output_tokens: Of the whole folder: tokens read by the model, rows cut at
             max_length, tokens generated (end tokens included).
-        splits, splits_skipped: Parts in all, and those found finished.
+        splits, splits_skipped: Parts in all, and those that an earlier call had finished.
         rows_computed, padded_tokens, seconds: Of this call; padded tokens are real and filler.
         stage_seconds: Time at work by stage, of this call. Stages overlap, and inference counts
             once for each worker, so these add up to more than `seconds`.
-        occupancy: Share of a decoder's steps × places that had a row, in this call; None where
-            nothing was decoded.
-        repeats: Sequences of this call that equal another one of their window, and were computed
-            once with it.
+        occupancy: Share of a decoder's slots that had a row, over all steps of this call; None
+            where nothing was decoded.
+        repeats: Sequences of this call that equal an earlier one of their window, and were not
+            computed again.
         rejected: Rows set aside in this call, by reason.
-        ran: What computed, at length (see `device.ExecutionInfo`); empty where nothing was.
+        ran: What computed, in detail (see `device.ExecutionInfo`); empty where nothing did.
         files: Part files below `out`, in input order.
         notes: What the person should know.
     """
@@ -56,6 +61,48 @@ class Report:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        entries: Sequence[Entry],
+        work: Counts,
+        *,
+        seconds: float,
+        out: str,
+        task: str,
+        device: str,
+        splits_skipped: int,
+        rejected: dict[str, int],
+        ran: dict[str, Any],
+        notes: tuple[str, ...],
+    ) -> Report:
+        """From the commit records of the folder and what this call's workers have counted."""
+        counts = work.counts
+        rows, tokens, padded, slots = (
+            counts.get(name, 0) for name in ("rows", "tokens", "padded", "places")
+        )
+        return cls(
+            **total(entries),
+            out=out,
+            task=task,
+            device=device,
+            splits=len(entries),
+            splits_skipped=splits_skipped,
+            repeats=counts.get("repeats", 0),
+            rows_computed=rows,
+            padded_tokens=padded,
+            seconds=round(seconds, 3),
+            rows_per_second=round(rows / seconds, 1),
+            tokens_per_second=round(tokens / seconds, 1),
+            padding=round(padded / tokens, 3) if tokens else 1.0,
+            stage_seconds={stage: round(spent, 3) for stage, spent in work.seconds.items()},
+            occupancy=round(counts.get("taken", 0) / slots, 4) if slots else None,
+            rejected=rejected,
+            ran=ran,
+            files=tuple(entry.part.file for entry in entries),
+            notes=notes,
+        )
+
     @property
     def exit_code(self) -> int:
         """0, or 3 where rows were rejected."""
@@ -69,3 +116,26 @@ class Report:
         """The content of _SUCCESS: what holds of the folder, whatever call made it."""
         counts = {name: getattr(self, name) for name in COUNTS}
         return {"files": list(self.files), "fingerprint": fingerprint, **counts}
+
+
+def notes(
+    bundle: Description, config: RunConfig, device: str, entries: Sequence[Entry], halved: int
+) -> tuple[str, ...]:
+    """What the person should know of a run: of its bundle, its inputs, its device and its settings.
+
+    `halved` is how many batches did not fit into the device's memory.
+    """
+    lines = list(bundle.notes)
+    empty = [str(e.input["path"]) for e in entries if not e.counts["rows_in"]]
+    if empty:
+        lines.append(f"no rows in {len(empty)} of the inputs, such as {empty[0]}")
+    if truncated := total(entries)["truncated"]:
+        length = config.max_length or bundle.model_config.max_length
+        lines.append(f"{truncated} rows were cut at {length} tokens (--max-length)")
+    if halved:
+        lines.append(f"{halved} batches did not fit {device} and were halved")
+    if config.device == "auto" and device == "cpu" and (reason := passed_over()):
+        lines.append(f"auto took the CPU: {reason[0]}")
+    if not config.keep:
+        lines.append("no input columns were kept; --keep id or --keep all puts them beside")
+    return tuple(lines)

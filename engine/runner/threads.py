@@ -1,25 +1,23 @@
-"""What runs beside one another, and what must not: the engine's only threads, queues and locks.
+"""Threads that hand items from stage to stage, and resources that threads share.
 
-One stop event for all of them. The first error anywhere sets it and is the one that the person
-sees; whoever waits at a queue then leaves.
+All threads of a group share one stop event. The first error in any of them sets it and is the one
+that the person sees; every thread that waits at a queue then leaves.
 """
 
 from __future__ import annotations
 
 import queue
-import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_POLL, _SOON = 0.1, 0.01
-_PATIENCE = 20.0
+_POLL_SECONDS, _READY_SECONDS = 0.1, 0.01
 _END = object()
 
 
@@ -27,8 +25,8 @@ class PipelineCancelled(Exception):
     """The run is stopping; raised in threads that wait, never seen by a person."""
 
 
-class Overlap:
-    """The threads of one run, and the first error among them."""
+class ThreadGroup:
+    """Threads that end together, and the first error among them."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
@@ -36,25 +34,25 @@ class Overlap:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
-    def ahead(self, items: Iterable[T], depth: int) -> Iterator[T]:
+    def prefetch(self, items: Iterable[T], depth: int) -> Iterator[T]:
         """The same items, produced in a thread of their own from now on.
 
-        Produced and waiting <= depth items, besides one in the producer's hands.
+        Items produced and waiting <= depth, besides one that the producer holds.
         """
-        return self._consume(self._started(items, depth), _nothing)
+        return self._consume(self._produced(items, depth), _nothing)
 
-    def ordered(
+    def map(
         self, call: Callable[[T], R], items: Iterable[T], workers: int, depth: int
     ) -> Iterator[R]:
         """call(item) for each item, computed by `workers` threads, results in the items' order.
 
-        Submitted and not yet handed on <= depth items.
+        Items submitted whose results have not been taken <= depth.
         """
         pool = ThreadPoolExecutor(workers, thread_name_prefix=getattr(call, "__name__", "work"))
         pending: deque[Future[R]] = deque()
         try:
             for item in items:
-                pending.append(pool.submit(self._guarded, call, item))
+                pending.append(pool.submit(self._call, call, item))
                 if len(pending) >= depth:
                     yield pending.popleft().result()
             while pending:
@@ -62,32 +60,22 @@ class Overlap:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def merged(
-        self, sources: Sequence[Iterable[T]], tick: Callable[[], None]
-    ) -> Iterator[tuple[int, T]]:
-        """The items of all sources as they come, with the source's number: each is produced in a
-        thread of its own, and the thread that drives the run takes them as in `last`.
+    def merge(self, sources: Sequence[Iterable[T]]) -> Iterator[tuple[int, T]]:
+        """(number of its source, item) of all sources as they come, for the driving thread as in
+        `drive`; each source is produced in a thread of its own.
 
-        Waiting <= as many items as there are sources.
+        Items waiting <= number of sources.
         """
         waiting: queue.Queue[Any] = queue.Queue(len(sources))
         for number, source in enumerate(sources):
-            self._begin(zip(repeat(number), source), waiting)
-        left = len(sources)
-        while left:
-            try:
-                yield from self._consume(waiting, tick)
-                left -= 1
-            except PipelineCancelled:
-                raise self.error or PipelineCancelled() from None
+            self._start(zip(repeat(number), source), waiting)
+        for _ in sources:
+            yield from self._drive(waiting, _nothing)
 
-    def last(self, items: Iterable[T], depth: int, tick: Callable[[], None]) -> Iterator[T]:
-        """`ahead` for the thread that drives the run: `tick` is called while it waits, and the
-        first error of any stage is raised here as soon as it happens."""
-        try:
-            yield from self._consume(self._started(items, depth), tick)
-        except PipelineCancelled:
-            raise self.error or PipelineCancelled() from None
+    def drive(self, items: Iterable[T], depth: int, tick: Callable[[], None]) -> Iterator[T]:
+        """`prefetch` for the thread that drives the others: `tick` is called while it waits, and
+        the first error of any thread is raised here as soon as it happens."""
+        return self._drive(self._produced(items, depth), tick)
 
     def close(self) -> None:
         """Stop everything and wait until nothing is left running."""
@@ -95,12 +83,12 @@ class Overlap:
         for thread in self._threads:
             thread.join()
 
-    def _started(self, items: Iterable[Any], depth: int) -> queue.Queue[Any]:
+    def _produced(self, items: Iterable[Any], depth: int) -> queue.Queue[Any]:
         waiting: queue.Queue[Any] = queue.Queue(depth)
-        self._begin(items, waiting)
+        self._start(items, waiting)
         return waiting
 
-    def _begin(self, items: Iterable[Any], waiting: queue.Queue[Any]) -> None:
+    def _start(self, items: Iterable[Any], waiting: queue.Queue[Any]) -> None:
         thread = threading.Thread(target=self._produce, args=(items, waiting), daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -121,7 +109,7 @@ class Overlap:
     def _put(self, waiting: queue.Queue[Any], item: object) -> None:
         while not self.stopping.is_set():
             try:
-                return waiting.put(item, timeout=_POLL)
+                return waiting.put(item, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
         raise PipelineCancelled
@@ -130,7 +118,7 @@ class Overlap:
         while not self.stopping.is_set():
             tick()
             try:
-                item = waiting.get(timeout=_POLL)
+                item = waiting.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
             if item is _END:
@@ -138,7 +126,13 @@ class Overlap:
             yield item
         raise PipelineCancelled
 
-    def _guarded(self, call: Callable[[T], R], item: T) -> R:
+    def _drive(self, waiting: queue.Queue[Any], tick: Callable[[], None]) -> Iterator[Any]:
+        try:
+            yield from self._consume(waiting, tick)
+        except PipelineCancelled:
+            raise self.error or PipelineCancelled() from None
+
+    def _call(self, call: Callable[[T], R], item: T) -> R:
         if self.stopping.is_set():
             raise PipelineCancelled
         try:
@@ -158,45 +152,33 @@ def _nothing() -> None:
     pass
 
 
-def ended(process: subprocess.Popen[Any]) -> None:
-    """Close the input of a process that ends by that, and wait until it has; in the end kill it."""
-    assert process.stdin
-    with suppress(OSError):  # it may be gone already, with something left to say to it
-        process.stdin.close()
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-class Pool(Generic[T]):
-    """Things that one thread at a time has for itself.
+class ResourcePool(Generic[T]):
+    """Resources that one thread at a time may use.
 
     Args:
-        things: The earlier ones are taken first.
-        ready: Whether one may be taken; asked again in a while where none is.
+        resources: The earlier ones are preferred.
+        ready: Whether a resource may be used; asked again in a while where none is.
     """
 
-    def __init__(self, things: Sequence[T], ready: Callable[[T], bool]) -> None:
-        self._things, self._ready = things, ready
+    def __init__(self, resources: Sequence[T], ready: Callable[[T], bool]) -> None:
+        self._resources, self._ready = resources, ready
         self._changed = threading.Condition()
-        self._taken: set[int] = set()
+        self._in_use: set[int] = set()
 
     @contextmanager
-    def one(self) -> Iterator[T]:
-        """The first that nobody has and that is ready, waited for."""
+    def acquire(self) -> Iterator[T]:
+        """The first resource that is free and ready, waited for."""
         with self._changed:
-            while (place := self._free()) is None:
-                self._changed.wait(_SOON)
-            self._taken.add(place)
+            while (index := self._free()) is None:
+                self._changed.wait(_READY_SECONDS)
+            self._in_use.add(index)
         try:
-            yield self._things[place]
+            yield self._resources[index]
         finally:
             with self._changed:
-                self._taken.remove(place)
+                self._in_use.remove(index)
                 self._changed.notify()
 
     def _free(self) -> int | None:
-        places = (n for n in range(len(self._things)) if n not in self._taken)
-        return next((n for n in places if self._ready(self._things[n])), None)
+        free = (i for i in range(len(self._resources)) if i not in self._in_use)
+        return next((i for i in free if self._ready(self._resources[i])), None)

@@ -1,28 +1,18 @@
 """Windows tokenized in processes of their own, for a GPU that reads more than one can give it.
 
-Handing tokens over holds the interpreter: 0.1 to 0.17 µs a token, whatever the cores that find
-them, so that one process gives 6 to 9 million a second at most. Each process here has a window at a
-time and a share of the cores, and gives back arrays. Until the first of them have begun, which
-takes a second or two, the run tokenizes as well.
+Handing tokens over holds the interpreter: 0.1 to 0.17 µs a token, however many cores find them, so
+that one process gives 6 to 9 million a second at most. Each process here has a window at a time and
+a share of the cores, and gives back arrays. Until the first process is ready, which takes a second
+or two, the run tokenizes as well.
 
-    run -> process    the terms first; then a window of texts each time
-    process -> run    None when it has begun; then a window's sequences, or the error that it
-                      failed with
-
-Both ways as pickles, through pipes that nobody else can write to. A process ends when its input
-does, so that none outlives its run; it has a session of its own: Ctrl-C reaches the run, which ends
-them.
+    run -> process    TokenizerSettings first; then a window of texts each time
+    process -> run    None when it is ready; then a window's sequences, or the error that it failed
+                      with
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import select
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,16 +22,16 @@ from engine.bundle import format as bundle_format
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.hardware import cores
 from engine.core.types import Encoded, Rows
-from engine.errors import BackendError, from_dict, told
-from engine.runner.threads import Pool, ended
+from engine.errors import EngineError
+from engine.runner.child_process import ChildChannel, ChildProcess, end
+from engine.runner.threads import ResourcePool
 
-_CODE = "from engine.runner.tokenizer_pool import main; main()"
 _NOTHING = Rows(None, ())
 
 
 @dataclass(frozen=True)
-class WorkerConfig:
-    """What a process has to know: a bundle's folder, and what its `model.Stages` are bound to."""
+class TokenizerSettings:
+    """A bundle's folder, and what its `pipeline.Stages` are bound to."""
 
     folder: Path
     options: Mapping[str, Any]
@@ -54,138 +44,106 @@ class TokenizerPool:
     """Processes that tokenize; as many threads as there are processes may call at a time.
 
     Args:
-        terms: What they have to know.
+        settings: What they have to know.
         count: How many; each has its share of the cores.
-        here: Does the same in this process, in place of one that has not begun; None to wait.
+        local: Does the same in this process while none of them is ready; None to wait.
     """
 
     def __init__(
-        self, terms: WorkerConfig, count: int, here: Callable[[Rows], Encoded] | None = None
+        self,
+        settings: TokenizerSettings,
+        count: int,
+        local: Callable[[Rows], Encoded] | None = None,
     ) -> None:
         threads = max(1, cores() // count)
-        self._all = [_Process(terms, threads) for _ in range(count)]
-        self._here = here
-        # None is this process, whose turn comes last.
-        self._idle = Pool([*self._all, *([None] if here else [])], _has_begun)
+        self._processes = [_TokenizerProcess(settings, threads) for _ in range(count)]
+        self._local = local
+        # None stands for this process, whose turn comes last.
+        self._pool = ResourcePool([*self._processes, *([None] if local else [])], _is_ready)
 
     def __call__(self, rows: Rows) -> Encoded:
-        """As `model.Stages.encode`.
+        """As `pipeline.Stages.encode`.
 
         Raises:
             EngineError: What the process failed with.
             BackendError: It ended by itself.
         """
-        with self._idle.one() as process:
+        with self._pool.acquire() as process:
             if process is None:
-                assert self._here
-                return self._here(rows)
+                assert self._local
+                return self._local(rows)
             # Only what is tokenized goes there and back: a copy costs as much as the tokens.
-            found = process.ask(Rows(None, rows.texts, numbers=rows.numbers))
-        return replace(found, rows=rows)
+            encoded = process.encode(Rows(None, rows.texts, numbers=rows.numbers))
+        return replace(encoded, rows=rows)
 
     def close(self) -> None:
-        """End them, once nobody calls any more."""
-        for process in self._all:
-            process.end()
+        """End the processes, once nobody calls any more."""
+        for process in self._processes:
+            if not process.ready:
+                process.child.kill()
+        end([process.child for process in self._processes])
 
 
-class _Process:
-    def __init__(self, terms: WorkerConfig, threads: int) -> None:
-        # The library reads it before its first batch, and else takes all cores.
-        names = {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, **names},
-        )  # fmt: skip
-        self._begun = False
-        self._failed: dict[str, Any] = {}
-        with suppress(OSError):  # one that is gone is found out when it is asked
-            self._tell(terms)
+class _TokenizerProcess:
+    def __init__(self, settings: TokenizerSettings, threads: int) -> None:
+        self.ready = False
+        self._error: EngineError | None = None
+        self.child = ChildProcess(
+            __name__,
+            settings,
+            name="a process that tokenizes",
+            hint="the system may be out of memory; run the same command again to go on, with fewer "
+            "--tokenizers",
+            # The library reads it before its first batch, and takes all cores otherwise.
+            env={"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"},
+        )
 
-    def begun(self) -> bool:
-        """Whether it has said so, or is gone: then it may be asked."""
-        stdout = self._process.stdout
-        assert stdout
-        if not self._begun:
-            said = select.poll()
-            said.register(stdout)
-            if said.poll(0):
-                with suppress(Exception):  # whatever is wrong, it is when it is asked, too
-                    self._failed = pickle.load(stdout) or {}
-                self._begun = True
-        return self._begun
+    def is_ready(self) -> bool:
+        """Whether it has said so or failed, which `encode` will say."""
+        if not self.ready and self.child.has_message():
+            try:
+                self.child.hear()
+            except EngineError as error:
+                self._error = error
+            self.ready = True
+        return self.ready
 
-    def _tell(self, what: object) -> None:
-        assert self._process.stdin
-        pickle.dump(what, self._process.stdin, protocol=5)
-        self._process.stdin.flush()
-
-    def ask(self, rows: Rows) -> Encoded:
-        """Its sequences of a window, or the error that it failed with; see `TokenizerPool`."""
-        assert self._process.stdout
-        if self._failed:
-            raise from_dict(self._failed)
-        try:
-            self._tell(rows)
-            found = pickle.load(self._process.stdout)
-        except Exception as error:  # a pickle in pieces raises anything
-            self._process.kill()
-            raise BackendError(
-                f"a process that tokenizes ended by itself, exit code {self._process.wait()}",
-                "the system may be out of memory; run the same command again to go on, with fewer "
-                "--tokenizers",
-            ) from error
-        if isinstance(found, dict):
-            raise from_dict(found)
-        assert isinstance(found, Encoded)
-        return found
-
-    def end(self) -> None:
-        """Have it stop, and wait until it has."""
-        assert self._process.stdout
-        if not self._begun:
-            self._process.kill()
-        ended(self._process)
-        self._process.stdout.close()
+    def encode(self, rows: Rows) -> Encoded:
+        """The sequences of a window; raises what `TokenizerPool` says."""
+        if self._error:
+            raise self._error
+        self.child.tell(rows)
+        encoded = self.child.hear()
+        assert isinstance(encoded, Encoded)
+        return encoded
 
 
-def _has_begun(process: _Process | None) -> bool:
-    return process is None or process.begun()
+def _is_ready(process: _TokenizerProcess | None) -> bool:
+    return process is None or process.is_ready()
 
 
 def main() -> None:
-    """A process: told its terms and then windows on its input."""
-    out = os.fdopen(os.dup(1), "wb")
-    # Whatever else prints must not come between.
-    os.dup2(2, 1)
-    # Of a run that was killed the last window comes in part.
-    with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):
-        terms: WorkerConfig = pickle.load(sys.stdin.buffer)
-        rows: Rows | None = None
-        encode: Any = None
-        found: object = None
+    """A process of the pool."""
+    channel = ChildChannel()
+    with channel.reporting():
+        encode = _encoder(channel.hear())
+        channel.tell(None)
         while True:
-            try:
-                if rows is None:
-                    encode = _encoder(terms)
-                else:
-                    found = encode(rows)
-            except Exception as error:  # whatever it is, the run must hear of it
-                found = told(error)
-            pickle.dump(found, out, protocol=5)
-            out.flush()
-            rows = pickle.load(sys.stdin.buffer)
+            rows = channel.hear()
+            with channel.reporting():
+                channel.tell(encode(rows))
 
 
-def _encoder(terms: WorkerConfig) -> Any:
-    folder = bundle_format.load(terms.folder)
+def _encoder(settings: TokenizerSettings) -> Callable[[Rows], Encoded]:
+    folder = bundle_format.load(settings.folder)
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
-    tokenizer = Tokenizer(folder.path / bundle_format.TOKENIZER, terms.max_length)
-    options = tasks.settle(task, model_config, terms.options)
-    context = tasks.Context(model_config, options, tokenizer, terms.type_ids, stopped=lambda: False)
+    tokenizer = Tokenizer(folder.path / bundle_format.TOKENIZER, settings.max_length)
+    options = tasks.settle(task, model_config, settings.options)
+    context = tasks.Context(
+        model_config, options, tokenizer, settings.type_ids, stopped=lambda: False
+    )
 
     def encode(rows: Rows) -> Encoded:
-        return replace(task.sequences(rows, context, once=terms.dedupe), rows=_NOTHING)
+        return replace(task.sequences(rows, context, once=settings.dedupe), rows=_NOTHING)
 
     return encode

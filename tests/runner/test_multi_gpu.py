@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import threading
 import time
@@ -28,10 +29,11 @@ from engine.errors import (
     TooManyRejects,
 )
 from engine.pipeline import Bundle
-from engine.runner import child_process, coordinator, multi_gpu
+from engine.runner import coordinator, multi_gpu
 from engine.runner.coordinator import run
 from engine.runner.manifest import Manifest
-from engine.runner.threads import Overlap
+from engine.runner.messages import Committed, WorkerSettings
+from engine.runner.threads import ThreadGroup
 
 pytest.importorskip("onnxruntime")
 
@@ -86,14 +88,17 @@ def test_all_gpus_give_the_bytes_of_one(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_goes_on(corpus: Path, tmp_path: Path) -> None:
-    def stop(self: coordinator.Run, part: str) -> None:
-        raise KeyboardInterrupt
+    def stop(self: Any, number: int, message: Any) -> None:
+        if isinstance(message, Committed):
+            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coordinator.Run, "wrote", stop)
+        patch.setattr(coordinator.Coordinator, "receive", stop)
         with pytest.raises(Stopped):
             go(corpus, tmp_path / "out", window=10)
-    assert not [child for child in psutil.Process().children() if "fleet" in str(child.cmdline())]
+    assert not [
+        child for child in psutil.Process().children() if "multi_gpu" in str(child.cmdline())
+    ]
     assert not (tmp_path / "out/_SUCCESS").exists()
     before = len(tree(tmp_path / "out"))
     assert go(corpus, tmp_path / "out", window=10).splits_skipped == before > 0
@@ -138,9 +143,8 @@ def test_a_process_that_is_killed_is_told_and_the_run_goes_on_later(
 
 def test_processes_do_not_outlive_their_run(tmp_path: Path) -> None:
     """Its input ends with the run, whatever ended that."""
-    process = child_process.Process(
-        "cpu", "from engine.runner.multi_gpu import main; main()", {"bundle": "nowhere"}
-    )
+    settings = WorkerSettings(Path("nowhere"), tmp_path, "cpu", RunConfig(), "")
+    process = multi_gpu._start(settings)
     inner = process._process
     assert inner.stdin
     inner.stdin.close()
@@ -159,7 +163,7 @@ def test_one_gpu_needs_no_processes(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coordinator, "devices", lambda wanted: ("cpu",))
-    monkeypatch.setattr(multi_gpu, "share", None)
+    monkeypatch.setattr(multi_gpu, "answer", None)
     assert go(corpus, tmp_path / "out").device == "cpu"
 
 
@@ -173,7 +177,7 @@ def test_one_gpu_needs_no_processes(
     ],
 )
 def test_errors_come_back_as_they_were_told(error: Exception) -> None:
-    line = json.dumps(errors.told(error))
+    line = json.dumps(errors.to_dict(error))
     assert len(line) < 4096
     found = errors.from_dict(json.loads(line))
     if isinstance(error, EngineError):
@@ -192,34 +196,35 @@ def test_what_several_say_comes_as_it_is_said() -> None:
             time.sleep(pause)
             yield n
 
-    overlap, ticks = Overlap(), []
+    threads = ThreadGroup()
     sources = [slow(3, 0.001), slow(0, 0), slow(5, 0.002)]
-    found = list(overlap.merged(sources, lambda: ticks.append(1)))
+    found = list(threads.merge(sources))
     assert [n for number, n in found if number == 0] == [0, 1, 2]
     assert [n for number, n in found if number == 2] == [0, 1, 2, 3, 4]
     assert len(found) == 8
-    assert ticks
-    overlap.close()
+    threads.close()
 
     def failing() -> Iterator[int]:
         yield 1
         raise OutputError("full")
 
-    overlap = Overlap()
+    threads = ThreadGroup()
     with pytest.raises(OutputError, match="full"):
-        list(overlap.merged([failing(), slow(10**9, 0.01)], lambda: None))
-    overlap.close()
+        list(threads.merge([failing(), slow(10**9, 0.01)]))
+    threads.close()
 
 
 def test_every_setting_reaches_the_processes(corpus: Path, tmp_path: Path) -> None:
-    """As JSON: what `RunConfig.of` makes of it there is what it was here."""
     config = RunConfig(
         text=("text",), keep=("id",), device="cuda:all", options={"max_new_tokens": 3}
     )
-    started = coordinator.Run(
+    run_ = coordinator.Coordinator(
         BUNDLE, coordinator.bundle_format.load(BUNDLE), config, [], Manifest(tmp_path / "o"), None
     )
-    header = json.loads(json.dumps(multi_gpu._header(started)))
-    again = RunConfig.of(header["settings"])
-    assert again.shaping() == config.shaping()
-    assert again.workers * again.threads <= max(1, len(os.sched_getaffinity(0)))
+    for settings in map(run_._worker_settings, run_.devices):
+        again = pickle.loads(pickle.dumps(settings))
+        assert again == settings
+        assert (again.device, again.fingerprint) == ("cpu", run_.record["fingerprint"])
+        assert again.config.shaping() == config.shaping()
+        cores = len(os.sched_getaffinity(0))
+        assert again.config.workers * again.config.threads <= max(1, cores // 2)

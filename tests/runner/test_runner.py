@@ -57,7 +57,7 @@ from engine.errors import (
     Stopped,
     TooManyRejects,
 )
-from engine.runner import coordinator
+from engine.runner import coordinator, worker
 from engine.runner.inspection import inspect
 from engine.runner.manifest import COUNTS, Manifest
 from engine.runner.report import Report
@@ -435,7 +435,7 @@ def test_an_interrupt_is_stopped_and_the_next_run_completes(
     uninterrupted: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(coordinator, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "COUNTS_SECONDS", 0.0)
 
     def interrupt(progress: Progress) -> None:
         if progress.split >= 2:
@@ -454,7 +454,7 @@ def test_an_interrupt_is_stopped_and_the_next_run_completes(
 def test_an_interrupt_reaches_a_decoder_that_is_at_work(
     tmp_path: Path, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "COUNTS_SECONDS", 0.0)
     path = write_jsonl(tmp_path / "x.jsonl", texts(50))
     stepping, stopped = threading.Event(), threading.Event()
 
@@ -846,12 +846,12 @@ def test_a_stage_that_fails_is_seen_while_a_worker_is_still_busy(
     path = write_jsonl(tmp_path / "x.jsonl", texts(200))
     busy, encode, calls = threading.Event(), Tokenizer.encode, []
     stopping: list[threading.Event] = []
-    made = coordinator.Overlap
+    made = worker.ThreadGroup
 
     def spied() -> Any:
-        overlap = made()
-        stopping.append(overlap.stopping)
-        return overlap
+        threads = made()
+        stopping.append(threads.stopping)
+        return threads
 
     def before(call: int) -> None:
         busy.set()
@@ -864,7 +864,7 @@ def test_a_stage_that_fails_is_seen_while_a_worker_is_still_busy(
             raise BoomError
         return encode(self, *args, **named)
 
-    monkeypatch.setattr(coordinator, "Overlap", spied)
+    monkeypatch.setattr(worker, "ThreadGroup", spied)
     monkeypatch.setattr(Tokenizer, "encode", break_later)
     with pytest.raises(BoomError):
         go(features, path, tmp_path / "out", backend=FakeBackend(before=before))
@@ -888,7 +888,7 @@ def test_an_input_that_changes_while_it_is_read_is_an_error(
             path.unlink()
         yield from windows
 
-    monkeypatch.setattr(coordinator.data, "read", meddled)
+    monkeypatch.setattr(worker.data, "read", meddled)
     with pytest.raises(InputError, match=r"x\.jsonl"):
         go(features, path, tmp_path / "out", on_error="reject")
     assert list((tmp_path / "out").glob("part-*")) == []
@@ -920,7 +920,7 @@ def test_an_input_that_changes_before_its_turn_is_an_error_and_the_next_run_take
 def test_progress_of_an_input_that_went_is_no_crash(
     tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "COUNTS_SECONDS", 0.0)
     path = write_jsonl(tmp_path / "x.jsonl", texts(100))
     for some in (None, b""):
         write_jsonl(path, texts(100))
@@ -1010,7 +1010,7 @@ def test_a_loaded_bundle_that_is_not_where_it_is_wanted_is_no_quiet_fallback(
 def test_progress_goes_from_none_to_all(
     tmp_path: Path, features: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "COUNTS_SECONDS", 0.0)
     seen: list[Progress] = []
     go(features, corpus, tmp_path / "out", on_error="reject", on_progress=seen.append)
     assert seen[0].done < 1

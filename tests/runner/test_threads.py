@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.runner.threads import Overlap, PipelineCancelled, Pool
+from engine.runner.threads import PipelineCancelled, ResourcePool, ThreadGroup
 from engine.runtime.gpu_serialization import ReadWriteLock, SerialExecutor
 
 LONG = 30.0  # seconds until a test that hangs fails instead
@@ -37,8 +37,8 @@ def no_thread_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def overlap() -> Iterator[Overlap]:
-    made = Overlap()
+def threads() -> Iterator[ThreadGroup]:
+    made = ThreadGroup()
     yield made
     made.close()
 
@@ -55,7 +55,7 @@ def failing(items: Iterable[int], at: int, error: BaseException) -> Iterator[int
 def test_order_is_kept_through_all_stages(
     items: int, depth: int, workers: int, waiting: int
 ) -> None:
-    overlap = Overlap()
+    threads = ThreadGroup()
     drawn = random.Random(items)
     waits = [drawn.random() / 2000 for _ in range(items)]
 
@@ -64,18 +64,18 @@ def test_order_is_kept_through_all_stages(
         return item * item
 
     try:
-        ahead = overlap.ahead(range(items), depth)
-        outputs = overlap.ordered(call, ahead, workers, waiting)
-        found = list(overlap.last(overlap.ahead(outputs, depth), depth, nothing))
+        ahead = threads.prefetch(range(items), depth)
+        outputs = threads.map(call, ahead, workers, waiting)
+        found = list(threads.drive(threads.prefetch(outputs, depth), depth, nothing))
     finally:
-        overlap.close()
+        threads.close()
     assert found == [n * n for n in range(items)]
-    assert overlap.error is None
+    assert threads.error is None
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_no_more_than_depth_items_wait_besides_the_one_in_hand(
-    overlap: Overlap, depth: int
+    threads: ThreadGroup, depth: int
 ) -> None:
     asked, excess = 0, []
 
@@ -86,7 +86,7 @@ def test_no_more_than_depth_items_wait_besides_the_one_in_hand(
             yield n
 
     full = threading.Event()
-    found = overlap.ahead(items(), depth)
+    found = threads.prefetch(items(), depth)
     full.wait(0.05)  # let the producer run ahead as far as it goes
     for n in range(200):
         asked += 1
@@ -96,7 +96,7 @@ def test_no_more_than_depth_items_wait_besides_the_one_in_hand(
 
 @pytest.mark.parametrize(("workers", "depth"), [(1, 1), (2, 2), (2, 6), (3, 4)])
 def test_no_more_than_depth_items_are_submitted_and_not_handed_on(
-    overlap: Overlap, workers: int, depth: int
+    threads: ThreadGroup, workers: int, depth: int
 ) -> None:
     handed, excess = 0, []
 
@@ -106,14 +106,14 @@ def test_no_more_than_depth_items_are_submitted_and_not_handed_on(
                 excess.append((n, handed))
             yield n
 
-    for n, found in enumerate(overlap.ordered(lambda item: item, items(), workers, depth)):
+    for n, found in enumerate(threads.map(lambda item: item, items(), workers, depth)):
         assert found == n
         handed += 1
     assert handed == 100
     assert not excess
 
 
-def test_workers_compute_at_the_same_time_and_no_more_of_them(overlap: Overlap) -> None:
+def test_workers_compute_at_the_same_time_and_no_more_of_them(threads: ThreadGroup) -> None:
     together = threading.Barrier(3)
     lock = threading.Lock()
     inside, most = 0, 0
@@ -129,11 +129,11 @@ def test_workers_compute_at_the_same_time_and_no_more_of_them(overlap: Overlap) 
             inside -= 1
         return item
 
-    assert list(overlap.ordered(call, range(50), 3, 9)) == list(range(50))
+    assert list(threads.map(call, range(50), 3, 9)) == list(range(50))
     assert most == 3
 
 
-def stages(overlap: Overlap, fail_at: str, error: BaseException) -> Iterator[int]:
+def stages(threads: ThreadGroup, fail_at: str, error: BaseException) -> Iterator[int]:
     """Source, worker and finish over endless items, one of which raises."""
 
     def worker(item: int) -> int:
@@ -142,27 +142,27 @@ def stages(overlap: Overlap, fail_at: str, error: BaseException) -> Iterator[int
         return item
 
     source = failing(count(), 7 if fail_at == "source" else -1, error)
-    middle = failing(overlap.ahead(source, 2), 7 if fail_at == "middle" else -1, error)
-    outputs = overlap.ordered(worker, overlap.ahead(middle, 2), 2, 6)
-    finish = failing(overlap.ahead(outputs, 2), 7 if fail_at == "finish" else -1, error)
-    return overlap.last(finish, 2, nothing)
+    middle = failing(threads.prefetch(source, 2), 7 if fail_at == "middle" else -1, error)
+    outputs = threads.map(worker, threads.prefetch(middle, 2), 2, 6)
+    finish = failing(threads.prefetch(outputs, 2), 7 if fail_at == "finish" else -1, error)
+    return threads.drive(finish, 2, nothing)
 
 
 @pytest.mark.parametrize("error", [OopsError("here"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
 @pytest.mark.parametrize("fail_at", ["source", "middle", "worker", "finish"])
 def test_an_error_in_any_stage_is_the_one_that_is_seen(
-    overlap: Overlap, fail_at: str, error: BaseException
+    threads: ThreadGroup, fail_at: str, error: BaseException
 ) -> None:
     seen = []
     with pytest.raises(type(error)) as caught:
-        seen.extend(stages(overlap, fail_at, error))
+        seen.extend(stages(threads, fail_at, error))
     assert caught.value is error
-    assert overlap.error is error
+    assert threads.error is error
     assert seen == list(range(len(seen)))
     assert len(seen) <= 7
 
 
-def test_the_first_error_wins_over_those_that_follow_from_it(overlap: Overlap) -> None:
+def test_the_first_error_wins_over_those_that_follow_from_it(threads: ThreadGroup) -> None:
     first, second = OopsError("first"), OopsError("second")
 
     def source() -> Iterator[int]:
@@ -170,17 +170,17 @@ def test_the_first_error_wins_over_those_that_follow_from_it(overlap: Overlap) -
         raise first
 
     def worker(item: int) -> int:
-        assert overlap.stopping.wait(LONG)
+        assert threads.stopping.wait(LONG)
         raise second
 
-    outputs = overlap.ordered(worker, overlap.ahead(source(), 1), 1, 1)
+    outputs = threads.map(worker, threads.prefetch(source(), 1), 1, 1)
     with pytest.raises(OopsError) as caught:
-        list(overlap.last(outputs, 1, nothing))
+        list(threads.drive(outputs, 1, nothing))
     assert caught.value is first
 
 
 def test_an_error_is_seen_at_once_while_queues_are_full_and_a_worker_is_busy(
-    overlap: Overlap,
+    threads: ThreadGroup,
 ) -> None:
     release = threading.Event()
     busy = threading.Event()
@@ -196,18 +196,18 @@ def test_an_error_is_seen_at_once_while_queues_are_full_and_a_worker_is_busy(
         assert busy.wait(LONG)
         raise OopsError("reading")
 
-    outputs = overlap.ordered(worker, overlap.ahead(source(), 1), 1, 9)
+    outputs = threads.map(worker, threads.prefetch(source(), 1), 1, 9)
     with pytest.raises(OopsError, match="reading"):
-        list(overlap.last(overlap.ahead(outputs, 1), 1, nothing))
+        list(threads.drive(threads.prefetch(outputs, 1), 1, nothing))
     assert not release.is_set()
     release.set()
 
 
-def test_a_stage_that_waits_at_a_full_queue_leaves_when_another_fails(overlap: Overlap) -> None:
-    stuck = overlap.ahead(count(), 1)  # nobody takes these
+def test_a_stage_that_waits_at_a_full_queue_leaves_when_another_fails(threads: ThreadGroup) -> None:
+    stuck = threads.prefetch(count(), 1)  # nobody takes these
     with pytest.raises(OopsError):
-        list(overlap.last(failing(count(), 3, OopsError()), 1, nothing))
-    overlap.close()
+        list(threads.drive(failing(count(), 3, OopsError()), 1, nothing))
+    threads.close()
     with pytest.raises(PipelineCancelled):
         list(stuck)
 
@@ -221,56 +221,58 @@ def test_close_ends_threads_whether_their_items_were_taken_or_not() -> None:
         finally:
             closed.append(name)
 
-    overlap = Overlap()
-    overlap.ahead(endless("untouched"), 2)
-    taken = overlap.ahead(endless("taken"), 2)
+    threads = ThreadGroup()
+    threads.prefetch(endless("untouched"), 2)
+    taken = threads.prefetch(endless("taken"), 2)
     assert [next(taken), next(taken)] == [0, 1]
-    outputs = overlap.ordered(lambda n: n, overlap.ahead(endless("worked"), 2), 2, 4)
-    last = overlap.last(outputs, 1, nothing)
+    outputs = threads.map(lambda n: n, threads.prefetch(endless("worked"), 2), 2, 4)
+    last = threads.drive(outputs, 1, nothing)
     assert next(last) == 0
-    overlap.close()
+    threads.close()
     assert sorted(closed) == ["taken", "untouched", "worked"]
-    assert overlap.error is None
-    overlap.close()
+    assert threads.error is None
+    threads.close()
 
 
 def test_close_without_threads_is_no_matter() -> None:
-    Overlap().close()
+    ThreadGroup().close()
 
 
 def test_what_happens_while_closing_is_no_error() -> None:
-    overlap = Overlap()
+    threads = ThreadGroup()
     started = threading.Event()
 
     def source() -> Iterator[int]:
         started.set()
-        assert overlap.stopping.wait(LONG)
+        assert threads.stopping.wait(LONG)
         raise OopsError("too late")
         yield 0
 
-    overlap.ahead(source(), 1)
+    threads.prefetch(source(), 1)
     assert started.wait(LONG)
-    overlap.close()
-    assert overlap.error is None
+    threads.close()
+    assert threads.error is None
 
 
-def test_the_driving_thread_ticks_while_it_waits(overlap: Overlap) -> None:
+def test_the_driving_thread_ticks_while_it_waits(threads: ThreadGroup) -> None:
     ticked = threading.Event()
 
     def source() -> Iterator[int]:
         assert ticked.wait(LONG), "nobody ticked"
         yield 1
 
-    assert list(overlap.last(source(), 1, ticked.set)) == [1]
+    assert list(threads.drive(source(), 1, ticked.set)) == [1]
 
 
 @pytest.mark.parametrize("error", [OopsError, KeyboardInterrupt])
-def test_an_error_of_the_tick_ends_the_run(overlap: Overlap, error: type[BaseException]) -> None:
+def test_an_error_of_the_tick_ends_the_run(
+    threads: ThreadGroup, error: type[BaseException]
+) -> None:
     def tick() -> None:
         raise error
 
     with pytest.raises(error):
-        list(overlap.last(count(), 1, tick))
+        list(threads.drive(count(), 1, tick))
 
 
 @settings(deadline=None, max_examples=12)
@@ -283,16 +285,16 @@ def test_halted_is_never_what_a_person_sees(at: tuple[int, int, int]) -> None:
             raise errors[1]
         return item
 
-    overlap = Overlap()
+    threads = ThreadGroup()
     try:
-        source = overlap.ahead(failing(count(), at[0], errors[0]), 2)
-        outputs = overlap.ordered(worker, source, 2, 4)
-        finish = failing(overlap.ahead(outputs, 1), at[2], errors[2])
+        source = threads.prefetch(failing(count(), at[0], errors[0]), 2)
+        outputs = threads.map(worker, source, 2, 4)
+        finish = failing(threads.prefetch(outputs, 1), at[2], errors[2])
         with pytest.raises(OopsError) as caught:
-            list(overlap.last(finish, 1, nothing))
-        assert caught.value is overlap.error
+            list(threads.drive(finish, 1, nothing))
+        assert caught.value is threads.error
     finally:
-        overlap.close()
+        threads.close()
 
 
 def test_a_lane_is_one_thread_for_everybody() -> None:
@@ -365,19 +367,19 @@ def test_those_that_share_do_so() -> None:
 
 def test_a_thing_is_one_thread_s_and_the_first_that_is_ready() -> None:
     ready = {"a": False, "b": True, "c": True}
-    pool = Pool(["a", "b", "c"], ready.__getitem__)
-    with pool.one() as first, pool.one() as second:
+    pool = ResourcePool(["a", "b", "c"], ready.__getitem__)
+    with pool.acquire() as first, pool.acquire() as second:
         assert (first, second) == ("b", "c")
-        with ThreadPoolExecutor(1) as threads:
+        with ThreadPoolExecutor(1) as executor:
 
             def waited() -> str:
-                with pool.one() as found:
+                with pool.acquire() as found:
                     return found
 
-            third = threads.submit(waited)
+            third = executor.submit(waited)
             ready["a"] = True
             assert third.result() == "a"
-    with pytest.raises(ValueError, match="given back"), pool.one():
+    with pytest.raises(ValueError, match="given back"), pool.acquire():
         raise ValueError("given back")
-    with pool.one() as again:
+    with pool.acquire() as again:
         assert again == "a"

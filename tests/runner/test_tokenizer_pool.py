@@ -24,11 +24,13 @@ from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
 from engine.errors import BackendError, BundleError, RowError, Stopped
 from engine.pipeline import Bundle
-from engine.runner import coordinator, tokenizer_pool
+from engine.runner import coordinator, tokenizer_pool, worker
 from engine.runner.coordinator import run
-from engine.runner.tokenizer_pool import TokenizerPool, WorkerConfig
+from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings
 
 pytest.importorskip("onnxruntime")
+
+PROGRAM = "from engine.runner.tokenizer_pool import main; main()"
 
 TASKS: dict[str, dict[str, Any]] = {
     "feature-extraction": {},
@@ -43,7 +45,9 @@ TASKS: dict[str, dict[str, Any]] = {
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Corpora as small as these would be through before a process has begun."""
     made = tokenizer_pool.TokenizerPool
-    monkeypatch.setattr(coordinator, "TokenizerPool", lambda terms, count, here: made(terms, count))
+    monkeypatch.setattr(
+        worker, "TokenizerPool", lambda settings, count, local: made(settings, count)
+    )
 
 
 @pytest.fixture
@@ -57,9 +61,7 @@ def corpus(tmp_path: Path) -> Path:
 def mine() -> list[psutil.Process]:
     """Processes of this one that tokenize."""
     return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if tokenizer_pool._CODE in child.cmdline()
+        child for child in psutil.Process().children(recursive=True) if PROGRAM in child.cmdline()
     ]
 
 
@@ -68,9 +70,9 @@ def part(out: Path) -> bytes:
     return file.read_bytes()
 
 
-def terms(**changes: Any) -> WorkerConfig:
+def terms(**changes: Any) -> TokenizerSettings:
     given = {"folder": Path(BUNDLE), "options": {}, "max_length": 32, "type_ids": False}
-    return WorkerConfig(**{**given, "dedupe": True, **changes})
+    return TokenizerSettings(**{**given, "dedupe": True, **changes})
 
 
 def test_a_run_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
@@ -117,15 +119,16 @@ def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPatch) -> None:
-    run_ = object.__new__(coordinator.Run)
-    run_.device, run_.devices, run_.config = "cuda:0", ("cuda:0",), coordinator.RunConfig()
+    def tokenizers(device: str) -> int:
+        config = coordinator.RunConfig()
+        return coordinator._sized(config, device, 1, decoder=False, loaded=False).tokenizers
+
     counts = {}
     for cores in (1, 2, 16, 64):
         monkeypatch.setattr(coordinator, "cores", lambda cores=cores: cores)
-        counts[cores] = run_.tokenizers()
+        counts[cores] = tokenizers("cuda:0")
     assert counts == {1: 1, 2: 1, 16: 8, 64: 8}
-    run_.device = "cpu"
-    assert run_.tokenizers() == 0
+    assert tokenizers("cpu") == 0
 
 
 def test_an_error_in_a_process_is_the_run_s_own(
@@ -148,15 +151,15 @@ def test_an_error_in_a_process_is_the_run_s_own(
 def test_one_that_is_killed_is_told_and_the_run_goes_on_later(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = tokenizer_pool._Process.ask
+    encode = tokenizer_pool._TokenizerProcess.encode
 
     def killed(self: Any, rows: Rows) -> Any:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        return ask(self, rows)
+        self.child._process.send_signal(signal.SIGKILL)
+        self.child._process.wait()
+        return encode(self, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tokenizer_pool._Process, "ask", killed)
+        patch.setattr(tokenizer_pool._TokenizerProcess, "encode", killed)
         with pytest.raises(BackendError, match="ended by itself, exit code -9") as failed:
             run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=40)
     assert "--tokenizers" in failed.value.hint
@@ -170,7 +173,7 @@ def test_a_stopped_run_leaves_none(
     def stop(self: Any, answers: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(coordinator.Run, "_write", stop)
+    monkeypatch.setattr(worker.Worker, "_write", stop)
     with pytest.raises(Stopped):
         run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=10)
     assert not mine()
@@ -179,9 +182,10 @@ def test_a_stopped_run_leaves_none(
 def test_none_outlives_a_run_that_is_killed(corpus: Path, tmp_path: Path) -> None:
     code = (
         "import engine, sys, time\n"
-        "from engine.runner.tokenizer_pool import TokenizerPool, WorkerConfig\n"
+        "from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings\n"
         "from pathlib import Path\n"
-        f"TokenizerPool(WorkerConfig(Path({str(BUNDLE)!r}), {{}}, 32, False, True), 2)\n"
+        f"settings = TokenizerSettings(Path({str(BUNDLE)!r}), {{}}, 32, False, True)\n"
+        "pool = TokenizerPool(settings, 2)\n"
         "print('made', flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -197,9 +201,9 @@ def test_none_outlives_a_run_that_is_killed(corpus: Path, tmp_path: Path) -> Non
 
 
 def test_one_whose_run_is_killed_in_the_middle_of_a_window_says_nothing() -> None:
-    terms = pickle.dumps(WorkerConfig(BUNDLE, {}, 64, False, True))
+    terms = pickle.dumps(TokenizerSettings(BUNDLE, {}, 64, False, True))
     window = pickle.dumps(Rows(None, (pa.array(["a text"] * 1000),), numbers=np.arange(1000)))
-    code = [sys.executable, "-c", tokenizer_pool._CODE]
+    code = [sys.executable, "-c", PROGRAM]
     gone = subprocess.run(code, input=terms + window[:-9], capture_output=True, check=True)
     assert (gone.stderr, gone.stdout) == (b"", pickle.dumps(None, protocol=5))
 
@@ -209,19 +213,19 @@ def test_until_one_has_begun_the_run_tokenizes_a_window_at_a_time(
 ) -> None:
     seen, under_way = [], []
 
-    def encoders_of(terms: WorkerConfig, count: int, own: Any) -> TokenizerPool:
+    def encoders_of(settings: TokenizerSettings, count: int, local: Any) -> TokenizerPool:
         def counted(rows: Rows) -> Any:
             under_way.append(rows)
             seen.append(len(under_way))
             try:
-                return own(rows)
+                return local(rows)
             finally:
                 under_way.pop()
 
-        return TokenizerPool(terms, count, counted)
+        return TokenizerPool(settings, count, counted)
 
-    monkeypatch.setattr(tokenizer_pool._Process, "begun", lambda self: False)
-    monkeypatch.setattr(coordinator, "TokenizerPool", encoders_of)
+    monkeypatch.setattr(tokenizer_pool._TokenizerProcess, "is_ready", lambda self: False)
+    monkeypatch.setattr(worker, "TokenizerPool", encoders_of)
     run(BUNDLE, corpus, tmp_path / "2", tokenizers=2, window=10)
     assert seen == [1] * 30
     run(BUNDLE, corpus, tmp_path / "0", tokenizers=0, window=10)
@@ -231,7 +235,7 @@ def test_until_one_has_begun_the_run_tokenizes_a_window_at_a_time(
 def test_those_that_have_begun_come_first() -> None:
     made = TokenizerPool(terms(), 1, lambda rows: pytest.fail("it has begun"))
     try:
-        while not made._all[0].begun():
+        while not made._processes[0].is_ready():
             time.sleep(0.01)
         for _ in range(3):
             made(Rows(None, (pa.array(["uno"]),), numbers=np.arange(1)))

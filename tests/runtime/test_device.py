@@ -336,9 +336,7 @@ def test_a_decoder_has_a_share_of_the_gpu(gpu: FarRuntime) -> None:
 def test_auto_says_that_it_took_the_cpu_and_the_manifest_what_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "engine.runner.coordinator.passed_over", lambda: ("there is no GPU", "buy one")
-    )
+    monkeypatch.setattr("engine.runner.report.passed_over", lambda: ("there is no GPU", "buy one"))
     monkeypatch.setattr(device, "passed_over", lambda: ("there is no GPU", "buy one"))
     file = tmp_path / "n.jsonl"
     file.write_text('{"text": "uno"}\n')

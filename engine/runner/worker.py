@@ -1,0 +1,231 @@
+"""One device of a run: answers the splits it is given and commits their parts.
+
+    split ─► rows ─► encoded ─► batches ─► outputs ─► answers ─► part file ─► commit record
+
+`Worker._answers` reads like the first five arrows, `Worker._write` like the last two. A run on one
+device has its worker in its own process, one on several GPUs a process for each (`multi_gpu`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from engine import data, tasks
+from engine.bundle.batching import rows_ended
+from engine.core.telemetry import Telemetry
+from engine.core.types import Answers, Batch, Encoded, Output, Rows, Split
+from engine.errors import ColumnError, InputError
+from engine.pipeline import Bundle, Stages
+from engine.runner import fingerprint
+from engine.runner.manifest import Manifest
+from engine.runner.messages import (
+    Assignment,
+    Committed,
+    Counts,
+    Message,
+    Opened,
+    RowsRead,
+    WorkerSettings,
+)
+from engine.runner.part import PartWriter
+from engine.runner.threads import ThreadGroup
+from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings
+
+COUNTS_SECONDS = 0.25
+
+
+class Worker:
+    """Reads, computes and writes on one device.
+
+    Args:
+        settings: What to run, and where to.
+        send: Called with each message for the coordinator, from several threads; what it raises
+            ends the work.
+        model: The bundle, where it is loaded already.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, send: Callable[[Message], None], model: Bundle | None = None
+    ) -> None:
+        self.settings, self.config, self.send = settings, settings.config, send
+        self.manifest = Manifest(settings.out)
+        self.telemetry = Telemetry()
+        self.threads = ThreadGroup()
+        self._model = model
+        self._assigned: dict[Split, Assignment] = {}
+        self._tokenizer_pool: TokenizerPool | None = None
+        self._part: PartWriter | None = None
+        self._ran: dict[str, Any] = {}
+        self._counts_sent = 0.0
+
+    def answer(self, assignments: Iterator[Assignment]) -> None:
+        """Answer splits until there are no more, part by part.
+
+        Raises:
+            EngineError: A split, the device or the disk failed, or `send` did.
+        """
+        stages = self._open()
+        try:
+            for window in self._answers(stages, assignments):
+                with self.telemetry.timed("write"):
+                    self._write(window)
+        finally:
+            if self._part:
+                self._part.abandon()
+        self._send_counts()
+
+    def close(self) -> None:
+        """End every thread and process of this worker."""
+        self.threads.close()
+        if self._tokenizer_pool:
+            self._tokenizer_pool.close()
+
+    def _answers(self, stages: Stages, assignments: Iterator[Assignment]) -> Iterator[Answers]:
+        """The pipeline. Windows read, encoded, or answered and waiting: at most 2 of each, besides
+        those that are being encoded."""
+        threads, workers = self.threads, self.config.workers
+        rows = threads.prefetch(self._read(stages, assignments), 2)
+        encoded = threads.prefetch(self._encode(stages, rows), 2)
+        batches = self._cut(stages, encoded)
+        # Batches submitted or being computed: at most 3 for each thread that computes.
+        outputs = threads.map(self._inferring(stages), batches, workers, depth=3 * workers)
+        answers = self._finish(stages, threads.prefetch(outputs, workers))
+        return threads.drive(answers, 2, self._tick)
+
+    def _open(self) -> Stages:
+        config = self.config
+        model = self._model or Bundle.load(
+            self.settings.bundle,
+            device=self.settings.device,
+            threads=config.threads,
+            gpu_memory=config.gpu_memory,
+        )
+        self._ran = dict(model.backend.ran)
+        self.send(Opened(self._ran))
+        return model.stages(
+            config.options,
+            batch_tokens=config.batch_tokens,
+            max_length=config.max_length,
+            workers=config.workers,
+            dedupe=config.dedupe,
+            stopped=self.threads.stopping.is_set,
+            count=self.telemetry.add,
+        )
+
+    def _read(self, stages: Stages, assignments: Iterator[Assignment]) -> Iterator[Rows]:
+        config = self.config
+        inputs = tasks.columns(stages.task, config.text)
+        window = min(config.window, stages.task.window(stages.context.options))
+        for assignment in assignments:
+            split, limit = assignment.split, assignment.input["limit"]
+            self._assigned[split] = assignment
+            windows = data.read(split, inputs=inputs, keep=config.keep, window=window, limit=limit)
+            for rows in self.telemetry.each("read", windows):
+                _check_names(rows, stages.schema)
+                self._send_rows_read(rows)
+                if rows.last and fingerprint.file_state(split.path) != assignment.file_state:
+                    raise InputError(f"{split.path}: changed during the run", "run again")
+                yield rows
+
+    def _send_rows_read(self, rows: Rows) -> None:
+        bad = data.first_bad(rows)
+        if bad and self.config.on_error == "fail":
+            raise bad
+        rejects = rows.rejects
+        first_bad = f"row {bad.row} of {bad.path}" if bad else ""
+        self.send(RowsRead(len(rows) + len(rejects.rows), Counter(rejects.codes), first_bad))
+
+    def _encode(self, stages: Stages, windows: Iterator[Rows]) -> Iterator[Encoded]:
+        tokenize: Callable[[Rows], Encoded] = stages.encode
+        processes = self.config.tokenizers
+        if processes:
+            settings = TokenizerSettings(
+                self.settings.bundle,
+                self.config.options,
+                stages.max_length,
+                stages.context.type_ids,
+                self.config.dedupe,
+            )
+            tokenize = self._tokenizer_pool = TokenizerPool(settings, processes, stages.encode)
+
+        def encode(rows: Rows) -> Encoded:
+            with self.telemetry.timed("tokenize", _where(rows)):
+                encoded = tokenize(rows)
+            self.telemetry.add(repeats=len(encoded.ids) - len(encoded.computed))
+            return encoded
+
+        # Windows being tokenized, or waiting for their turn: at most one for each process.
+        return self.threads.map(encode, windows, processes or 1, depth=processes or 1)
+
+    def _cut(self, stages: Stages, windows: Iterator[Encoded]) -> Iterator[Batch]:
+        for window in windows:
+            yield from self.telemetry.each("batch", stages.cut(window))
+
+    def _inferring(self, stages: Stages) -> Callable[[Batch], Output]:
+        def infer(batch: Batch) -> Output:
+            rows, length = batch.shape
+            what = f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
+            with self.telemetry.timed("infer", what):
+                output = stages.infer(batch)
+            self.telemetry.add(rows=rows_ended(batch), tokens=batch.tokens, padded=batch.padded)
+            return output
+
+        return infer
+
+    def _finish(self, stages: Stages, outputs: Iterator[Output]) -> Iterator[Answers]:
+        window: list[Output] = []
+        for output in outputs:
+            window.append(output)
+            if output.batch.last:
+                with self.telemetry.timed("finish", _where(output.batch.window.rows)):
+                    answers = stages.finish(window)
+                window = []
+                yield answers
+
+    def _write(self, window: Answers) -> None:
+        """Append a window to its part, and commit the part with its last one."""
+        split = window.rows.split
+        assert split is not None
+        assignment = self._assigned[split]
+        if self._part is None:
+            self.manifest.forget(assignment.part)
+            self._part = PartWriter(self.manifest.out, assignment.part, self.config)
+        self._part.write(window)
+        if not window.rows.last:
+            return
+        entry = self._part.finish(assignment.input, self.settings.fingerprint, self._ran)
+        self._part = None
+        del self._assigned[split]
+        self.manifest.commit(entry)
+        self.send(Committed(split, entry.counts["rows_out"]))
+
+    def _tick(self) -> None:
+        """Send the counts, if it is time."""
+        now = time.perf_counter()
+        if now - self._counts_sent >= COUNTS_SECONDS:
+            self._counts_sent = now
+            self._send_counts()
+
+    def _send_counts(self) -> None:
+        telemetry = self.telemetry
+        counts, seconds = dict(telemetry.counts), dict(telemetry.seconds)
+        self.send(Counts(counts, seconds, telemetry.stuck()))
+
+
+def _check_names(rows: Rows, schema: pa.Schema) -> None:
+    kept = rows.kept.schema.names if rows.kept is not None else []
+    if both := sorted(set(kept) & set(schema.names)):
+        assert rows.split is not None
+        raise ColumnError(
+            f"{rows.split.path}: kept column {both[0]!r} is also the name of a result column",
+            f"leave {both[0]!r} out of --keep, or rename it in the input",
+        )
+
+
+def _where(rows: Rows) -> str:
+    return f"{rows.split.path} (part {rows.split.ordinal})" if rows.split else "memory"
