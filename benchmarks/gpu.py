@@ -44,6 +44,7 @@ from workloads import ANSWERS, MIXED, SENTENCES
 import engine
 from engine.bench.profile import Watched
 from engine.bundle import format as bundle_format
+from engine.core.device import Device
 from engine.core.types import Batch, Rows
 from engine.generation import device_cache
 from engine.pipeline import GPU_TOKENS, Bundle, Stages
@@ -445,10 +446,10 @@ def _ctranslate2(
     folder = checkpoint.with_name("ctranslate2")
     if not folder.exists():
         ctranslate2.converters.TransformersConverter(str(checkpoint)).convert(str(folder))
-    kind, _, index = bench.device.partition(":")
-    device = {"device": kind, "device_index": int(index or 0)}
-    precision = "float32" if kind == "cpu" else "float16"
-    model = ctranslate2.Translator(str(folder), compute_type=precision, **device)
+    device = Device.parse(bench.device)
+    where = {"device": device.kind, "device_index": device.index}
+    precision = "float16" if device.is_gpu else "float32"
+    model = ctranslate2.Translator(str(folder), compute_type=precision, **where)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     tokens = [encoding.tokens for encoding in tokenizer(rows).encodings]
     options = {"beam_size": beams, "max_batch_size": batch, "max_decoding_length": 128}
@@ -477,7 +478,7 @@ def peak(bench: Bench) -> float:
 
 def used(bench: Bench) -> int:
     """MiB of the GPU in use, by nvidia-smi; 0 without one."""
-    index = bench.device.partition(":")[2] or "0"
+    index = Device.parse(bench.device).index
     command = [
         "nvidia-smi",
         f"--id={index}",

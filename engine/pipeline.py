@@ -64,7 +64,7 @@ class Stages:
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
         pad, generation = self.context.model_config.pad_id, self.context.model_config.decoder
-        on_gpu = self.backend.device != "cpu"
+        on_gpu = self.backend.device.is_gpu
         if generation and generation.continuous:
             most = _TURNS * (MOST if on_gpu else capacity(generation))
             return batching.deal(
@@ -156,11 +156,11 @@ class Bundle:
         folder = bundle_format.load(path)
         if check:
             folder.check()
-        device = resolve(device)
+        chosen = resolve(device)
         backend = OrtBackend(
             folder.path,
-            folder.graphs_for(device),
-            device=device,
+            folder.graphs_for(chosen),
+            device=chosen,
             threads=threads or cores(),
             gpu_memory=gpu_memory,
             tensor_cores=folder.tensor_cores,
@@ -191,7 +191,7 @@ class Bundle:
         self._check_length(length)
         tokenizer = self._tokenizer(length)
         settled = tasks.settle(self.task, self.model_config, options)
-        on_gpu = self.backend.device != "cpu"
+        on_gpu = self.backend.device.is_gpu
         budget = batch_tokens or (GPU_TOKENS if on_gpu else self.task.batch_tokens)
         type_ids = "token_type_ids" in self._first_graph().inputs
         return Stages(

@@ -120,8 +120,8 @@ def _opened(
 ) -> OrtBackend:
     return OrtBackend(
         folder.path,
-        folder.graphs_for(device := resolve(device)),
-        device=device,
+        folder.graphs_for(chosen := resolve(device)),
+        device=chosen,
         threads=setting.threads,
         profiles=profiles,
         tensor_cores=folder.tensor_cores,

@@ -207,7 +207,7 @@ def sweep(
         Stopped: Interrupted (SIGINT).
     """
     given = {"max_length": max_length, "device": device, "options": dict(options or {})}
-    on_gpu = resolve(device) != "cpu"
+    on_gpu = resolve(device).is_gpu
     if budgets is None:
         budgets = GPU_BUDGETS if on_gpu else BUDGETS
     settings = _settings(budgets, workers, on_gpu)

@@ -22,8 +22,7 @@ from engine.errors import SettingsError
 from engine.export.acceptance.sample import BUNDLED, bundled, options
 from engine.pipeline import GPU_TOKENS, Bundle
 from engine.runner.coordinator import MAX_WORKERS
-from engine.runtime.device import devices
-from engine.runtime.device import gpu as gpu_of
+from engine.runtime.device import devices, gpu_name
 from engine.tasks.in_memory_inputs import in_memory
 
 SECONDS = 60
@@ -72,8 +71,8 @@ def tune(
             f"text names {', '.join(text)}, and there is no input", "name the files to measure on"
         )
     check_least("seconds", seconds, 1)
-    device = devices(device)[0]
-    gpu = gpu_of(device)
+    first = devices(device)[0]
+    gpu, device = gpu_name(first), str(first)
     task, cores = tasks.find(folder.description.task), hardware.cores()
     own = bundled(folder.description).items
     asked = {**({} if inputs else options(folder.description, own)), **(given or {})}

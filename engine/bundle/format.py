@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.core.device import Device
 from engine.errors import BundleError
 
 FORMAT = 2
@@ -324,11 +325,11 @@ class BundleFolder:
         """File names of the ONNX graphs."""
         return tuple(n for n in sorted(self.description.files) if n.endswith(".onnx"))
 
-    def graphs_for(self, device: str) -> tuple[str, ...]:
+    def graphs_for(self, device: Device) -> tuple[str, ...]:
         """Those that a device loads: of a step on the host and one that stays on a GPU, one; and
         an encoder with its padding or without."""
         there = set(self.graphs)
-        if device == "cpu":
+        if not device.is_gpu:
             left = {*BESIDE, *PACKED.values(), *(RESIDENT if STEP in there else ())}
         else:
             left = {plain for plain, packed in PACKED.items() if packed in there}

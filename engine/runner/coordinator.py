@@ -24,6 +24,7 @@ from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.core.config import RunConfig, check_names
+from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
 from engine.core.telemetry import Progress
 from engine.data import writers
@@ -43,7 +44,7 @@ from engine.runner.messages import (
 from engine.runner.progress import ProgressMeter, total
 from engine.runner.report import Report, notes
 from engine.runner.worker import Worker
-from engine.runtime.device import ALL, devices, gpu
+from engine.runtime.device import devices, gpu_name
 
 MAX_WORKERS = 4
 # Processes that tokenize for a GPU, one for every two cores: each gives 1 to 2 million tokens a
@@ -79,7 +80,7 @@ def run(
     folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
     config = resolve_config(folder, settings)
     if not isinstance(model, Bundle):
-        config = tuned.applied(folder.path, config, gpu(devices(config.device)[0]))
+        config = tuned.applied(folder.path, config, gpu_name(devices(config.device)[0]))
     files = data.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
     manifest = Manifest(Path(out))
     files = fingerprint.inputs_outside(files, manifest.out)
@@ -127,8 +128,8 @@ class Coordinator:
     ) -> None:
         self.model, self.folder, self.config, self.manifest = model, folder, config, manifest
         self.devices = _devices(model, config)
-        self.device = self.devices[0] if len(self.devices) == 1 else ALL
-        self.record = fingerprint.run_record(folder, config, self.device)
+        self.device = str(self.devices[0]) if len(self.devices) == 1 else ALL
+        self.record = fingerprint.run_record(folder, config, self.devices[0].kind)
         self.file_states = {file: fingerprint.file_state(file) for file in files}
         self.splits = list(data.plan(files, config.split_size))
         self.parts = {s: writers.part_name(s.ordinal, s.name, config.format) for s in self.splits}
@@ -205,10 +206,10 @@ class Coordinator:
         with closing(Worker(workers[0], partial(self.receive, 0), model)) as worker:
             worker.answer(assignments)
 
-    def _worker_settings(self, device: str) -> WorkerSettings:
+    def _worker_settings(self, device: Device) -> WorkerSettings:
         config = _sized(
             self.config,
-            self.device,
+            device,
             len(self.devices),
             decoder=self.folder.description.model_config.decoder is not None,
             loaded=isinstance(self.model, Bundle),
@@ -251,20 +252,22 @@ class Coordinator:
         return report
 
 
-def _sized(config: RunConfig, device: str, count: int, *, decoder: bool, loaded: bool) -> RunConfig:
+def _sized(
+    config: RunConfig, device: Device, count: int, *, decoder: bool, loaded: bool
+) -> RunConfig:
     """Settings of one of `count` workers, with every size that was left to the engine filled in."""
     workers, tokenizers = config.workers, config.tokenizers
-    if device == "cpu":
-        workers = workers or (1 if loaded else min(MAX_WORKERS, cores()))
-    else:
+    if device.is_gpu:
         # One batch is made ready while the other is computed; a decoder's rows come and go.
         workers = workers or (1 if decoder else 2)
         tokenizers = tokenizers or min(GPU_TOKENIZERS, max(1, cores() // (2 * count)))
+    else:
+        workers = workers or (1 if loaded else min(MAX_WORKERS, cores()))
     threads = config.threads or max(1, cores() // (count * workers))
     return dataclasses.replace(config, workers=workers, tokenizers=tokenizers, threads=threads)
 
 
-def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[str, ...]:
+def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...]:
     """What will run: a loaded bundle stays where it is, and must be where it is wanted."""
     wanted = config.device
     if wanted == ALL and (isinstance(model, Bundle) or config.limit):
@@ -276,7 +279,7 @@ def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[str, ...]:
     if not isinstance(model, Bundle):
         return devices(wanted)
     device = model.backend.device
-    if wanted not in ("auto", device, device.partition(":")[0]):
+    if wanted not in (AUTO, device.kind, str(device)):
         raise DeviceError(
             f"{wanted} was asked for, and the bundle is loaded on {device}",
             "load it with the device you want, or give the bundle's folder",

@@ -12,13 +12,14 @@ from typing import Any
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.config import RunConfig
+from engine.core.device import Kind
 from engine.core.types import Split
 from engine.errors import InputError
 from engine.version import __version__
 
 
 def run_record(
-    folder: bundle_format.BundleFolder, config: RunConfig, device: str
+    folder: bundle_format.BundleFolder, config: RunConfig, device: Kind
 ) -> dict[str, Any]:
     """The content of run.json: everything that makes two runs the same run."""
     model_config = folder.description.model_config
@@ -26,7 +27,7 @@ def run_record(
     settings = {
         **config.shaping(),
         "options": dataclasses.asdict(options),
-        "device": device.partition(":")[0],
+        "device": device,
         "engine": __version__,
     }
     content = {"settings": settings, "bundle": folder.fingerprint}

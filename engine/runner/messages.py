@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.config import RunConfig
+from engine.core.device import Device
 from engine.core.types import Split
 
 
@@ -30,7 +31,7 @@ class WorkerSettings:
 
     bundle: Path
     out: Path
-    device: str
+    device: Device
     config: RunConfig
     fingerprint: str
 

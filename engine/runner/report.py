@@ -9,9 +9,10 @@ from typing import Any
 
 from engine.bundle.format import Description
 from engine.core.config import RunConfig
+from engine.core.device import AUTO, CPU
 from engine.runner.manifest import COUNTS, Entry, total
 from engine.runner.messages import Counts
-from engine.runtime.device import passed_over
+from engine.runtime.device import why_no_gpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ def notes(
         lines.append(f"{truncated} rows were cut at {length} tokens (--max-length)")
     if halved:
         lines.append(f"{halved} batches did not fit {device} and were halved")
-    if config.device == "auto" and device == "cpu" and (reason := passed_over()):
+    if config.device == AUTO and device == str(CPU) and (reason := why_no_gpu()):
         lines.append(f"auto took the CPU: {reason[0]}")
     if not config.keep:
         lines.append("no input columns were kept; --keep id or --keep all puts them beside")

@@ -101,7 +101,7 @@ class Worker:
         config = self.config
         model = self._model or Bundle.load(
             self.settings.bundle,
-            device=self.settings.device,
+            device=str(self.settings.device),
             threads=config.threads,
             gpu_memory=config.gpu_memory,
         )

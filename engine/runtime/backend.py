@@ -28,19 +28,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core.device import Device
 from engine.errors import BackendError, OutOfMemory
 from engine.runtime import cuda
 from engine.runtime.device import (
     PROVIDERS,
     built_for,
+    captured_stderr,
     check_nodes,
-    check_placed,
-    heard,
-    not_started,
+    check_provider,
+    execution_info,
     preload,
-    ran,
-    resolve,
     runtime,
+    start_failure,
 )
 from engine.runtime.gpu_serialization import ReadWriteLock, SerialExecutor
 from engine.runtime.packing import places
@@ -72,10 +72,9 @@ _DTYPES = {
 class OrtGraph:
     """One session."""
 
-    def __init__(self, file: Path, session: Any, device: str) -> None:
+    def __init__(self, file: Path, session: Any, device: Device) -> None:
         self._file, self._session = file, session
-        kind, _, index = device.partition(":")
-        self._gpu = None if kind == "cpu" else int(index or 0)
+        self._gpu = device.index if device.is_gpu else None
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
         self.dtypes: dict[str, Any] = {
@@ -254,7 +253,7 @@ class OrtBackend:
     Args:
         folder: The bundle.
         graphs: Names of its ONNX files; NAME.onnx and NAME.packed.onnx are both the graph NAME.
-        device: auto, cpu, cuda or cuda:N.
+        device: What computes.
         threads: Threads for one batch.
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
         gpu_memory: Bytes of the GPU that a graph's arena may take up, and all caches of a decoder;
@@ -262,7 +261,7 @@ class OrtBackend:
         tensor_cores: Graphs whose products of float32 a GPU computes in TF32.
 
     Raises:
-        DeviceError: The device asked for is not what would run.
+        DeviceError: The device is not what would run.
         BackendError: The runtime refuses a graph.
     """
 
@@ -271,19 +270,19 @@ class OrtBackend:
         folder: Path,
         graphs: Sequence[str],
         *,
-        device: str = "auto",
+        device: Device,
         threads: int = 1,
         profiles: Path | None = None,
         gpu_memory: int = 0,
         tensor_cores: Collection[str] = (),
     ) -> None:
-        self.device: str = resolve(device)
+        self.device = device
         self._profiles, self._gpu_memory = profiles, gpu_memory
         self._tensor_cores = tensor_cores
-        self.room: int = _room(self.device, gpu_memory)
-        if self.device != "cpu":
+        self.room: int = _room(device, gpu_memory)
+        if device.is_gpu:
             preload()
-        captured = self.device != "cpu" and any(Path(n).stem in _CAPTURED for n in graphs)
+        captured = device.is_gpu and any(Path(n).stem in _CAPTURED for n in graphs)
         self._lane = SerialExecutor() if captured else None
         self._graphs = {n.partition(".")[0]: self._load(folder / n, threads) for n in graphs}
 
@@ -295,7 +294,7 @@ class OrtBackend:
     def ran(self) -> dict[str, Any]:
         """See `flow.Backend`."""
         sessions = {name: graph.session for name, graph in self._graphs.items()}
-        return ran(self.device, sessions).to_dict()
+        return execution_info(self.device, sessions).to_dict()
 
     def profiled(self) -> dict[str, Path]:
         """End profiling: the file of every graph, JSON in the format of Chrome's tracing."""
@@ -315,9 +314,7 @@ class OrtBackend:
                 return value.array
             assert value.view is None, "a part of a buffer stays on the GPU"
             value = value.value
-        if self.device == "cpu":
-            return np.asarray(value.numpy())
-        with _QUIET.shared():
+        with _QUIET.shared() if self.device.is_gpu else nullcontext():
             return np.asarray(value.numpy())
 
     def put(self, buffer: OrtBuffer, array: NDArray[Any]) -> None:
@@ -329,7 +326,7 @@ class OrtBackend:
             buffer.value.update_inplace(np.ascontiguousarray(array))
 
     def buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None = None) -> OrtBuffer:
-        if self.device != "cpu":
+        if self.device.is_gpu:
             return self._there(shape, dtype, old)
         size = math.prod(shape) * np.dtype(dtype).itemsize
         # Pages that are never written take up no memory: a cache costs what its rows fill.
@@ -343,10 +340,9 @@ class OrtBackend:
         if old and old.value.tensor_size_in_bytes() >= size:
             return OrtBuffer(None, None, old.value, (shape, dtype))
         make = runtime().OrtValue.ortvalue_from_shape_and_type
-        index = int(self.device.partition(":")[2] or 0)
         with _QUIET.shared():
             try:
-                value = make(list(shape), dtype, "cuda", index)
+                value = make(list(shape), dtype, "cuda", self.device.index)
             except Exception as error:  # as above: no common base
                 raise OutOfMemory(
                     f"{self.device} has no room for {tuple(shape)} of {np.dtype(dtype)}",
@@ -365,16 +361,16 @@ class OrtBackend:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        on_gpu = self.device != "cpu"
+        on_gpu = self.device.is_gpu
         # A provider that does not load says so in the log, as an error, and nowhere else.
         options.log_severity_level = 3 if on_gpu else 4
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self._profiles:
             options.enable_profiling = True
             options.profile_file_prefix = str(self._profiles / file.stem)
-        said: list[str] = []
+        log: list[str] = []
         try:
-            with heard(said if on_gpu else None), _QUIET.shared() if on_gpu else nullcontext():
+            with self._loading(log):
                 # Its own way back to the CPU prints, and is refused here all the same.
                 session = ort.InferenceSession(
                     str(file),
@@ -384,20 +380,27 @@ class OrtBackend:
                     disabled_optimizers=list(_UNWANTED) if on_gpu else None,
                 )
         except Exception as error:  # as above: no common base
-            raise not_started(self.device, error) or BackendError(
+            raise start_failure(self.device, error) or BackendError(
                 f"{file}: ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}",
                 "export the model again with this installation",
             ) from error
-        check_placed(self.device, session, said)
+        check_provider(self.device, session, log)
         check_nodes(file, self.device, session)
         return OrtGraph(file, session, self.device)
 
+    @contextmanager
+    def _loading(self, log: list[str]) -> Iterator[None]:
+        if not self.device.is_gpu:
+            yield
+            return
+        with captured_stderr(log), _QUIET.shared():
+            yield
+
     def _providers(self, file: Path) -> list[Any]:
-        kind, _, index = self.device.partition(":")
-        if kind == "cpu":
+        if not self.device.is_gpu:
             return [PROVIDERS["cpu"]]
         options = {
-            "device_id": index or "0",
+            "device_id": str(self.device.index),
             # Grows by what is needed, not by powers of two.
             "arena_extend_strategy": "kSameAsRequested",
             # Of batches that a GPU computes at once, all are finished at about the same time, and
@@ -415,11 +418,10 @@ class OrtBackend:
         return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
 
 
-def _room(device: str, gpu_memory: int) -> int:
-    kind, _, index = device.partition(":")
-    if kind == "cpu":
+def _room(device: Device, gpu_memory: int) -> int:
+    if not device.is_gpu:
         return _ROOM
-    most = cuda.look().gpus[int(index or 0)].memory // _PART
+    most = cuda.look().gpus[device.index].memory // _PART
     return min(most, gpu_memory or most) // 2
 
 

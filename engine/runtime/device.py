@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.config import check_device
+from engine.core.device import ALL, AUTO, CPU, Device, Kind
 from engine.errors import DeviceError, MissingDependency, SettingsError
 from engine.runtime import cuda
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: Mapping[Kind, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 GPU = 'pip install "corpus-engine[gpu]"'
 _INSTALL = 'pip install "corpus-engine[cpu]", or "corpus-engine[gpu]" for an NVIDIA GPU (not both)'
 _SWAP = f"pip uninstall -y onnxruntime onnxruntime-gpu, then {GPU}"
 _CPU = "--device cpu runs on the CPU"
-ALL = "cuda:all"
 # Ops that CUDA leaves to the CPU on purpose: arithmetic of shapes, whose inputs lie on the host.
 # Anything with a weight or a token's state in it is not among them.
 _OF_SHAPES = {
@@ -66,19 +66,16 @@ class ExecutionInfo:
         return asdict(self)
 
 
-def ran(device: str, sessions: Mapping[str, Any]) -> ExecutionInfo:
+def execution_info(device: Device, sessions: Mapping[str, Any]) -> ExecutionInfo:
     """What computes the graphs of these sessions, by their names."""
-    kind, _, index = device.partition(":")
-    told = {name: nodes(session) for name, session in sessions.items()}
-    found = ExecutionInfo(device, PROVIDERS[kind], str(runtime().__version__), nodes=told)
-    if kind == "cpu":
-        return found
+    counts = {name: node_counts(session) for name, session in sessions.items()}
+    version = str(runtime().__version__)
+    info = ExecutionInfo(str(device), PROVIDERS[device.kind], version, nodes=counts)
+    if not device.is_gpu:
+        return info
     driver, loaded = cuda.look(), cuda.versions(built_for())
-    gpus = [gpu.name for gpu in driver.gpus]
-    gpu = gpus[int(index or 0)] if int(index or 0) < len(gpus) else ""
-    return replace(
-        found, gpu=gpu, driver=driver.release, cuda=loaded["cuda"], cudnn=loaded["cudnn"]
-    )
+    gpu = driver.gpus[device.index].name if device.index < len(driver.gpus) else ""
+    return replace(info, gpu=gpu, driver=driver.release, cuda=loaded["cuda"], cudnn=loaded["cudnn"])
 
 
 @cache
@@ -113,57 +110,52 @@ def built_for() -> int:
     return int(told.partition(".")[0]) if told.partition(".")[0].isdigit() else 13
 
 
-def resolve(device: str) -> str:
-    """The device that auto, cuda or cpu stands for here: cpu or cuda:N.
+def resolve(request: str) -> Device:
+    """The device that auto, cpu, cuda or cuda:N stands for on this machine.
 
     Raises:
         SettingsError: It is none of these names, or several GPUs.
         DeviceError: A GPU was asked for and there is none; the message says why.
     """
-    check_device(device)
-    if device == ALL:
+    check_device(request)
+    if request == ALL:
         raise SettingsError(f"device is {ALL}, and one is needed here", "cuda, cuda:0 or cpu")
-    return _resolved(device, device)
-
-
-def _resolved(device: str, asked: str) -> str:
-    if device == "cpu":
-        return "cpu"
-    problem = passed_over()
-    if device == "auto":
-        return "cpu" if problem else "cuda:0"
-    if problem:
-        raise DeviceError(f"{asked} was asked for, but {problem[0]}", problem[1])
-    index = int(device.partition(":")[2] or 0)
-    if index >= (count := len(cuda.look().gpus)):
+    if request == AUTO:
+        return CPU if why_no_gpu() else Device("cuda")
+    device = Device.parse(request)
+    if device.is_gpu and device.index >= (count := _gpu_count(request)):
         raise DeviceError(
-            f"{device} was asked for, and the driver has {count} "
+            f"{request} was asked for, and the driver has {count} "
             f"GPU{'s' * (count > 1)}: cuda:0{f' to cuda:{count - 1}' * (count > 1)}",
             "nvidia-smi lists the GPUs; CUDA_VISIBLE_DEVICES hides some",
         )
-    return f"cuda:{index}"
+    return device
 
 
-def devices(device: str) -> tuple[str, ...]:
+def devices(request: str) -> tuple[Device, ...]:
     """The devices that a run uses: one, or with cuda:all every GPU.
 
     Raises:
         DeviceError: As `resolve`.
     """
-    if device != ALL:
-        return (resolve(device),)
-    _resolved("cuda", device)
-    return tuple(f"cuda:{n}" for n in range(len(cuda.look().gpus)))
+    if request != ALL:
+        return (resolve(request),)
+    return tuple(Device("cuda", index) for index in range(_gpu_count(request)))
 
 
-def gpu(device: str) -> str:
-    """Name of the GPU that is cuda:N, "" for the CPU."""
-    kind, _, index = device.partition(":")
-    return "" if kind == "cpu" else cuda.look().gpus[int(index)].name
+def _gpu_count(request: str) -> int:
+    if problem := why_no_gpu():
+        raise DeviceError(f"{request} was asked for, but {problem[0]}", problem[1])
+    return len(cuda.look().gpus)
 
 
-def passed_over() -> tuple[str, str] | None:
-    """Why no GPU can be used here, and what to do about it; None where one can."""
+def gpu_name(device: Device) -> str:
+    """Name of the GPU, "" for the CPU."""
+    return cuda.look().gpus[device.index].name if device.is_gpu else ""
+
+
+def why_no_gpu() -> tuple[str, str] | None:
+    """Why no GPU can be used here, and a hint; None where one can."""
     if PROVIDERS["cuda"] not in runtime().get_available_providers():
         return "the installed onnxruntime has no CUDA provider", f"{_SWAP}; or {_CPU}"
     driver, major = cuda.look(), built_for()
@@ -186,7 +178,7 @@ def _older(major: int) -> str:
 def preload() -> None:
     """Load CUDA's and cuDNN's libraries from PyPI's packages, or those that torch has loaded.
 
-    Whatever does not load shows when a session is made (`check_placed`).
+    Whatever does not load shows when a session is made (`check_provider`).
     """
     load = getattr(runtime(), "preload_dlls", None)
     if load is None:
@@ -197,27 +189,25 @@ def preload() -> None:
 
 
 @contextlib.contextmanager
-def heard(lines: list[str] | None) -> Iterator[None]:
-    """Catch what the runtime's library writes to file descriptor 2 meanwhile, which is where it
-    says why a provider does not load; None catches nothing."""
-    if lines is None:
-        yield
-        return
-    kept = os.dup(2)
+def captured_stderr(lines: list[str]) -> Iterator[None]:
+    """Add to `lines` what is written to file descriptor 2 within: the only place where the runtime
+    says why a provider does not load."""
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             caught.seek(0)
             lines += caught.read().decode(errors="replace").splitlines()
 
 
-def not_started(device: str, error: Exception) -> DeviceError | None:
-    """What to raise where a session fails for want of a GPU that works, None where it does not."""
-    if device == "cpu" or not (why := _lost([str(error)])):
+def start_failure(device: Device, error: Exception) -> DeviceError | None:
+    """What to raise where a session cannot be created because CUDA does not start; None where the
+    error is another one."""
+    if not device.is_gpu or not (why := _lost([str(error)])):
         return None
     return DeviceError(
         f"{device} was asked for, and the CUDA provider does not start: {why}",
@@ -225,23 +215,23 @@ def not_started(device: str, error: Exception) -> DeviceError | None:
     )
 
 
-def check_placed(device: str, session: Any, said: Sequence[str]) -> None:
-    """See that a session is on the device it was made for.
+def check_provider(device: Device, session: Any, log: Sequence[str]) -> None:
+    """Check that a session is on the device it was created for.
 
     Args:
-        said: What the runtime wrote while it was made.
+        log: Lines that the runtime logged while it was created.
 
     Raises:
-        DeviceError: It is not; the message says what the runtime said.
+        DeviceError: It is not; the message says why, in the runtime's words.
     """
-    ran = session.get_providers()[0]
-    if ran == PROVIDERS[device.partition(":")[0]]:
+    provider = session.get_providers()[0]
+    if provider == PROVIDERS[device.kind]:
         return
     major = built_for()
-    lost = _lost(said) or next(iter(cuda.missing(major)), "")
+    lost = _lost(log) or next(iter(cuda.missing(major)), "")
     why = f"the CUDA provider does not load: {lost}" if lost else "the CUDA provider does not load"
     raise DeviceError(
-        f"{device} was asked for, and {ran} is what would run: {why}",
+        f"{device} was asked for, and {provider} is what would run: {why}",
         f"{GPU} brings CUDA {major} and cuDNN; engine doctor lists what is missing",
     )
 
@@ -255,7 +245,7 @@ def _lost(said: Sequence[str]) -> str:
     return found[0] if found else ""
 
 
-def nodes(session: Any) -> dict[str, int]:
+def node_counts(session: Any) -> dict[str, int]:
     """How many nodes each provider took; none where this onnxruntime does not tell."""
     found: Counter[str] = Counter()
     for part in _assigned(session):
@@ -268,13 +258,13 @@ def _assigned(session: Any) -> Sequence[Any]:
     return list(told()) if told else []
 
 
-def check_nodes(file: Path, device: str, session: Any) -> None:
+def check_nodes(file: Path, device: Device, session: Any) -> None:
     """See that no node with work in it fell back from the GPU to the CPU.
 
     Raises:
         DeviceError: Some did; their ops are named.
     """
-    if device == "cpu":
+    if not device.is_gpu:
         return
     lost: Counter[str] = Counter()
     for part in _assigned(session):

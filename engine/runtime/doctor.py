@@ -13,7 +13,7 @@ from engine.core import hardware
 from engine.errors import EngineError
 from engine.runtime import cuda
 from engine.runtime.backend import OrtBackend
-from engine.runtime.device import PROVIDERS, built_for, passed_over, preload, runtime
+from engine.runtime.device import PROVIDERS, built_for, preload, resolve, runtime, why_no_gpu
 from engine.version import __version__
 
 _PACKAGES = (
@@ -103,16 +103,16 @@ def _providers(graph: Path) -> tuple[dict[str, str], list[str]]:
     except EngineError as error:
         return {"onnxruntime": error.message}, [error.hint]
     found, hints = {}, []
-    for device, name in PROVIDERS.items():
+    for kind, name in PROVIDERS.items():
         if name not in built:
             continue
         try:
-            OrtBackend(graph.parent, [graph.name], device=device)
+            OrtBackend(graph.parent, [graph.name], device=resolve(kind))
             found[name] = "loads"
         except EngineError as error:
             found[name] = error.message
             hints.append(error.hint)
-    if PROVIDERS["cuda"] not in built and cuda.look().gpus and (passed := passed_over()):
+    if PROVIDERS["cuda"] not in built and cuda.look().gpus and (passed := why_no_gpu()):
         hints.append(f"there is a GPU, and {passed[0]}: {passed[1]}")
     return found, hints
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
+from engine.core.device import Device
+
 T = TypeVar("T")
 Value = Any
 """An array where the backend keeps it: NumPy on the host, or the runtime's own handle."""
@@ -42,8 +44,8 @@ class Backend(Protocol):
     """Where the heavy thing begins. `backend.OrtBackend` is the real one; tests have fakes."""
 
     @property
-    def device(self) -> str:
-        """What really runs, such as "cpu" or "cuda:0"."""
+    def device(self) -> Device:
+        """What really runs."""
 
     @property
     def ran(self) -> Mapping[str, Any]:

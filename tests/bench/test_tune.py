@@ -17,6 +17,7 @@ from engine.bench.tune import tune
 from engine.bundle import tuned
 from engine.cli import app
 from engine.core.config import RunConfig
+from engine.core.device import CPU
 from engine.core.hardware import cores, cpu
 from engine.demo import BUNDLE
 from engine.errors import (
@@ -120,8 +121,8 @@ def test_on_a_gpu_larger_batches_are_tried_and_kept_apart(
         tried.append(more)
         return sweep(*given, **{**more, "device": "cpu"})  # type: ignore[arg-type]  # passed on
 
-    monkeypatch.setattr(room, "gpu_of", lambda device: "H100")
-    monkeypatch.setattr(room, "devices", lambda device: ("cpu",))
+    monkeypatch.setattr(room, "gpu_name", lambda device: "H100")
+    monkeypatch.setattr(room, "devices", lambda device: (CPU,))
     monkeypatch.setattr(room, "sweep", watched)
     monkeypatch.setattr(room, "GPU_BUDGETS", (4096, 16384))
     kept, _ = tune(folder, [corpus], seconds=1, device="cuda")

@@ -396,7 +396,7 @@ def test_the_command_for_a_gpu_works_on_a_fake_one(
     monkeypatch.setattr(
         bundle_format.BundleFolder,
         "graphs_for",
-        lambda folder, device: here(folder, device) if device == "cpu" else carried(folder, here),
+        lambda folder, device: here(folder, device) if not device.is_gpu else carried(folder, here),
     )
     found = measured_on("cuda", gpu, work, monkeypatch)
     assert found["ran"]["provider"] == "CUDAExecutionProvider"

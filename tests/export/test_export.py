@@ -17,6 +17,7 @@ import pytest
 from support import checkpoints, fake_hub
 
 from engine.bundle import format as bundle_format
+from engine.core.device import CPU
 from engine.errors import ExportError, MissingDependency, OutputError, SettingsError
 from engine.generation.host_cache import HostCache
 from engine.runtime.backend import OrtBackend
@@ -1266,7 +1267,7 @@ def _decode(folder: Path, ids: np.ndarray, mask: np.ndarray, tokens: np.ndarray)
     """Teacher-forced logits (rows, steps, vocabulary), one step after the other."""
     generation = bundle_format.load(folder).description.model_config.decoder
     assert generation is not None
-    backend = OrtBackend(folder, ["encoder.onnx", "step.onnx"], device="cpu")
+    backend = OrtBackend(folder, ["encoder.onnx", "step.onnx"], device=CPU)
     feeds = {"input_ids": ids, "attention_mask": mask}
     cache = HostCache(backend, generation, feeds, width=1, most=tokens.shape[1], picks=1)
     cache.admit(np.arange(len(ids)), np.arange(len(ids)))

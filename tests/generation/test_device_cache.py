@@ -15,6 +15,7 @@ from support import checkpoints
 
 from engine.bundle import format as bundle_format
 from engine.bundle.format import SYNC_EVERY
+from engine.core.device import CPU, Device
 from engine.core.types import Ints
 from engine.errors import OutOfMemory, Stopped
 from engine.generation import device_cache, generate, uncounted, walk
@@ -52,13 +53,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def near(folder: Path) -> OrtBackend:
-    return OrtBackend(folder, bundle_format.load(folder).graphs_for("cpu"), device="cpu")
+    return OrtBackend(folder, bundle_format.load(folder).graphs_for(CPU), device=CPU)
 
 
 def far(folder: Path) -> Late:
     """Its resident graph, on a device that does nothing before it is looked at."""
-    graphs = bundle_format.load(folder).graphs_for("cuda:0")
-    return Late(OrtBackend(folder, graphs, device="cpu"))
+    graphs = bundle_format.load(folder).graphs_for(Device("cuda"))
+    return Late(OrtBackend(folder, graphs, device=CPU))
 
 
 def rows(count: int = 23, longest: int = 11, seed: int = 0) -> dict[str, Ints]:
@@ -185,8 +186,8 @@ def test_a_capture_keeps_to_its_thread_and_to_itself(
     folder = bundle_format.load(made / "t5")
     # On this GPU everything is in its place, whatever its ops.
     monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
-    gpu = OrtBackend(folder.path, folder.graphs_for("cuda:0"), device="cuda")
-    other = OrtBackend(folder.path, ["encoder.onnx"], device="cuda")
+    gpu = OrtBackend(folder.path, folder.graphs_for(Device("cuda")), device=Device("cuda"))
+    other = OrtBackend(folder.path, ["encoder.onnx"], device=Device("cuda"))
     parts = [rows(7 + n, seed=n) for n in range(4)]
     given = {"max_new_tokens": 17, "spare": []}
     wanted = [told(near(folder.path), folder.path, part, max_new_tokens=17) for part in parts]
@@ -260,7 +261,7 @@ def test_a_call_that_has_no_memory_leaves_the_next_one_alone(
     runtime = pretend(monkeypatch)
     monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
     folder = bundle_format.load(made / "t5")
-    gpu = OrtBackend(folder.path, folder.graphs_for("cuda:0"), device="cuda")
+    gpu = OrtBackend(folder.path, folder.graphs_for(Device("cuda")), device=Device("cuda"))
     spare: list[dict[str, Any]] = [{}]
     given = {"max_new_tokens": 40, "spare": spare}
     wanted = told(near(folder.path), folder.path, rows(3), max_new_tokens=40)
@@ -352,7 +353,7 @@ def test_it_stops_when_it_is_told_to(made: Path) -> None:
 
 def test_each_device_loads_its_own_step(made: Path) -> None:
     folder = bundle_format.load(made / "t5")
-    assert folder.graphs_for("cpu") == ("encoder.onnx", "step.onnx")
+    assert folder.graphs_for(CPU) == ("encoder.onnx", "step.onnx")
     there = ("admit.onnx", "encoder.onnx", "grow.onnx", "move.onnx", "pick.onnx", "resident.onnx")
     assert folder.graphs_for("cuda:1") == there
     assert "admit.onnx" not in bundle_format.load(made / "gpt2").graphs

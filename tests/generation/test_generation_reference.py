@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.bundle.format import DecoderConfig, GenerationConfig
+from engine.core.device import CPU, Device
 from engine.core.types import Ragged
 from engine.generation import generate
 
@@ -49,7 +50,7 @@ class TorchBackend:
 
     model: Any
     layers: int
-    device: str = "cpu"
+    device: Device = CPU
     room: int = 1 << 30
     graphs: frozenset[str] = frozenset()
 

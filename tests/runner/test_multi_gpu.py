@@ -17,6 +17,7 @@ import pytest
 
 from engine import errors
 from engine.core.config import RunConfig
+from engine.core.device import CPU, Device
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
 from engine.errors import (
@@ -42,8 +43,8 @@ pytest.importorskip("onnxruntime")
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two devices where all are asked for: the processor, twice."""
 
-    def devices(wanted: str) -> tuple[str, ...]:
-        return ("cpu", "cpu") if wanted == "cuda:all" else ("cpu",)
+    def devices(wanted: str) -> tuple[Device, ...]:
+        return (CPU, CPU) if wanted == "cuda:all" else (CPU,)
 
     monkeypatch.setattr(coordinator, "devices", devices)
 
@@ -143,7 +144,7 @@ def test_a_process_that_is_killed_is_told_and_the_run_goes_on_later(
 
 def test_processes_do_not_outlive_their_run(tmp_path: Path) -> None:
     """Its input ends with the run, whatever ended that."""
-    settings = WorkerSettings(Path("nowhere"), tmp_path, "cpu", RunConfig(), "")
+    settings = WorkerSettings(Path("nowhere"), tmp_path, CPU, RunConfig(), "")
     process = multi_gpu._start(settings)
     inner = process._process
     assert inner.stdin
@@ -162,7 +163,7 @@ def test_what_does_not_go_with_all_gpus_is_refused(corpus: Path, tmp_path: Path)
 def test_one_gpu_needs_no_processes(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator, "devices", lambda wanted: ("cpu",))
+    monkeypatch.setattr(coordinator, "devices", lambda wanted: (CPU,))
     monkeypatch.setattr(multi_gpu, "answer", None)
     assert go(corpus, tmp_path / "out").device == "cpu"
 
@@ -221,10 +222,11 @@ def test_every_setting_reaches_the_processes(corpus: Path, tmp_path: Path) -> No
     run_ = coordinator.Coordinator(
         BUNDLE, coordinator.bundle_format.load(BUNDLE), config, [], Manifest(tmp_path / "o"), None
     )
-    for settings in map(run_._worker_settings, run_.devices):
+    gpus = (Device("cuda"), Device("cuda", 1))
+    for gpu, settings in zip(gpus, map(run_._worker_settings, gpus), strict=True):
         again = pickle.loads(pickle.dumps(settings))
         assert again == settings
-        assert (again.device, again.fingerprint) == ("cpu", run_.record["fingerprint"])
+        assert (again.device, again.fingerprint) == (gpu, run_.record["fingerprint"])
         assert again.config.shaping() == config.shaping()
         cores = len(os.sched_getaffinity(0))
         assert again.config.workers * again.config.threads <= max(1, cores // 2)

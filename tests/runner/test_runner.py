@@ -42,6 +42,7 @@ from support.runs import BoomError, content, corpus, no_thread_left, rows_of, ta
 
 from engine import data
 from engine.bundle.tokenizer import Tokenizer
+from engine.core.device import Device
 from engine.core.telemetry import Progress, Telemetry
 from engine.core.types import Rows
 from engine.data import writers
@@ -1001,7 +1002,7 @@ def test_a_loaded_bundle_that_is_not_where_it_is_wanted_is_no_quiet_fallback(
     with pytest.raises(DeviceError, match="loaded on cpu"):
         go(features, path, tmp_path / "out", device=wanted)
     report = go(
-        features, path, tmp_path / "out", device="cuda", backend=FakeBackend(device="cuda:0")
+        features, path, tmp_path / "out", device="cuda", backend=FakeBackend(device=Device("cuda"))
     )
     assert report.device == "cuda:0"
     assert {e.device for e in Manifest(tmp_path / "out").entries()} == {"cuda:0"}

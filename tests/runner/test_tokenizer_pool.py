@@ -19,6 +19,7 @@ import pytest
 from support import checkpoints
 
 from engine.bundle import format as bundle_format
+from engine.core.device import CPU, Device
 from engine.core.types import Rows
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
@@ -119,16 +120,16 @@ def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tokenizers(device: str) -> int:
+    def tokenizers(device: Device) -> int:
         config = coordinator.RunConfig()
         return coordinator._sized(config, device, 1, decoder=False, loaded=False).tokenizers
 
     counts = {}
     for cores in (1, 2, 16, 64):
         monkeypatch.setattr(coordinator, "cores", lambda cores=cores: cores)
-        counts[cores] = tokenizers("cuda:0")
+        counts[cores] = tokenizers(Device("cuda"))
     assert counts == {1: 1, 2: 1, 16: 8, 64: 8}
-    assert tokenizers("cpu") == 0
+    assert tokenizers(CPU) == 0
 
 
 def test_an_error_in_a_process_is_the_run_s_own(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine.bundle import format as bundle_format
+from engine.core.device import CPU, Device
 from engine.core.types import Ragged, Rows
 from engine.demo import BUNDLE
 from engine.errors import BackendError, DeviceError, OtherRunError, OutOfMemory, SettingsError
@@ -31,7 +32,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
 
 
 def open_far(**more: Any) -> OrtBackend:
-    return OrtBackend(BUNDLE, ["encoder.onnx"], device="cuda", **more)
+    return OrtBackend(BUNDLE, ["encoder.onnx"], device=Device("cuda"), **more)
 
 
 FEEDS = {
@@ -61,8 +62,8 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_passes_it_over(
         with pytest.raises(DeviceError, match=said) as refused:
             device.devices(asked)
         assert hint in refused.value.hint
-    assert device.resolve("auto") == "cpu"
-    passed = device.passed_over()
+    assert device.resolve("auto") == CPU
+    passed = device.why_no_gpu()
     assert passed
     assert said in passed[0]
 
@@ -75,18 +76,18 @@ def test_a_runtime_without_cuda_is_refused(
         device.resolve("cuda")
     assert 'pip install "corpus-engine[gpu]"' in refused.value.hint
     assert "pip uninstall -y onnxruntime" in refused.value.hint
-    assert device.resolve("auto") == "cpu"
+    assert device.resolve("auto") == CPU
     assert device.built_for() == 0
 
 
 def test_gpus_are_counted(gpu: FarRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert device.resolve("cuda") == device.resolve("auto") == "cuda:0"
+    assert device.resolve("cuda") == device.resolve("auto") == Device("cuda")
     with pytest.raises(DeviceError, match=r"has 1 GPU: cuda:0\n"):
         device.resolve("cuda:1")
     monkeypatch.setattr(cuda, "look", lambda: dataclasses.replace(DRIVER, gpus=(H100, H100)))
-    assert device.resolve("cuda:1") == "cuda:1"
-    assert device.devices("cuda:all") == ("cuda:0", "cuda:1")
-    assert device.devices("cuda") == ("cuda:0",)
+    assert device.resolve("cuda:1") == Device("cuda", 1)
+    assert device.devices("cuda:all") == (Device("cuda"), Device("cuda", 1))
+    assert device.devices("cuda") == (Device("cuda"),)
     with pytest.raises(DeviceError, match="2 GPUs: cuda:0 to cuda:1"):
         device.resolve("cuda:2")
     with pytest.raises(SettingsError, match="device is cuda:all, and one is needed"):
@@ -161,10 +162,10 @@ def test_an_int8_bundle_s_nodes_would_fall_back(tmp_path: Path) -> None:
     session = backends.runtime().InferenceSession(
         str(BUNDLE / "encoder.onnx"), options, providers=["CPUExecutionProvider"]
     )
-    assert device.nodes(session)["CPUExecutionProvider"] > 10
+    assert device.node_counts(session)["CPUExecutionProvider"] > 10
     with pytest.raises(DeviceError, match="fell back"):
-        device.check_nodes(BUNDLE / "encoder.onnx", "cuda:0", session)
-    device.check_nodes(BUNDLE / "encoder.onnx", "cpu", session)
+        device.check_nodes(BUNDLE / "encoder.onnx", Device("cuda"), session)
+    device.check_nodes(BUNDLE / "encoder.onnx", CPU, session)
 
 
 # --- the same code on a GPU that is not there
@@ -181,7 +182,7 @@ def test_what_ran_is_told(gpu: FarRuntime) -> None:
 
 
 def test_inputs_are_staged_and_outputs_stay(gpu: FarRuntime) -> None:
-    near = OrtBackend(BUNDLE, ["encoder.onnx"], device="cpu")
+    near = OrtBackend(BUNDLE, ["encoder.onnx"], device=CPU)
     far = open_far(gpu_memory=1 << 30)
     names = near.graph("encoder").outputs
     wanted = [near.host(v) for v in near.graph("encoder").run(FEEDS, names)]
@@ -297,7 +298,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
 
     from engine import tasks
 
-    loaded = Bundle(bundle_format.load(BUNDLE), OrtBackend(BUNDLE, ["encoder.onnx"], device="cpu"))
+    loaded = Bundle(bundle_format.load(BUNDLE), OrtBackend(BUNDLE, ["encoder.onnx"], device=CPU))
     counts: dict[str, int] = {}
 
     def count(**more: int) -> None:
@@ -327,7 +328,7 @@ def test_a_decoder_has_a_share_of_the_gpu(gpu: FarRuntime) -> None:
     assert open_far().room == H100.memory // 3 // 2
     assert open_far(gpu_memory=2 << 30).room == 1 << 30
     assert open_far(gpu_memory=H100.memory).room == open_far().room
-    assert OrtBackend(BUNDLE, ["encoder.onnx"], device="cpu").room == 1 << 30
+    assert OrtBackend(BUNDLE, ["encoder.onnx"], device=CPU).room == 1 << 30
 
 
 # --- what is said of it
@@ -336,8 +337,8 @@ def test_a_decoder_has_a_share_of_the_gpu(gpu: FarRuntime) -> None:
 def test_auto_says_that_it_took_the_cpu_and_the_manifest_what_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runner.report.passed_over", lambda: ("there is no GPU", "buy one"))
-    monkeypatch.setattr(device, "passed_over", lambda: ("there is no GPU", "buy one"))
+    monkeypatch.setattr("engine.runner.report.why_no_gpu", lambda: ("there is no GPU", "buy one"))
+    monkeypatch.setattr(device, "why_no_gpu", lambda: ("there is no GPU", "buy one"))
     file = tmp_path / "n.jsonl"
     file.write_text('{"text": "uno"}\n')
     report = run(BUNDLE, [file], tmp_path / "out")

@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 
 from engine.bundle.format import PACKED, BundleFolder
+from engine.core.device import Device
 from engine.runtime import backend, cuda, device, doctor
 from engine.runtime.cuda import Driver, Gpu
 from engine.runtime.gpu_serialization import SerialExecutor
@@ -218,7 +219,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
 def carried(folder: BundleFolder, of: Any = BundleFolder.graphs_for) -> list[str]:
     """A GPU's graphs of a bundle, as far as a CPU can carry them: encoders with their padding."""
     plain = {packed: name for name, packed in PACKED.items()}
-    return [plain.get(name, name) for name in of(folder, "cuda:0")]
+    return [plain.get(name, name) for name in of(folder, Device("cuda"))]
 
 
 class Late:
@@ -226,7 +227,7 @@ class Late:
     asks for a value; see `flow.Backend`."""
 
     def __init__(self, backend: Any) -> None:
-        self.backend, self.device = backend, "cuda:0"
+        self.backend, self.device = backend, Device("cuda")
         self.ran, self.graphs = {"device": "cuda:0"}, backend.graphs
         self.room = backend.room
         self.first = backend.first

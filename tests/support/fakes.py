@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import format as bundle_format
 from engine.bundle.format import DecoderConfig, Description, ModelConfig
+from engine.core.device import CPU, Device
 from engine.pipeline import Bundle
 
 PAD, END, UNKNOWN = 0, 1, 2
@@ -170,7 +171,7 @@ class FakeBackend:
     before: Callable[[int], None] = lambda call: None
     causal: bool = False
     logits: Callable[[int, tuple[int, ...]], NDArray[np.float32]] = certain
-    device: str = "cpu"
+    device: Device = CPU
     room: int = 1 << 30
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     graphs: frozenset[str] = frozenset({"model"})
@@ -178,7 +179,7 @@ class FakeBackend:
 
     @property
     def ran(self) -> dict[str, Any]:
-        return {"device": self.device}
+        return {"device": str(self.device)}
 
     def called(self, graph: str, shape: tuple[int, ...]) -> None:
         with self._lock:

@@ -25,6 +25,7 @@ import engine
 from engine import tasks
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer
+from engine.core.device import CPU, Device
 from engine.core.types import Rows
 from engine.errors import BundleError, SettingsError
 from engine.pipeline import Stages, answer
@@ -139,7 +140,7 @@ class Arithmetic:
     """A backend whose logits are `logits_of`, noise where the rows are padded."""
 
     labels: int
-    device: str = "cpu"
+    device: Device = CPU
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     outputs: tuple[str, ...] = ("logits",)
 

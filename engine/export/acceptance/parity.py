@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bundle.format import RESIDENT, STEP, TOKENIZER, DecoderConfig, ModelConfig
+from engine.core.device import CPU
 from engine.errors import ExportError
 from engine.export.acceptance.sample import SENTENCES
 from engine.export.graphs import dense, storage
@@ -424,7 +425,7 @@ def _staggered(
     causal = generation.causal
     graphs = [STEP] if device == "cpu" else [n for n in RESIDENT if (folder / n).exists()]
     graphs += [] if causal else ["encoder.onnx"]
-    backend = OrtBackend(folder, graphs, device="cpu", threads=0)
+    backend = OrtBackend(folder, graphs, device=CPU, threads=0)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if causal:
         # A slot's prompt begins at its first place, and its last token is the first step's.

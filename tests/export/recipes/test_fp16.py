@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support import checkpoints
 
 from engine.bundle import format as bundle_format
+from engine.core.device import CPU
 from engine.pipeline import Bundle
 from engine.runtime.backend import OrtBackend
 from engine.tasks.feature_extraction import POOLINGS, WEIGHTS
@@ -183,7 +184,7 @@ def test_a_decoder_s_caches_are_narrow(made: Path, family: str) -> None:
     assert "step.onnx" not in folder.graphs
     for device in ("cpu", "cuda:0"):
         assert "resident.onnx" in folder.graphs_for(device)
-    backend = OrtBackend(folder.path, carried(folder), device="cpu")
+    backend = OrtBackend(folder.path, carried(folder), device=CPU)
     graph = backend.graph("resident")
     assert graph.dtypes["past.0.key"] == graph.dtypes["logits"] == np.float16
     texts = ["A dog runs over the green meadow.", "La", "2 people walked"]
@@ -200,9 +201,9 @@ def test_a_decoder_s_caches_are_narrow(made: Path, family: str) -> None:
 
 def test_only_pooled_rows_leave_a_gpu(made: Path) -> None:
     folder = bundle_format.load(made / "embedder-fp32")
-    assert folder.graphs_for("cpu") == ("model.onnx",)
+    assert folder.graphs_for(CPU) == ("model.onnx",)
     near = Bundle.load(folder.path, device="cpu")
-    late = Late(OrtBackend(folder.path, carried(folder), device="cpu"))
+    late = Late(OrtBackend(folder.path, carried(folder), device=CPU))
     seen: list[tuple[int, ...]] = []
     look = late.host
     late.host = lambda value: seen.append(look(value).shape) or look(value)  # type: ignore[method-assign]  # spied on
@@ -223,7 +224,7 @@ def test_only_masked_places_leave_a_gpu(made: Path) -> None:
     export(str(model), made / "bert", task="fill-mask")
     folder = bundle_format.load(made / "bert")
     near = Bundle.load(folder.path, device="cpu")
-    late = Late(OrtBackend(folder.path, carried(folder), device="cpu"))
+    late = Late(OrtBackend(folder.path, carried(folder), device=CPU))
     mask = folder.description.model_config.mask_token
     texts = [f"A {mask} runs {mask}.", "none", f"{mask}"]
     assert Bundle(folder, late)(texts).equals(near(texts))

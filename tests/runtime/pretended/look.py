@@ -23,6 +23,7 @@ import numpy as np
 
 from engine.bundle import format as bundle_format
 from engine.bundle.format import SYNC_EVERY
+from engine.core.device import Device
 from engine.demo import BUNDLE
 from engine.errors import EngineError
 from engine.generation.device_cache import POSITIONS, DeviceCache
@@ -55,7 +56,7 @@ class Gpu:
 
 def opened(folder: str) -> OrtBackend:
     found = bundle_format.load(folder)
-    return OrtBackend(found.path, found.graphs_for("cuda:0"), device="cuda")
+    return OrtBackend(found.path, found.graphs_for(Device("cuda")), device=Device("cuda"))
 
 
 def placed(folder: str) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def refused() -> dict[str, Any]:
         said.append(str(error))
     cuda.look = lambda: cuda.Driver("1", (13, 0), (cuda.Gpu("pretended", 1, "9.0"),))
     try:
-        OrtBackend(BUNDLE, ["encoder.onnx"], device="cuda")
+        OrtBackend(BUNDLE, ["encoder.onnx"], device=Device("cuda"))
     except EngineError as error:
         said.append(str(error))
     found = doctor.diagnose(Path(BUNDLE) / "encoder.onnx")
