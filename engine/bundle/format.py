@@ -7,8 +7,7 @@
     BUNDLE/pool.onnx         weighted sums of its states, and at.onnx, the logits of its masked
                              places: for a GPU, so that only these leave it
     BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
-    BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot,
-    BUNDLE/decoder.onnx      or over a growing cache, where an architecture has no step graph
+    BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot
     BUNDLE/resident.onnx     the step for a GPU, where all that it reads and writes stays; with
                              admit, move, grow and pick.onnx, which work on its caches
     BUNDLE/model.packed.onnx the encoder for a GPU, which computes no padding; and
@@ -125,18 +124,6 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "grow.onnx": (("pads", "past.N.key", "past.N.value"), ("grown.N.key", "grown.N.value")),
     "pick.onnx": (("logits", "picks"), ("best", "best_logits", "best_scores")),
-    "decoder.onnx": (
-        (
-            "input_ids",
-            "encoder_attention_mask (with an encoder)",
-            "attention_mask, position_ids (without one, if the model has them)",
-            "past.N.key",
-            "past.N.value",
-            "cross.N.key (with an encoder)",
-            "cross.N.value (with an encoder)",
-        ),
-        ("logits (of the last position)", "present.N.key", "present.N.value"),
-    ),
 }
 
 

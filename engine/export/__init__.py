@@ -154,13 +154,14 @@ def _converted(
     from engine.export.acceptance import parity
     from engine.export.acceptance.sample import SENTENCES
     from engine.export.checkpoint import conversion, model_config
-    from engine.export.graphs import dense, exported, heads, step_cpu, step_cuda, storage
-    from engine.export.graphs.decoder_builder import drawn
+    from engine.export.graphs import architectures, bundle_graphs, dense, storage
     from engine.export.recipes import smoothquant
 
     progress(f"loading {found.name}")
     tokenizer = model_config.load_tokenizer(found)
     network = conversion.load(found, wanted)
+    if wanted.decodes:
+        architectures.check_supported(network.config)
     collected = model_config.collect(found, network, tokenizer, wanted, asked)
     layers = dense.load(found) if collected.model_config.projected else ()
     answers = parity.ask(network, tokenizer, collected.model_config)
@@ -170,19 +171,7 @@ def _converted(
         smoothed = smoothquant.smooth(network, tokenizer, texts)
     model_config.save_tokenizer(tokenizer, made)
 
-    progress("converting with Optimum")
-    conversion.to_onnx(network, wanted, work)
-    progress("writing the graphs")
-    graphs = exported.bundle_graphs(work)
-    if collected.model_config.decoder and (plan := drawn(network)):
-        graphs |= {bundle_format.STEP: step_cpu.step_graph(plan), **step_cuda.graphs(plan)}
-        del graphs["decoder.onnx"]
-        collected = _continuous(collected, len(plan.head))
-    elif collected.model_config.decoder:
-        notes += (_NO_STEPS,)
-    graphs |= heads.graphs(wanted.name)
-    if layers:
-        graphs["dense.onnx"] = dense.graph(layers)
+    graphs = bundle_graphs.build(network, wanted, layers, work, progress)
     storage.save(graphs, made)
 
     progress("comparing with the checkpoint")
@@ -257,18 +246,6 @@ def _check_sample(file: Path | None, text: Sequence[str], recipe: str) -> None:
             "a sample is given, and fp32 is compared with nothing but the checkpoint",
             "add --recipe int8, or leave the sample out",
         )
-
-
-_NO_STEPS = "no step graph for this architecture: rows begin together and wait for each other"
-
-
-def _continuous(collected: Collected, vocabulary: int) -> Collected:
-    """The facts of a model that has a step graph."""
-    assert collected.model_config.decoder
-    generation = dataclasses.replace(collected.model_config.decoder, vocabulary=vocabulary)
-    return dataclasses.replace(
-        collected, model_config=dataclasses.replace(collected.model_config, decoder=generation)
-    )
 
 
 def _describe(

@@ -29,7 +29,7 @@ import engine.export as room  # noqa: E402
 from engine.export import export  # noqa: E402
 from engine.export.acceptance import parity  # noqa: E402
 from engine.export.checkpoint import conversion, hub, task_inference  # noqa: E402
-from engine.export.graphs import dense, exported, storage  # noqa: E402
+from engine.export.graphs import bundle_graphs, dense, encoder, graph_edits, storage  # noqa: E402
 from engine.export.recipes.int8 import int8  # noqa: E402
 
 # --- what comes out
@@ -219,7 +219,7 @@ def test_equal_and_transposed_weights_are_stored_once() -> None:
         outputs=["a", "b", "c"],
     )
     before = _run(model, ids=np.arange(5))
-    exported.share_weights(model.graph)
+    graph_edits.share_weights(model.graph)
     assert sorted(w.name for w in model.graph.initializer) == ["stranger", "table"]
     for one, two in zip(before, _run(model, ids=np.arange(5)), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -244,18 +244,15 @@ def test_an_empty_cache_serves_the_first_step(tiny: Path, tiny_bundles: Path) ->
     np.testing.assert_allclose(_decode(tiny_bundles / "t5", ids, mask, tokens), expected, atol=1e-4)
 
 
-def test_a_graph_with_unknown_inputs_is_refused(tmp_path: Path) -> None:
-    import onnx
-
+def test_a_graph_with_unknown_inputs_is_refused() -> None:
     model = _model(
         [("MatMul", ["pixel_values", "w"], ["last_hidden_state"])],
         {"w": np.eye(4, dtype=np.float32)},
         inputs={"pixel_values": (np.float32, ["n", 4])},
         outputs=["last_hidden_state"],
     )
-    onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(ExportError, match="pixel_values"):
-        exported.bundle_graphs(tmp_path)
+        encoder.model_graph(model)
 
 
 # --- int8
@@ -1001,10 +998,10 @@ def test_the_proof_sees_one_wrong_weight(
 ) -> None:
     from onnx import numpy_helper
 
-    right = exported.bundle_graphs
+    right = bundle_graphs.build
 
-    def wrong(folder: Path) -> dict[str, Any]:
-        graphs = right(folder)
+    def wrong(*given: Any) -> dict[str, Any]:
+        graphs = right(*given)
         found = graphs["model.onnx"].graph.initializer
         weight = next(w for w in found if list(w.dims) == [32, 64])
         array = numpy_helper.to_array(weight).copy()
@@ -1012,7 +1009,7 @@ def test_the_proof_sees_one_wrong_weight(
         weight.CopyFrom(numpy_helper.from_array(array, weight.name))
         return graphs
 
-    monkeypatch.setattr(exported, "bundle_graphs", wrong)
+    monkeypatch.setattr(bundle_graphs, "build", wrong)
     _refused(tiny / "embedder", tmp_path / "out", ExportError, "the proof failed")
 
 

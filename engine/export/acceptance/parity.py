@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
@@ -313,15 +313,13 @@ def _compared(
     folder: Path, model_config: ModelConfig, reference: Reference, device: str = "cpu"
 ) -> Proof:
     """With the graphs that a device loads."""
-    import numpy as np
-
     batch = encode(folder, model_config, reference.paired)
     _check_ids(batch, reference)
     if model_config.decoder is None:
         expected, answer = _encoder(folder, batch, reference)
     else:
-        steps = _decoded(folder, model_config.decoder, batch, reference.forced, device)
-        expected, answer = reference.values, np.concatenate(list(steps), axis=1)
+        expected = reference.values
+        answer = _staggered(folder, model_config.decoder, batch, reference.forced, device)
     if expected.shape != answer.shape:
         raise ExportError(
             f"the proof failed: {reference.compared} have the shape {answer.shape}, "
@@ -400,22 +398,11 @@ def _encoder(folder: Path, batch: Mapping[str, Any], reference: Reference) -> tu
     return reference.values, answer
 
 
-def _decoded(
-    folder: Path, generation: DecoderConfig, batch: Mapping[str, Any], forced: Any, device: str
-) -> Iterator[Any]:
-    """Logits (rows, 1, vocabulary) of one decoder step after the other, from an empty cache."""
-    if generation.continuous:
-        return _staggered(folder, generation, batch, forced, device)
-    if generation.causal:
-        return _continued(folder, generation, batch, forced)
-    return _steps(folder, generation, batch, forced)
-
-
 def _staggered(
     folder: Path, generation: DecoderConfig, batch: Mapping[str, Any], forced: Any, device: str
-) -> Iterator[Any]:
-    """The steps of a step graph, the CPU's or a GPU's, both on the CPU. Every third row begins at
-    once, the others one and two steps later, as rows do in a run."""
+) -> Any:
+    """Logits (rows, steps, vocabulary) of a step graph, the CPU's or a GPU's, both on the CPU.
+    Every third row begins at once, the others one and two steps later, as rows do in a run."""
     import numpy as np
 
     from engine.generation.device_cache import DeviceCache
@@ -453,7 +440,7 @@ def _staggered(
         fed[:rows] = forced[every, own]
         cache.step(fed)
         logits[on, own[on]] = cache.logits()[on]
-    yield logits
+    return logits
 
 
 def _from_the_left(ids: Any, mask: Any) -> tuple[Any, Any]:
@@ -465,56 +452,6 @@ def _from_the_left(ids: Any, mask: Any) -> tuple[Any, Any]:
     real = place < lengths
     moved = np.take_along_axis(ids, (place + ids.shape[1] - lengths) % ids.shape[1], axis=1)
     return np.where(real, moved, 0), real.astype(np.int64)
-
-
-def _steps(
-    folder: Path, generation: DecoderConfig, batch: Mapping[str, Any], forced: Any
-) -> Iterator[Any]:
-    """The steps of an encoder-decoder, the start token's first."""
-    encoder, decoder = (
-        storage.session(folder / "encoder.onnx"),
-        storage.session(folder / "decoder.onnx"),
-    )
-    mask = batch["attention_mask"]
-    cross = _run(encoder, {"input_ids": batch["input_ids"], "attention_mask": mask})
-    past = _empty_past(decoder, generation, len(mask))
-    for step in range(forced.shape[1]):
-        tokens = forced[:, step : step + 1]
-        fed = {"input_ids": tokens, "encoder_attention_mask": mask, **cross, **past}
-        logits, past = _logits_and_past(_run(decoder, fed))
-        yield logits
-
-
-def _continued(
-    folder: Path, generation: DecoderConfig, batch: Mapping[str, Any], forced: Any
-) -> Iterator[Any]:
-    """The steps of a causal model, the prompt's first; prompts are padded on the left."""
-    import numpy as np
-
-    decoder = storage.session(folder / "decoder.onnx")
-    names = {i.name for i in decoder.get_inputs()}
-    tokens, mask = batch["input_ids"], batch["attention_mask"]
-    past = _empty_past(decoder, generation, len(mask))
-    for step in range(forced.shape[1] + 1):
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -tokens.shape[1] :]
-        fed = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, **past}
-        logits, past = _logits_and_past(_run(decoder, {n: fed[n] for n in fed if n in names}))
-        yield logits
-        tokens = forced[:, step : step + 1]
-        mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)
-
-
-def _empty_past(decoder: Any, generation: DecoderConfig, rows: int) -> dict[str, Any]:
-    import numpy as np
-
-    empty = np.zeros((rows, generation.heads, 0, generation.head_dim), np.float32)
-    return {i.name: empty for i in decoder.get_inputs() if i.name.startswith("past.")}
-
-
-def _logits_and_past(outputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A step's logits, and its present as the next one's past."""
-    logits = outputs.pop("logits")
-    return logits, {n.replace("present.", "past."): value for n, value in outputs.items()}
 
 
 def _run(session: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""PyTorch checkpoint -> Optimum's ONNX graphs."""
+"""PyTorch checkpoint -> transformers model -> Optimum's ONNX graph of an encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
                 use_safetensors=not checkpoint.pickled,
                 dtype=torch.float32,
                 output_loading_info=True,
+                **_attention(checkpoint.config),
             )
     except Exception as error:  # transformers raises a dozen classes here
         raise ExportError(
@@ -54,38 +55,76 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
             "check that the checkpoint is complete and was trained for this task",
         ) from error
     _check_complete(checkpoint, task, info)
+    _extend_positions(model)
     return model.eval()
 
 
-def to_onnx(model: Any, task: ExportTask, folder: Path) -> None:
-    """Let Optimum write its graphs into `folder`.
+def _attention(config: Mapping[str, Any]) -> dict[str, str]:
+    """GPT-2's settings of the attention's scale are followed by transformers' eager attention only:
+    its default, SDPA, ignores them."""
+    scaled = config.get("scale_attn_by_inverse_layer_idx") or not config.get(
+        "scale_attn_weights", True
+    )
+    return {"attn_implementation": "eager"} if scaled else {}
 
-    An encoder becomes model.onnx; an encoder-decoder becomes encoder_model.onnx,
-    decoder_model.onnx (first step) and decoder_with_past_model.onnx (the others).
+
+def _extend_positions(model: Any) -> None:
+    """Make M2M100's tables of positions whole: they grow at run time, which a graph cannot."""
+    if model.config.model_type != "m2m_100":
+        return
+    for table in (model.model.encoder.embed_positions, model.model.decoder.embed_positions):
+        rows = model.config.max_position_embeddings + table.padding_idx + 1
+        table.make_weights(rows, table.embedding_dim, table.padding_idx)
+
+
+def trace(model: Any, task: ExportTask, folder: Path) -> Any:
+    """An encoder's graph as Optimum traces it, an ONNX ModelProto.
+
+    Of a model that generates this is its encoder alone: decoders are built from weights
+    (`graphs.decoder_builder`).
+
+    Args:
+        folder: Where Optimum may leave its files.
 
     Raises:
-        ExportError: Optimum or torch gave up; their reason is in the message.
+        ExportError: Optimum or torch failed; their reason is in the message.
     """
-    from optimum.exporters.onnx import onnx_export_from_model
+    import onnx
 
     if _classifies_at_the_end(model):
         model.forward = _last_end_token(model)
     try:
         with silenced():
-            onnx_export_from_model(
-                model,
-                folder,
-                task=task.optimum_task,
-                opset=OPSET,
-                no_post_process=True,
-                # Optimum's own validation compares random inputs and only warns.
-                do_validation=False,
-            )
+            file = _export_encoder(model, task, folder)
     except Exception as error:
         raise ExportError(
             f"Optimum cannot export {model.config.model_type!r} for {task.name}: {_brief(error)}",
             "try another checkpoint of the same family, or another --task",
         ) from error
+    return onnx.load(file)
+
+
+def _export_encoder(model: Any, task: ExportTask, folder: Path) -> Path:
+    from optimum.exporters.onnx import export, onnx_export_from_model
+    from optimum.exporters.tasks import TasksManager
+
+    if task.decodes:
+        constructor = TasksManager.get_exporter_config_constructor(
+            model=model, exporter="onnx", task=task.optimum_task, library_name="transformers"
+        )
+        config = constructor(model.config).with_behavior("encoder")
+        export(model.get_encoder(), config, folder / "encoder.onnx", opset=OPSET)
+        return folder / "encoder.onnx"
+    # Optimum's own validation compares random inputs and only warns.
+    onnx_export_from_model(
+        model,
+        folder,
+        task=task.optimum_task,
+        opset=OPSET,
+        no_post_process=True,
+        do_validation=False,
+    )
+    return folder / "model.onnx"
 
 
 def _classifies_at_the_end(model: Any) -> bool:
@@ -114,11 +153,14 @@ def _last_end_token(model: Any) -> Callable[..., Any]:
 
 
 def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
-    """Ask Optimum's table, before any weights are fetched or loaded.
+    """Ask Optimum's table, before any weights are fetched or loaded. Models that generate are of
+    families whose encoders it exports.
 
     Raises:
         ExportError: Optimum has no export of this architecture for this task.
     """
+    if task.decodes:
+        return
     with silenced():
         import optimum.exporters.onnx.model_configs  # noqa: F401  (fills the table)
         from optimum.exporters.tasks import TasksManager

@@ -76,6 +76,7 @@ def collect(model: Any, tokenizer: Any, task: ExportTask, asked: str, note: Note
     config, prefix = _pipeline_settings(model, tokenizer, task, asked)
     languages = _languages(tokenizer, config, task, asked, note)
     _note_not_done(config, note)
+    _note_attention(model.config, note)
     if task.name == "translation" and languages is None:
         _note_prefixes(model.config, prefix, asked, note)
     return {
@@ -128,6 +129,7 @@ def _generation(model: Any, config: Any, languages: Languages | None, note: Note
         end_ids=ends,
         pad_id=_pad_id(config, ends),
         max_new_tokens=_max_new_tokens(config, causal, note),
+        vocabulary=len(model.get_output_embeddings().weight),
         layers=layers,
         heads=heads,
         head_dim=head_dim,
@@ -272,6 +274,17 @@ def _note_not_done(config: Any, note: Note) -> None:
     for name, off in refused.items():
         if (value := getattr(config, name, None)) not in off:
             note(f"the checkpoint asks for {name}={value}, which this engine does not do")
+
+
+def _note_attention(config: Any, note: Note) -> None:
+    """Say where transformers' default attention ignores the checkpoint's settings."""
+    off = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
+    for name, usual in off.items():
+        if (value := getattr(config, name, usual)) != usual:
+            note(
+                f"the checkpoint has {name}={value}, which this engine follows, as transformers "
+                'does with attn_implementation="eager"; its default attention ignores it'
+            )
 
 
 def _note_prefixes(config: Any, prefix: str, asked: str, note: Note) -> None:

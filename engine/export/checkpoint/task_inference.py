@@ -29,6 +29,11 @@ class ExportTask:
     model_types: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the model generates: its decoder has a blueprint (`graphs.architectures`)."""
+        return bool(self.model_types)
+
 
 ENCODER_DECODERS = ("t5", "mt5", "bart", "mbart", "m2m_100", "marian", "pegasus")
 CAUSAL = ("gpt2", "opt")
@@ -56,7 +61,7 @@ TASKS: Mapping[str, ExportTask] = {
         *(
             ExportTask(
                 name,
-                "text2text-generation-with-past",
+                "text2text-generation",
                 "AutoModelForSeq2SeqLM",
                 model_types=ENCODER_DECODERS,
             )
@@ -64,7 +69,7 @@ TASKS: Mapping[str, ExportTask] = {
         ),
         ExportTask(
             "text-generation",
-            "text-generation-with-past",
+            "text-generation",
             "AutoModelForCausalLM",
             model_types=CAUSAL,
         ),

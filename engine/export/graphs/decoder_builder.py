@@ -7,20 +7,13 @@ product, skip connections and norms one op, and every product bears the name of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.export.graphs.architectures import BLUEPRINTS, Blueprint, Layer, Linear, Norm
+from engine.export.graphs.architectures import Blueprint, Layer, Linear, Norm
 
 CONTRIB = "com.microsoft"
-
-
-def drawn(model: Any) -> Blueprint | None:
-    """What a transformers model's decoder is made of; None for a family without a blueprint."""
-    draw = BLUEPRINTS.get(model.config.model_type)
-    plan = draw(model) if draw else None
-    return plan if plan and plan.activation in ACTIVATIONS else None
 
 
 # Layer's name, number, itself, what it reads and the attention bias -> what it makes, flat: (slots,
@@ -93,6 +86,8 @@ class DecoderBuilder:
         """Tokens and their places, flat, as states before the first norm."""
         plan = self.plan
         states = self.op("Gather", [self.weight("embedding", plan.embedding), tokens], "embed")
+        if plan.project_in:
+            states = self.linear(states, plan.project_in, "embed/project_in")
         if plan.embedding_scale != 1:
             scale = self.number("embedding_scale", plan.embedding_scale)
             states = self.op("Mul", [states, scale], "embed/scaled")
@@ -105,6 +100,8 @@ class DecoderBuilder:
     def head(self, states: str) -> None:
         """The logits, float32 (slots, vocabulary)."""
         plan = self.plan
+        if plan.project_out:
+            states = self.linear(states, plan.project_out, "project_out")
         tied = plan.head is plan.embedding
         inputs = [states, "embedding" if tied else self.weight("head", plan.head)]
         if plan.head_bias is not None:
@@ -230,13 +227,22 @@ class DecoderBuilder:
 def _feed_forward(
     writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str
 ) -> str:
-    op, attributes = ACTIVATIONS[writer.plan.activation]
-    wide = writer.linear(given, layer.wide, f"{at}/wide")
-    wide = writer.op(op, [wide], f"{at}/active", **attributes)
+    wide = activated(writer, at, writer.linear(given, layer.wide, f"{at}/wide"))
     if layer.gate:
         gate = writer.linear(given, layer.gate, f"{at}/gate")
         wide = writer.op("Mul", [wide, gate], f"{at}/gated")
     return wide
+
+
+def activated(writer: DecoderBuilder, at: str, wide: str) -> str:
+    activation = writer.plan.activation
+    attributes: dict[str, Any] = {"domain": CONTRIB} if activation.contrib else {}
+    if activation.alpha is not None:
+        attributes["alpha"] = activation.alpha
+    active = writer.op(activation.op, [wide], f"{at}/active", **attributes)
+    if activation.squared:
+        active = writer.op("Mul", [active, active], f"{at}/squared")
+    return active
 
 
 def described(name: str, kind: str, shape: Sequence[Any]) -> Any:
@@ -244,16 +250,3 @@ def described(name: str, kind: str, shape: Sequence[Any]) -> Any:
     from onnx import TensorProto, helper
 
     return helper.make_tensor_value_info(name, getattr(TensorProto, kind), list(shape))
-
-
-# Names in a checkpoint's configuration -> op and its attributes.
-ACTIVATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "relu": ("Relu", {}),
-    "gelu": ("Gelu", {"domain": CONTRIB}),
-    # The approximation by tanh.
-    "gelu_new": ("FastGelu", {"domain": CONTRIB}),
-    "gelu_pytorch_tanh": ("FastGelu", {"domain": CONTRIB}),
-    # x * sigmoid(alpha * x).
-    "silu": ("QuickGelu", {"domain": CONTRIB, "alpha": 1.0}),
-    "swish": ("QuickGelu", {"domain": CONTRIB, "alpha": 1.0}),
-}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.export.graphs import exported as graphs
+from engine.export.graphs import graph_edits as graphs
 from engine.export.graphs import storage
 
 # Rows' lengths and the padded length of the sizes that are tried; of a long one, rows' shares.

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.graphs import exported as graphs
+from engine.export.graphs import graph_edits as graphs
 from engine.export.graphs import storage
 from engine.export.graphs.match_attention import (
     Attention,

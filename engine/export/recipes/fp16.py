@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.export.graphs import exported as graphs
+from engine.export.graphs import graph_edits as graphs
 from engine.export.graphs import storage
 
 FLOAT, HALF = 1, 10

@@ -7,7 +7,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
-from engine.export.graphs.exported import reads
+from engine.export.graphs.graph_edits import reads
 
 
 @dataclass(frozen=True)
