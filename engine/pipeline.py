@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
 from engine.runtime.protocol import Backend, Graph, Value
 from engine.tasks.in_memory_inputs import in_memory
+from engine.tasks.keywords import TaskOptions
 
 # Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
 # to be few among them.
@@ -211,7 +212,7 @@ class Bundle:
         texts: Sequence[Any],
         *,
         max_length: int = 0,
-        **options: Any,
+        **options: Unpack[TaskOptions],
     ) -> pa.Table:
         """Answer a list of texts in memory.
 

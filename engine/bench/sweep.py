@@ -28,7 +28,7 @@ import pyarrow as pa
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core import hardware
-from engine.core.config import check_least
+from engine.core.settings import check_whole
 from engine.core.telemetry import Progress
 from engine.core.types import Rows
 from engine.data.writers import writing
@@ -212,7 +212,7 @@ def sweep(
         budgets = GPU_BUDGETS if on_gpu else BUDGETS
     settings = _settings(budgets, workers, on_gpu)
     measured = [_Measured(setting) for setting in settings]
-    check_least("rounds", rounds, 1)
+    check_whole("rounds", rounds, 1)
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
         rows = sample(bundle, inputs, Path(scratch) / "rows.arrow", text=text, limit=limit, **given)
         runs = _Runs(rows, Path(scratch) / "out", given, on_progress)
@@ -333,7 +333,7 @@ def _settings(budgets: Sequence[int], workers: Sequence[int], on_gpu: bool) -> l
         if not values:
             raise SettingsError(f"{name} is empty", "one value or more, each 1 or more")
         for value in values:
-            check_least(name, value, 1)
+            check_whole(name, value, 1)
     cores, most = hardware.cores(), max(workers)
     pairs = dict.fromkeys((budget, count) for count in workers for budget in budgets)
     return [

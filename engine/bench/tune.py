@@ -16,7 +16,7 @@ from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.bundle.tuned import Tuned
 from engine.core import hardware
-from engine.core.config import check_least
+from engine.core.settings import check_whole
 from engine.data.writers import writing
 from engine.errors import SettingsError
 from engine.export.acceptance.sample import BUNDLED, bundled, options
@@ -70,7 +70,7 @@ def tune(
         raise SettingsError(
             f"text names {', '.join(text)}, and there is no input", "name the files to measure on"
         )
-    check_least("seconds", seconds, 1)
+    check_whole("seconds", seconds, 1)
     first = devices(device)[0]
     gpu, device = gpu_name(first), str(first)
     task, cores = tasks.find(folder.description.task), hardware.cores()

@@ -12,9 +12,11 @@ import sys
 import typer
 
 from engine.cli import bench, demo, export, interrupt, run, show, tune
-from engine.cli.options import WithTaskOptions
+from engine.cli.options import EVERY, taking
 from engine.errors import EngineError
 from engine.version import __version__
+
+_ONE_DEVICE = "auto, cpu, cuda or cuda:N."
 
 app = typer.Typer(
     name="engine",
@@ -27,9 +29,9 @@ app = typer.Typer(
 )
 app.command("export")(export.export)
 app.command("quantize")(export.quantize)
-app.command("run", cls=WithTaskOptions)(run.run)
-app.command("bench", cls=WithTaskOptions)(bench.bench)
-app.command("tune", cls=WithTaskOptions)(tune.tune)
+app.command("run", cls=taking(*EVERY))(run.run)
+app.command("bench", cls=taking("text", "max_length", device=_ONE_DEVICE))(bench.bench)
+app.command("tune", cls=taking("text", device=_ONE_DEVICE))(tune.tune)
 app.command("demo")(demo.demo)
 app.command("inspect")(show.inspect)
 app.command("verify")(show.verify)

@@ -31,15 +31,7 @@ def bench(
             f"none with {EMBEDDED} for its own corpus."
         ),
     ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(help="Input columns, a,b for two; engine tasks names what a task takes."),
-    ] = None,
     limit: Annotated[int, typer.Option(help="Rows to measure at most; 0 for all.")] = 1000,
-    max_length: Annotated[
-        int, typer.Option(help="Tokens of a row before it is cut; 0 for the model's.")
-    ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     budgets: Annotated[
         str,
         typer.Option(help="Padded tokens of a batch: the values to try; none for a device's own."),
@@ -55,14 +47,7 @@ def bench(
     from engine.bench.profile import ROWS, profile
     from engine.bench.sweep import machine, stopping, sweep
 
-    tried: dict[str, Any] = {
-        "budgets": _numbers("budgets", budgets) if budgets else None,
-        "workers": _numbers("workers", workers),
-        "rounds": rounds,
-        "device": device,
-    }
-    columns: dict[str, Any] = {"text": split_names(text), "limit": limit}
-    model: dict[str, Any] = {"max_length": max_length, "options": ctx.meta["options"]}
+    settings = {**ctx.meta["settings"], "options": ctx.meta["options"]}
 
     def say(line: str) -> None:
         if not as_json:
@@ -70,14 +55,17 @@ def bench(
 
     with stopping(), _corpus(bundle, inputs) as (path, files):
         with shown(quiet=as_json) as on_progress:
-            found = sweep(
-                path, files, progress=say, on_progress=on_progress, **tried, **columns, **model
-            )
-        result = {"machine": machine(), **found.to_dict()}
+            measured = sweep(
+                path, files, budgets=_numbers("budgets", budgets) if budgets else None,
+                workers=_numbers("workers", workers), rounds=rounds, limit=limit,
+                progress=say, on_progress=on_progress, **settings,
+            )  # fmt: skip
+        result = {"machine": machine(), **measured.to_dict()}
         if profiled:
-            given = {"text": columns["text"], "device": device, **model}
-            given["limit"] = min(limit or ROWS, ROWS)
-            result["profile"] = profile(path, files, found.best, **given).to_dict()
+            rows = min(limit or ROWS, ROWS)
+            result["profile"] = profile(
+                path, files, measured.best, limit=rows, **settings
+            ).to_dict()
     typer.echo(json.dumps(result, ensure_ascii=False) if as_json else "\n".join(_told(result)))
 
 

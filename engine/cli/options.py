@@ -1,14 +1,16 @@
-"""The tasks' own options on the command line, as the table of tasks has them."""
+"""Options of the command line that are declared as settings: a run's, and those of every task."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperCommand
+
+from engine.core.config import RunConfig
+from engine.core.settings import Setting, declared, format_size, parse_size, split_commas
 
 _TYPES: dict[str, Any] = {
     "int": int,
@@ -20,61 +22,113 @@ _TYPES: dict[str, Any] = {
 }
 
 
-class WithTaskOptions(TyperCommand):
-    """A command that takes every task's options beside its own and finds them in `ctx.meta`.
+class TaskCommand(TyperCommand):
+    """A command that takes settings of a run and the options of every task beside its own.
 
-    They are looked up when the command is run or explained, so that `engine --help` loads no task.
+    The function finds them in `ctx.meta`, as `settings` and `options`. The tasks are looked up when
+    the command is run or explained, so that `engine --help` loads none.
+
+    Attributes:
+        settings: Fields of `RunConfig`, each with the help to show, "" for the field's own.
     """
 
+    settings: ClassVar[Mapping[str, str]] = {}
+
     def get_params(self, ctx: Any) -> list[Any]:
-        return [*super().get_params(ctx), *_parameters()]
+        own = super().get_params(ctx)
+        required = [p for p in own if p.required]
+        rest = [p for p in own if not p.required]
+        settings, options = _settings(self.settings), _options()
+        return [*required, *_parameters(settings), *rest, *_parameters(options)]
 
     def invoke(self, ctx: Any) -> Any:
-        names = {parameter.name for parameter in _parameters()}
-        taken = {name: ctx.params.pop(name) for name in names if name in ctx.params}
-        ctx.meta["options"] = {n: _one(v) for n, v in taken.items() if v not in (None, [], ())}
+        settings = {name: ctx.params.pop(name) for name in self.settings}
+        options = {name: ctx.params.pop(name, None) for name in _options()}
+        ctx.meta["settings"] = {n: _joined(v) for n, v in settings.items()}
+        ctx.meta["options"] = {n: _single(v) for n, v in options.items() if v not in (None, [], ())}
         return super().invoke(ctx)
 
 
-def _one(value: Any) -> Any:
+EVERY = tuple(name for name in declared(RunConfig) if name != "options")
+"""All settings of a run."""
+
+
+def taking(*settings: str, **helps: str) -> type[TaskCommand]:
+    """A `TaskCommand` with these settings of a run, some of them with a help of their own."""
+    return type("TaskCommand", (TaskCommand,), {"settings": dict.fromkeys(settings, "") | helps})
+
+
+def _joined(value: object) -> object:
+    """Names from a,b and from repeated options alike."""
+    return split_commas(",".join(value)) if isinstance(value, (list, tuple)) else value
+
+
+def _single(value: Any) -> Any:
     """A list of one as that one, which the task may read as several: a,b."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _parameters() -> list[Any]:
-    """typer's own parameters for the options of all tasks."""
+def _settings(helps: Mapping[str, str]) -> dict[str, inspect.Parameter]:
+    """Settings of a run as parameters of a function, with their defaults."""
+    defaults = RunConfig()
+    return {
+        name: _parameter(name, kind, setting, helps[name] or setting.help, getattr(defaults, name))
+        for name, (kind, setting) in declared(RunConfig).items()
+        if name in helps
+    }
+
+
+def _options() -> dict[str, inspect.Parameter]:
+    """The options of all tasks; the help of one that several tasks have says what it is in each."""
+    from engine.tasks import TASKS
+
+    kinds: dict[str, tuple[str, Setting]] = {}
+    helps: dict[str, dict[str, list[str]]] = {}
+    for task in TASKS.values():
+        for name, (kind, setting) in declared(task.options).items():
+            kinds[name] = (kind, setting)
+            helps.setdefault(name, {}).setdefault(setting.help, []).append(task.name)
+    return {
+        name: _parameter(name, kind, setting, _help(helps[name]), None)
+        for name, (kind, setting) in kinds.items()
+    }
+
+
+def _help(helps: Mapping[str, list[str]]) -> str:
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in helps.items())
+
+
+def _parameter(
+    name: str, kind: str, setting: Setting, help: str, default: Any
+) -> inspect.Parameter:
+    flags = ["--" + name.replace("_", "-")] if setting.flag else []
+    form = typer.Option(*flags, help=help)
+    if setting.size:
+        form = typer.Option(help=help, parser=_size, metavar="<size>")
+        default = format_size(default)
+    elif default == ():
+        default = None
+    annotation: Any = Annotated[_TYPES[kind] | None, form]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def _size(text: str) -> int:
+    return 0 if text == "0" else parse_size(text)
+
+
+def _parameters(parameters: Mapping[str, inspect.Parameter]) -> list[Any]:
+    """typer's own parameters for those of a function."""
     app = typer.Typer(add_completion=False)
-    app.command()(_with_signature(lambda **given: None))
+    app.command()(_with_signature(lambda **settings: None, list(parameters.values())))
     command: Any = typer.main.get_command(app)
     return [p for p in command.params if p.name != "help"]
 
 
-def _with_signature(function: Callable[..., None]) -> Callable[..., None]:
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _annotations().items()
-    ]
+def _with_signature(
+    function: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     function.__annotations__ = {p.name: p.annotation for p in parameters}
     return function
-
-
-def _annotations() -> dict[str, Any]:
-    """Type and help of every option; one of several tasks says what it is in each."""
-    from engine.tasks import TASKS
-
-    told: dict[str, dict[str, list[str]]] = {}
-    types: dict[str, Any] = {}
-    for task in TASKS.values():
-        for field in dataclasses.fields(task.options):
-            types[field.name] = _TYPES[str(field.type)]
-            said = told.setdefault(field.name, {})
-            said.setdefault(field.metadata["told"], []).append(task.name)
-    return {
-        name: Annotated[types[name] | None, typer.Option(help=_help(said))]
-        for name, said in told.items()
-    }
-
-
-def _help(said: dict[str, list[str]]) -> str:
-    return "; ".join(f"{', '.join(names)}: {text}" for text, names in said.items())

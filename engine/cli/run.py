@@ -23,49 +23,6 @@ def run(
     out: Annotated[
         str, typer.Option("--out", "-o", help="Output folder; continued if it holds this run.")
     ],
-    text: Annotated[
-        list[str] | None,
-        typer.Option(help="Input columns, a,b for two; engine tasks names what a task takes."),
-    ] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Input columns put beside the results: a,b or all.")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Rows to read at most; 0 for all.")] = 0,
-    format: Annotated[str, typer.Option(help="Part files: arrow or parquet.")] = "arrow",
-    compression: Annotated[str, typer.Option(help="zstd, lz4 or none.")] = "zstd",
-    split_size: Annotated[str, typer.Option(help="Size of a big file's splits.")] = "256MB",
-    window: Annotated[int, typer.Option(help="Rows sorted by length together.")] = 4096,
-    batch_tokens: Annotated[
-        int, typer.Option(help="Padded tokens of a batch; 0 for the task's own.")
-    ] = 0,
-    max_length: Annotated[
-        int, typer.Option(help="Tokens of a row before it is cut; 0 for the model's.")
-    ] = 0,
-    workers: Annotated[
-        int, typer.Option(help="Batches at a time; 0 for one a core, 4 at most.")
-    ] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of one batch; 0 shares the cores out.")] = 0,
-    tokenizers: Annotated[
-        int, typer.Option(help="Processes that tokenize; 0 for none, for a GPU up to 8.")
-    ] = 0,
-    dedupe: Annotated[
-        bool, typer.Option(help="Compute equal texts of a window once, unless tokens are drawn.")
-    ] = True,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:N, or cuda:all for every GPU.")
-    ] = "auto",
-    gpu_memory: Annotated[
-        str, typer.Option(help="Of a GPU, for each graph, and for a decoder's caches.")
-    ] = "0",
-    on_error: Annotated[
-        str, typer.Option(help="Bad rows: fail at the first, or reject them.")
-    ] = "fail",
-    max_rejects: Annotated[
-        int, typer.Option(help="Bad rows allowed with reject; -1 for any number.")
-    ] = -1,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Clear an output folder of another run.")
-    ] = False,
     task: Annotated[
         str | None, typer.Option(help="Of a checkpoint given as MODEL; see engine tasks.")
     ] = None,
@@ -80,13 +37,13 @@ def run(
 ) -> None:
     """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
     from engine import data
-    from engine.core.config import parse_size
     from engine.export.cache import bundle_for
     from engine.runner import coordinator
     from engine.runtime.device import devices
 
-    # A checkpoint may take minutes: what is wrong without it is said before.
-    devices(device)
+    # An export may take minutes, so everything that can be checked without it comes first.
+    settings = ctx.meta["settings"]
+    devices(settings["device"])
     data.find(inputs)
     bundle = bundle_for(
         model,
@@ -98,29 +55,7 @@ def run(
     )
     with shown(quiet=as_json) as on_progress:
         report = coordinator.run(
-            bundle,
-            inputs,
-            out,
-            on_progress=on_progress,
-            text=split_names(text),
-            keep=split_names(keep),
-            limit=limit,
-            format=format,
-            compression=compression,
-            split_size=parse_size(split_size),
-            window=window,
-            batch_tokens=batch_tokens,
-            max_length=max_length,
-            workers=workers,
-            threads=threads,
-            tokenizers=tokenizers,
-            dedupe=dedupe,
-            device=device,
-            gpu_memory=0 if gpu_memory == "0" else parse_size(gpu_memory),
-            on_error=on_error,
-            max_rejects=max_rejects,
-            overwrite=overwrite,
-            options=ctx.meta["options"],
+            bundle, inputs, out, on_progress=on_progress, options=ctx.meta["options"], **settings
         )
     typer.echo(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report))
     raise typer.Exit(report.exit_code)

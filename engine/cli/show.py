@@ -76,7 +76,7 @@ def tasks(as_json: _Json = False) -> None:
         typer.echo(f"  columns: {row['columns']}")
         for option in row["options"]:
             flag = "--" + option["name"].replace("_", "-")
-            typer.echo(f"  {flag}: {option['told']} [{json.dumps(option['default'])}]")
+            typer.echo(f"  {flag}: {option['help']} [{json.dumps(option['default'])}]")
     typer.echo("defaults are those of a checkpoint that names none; its own go before them")
 
 

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.run import split_names
-
 
 def tune(
     ctx: typer.Context,
@@ -18,9 +16,7 @@ def tune(
         list[str] | None,
         typer.Argument(help="Rows like those to be run; none for bundled sentences."),
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Input columns, a,b for two.")] = None,
     seconds: Annotated[int, typer.Option(help="About how long it may take.")] = 60,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Find the fastest settings of a bundle on this machine; engine run takes them from then on."""
@@ -31,9 +27,8 @@ def tune(
     found, measured = measure(
         bundle,
         inputs or (),
-        text=split_names(text),
         seconds=seconds,
-        device=device,
+        **ctx.meta["settings"],
         given=ctx.meta["options"],
         progress=lambda line: None if as_json else typer.echo(line, err=True),
     )

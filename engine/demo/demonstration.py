@@ -7,17 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from engine.core.config import RunSettings
 from engine.core.telemetry import Progress
 from engine.demo import BUNDLE, corpus
 from engine.demo.corpus import Shard
 from engine.runner import coordinator
 from engine.runner.manifest import SUCCESS, Entry, Manifest
 from engine.runner.report import Report
+
+_SETTINGS: RunSettings = {
+    "keep": ("id", "text", "answer"),
+    "on_error": "reject",
+    "overwrite": True,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,7 @@ def demonstrate(
     seed: int = 0,
     bundle: Path = BUNDLE,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[RunSettings],
 ) -> Demonstration:
     """Write the corpus to OUT/corpus, run it to OUT/results, and compare.
 
@@ -63,13 +70,14 @@ def demonstrate(
     """
     shards = corpus.write(out / "corpus", rows, seed=seed)
     results = out / "results"
+    chosen: RunSettings = {**_SETTINGS, **settings}
     _forget(results)
     report = coordinator.run(
         bundle,
         [shard.path for shard in shards],
         results,
         on_progress=on_progress,
-        **{"keep": ("id", "text", "answer"), "on_error": "reject", "overwrite": True} | settings,
+        **chosen,
     )
     entries = {Path(e.input["path"]).name: e for e in Manifest(results).entries()}
     pairs = [(shard, entries[shard.path.name]) for shard in shards]

@@ -13,19 +13,20 @@ import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
-from engine.core.config import RunConfig, check_names
+from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
+from engine.core.settings import check_names
 from engine.core.telemetry import Progress
 from engine.data import writers
 from engine.errors import DeviceError, SettingsError, Stopped, TooManyRejects
@@ -45,6 +46,7 @@ from engine.runner.progress import ProgressMeter, total
 from engine.runner.report import Report, notes
 from engine.runner.worker import Worker
 from engine.runtime.device import devices, gpu_name
+from engine.tasks.keywords import RunArguments
 
 MAX_WORKERS = 4
 # Processes that tokenize for a GPU, one for every two cores: each gives 1 to 2 million tokens a
@@ -58,7 +60,7 @@ def run(
     out: Path | str,
     *,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[RunArguments],
 ) -> Report:
     """Answer a corpus: inputs in, part files out, resumable.
 
@@ -88,7 +90,7 @@ def run(
         return Coordinator(model, folder, config, files, manifest, on_progress).run()
 
 
-def resolve_config(folder: bundle_format.BundleFolder, settings: dict[str, Any]) -> RunConfig:
+def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, object]) -> RunConfig:
     """Validated settings, the task's options set apart, before anything is opened.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
-from engine.core.config import check_names
+from engine.core.settings import KEY, check_names
 from engine.core.types import Column
 from engine.errors import SettingsError
 from engine.tasks import (
@@ -88,7 +88,7 @@ def described(task: Task) -> dict[str, Any]:
         "summary": task.summary,
         "inputs": [c.name + ("" if c.needed else " (optional)") for c in task.inputs],
         "options": [
-            {"name": f.name, "told": f.metadata["told"], "default": defaults[f.name]}
+            {"name": f.name, "help": f.metadata[KEY].help, "default": defaults[f.name]}
             for f in dataclasses.fields(task.options)
         ],
         "columns": task.columns,

@@ -12,71 +12,67 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
-from engine.core.config import check_choice, check_least, check_number
+from engine.core.settings import as_texts, check_settings, option
 from engine.core.types import Arrays, Ints, Ragged
 from engine.errors import BundleError, SettingsError
 from engine.generation import generate
 from engine.runtime.protocol import Backend
-from engine.tasks.task import Context, check_text, option
+from engine.tasks.task import Context
 
 # Padded tokens that an encoder reads at once.
 BATCH_TOKENS = 1024
-_EARLY: Mapping[str, bool | str] = {"true": True, "false": False, "never": "never"}
+_EARLY_STOPPING: Mapping[str, bool | str] = {"true": True, "false": False, "never": "never"}
+
+
+def _early_stopping(name: str, value: object) -> bool | str:
+    choice = _EARLY_STOPPING.get(str(value).lower())
+    if choice is None:
+        raise SettingsError(f"{name} is {value!r}", "true, false or never")
+    return choice
+
+
+def _stop_texts(name: str, value: object) -> tuple[str, ...]:
+    texts = as_texts(name, value)
+    if not all(texts):
+        raise SettingsError(f"{name} has an empty text", "one or more texts, none empty")
+    return texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How tokens are searched for; names and meanings are those of transformers' generate()."""
 
-    max_new_tokens: int = option("tokens a row may generate, its end token included")
-    min_new_tokens: int = option("the end token cannot come before as many")
-    num_beams: int = option("beams of the search; 1 takes the likeliest token at every step")
+    max_new_tokens: int = option("tokens that a row may generate, its end token included", least=1)
+    min_new_tokens: int = option("tokens before the end token is allowed", least=0)
+    num_beams: int = option("beams of the search; 1 for the likeliest token at each step", least=1)
     length_penalty: float = option("above 0 favours longer beams, below 0 shorter ones")
-    early_stopping: bool | str = option("when a beam search is over: true, false or never")
-    no_repeat_ngram_size: int = option("no n-gram of this size twice; 0 is off")
-    repetition_penalty: float = option("above 1 weakens tokens that have come already")
-    do_sample: bool = option("draw tokens by chance instead of taking the likeliest")
-    temperature: float = option("of draws: below 1 favours likely tokens, above 1 unlikely ones")
-    top_k: int = option("draw from as many of the likeliest tokens; 0 is off")
-    top_p: float = option("draw from the likeliest tokens that make up this probability together")
-    min_p: float = option("draw from tokens at least as likely as this share of the likeliest")
-    seed: int = option("of draws: with the same one a row of a file draws the same")
-    stop: tuple[str, ...] = option("texts that end a row when they come (with one beam)")
+    early_stopping: bool | str = option(
+        "when a beam search ends: true, false or never", read=_early_stopping
+    )
+    no_repeat_ngram_size: int = option("no n-gram of this size twice; 0 for off", least=0)
+    repetition_penalty: float = option("above 1 penalizes tokens that occurred already", above=0)
+    do_sample: bool = option("sample tokens instead of taking the likeliest")
+    temperature: float = option(
+        "for sampling: below 1 favours likely tokens, above 1 unlikely ones", above=0
+    )
+    top_k: int = option("sample from this many of the likeliest tokens; 0 for off", least=0)
+    top_p: float = option(
+        "sample from the likeliest tokens whose probabilities add up to this", above=0, most=1
+    )
+    min_p: float = option(
+        "sample from tokens at least this likely, relative to the likeliest", least=0, most=1
+    )
+    seed: int = option(
+        "for sampling: with the same seed, a row of a file gets the same tokens",
+        least=0,
+        most=2**64 - 1,
+    )
+    stop: tuple[str, ...] = option("texts that end a row (with one beam only)", read=_stop_texts)
     prefix: str = option("put before each text")
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            check_least(name, getattr(self, name), least)
-        check_number("length_penalty", self.length_penalty)
-        check_number("repetition_penalty", self.repetition_penalty, above=0)
-        check_number("temperature", self.temperature, above=0)
-        check_number("top_p", self.top_p, above=0)
-        check_number("min_p", self.min_p)
-        check_choice("do_sample", self.do_sample, (True, False))
-        check_text("prefix", self.prefix)
-        object.__setattr__(self, "early_stopping", _early(self.early_stopping))
-        object.__setattr__(self, "stop", _stops(self.stop))
-        _check_ranges(self)
+        check_settings(self)
         _check_together(self)
-
-
-_LEAST = {
-    "max_new_tokens": 1,
-    "min_new_tokens": 0,
-    "num_beams": 1,
-    "no_repeat_ngram_size": 0,
-    "top_k": 0,
-    "seed": 0,
-}
-
-
-def _check_ranges(options: Decoding) -> None:
-    if options.top_p > 1:
-        raise SettingsError(f"top_p is {options.top_p!r}", "a number above 0, 1 at most")
-    if not 0 <= options.min_p <= 1:
-        raise SettingsError(f"min_p is {options.min_p!r}", "a number from 0 to 1")
-    if options.seed >= 1 << 64:
-        raise SettingsError(f"seed is {options.seed}", "a whole number from 0, below 2**64")
 
 
 def _check_together(options: Decoding) -> None:
@@ -92,22 +88,8 @@ def _check_together(options: Decoding) -> None:
     if options.do_sample and options.num_beams > 1:
         raise SettingsError(
             f"do_sample is given with num_beams {options.num_beams}",
-            "beams do not sample: --num-beams 1, or --no-do-sample for the likeliest beam",
+            "beam search does not sample: give --num-beams 1 or --no-do-sample",
         )
-
-
-def _early(value: object) -> bool | str:
-    found = _EARLY.get(str(value).lower())
-    if found is None:
-        raise SettingsError(f"early_stopping is {value!r}", "true, false or never")
-    return found
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    found = (value,) if isinstance(value, str) else value
-    if not isinstance(found, (tuple, list)) or not all(isinstance(s, str) and s for s in found):
-        raise SettingsError(f"stop is {type(value).__name__}", "one or more texts, none empty")
-    return tuple(found)
 
 
 def settings_of(model_config: ModelConfig) -> DecoderConfig:

@@ -11,11 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.bundle.format import ModelConfig
-from engine.core.config import check_choice, check_least, check_names
+from engine.core.settings import check_names, check_settings, option
 from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend, Value
-from engine.tasks.task import WINDOW, Context, Task, check_text, encode_after, option
+from engine.tasks.task import WINDOW, Context, Task, encode_after
 
 Floats = NDArray[np.float32]
 
@@ -76,24 +76,26 @@ class FeatureExtractionOptions:
     sentence-transformers calls ubinary).
     """
 
-    pooling: str = option("mean, cls, max, last; none gives every token's state as it is")
+    pooling: str = option(
+        "mean, cls, max or last; none for the hidden state of every token",
+        choices=(*POOLINGS, TOKENS),
+    )
     normalize: bool = option("scale each pooled embedding to length 1")
-    dimensions: int = option("first dimensions to keep (Matryoshka), 0 for all")
-    dtype: str = option("float32, float16, int8 with a scale for each row, or binary")
+    dimensions: int = option("first dimensions to keep (Matryoshka); 0 for all", least=0)
+    dtype: str = option(
+        "float32, float16, int8 with a scale for each row, or binary", choices=DTYPES
+    )
     prefix: str = option("put before each text")
-    prompt: str = option('name of a prompt of the checkpoint to put before it, such as "query"')
+    prompt: str = option(
+        'name of a prompt of the checkpoint to put before each text, such as "query"'
+    )
 
     def __post_init__(self) -> None:
-        check_choice("pooling", self.pooling, (*POOLINGS, TOKENS))
-        check_choice("normalize", self.normalize, (True, False))
-        check_least("dimensions", self.dimensions, 0)
-        check_choice("dtype", self.dtype, DTYPES)
-        check_text("prefix", self.prefix)
-        check_text("prompt", self.prompt)
+        check_settings(self)
         if self.pooling == TOKENS and (self.dimensions or self.dtype not in DTYPES[:2]):
             raise SettingsError(
                 f"pooling none with dimensions {self.dimensions} and dtype {self.dtype}",
-                "states of tokens come whole, as float32 or float16",
+                "hidden states of tokens keep all dimensions, as float32 or float16",
             )
 
 

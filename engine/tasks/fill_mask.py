@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer, clean_up
-from engine.core.config import check_least
+from engine.core.settings import as_texts, check_settings, option
 from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import BundleError, SettingsError
 from engine.runtime.protocol import Backend, Value
-from engine.tasks.task import WINDOW, Context, Task, option
+from engine.tasks.task import WINDOW, Context, Task
 from engine.tasks.text_classification import softmax
 
 Floats = NDArray[np.float32]
@@ -43,20 +43,13 @@ CANDIDATE = pa.struct(
 class FillMaskOptions:
     """`targets` as one text is one target."""
 
-    top_k: int = option("best tokens to give for each mask")
-    targets: tuple[str, ...] = option("tokens to choose from; none: the whole vocabulary")
+    top_k: int = option("number of best tokens for each mask", least=1)
+    targets: tuple[str, ...] = option(
+        "tokens to choose from; by default the whole vocabulary", read=as_texts
+    )
 
     def __post_init__(self) -> None:
-        check_least("top_k", self.top_k, 1)
-        object.__setattr__(self, "targets", _listed(self.targets))
-
-
-def _listed(targets: object) -> tuple[str, ...]:
-    if isinstance(targets, str):
-        return (targets,)
-    if isinstance(targets, (tuple, list)) and all(isinstance(target, str) for target in targets):
-        return tuple(targets)
-    raise SettingsError(f"targets is {targets!r}", "texts, such as ('good', 'bad')")
+        check_settings(self)
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from engine.bundle import chunking
 from engine.bundle.format import ModelConfig
-from engine.core.config import check_choice, check_least
+from engine.core.settings import check_settings, option
 from engine.core.types import Arrays, Column, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend
-from engine.tasks.task import Context, Task, option
+from engine.tasks.task import Context, Task
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -44,20 +44,19 @@ COLUMNS = {"answer": pa.string(), "score": pa.float32(), "start": pa.int32(), "e
 class QuestionAnsweringOptions:
     """With top_k 1 a row has one answer; otherwise the columns are lists, best first."""
 
-    top_k: int = option("best answers to give")
-    doc_stride: int = option("tokens that two windows of a context share; -1: half, 128 at most")
-    max_answer_len: int = option("tokens of an answer at most")
-    max_seq_len: int = option("tokens of question and window; 0: the model's, 384 at most")
-    handle_impossible_answer: bool = option("whether the empty answer may be the best")
-    align_to_words: bool = option("give whole words where the tokenizer knows them")
+    top_k: int = option("number of best answers", least=1)
+    doc_stride: int = option(
+        "tokens that two windows of a context share; -1 for half a window, at most 128", least=-1
+    )
+    max_answer_len: int = option("tokens of an answer at most", least=1)
+    max_seq_len: int = option(
+        "tokens of question and window; 0 for the model's limit, at most 384", least=0
+    )
+    handle_impossible_answer: bool = option("allow the empty answer")
+    align_to_words: bool = option("answer with whole words where the tokenizer knows them")
 
     def __post_init__(self) -> None:
-        check_least("top_k", self.top_k, 1)
-        check_least("doc_stride", self.doc_stride, -1)
-        check_least("max_answer_len", self.max_answer_len, 1)
-        check_least("max_seq_len", self.max_seq_len, 0)
-        check_choice("handle_impossible_answer", self.handle_impossible_answer, (True, False))
-        check_choice("align_to_words", self.align_to_words, (True, False))
+        check_settings(self)
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from engine.bundle import batching
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.types import Arrays, Column, Encoded, Ints, Rows
-from engine.errors import SettingsError
 from engine.generation import Count, uncounted
 from engine.runtime.protocol import Backend, Value
 
@@ -71,7 +70,7 @@ class Task:
         summary: One line for `engine tasks`.
         inputs: The columns it takes, in their order; those that are needed come first.
         batch_tokens: Padded input tokens of one batch, unless the person says otherwise.
-        options: A frozen dataclass of `option` fields that validates itself.
+        options: A frozen dataclass of `core.settings.option` fields, which checks itself.
         defaults: Option values that follow from the checkpoint, every option named.
         encode: A window of rows -> its sequences.
         infer: One padded batch -> arrays whose first axis runs over its sequences.
@@ -112,11 +111,6 @@ class Task:
         return tuple(column.name for column in self.inputs if column.needed)
 
 
-def option(told: str) -> Any:
-    """A field of an options class, with the line that `engine tasks` and `--help` show."""
-    return field(metadata={"told": told})
-
-
 def as_read(rows: Rows, context: Context) -> Encoded:
     """An `encode` that takes the texts as they are, one sequence for each row."""
     found = context.tokenizer.encode(rows.texts, type_ids=context.type_ids)
@@ -137,9 +131,3 @@ def encode_after(prefix: str, rows: Rows, context: Context) -> Encoded:
 
 def with_prefix(prefix: str, texts: pa.StringArray) -> pa.StringArray:
     return pc.binary_join_element_wise(pa.scalar(prefix), texts, "") if prefix else texts
-
-
-def check_text(name: str, value: object) -> None:
-    """Raise SettingsError unless an option is text."""
-    if not isinstance(value, str):
-        raise SettingsError(f"{name} is {value!r}", "a text, such as 'translate: '")

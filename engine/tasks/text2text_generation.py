@@ -10,26 +10,21 @@ from typing import Any
 import pyarrow as pa
 
 from engine.bundle.format import Languages, ModelConfig
-from engine.core.config import check_names
+from engine.core.settings import check_names, option
 from engine.core.types import TEXT, Arrays, Encoded, Ints, Layout, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend
 from engine.tasks import decoding
 from engine.tasks.decoding import Decoding
-from engine.tasks.task import Context, Task, check_text, option, prefixed
+from engine.tasks.task import Context, Task, prefixed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Translating(Decoding):
     """Language codes beside the search; only for checkpoints that take them (mBART, NLLB)."""
 
-    src_lang: str = option("code of the texts' language, where the checkpoint has codes")
-    tgt_lang: str = option("code of the language to translate into, likewise")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_text("src_lang", self.src_lang)
-        check_text("tgt_lang", self.tgt_lang)
+    src_lang: str = option("code of the language of the texts, if the checkpoint uses codes")
+    tgt_lang: str = option("code of the language to translate into, if the checkpoint uses codes")
 
 
 def _languages(model_config: ModelConfig) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.bundle.format import ModelConfig
-from engine.core.config import check_choice, check_least
+from engine.core.settings import check_settings, option
 from engine.core.types import TEXT, Arrays, Column, Encoded, Ints
 from engine.runtime.protocol import Backend
-from engine.tasks.task import Context, Task, as_read, option
+from engine.tasks.task import Context, Task, as_read
 
 Floats = NDArray[np.float32]
 
@@ -45,12 +45,11 @@ FUNCTIONS: Mapping[str, Callable[[Floats], Floats]] = {
 class TextClassificationOptions:
     """With top_k 1 the columns are label and score; otherwise the lists labels and scores."""
 
-    top_k: int = option("best labels to give, 0 for all")
-    function_to_apply: str = option("softmax, sigmoid or none")
+    top_k: int = option("number of best labels; 0 for all", least=0)
+    function_to_apply: str = option("softmax, sigmoid or none", choices=tuple(FUNCTIONS))
 
     def __post_init__(self) -> None:
-        check_least("top_k", self.top_k, 0)
-        check_choice("function_to_apply", self.function_to_apply, FUNCTIONS)
+        check_settings(self)
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, Any]:

@@ -12,24 +12,20 @@ import pyarrow.compute as pc
 
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import clean_up
-from engine.core.config import check_choice
+from engine.core.settings import option
 from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend
 from engine.tasks import decoding
 from engine.tasks.decoding import Decoding
-from engine.tasks.task import Context, Task, option, with_prefix
+from engine.tasks.task import Context, Task, with_prefix
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextGenerationOptions(Decoding):
     """The search, and whether the answer begins with its prompt."""
 
-    return_full_text: bool = option("the prompt stands before what was generated")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("return_full_text", self.return_full_text, (True, False))
+    return_full_text: bool = option("put the prompt before the generated text")
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, Any]:

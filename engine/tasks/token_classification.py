@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from engine.bundle import chunking
 from engine.bundle.format import ModelConfig
-from engine.core.config import check_choice, check_least
+from engine.core.settings import check_settings, comma_separated, option
 from engine.core.types import Arrays, Column, Encoded, Ints, Ragged, Rows, Tokens
 from engine.errors import BundleError, SettingsError
 from engine.runtime.protocol import Backend
-from engine.tasks.task import WINDOW, Context, Task, check_text, option
+from engine.tasks.task import WINDOW, Context, Task
 from engine.tasks.text_classification import softmax
 
 Floats = NDArray[np.float32]
@@ -42,24 +42,17 @@ WINDOW_OF_SCORES = 1024
 class TokenClassificationOptions:
     """`ignore_labels` as one text is split at its commas."""
 
-    aggregation_strategy: str = option("tokens to entities: none, simple, first, average or max")
-    ignore_labels: tuple[str, ...] = option("labels to leave out, a,b")
-    stride: int = option("tokens that two windows of a long text share; -1: long texts are cut")
-    delimiter: str = option("stands between the words of a list where places are counted")
+    aggregation_strategy: str = option(
+        "how tokens become entities: none, simple, first, average or max", choices=STRATEGIES
+    )
+    ignore_labels: tuple[str, ...] = option("labels to leave out, a,b", read=comma_separated)
+    stride: int = option(
+        "tokens that two windows of a long text share; -1 truncates long texts instead", least=-1
+    )
+    delimiter: str = option("put between the words of a list, for start and end")
 
     def __post_init__(self) -> None:
-        check_choice("aggregation_strategy", self.aggregation_strategy, STRATEGIES)
-        object.__setattr__(self, "ignore_labels", _listed(self.ignore_labels))
-        check_least("stride", self.stride, -1)
-        check_text("delimiter", self.delimiter)
-
-
-def _listed(labels: object) -> tuple[str, ...]:
-    if isinstance(labels, str):
-        return tuple(name for label in labels.split(",") if (name := label.strip()))
-    if isinstance(labels, (tuple, list)) and all(isinstance(label, str) for label in labels):
-        return tuple(labels)
-    raise SettingsError(f"ignore_labels is {labels!r}", "labels, such as ('O', 'MISC')")
+        check_settings(self)
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, Any]:

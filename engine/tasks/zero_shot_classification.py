@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from engine.bundle import chunking
 from engine.bundle.format import ModelConfig
-from engine.core.config import check_choice
+from engine.core.settings import check_settings, comma_separated, option
 from engine.core.types import TEXT, Arrays, Column, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend
-from engine.tasks.task import WINDOW, Context, Task, check_text, option
+from engine.tasks.task import WINDOW, Context, Task
 
 Floats = NDArray[np.float32]
 
@@ -34,23 +34,16 @@ USUAL_LABELS = 16
 class ZeroShotOptions:
     """`candidate_labels` as one text is split at its commas."""
 
-    candidate_labels: tuple[str, ...] = option("labels for every row, a,b; none: a list column")
+    candidate_labels: tuple[str, ...] = option(
+        "labels for every row, a,b; without them a column has a list for each row",
+        read=comma_separated,
+    )
     hypothesis_template: str = option("sentence with {} where the label goes")
-    multi_label: bool = option("score each label by itself: several may be true")
+    multi_label: bool = option("score each label on its own, so that several may be true")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "candidate_labels", _listed(self.candidate_labels))
-        check_text("hypothesis_template", self.hypothesis_template)
+        check_settings(self)
         _check_template(self.hypothesis_template)
-        check_choice("multi_label", self.multi_label, (True, False))
-
-
-def _listed(labels: object) -> tuple[str, ...]:
-    if isinstance(labels, str):
-        return tuple(name for label in labels.split(",") if (name := label.strip()))
-    if isinstance(labels, (tuple, list)) and all(isinstance(label, str) for label in labels):
-        return tuple(labels)
-    raise SettingsError(f"candidate_labels is {labels!r}", "texts, such as ('sport', 'politics')")
 
 
 def _check_template(template: str) -> None:

@@ -172,7 +172,7 @@ def test_a_checkpoint_in_a_bundles_place_is_exported_once(numbers: Path, tmp_pat
 def test_tasks_tells_of_every_task_with_its_defaults() -> None:
     told = json.loads(call("tasks", "--json").stdout)
     assert len(told) == 10
-    assert all(option["told"] for task in told for option in task["options"])
+    assert all(option["help"] for task in told for option in task["options"])
     shown = call("tasks").stdout
     assert "--aggregation-strategy" in shown
     assert "ner" in shown

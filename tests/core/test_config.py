@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.core.config import COMPRESSIONS, FORMATS, ON_ERROR, RunConfig, parse_size
+from engine.core.config import COMPRESSIONS, FORMATS, ON_ERROR, RunConfig, RunSettings
+from engine.core.settings import declared, format_size, parse_size
 from engine.errors import SettingsError
 
 FIELDS = {f.name for f in dataclasses.fields(RunConfig)}
@@ -145,6 +146,15 @@ def test_columns_are_a_list_or_names_with_commas(given: object, columns: tuple[s
     assert RunConfig.of({"keep": given}).keep == columns
 
 
+def test_every_setting_is_a_typed_keyword_argument_and_documented() -> None:
+    types = {"tuple[str, ...]": "str | Sequence[str]"}
+    fields = {name: types.get(kind, kind) for name, (kind, _) in declared(RunConfig).items()}
+    assert fields == {n: t.__forward_arg__ for n, t in RunSettings.__annotations__.items()}
+    for name, (_, setting) in declared(RunConfig).items():
+        assert f"{name}: {setting.help}" in str(RunConfig.__doc__)
+        assert all(choice in setting.help for choice in setting.choices)
+
+
 def test_settings_are_frozen_and_named() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().limit = 3  # type: ignore[misc]
@@ -180,6 +190,13 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(SettingsError, match="256MB"):
         parse_size(text)
+
+
+@given(st.integers(0, 10**12))
+def test_a_size_is_shown_as_it_is_read(size: int) -> None:
+    shown = format_size(size)
+    assert (parse_size(shown) if size else int(shown)) == size
+    assert format_size(256 << 20) == "256MB"
 
 
 @given(st.integers(1, 10**12))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
 from pathlib import Path
@@ -23,13 +24,17 @@ from support.fakes import (
     texts,
 )
 
+import engine
 from engine import tasks
 from engine.bundle.format import ModelConfig
+from engine.core.config import RunSettings
+from engine.core.settings import declared, option
 from engine.core.types import Column, Encoded, Ragged, Rows
 from engine.errors import BundleError, SettingsError
 from engine.tasks import TASKS, Context, Task
 from engine.tasks.feature_extraction import POOLINGS
-from engine.tasks.task import as_read, option
+from engine.tasks.keywords import TaskOptions
+from engine.tasks.task import as_read
 from engine.tasks.text_classification import FUNCTIONS, sigmoid, softmax
 
 calm = settings(deadline=None, max_examples=60)
@@ -336,9 +341,26 @@ def test_translation_without_decoder_settings_is_a_damaged_bundle() -> None:
 def test_every_option_has_a_default_and_is_told_of(task: Task) -> None:
     names = {field.name for field in dataclasses.fields(task.options)}
     assert set(task.defaults(MODEL_CONFIGS[task.name])) == names
-    assert all(field.metadata["told"] for field in dataclasses.fields(task.options))
+    for _, setting in declared(task.options).values():
+        assert setting.help
+        assert all(choice in setting.help for choice in setting.choices)
     for column in task.schema(context(task)).names:
         assert re.search(rf"\b{column}\b", task.columns), column
+
+
+def test_every_option_is_a_typed_keyword_argument() -> None:
+    types = {"tuple[str, ...]": "str | Sequence[str]"}
+    fields = {
+        name: types.get(kind, kind)
+        for task in TASKS.values()
+        for name, (kind, _) in declared(task.options).items()
+    }
+    assert fields == {n: t.__forward_arg__ for n, t in TaskOptions.__annotations__.items()}
+    assert not fields.keys() & RunSettings.__annotations__.keys()
+    run = inspect.signature(engine.run).parameters["settings"]
+    assert run.annotation == "Unpack[RunArguments]"
+    call = inspect.signature(engine.Bundle.__call__).parameters["options"]
+    assert call.annotation == "Unpack[TaskOptions]"
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -454,5 +476,5 @@ def test_a_new_task_is_a_file_and_a_row_of_the_table(
     wanted = [len(ids_of(text)) for text in given]
     assert bundle(given)["tokens"].to_pylist() == wanted
     assert bundle(given, twice=True)["tokens"].to_pylist() == [2 * n for n in wanted]
-    assert "twice" in options._annotations()
-    assert tasks.described(COUNT)["options"][0]["told"] == "count every token twice"
+    assert "twice" in options._options()
+    assert tasks.described(COUNT)["options"][0]["help"] == "count every token twice"

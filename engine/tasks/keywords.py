@@ -1,0 +1,58 @@
+"""Keyword arguments with their types, so that an editor completes them and mypy checks them.
+
+A type checker reads no dataclass field as a keyword argument, so the options of all tasks stand
+here once more; a test compares every name and type with the declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from engine.core.config import RunSettings
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of all tasks; `engine tasks` says which task takes which."""
+
+    aggregation_strategy: str
+    align_to_words: bool
+    candidate_labels: str | Sequence[str]
+    delimiter: str
+    dimensions: int
+    do_sample: bool
+    doc_stride: int
+    dtype: str
+    early_stopping: bool | str
+    function_to_apply: str
+    handle_impossible_answer: bool
+    hypothesis_template: str
+    ignore_labels: str | Sequence[str]
+    length_penalty: float
+    max_answer_len: int
+    max_new_tokens: int
+    max_seq_len: int
+    min_new_tokens: int
+    min_p: float
+    multi_label: bool
+    no_repeat_ngram_size: int
+    normalize: bool
+    num_beams: int
+    pooling: str
+    prefix: str
+    prompt: str
+    repetition_penalty: float
+    return_full_text: bool
+    seed: int
+    src_lang: str
+    stop: str | Sequence[str]
+    stride: int
+    targets: str | Sequence[str]
+    temperature: float
+    tgt_lang: str
+    top_k: int
+    top_p: float
+
+
+class RunArguments(RunSettings, TaskOptions, total=False):
+    """What `engine.run` takes: its own settings and the options of the bundle's task."""
