@@ -1,15 +1,23 @@
-"""Checkpoints and bundles that several tests need; each is made once a session."""
+"""Checkpoints and bundles that several tests need."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import bundles, checkpoints
+from support.bundles import export_once
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        bundles.clear_unused()
 
 
 @pytest.fixture(scope="session")
@@ -21,13 +29,18 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(shared: Path) -> Path:
     """Folder of trained checkpoints, from ENGINE_TEST_MODELS or built from two wheels."""
     pytest.importorskip("torch")
-    kept = os.environ.get("ENGINE_TEST_MODELS")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("models")
-    build = [sys.executable, str(shared / "models/build.py"), str(folder)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    models = shared / "models"
+    if folder := os.environ.get("ENGINE_TEST_MODELS"):
+        return _built(models, Path(folder))
+    return bundles.entry(f"trained-{bundles.content(models)}", lambda new: _built(models, new))
+
+
+def _built(models: Path, folder: Path) -> Path:
+    command = [sys.executable, str(models / "build.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"shared/models/build.py failed: {done.stderr.strip()[-200:]}")
     return folder
@@ -37,23 +50,18 @@ def trained(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of small random checkpoints: t5, embedder, classifier."""
     pytest.importorskip("optimum.exporters.onnx")
-    from support import checkpoints
-
     folder = tmp_path_factory.mktemp("tiny")
-    checkpoints.t5(folder / "t5")
-    checkpoints.embedder(folder / "embedder")
-    checkpoints.classifier(folder / "classifier")
+    for build in (checkpoints.t5, checkpoints.embedder, checkpoints.classifier):
+        shutil.copytree(bundles.checkpoint_of(build), folder / build.__name__)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_bundles(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same exported: t5, embedder, classifier, and t5-int8."""
-    from engine.export import export
-
     folder = tmp_path_factory.mktemp("bundles")
-    export(str(tiny / "t5"), folder / "t5", task="translation_en_to_de")
-    export(str(tiny / "t5"), folder / "t5-int8", task="translation", recipe="int8")
-    export(str(tiny / "embedder"), folder / "embedder", task=None)
-    export(str(tiny / "classifier"), folder / "classifier", task="sentiment-analysis")
+    export_once(tiny / "t5", folder / "t5", task="translation_en_to_de")
+    export_once(tiny / "t5", folder / "t5-int8", task="translation", recipe="int8")
+    export_once(tiny / "embedder", folder / "embedder", task=None)
+    export_once(tiny / "classifier", folder / "classifier", task="sentiment-analysis")
     return folder

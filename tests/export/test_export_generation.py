@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import checkpoints
+from support.bundles import checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
 from engine.errors import ExportError, SettingsError
@@ -35,7 +36,7 @@ PROMPTS = ("A dog runs over the green meadow, and nobody calls it back.", "La", 
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name, (make, _) in FAMILIES.items():
-        make(folder / name)
+        shutil.copytree(checkpoint_of(make), folder / name)
     return folder
 
 
@@ -45,7 +46,8 @@ def made(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     for name, (_, task) in FAMILIES.items():
         for recipe in RECIPES:
-            _export(models / name, folder / f"{name}-{recipe}", task, recipe)
+            out = folder / f"{name}-{recipe}"
+            export_once(models / name, out, task=task, recipe=recipe, force=True)
     return folder
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.bundles import export_once
 
 import engine
 from engine.demo import BUNDLE
@@ -71,8 +72,6 @@ FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 def test_tokens_are_those_of_generate(
     request: pytest.FixtureRequest, shared: Path, tmp_path: Path, family: str, beams: int
 ) -> None:
-    from engine.export import export
-
     texts, task = sentences(shared), "text2text-generation"
     if family == "flan-t5-small":
         folder = request.getfixturevalue("trained") / family
@@ -81,7 +80,7 @@ def test_tokens_are_those_of_generate(
         texts = [f"translate Spanish to Portuguese: {spanish(n)}" for n in drawn]
     else:
         folder, task = checkpoint(tmp_path / "checkpoint", shared, family), FAMILIES[family][2]
-    export(str(folder), tmp_path / "bundle", task=task)
+    export_once(folder, tmp_path / "bundle", task=task)
     assert (tmp_path / "bundle/step.onnx").is_file()
     answers = every_way(tmp_path, texts, beams)
     wanted, tied = reference(folder, task, texts, beams)

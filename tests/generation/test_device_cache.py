@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import checkpoints
+from support.bundles import checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
 from engine.bundle.format import SYNC_EVERY
@@ -28,7 +29,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from support.fake_cuda import Late, LateGraph, pretend  # noqa: E402
 
-from engine.export import export  # noqa: E402
 from engine.runtime import backend as backends  # noqa: E402
 from engine.runtime.backend import OrtBackend  # noqa: E402
 
@@ -48,7 +48,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resident")
     for name, (make, task) in FAMILIES.items():
-        export(str(make(folder / "models" / name)), folder / name, task=task)
+        export_once(checkpoint_of(make), folder / name, task=task)
     return folder
 
 

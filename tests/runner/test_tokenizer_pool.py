@@ -17,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pytest
 from support import checkpoints
+from support.bundles import checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
 from engine.core.device import CPU, Device
@@ -88,9 +89,7 @@ def test_a_run_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_what_tasks_lay_by_comes_back_too(tmp_path: Path, task: str) -> None:
     pytest.importorskip("optimum.exporters.onnx")
-    from engine.export import export
-
-    export(str(checkpoints.encoder(tmp_path / "m", "bert", task)), tmp_path / "bundle", task=task)
+    export_once(checkpoint_of(checkpoints.encoder, "bert", task), tmp_path / "bundle", task=task)
     mask = bundle_format.load(tmp_path / "bundle").description.model_config.mask_token
     texts = [*checkpoints.SENTENCES, "", f"the {mask} is {mask}", "the garden " * 60]
     rows = [{"text": text, "question": "who " * (n % 5)} for n, text in enumerate(texts)]

@@ -163,6 +163,10 @@ def mbart(folder: Path, fifty: bool = False, **config: Any) -> Path:
     return _save_lively(MBartForConditionalGeneration, shape, folder)
 
 
+def mbart50(folder: Path, **config: Any) -> Path:
+    return mbart(folder, fifty=True, **config)
+
+
 def nllb(folder: Path, **config: Any) -> Path:
     """An M2M100 with NLLB's language codes: sinusoidal positions, pre-norm."""
     from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizerFast
@@ -676,7 +680,7 @@ GENERATORS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "mt5": (mt5, "text2text-generation"),
     "bart": (bart, "summarization"),
     "mbart": (mbart, "translation_en_XX_to_de_DE"),
-    "mbart50": (lambda folder: mbart(folder, fifty=True), "translation_en_to_de"),
+    "mbart50": (mbart50, "translation_en_to_de"),
     "nllb": (nllb, "translation_fra_Latn_to_deu_Latn"),
     "marian": (marian, "translation"),
     "pegasus": (pegasus, "summarization"),

@@ -7,16 +7,15 @@ rows, options and trained weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support import checkpoints
+from support.bundles import bundle_of, checkpoint_of
 
 import engine
 from engine.bundle import format as bundle_format
-from engine.export import export
 
 pytest.importorskip("optimum.exporters.onnx")
 
@@ -112,17 +111,17 @@ CHECKS: Mapping[str, Callable[[engine.Bundle, Any], None]] = {
 
 
 @pytest.mark.parametrize(("family", "task"), CELLS)
-def test_a_family_answers_as_the_pipeline(tmp_path: Path, family: str, task: str) -> None:
+def test_a_family_answers_as_the_pipeline(family: str, task: str) -> None:
     from transformers import pipeline
 
-    model = checkpoints.encoder(tmp_path / "model", family, task)
-    report = export(str(model), tmp_path / "out", task=task)
-    assert report.largest_difference <= report.tolerance
-    found = bundle_format.load(tmp_path / "out").description
+    model = checkpoint_of(checkpoints.encoder, family, task)
+    bundle = bundle_of(model, task)
+    found = bundle_format.load(bundle).description
+    assert found.proof["largest_difference"] <= found.proof["tolerance"]
     assert (found.task, found.architecture) == (task, family)
     assert found.model_config.labels == checkpoints._LABELS.get(task, ())
     pipe = pipeline(task, model=str(model), dtype="float32", device="cpu")
     if family == "distilbert":
         # The tokenizer of the small checkpoint is BERT's, and the pipeline feeds all it gives.
         pipe.tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    CHECKS[task](engine.Bundle.load(tmp_path / "out"), pipe)
+    CHECKS[task](engine.Bundle.load(bundle), pipe)

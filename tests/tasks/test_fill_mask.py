@@ -15,6 +15,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import checkpoints
+from support.bundles import bundle_of
 from support.fakes import MODEL_CONFIGS, UNKNOWN, FakeBackend, write_tokenizer
 
 import engine
@@ -77,16 +78,13 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     pytest.importorskip("optimum.exporters.onnx")
     from transformers import pipeline
 
-    from engine.export import export
-
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint = MAKERS[request.param](folder / "checkpoint", SHARED.is_dir())
-    export(str(checkpoint), folder / "bundle", task=TASK.name)
     model = str(checkpoint)
     pipe = pipeline(TASK.name, model=model, tokenizer=model, dtype="float32", device="cpu")
     texts = prose() if SHARED.is_dir() else made_up()
     rows = with_masks(texts, pipe.tokenizer.mask_token)
-    return Family(pipe, engine.Bundle.load(folder / "bundle"), rows)
+    return Family(pipe, engine.Bundle.load(bundle_of(checkpoint, TASK.name)), rows)
 
 
 def bert(folder: Path, real: bool) -> Path:

@@ -16,6 +16,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import checkpoints
+from support.bundles import bundle_of
 from support.fakes import MODEL_CONFIGS, write_tokenizer
 
 import engine
@@ -68,18 +69,15 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     pytest.importorskip("optimum.exporters.onnx")
     from transformers import pipeline
 
-    from engine.export import export
-
     folder = tmp_path_factory.mktemp(request.param)
     real = SHARED.is_dir()
     checkpoint = MAKERS[request.param](folder / "checkpoint", real)
-    export(str(checkpoint), folder / "bundle", task="question-answering")
     model = str(checkpoint)
     pipe = pipeline(
         "question-answering", model=model, tokenizer=model, dtype="float32", device="cpu"
     )
     small = {"max_seq_len": 160, "doc_stride": 32} if real else {"max_seq_len": 48, "doc_stride": 8}
-    bundle = engine.Bundle.load(folder / "bundle")
+    bundle = engine.Bundle.load(bundle_of(checkpoint, "question-answering"))
     return Family(pipe, bundle, xquad() if real else made_up(), small)
 
 

@@ -8,23 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.bundles import bundle_of
 
 import engine
-from engine.export import export
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, engine.Bundle]:
+def exported(trained: Path) -> dict[str, engine.Bundle]:
     tasks = {
         "all-MiniLM-L6-v2": "feature-extraction",
         "minilm-sst2": "text-classification",
         "minilm-sick-nli": "text-classification",
         "flan-t5-small": "translation",
     }
-    folder = tmp_path_factory.mktemp("exported")
-    for name, task in tasks.items():
-        export(str(trained / name), folder / name, task=task)
-    return {name: engine.Bundle.load(folder / name) for name in tasks}
+    return {
+        name: engine.Bundle.load(bundle_of(trained / name, task)) for name, task in tasks.items()
+    }
 
 
 def lines(file: Path) -> list[str]:
@@ -129,8 +128,7 @@ def test_another_family_equals_the_pipelines(
     from transformers import pipeline
 
     folder = roberta(tmp_path / "model", shared, task, **settings)
-    export(str(folder), tmp_path / "bundle", task=task)
-    bundle = engine.Bundle.load(tmp_path / "bundle")
+    bundle = engine.Bundle.load(bundle_of(folder, task))
     pipe = pipeline(task, model=str(folder), dtype="float32", device="cpu")
     if task == "feature-extraction":
         same_states(bundle, pipe, texts, 128)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import SHARED
 from support import checkpoints
+from support.bundles import bundle_of, checkpoint_of
 
 import engine
 from engine.errors import SettingsError
@@ -104,22 +105,19 @@ LIMIT: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False}
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[engine.Bundle, Any]]:
+def opened() -> Callable[[str], tuple[engine.Bundle, Any]]:
     """(bundle, pipeline) of a pair, exported when first asked for."""
     from transformers import pipeline
 
-    from engine.export import export
-
-    folder, ready = tmp_path_factory.mktemp("text2text"), {}
+    ready: dict[str, tuple[engine.Bundle, Any]] = {}
 
     def get(name: str) -> tuple[engine.Bundle, Any]:
         if name not in ready:
             make, task, _, _ = PAIRS[name]
-            checkpoint = make(folder / name)
-            export(str(checkpoint), folder / f"{name}-bundle", task=task)
+            checkpoint = checkpoint_of(make)
             asked = "translation" if codes(task) else task
             pipe = pipeline(asked, model=str(checkpoint), dtype="float32", device="cpu")
-            ready[name] = engine.Bundle.load(folder / f"{name}-bundle"), pipe
+            ready[name] = engine.Bundle.load(bundle_of(checkpoint, task)), pipe
         return ready[name]
 
     return get

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from conftest import SHARED
 from support import checkpoints
+from support.bundles import bundle_of
 from support.fakes import MODEL_CONFIGS
 
 import engine
@@ -443,8 +444,6 @@ def family(
     import torch
     from transformers import pipeline
 
-    from engine.export import export
-
     folder = tmp_path_factory.mktemp(request.param)
     if not SHARED.is_dir():
         checkpoint = checkpoints.encoder(folder / "c", request.param, "token-classification")
@@ -452,7 +451,6 @@ def family(
         checkpoint = request.getfixturevalue("trained") / "minilm-wnut17"
     else:
         checkpoint = roberta(folder / "c")
-    export(str(checkpoint), folder / "bundle", task="ner")
     model = str(checkpoint)
     pipe = pipeline(
         "token-classification", model=model, tokenizer=model, dtype="float32", device="cpu"
@@ -460,7 +458,7 @@ def family(
     # One text at a time through a small model: more threads take longer.
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Family(pipe, engine.Bundle.load(folder / "bundle", threads=1))
+    yield Family(pipe, engine.Bundle.load(bundle_of(checkpoint, "ner"), threads=1))
     torch.set_num_threads(usual)
 
 

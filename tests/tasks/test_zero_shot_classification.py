@@ -16,6 +16,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import checkpoints
+from support.bundles import bundle_of
 from support.fakes import MODEL_CONFIGS, FakeBackend, make_bundle, open_bundle, write_tokenizer
 from support.fakes import texts as made_texts
 
@@ -73,8 +74,6 @@ def family(
     pytest.importorskip("optimum.exporters.onnx")
     from transformers import pipeline
 
-    from engine.export import export
-
     folder = tmp_path_factory.mktemp(request.param)
     if not SHARED.is_dir():
         checkpoint = small(request.param, folder / "checkpoint")
@@ -82,12 +81,13 @@ def family(
         checkpoint = request.getfixturevalue("trained") / "minilm-sick-nli"
     else:
         checkpoint = roberta(folder / "checkpoint")
-    export(str(checkpoint), folder / "bundle", task=TASK.name)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pipe = pipeline(TASK.name, model=str(checkpoint), dtype="float32", device="cpu")
     rows = news() if SHARED.is_dir() else made_up()
-    yield Family(pipe, engine.Bundle.load(folder / "bundle"), rows, logits(pipe, rows, LABELS))
+    yield Family(
+        pipe, engine.Bundle.load(bundle_of(checkpoint, TASK.name)), rows, logits(pipe, rows, LABELS)
+    )
     torch.set_num_threads(threads)
 
 

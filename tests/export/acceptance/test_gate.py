@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import checkpoints
+from support.bundles import checkpoint_of, export_once
 from typer.testing import CliRunner
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -37,8 +38,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An fp32 bundle for each task of `TASKS`."""
     folder = tmp_path_factory.mktemp("plain")
     for task in TASKS:
-        model = checkpoints.encoder(folder / f"{task}-model", "bert", task)
-        export(str(model), folder / task, task=task)
+        export_once(checkpoint_of(checkpoints.encoder, "bert", task), folder / task, task=task)
     return folder
 
 

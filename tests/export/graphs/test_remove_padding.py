@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import checkpoints
+from support.bundles import bundle_of, checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
 from engine.errors import ExportError
@@ -45,10 +46,10 @@ LEFT = ("deberta-v2", "bart")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     for family, task in ENCODERS.items():
-        model = checkpoints.encoder(folder / "models" / family, family, task)
-        export(str(model), folder / family, task=task)
+        model = checkpoint_of(checkpoints.encoder, family, task)
+        export_once(model, folder / family, task=task)
     for family, (make, task) in DECODERS.items():
-        export(str(make(folder / "models" / family)), folder / family, task=task)
+        export_once(checkpoint_of(make), folder / family, task=task)
     return folder
 
 
@@ -75,7 +76,7 @@ def test_a_bias_that_is_a_norm_s_as_well_is_joined_in_its_own_place(tmp_path: Pa
             array[:] = 0
     assert any("value.bias" in name and array.any() for name, array in weights_.items())
     save_file(weights_, model / "model.safetensors", metadata={"format": "pt"})
-    export(str(model), tmp_path / "bundle", task="feature-extraction")
+    export_once(model, tmp_path / "bundle", task="feature-extraction")
     plain = graph_of(tmp_path / "bundle")
     flat = type(plain)()
     flat.CopyFrom(plain)
@@ -128,8 +129,8 @@ def test_a_bundle_of_fp16_has_both_and_a_gpu_takes_the_one_without(made: Path) -
         assert kinds[ops["PackedMultiHeadAttention"].output[0]] == TensorProto.FLOAT16
     assert "model.packed.onnx" not in table.applied("fp16", bundle_format.load(made / "deberta-v2"))
     task = ENCODERS["bert"]
-    export(str(made / "models/bert"), made / "half", task=task, recipe="fp16", force=True)
-    folder = bundle_format.load(made / "half")
+    model = checkpoint_of(checkpoints.encoder, "bert", task)
+    folder = bundle_format.load(bundle_of(model, task, "fp16", force=True))
     assert folder.graphs_for("cuda:0") == ("model.packed.onnx", "pool.onnx")
     assert folder.graphs_for("cpu") == ("model.onnx",)
 

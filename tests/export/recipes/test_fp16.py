@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import checkpoints
+from support.bundles import bundle_of, checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
 from engine.core.device import CPU
@@ -24,7 +25,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from support.fake_cuda import Late, carried  # noqa: E402
 
-from engine.export import export  # noqa: E402
 from engine.export.graphs import storage  # noqa: E402
 from engine.export.recipes.fp16 import half, shortened  # noqa: E402
 
@@ -36,13 +36,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("half")
     for name in ("t5", "bart", "gpt2"):
         make, task = checkpoints.GENERATORS[name]
-        model = make(folder / "models" / name)
-        export(str(model), folder / f"{name}-fp32", task=task)
-        export(str(model), folder / f"{name}-fp16", task=task, recipe="fp16", force=True)
-    checkpoints.embedder(folder / "models/embedder")
+        model = checkpoint_of(make)
+        export_once(model, folder / f"{name}-fp32", task=task)
+        export_once(model, folder / f"{name}-fp16", task=task, recipe="fp16", force=True)
+    model = checkpoint_of(checkpoints.embedder)
     for recipe in ("fp32", "fp16"):
-        model = folder / "models/embedder"
-        export(str(model), folder / f"embedder-{recipe}", task=None, recipe=recipe, force=True)
+        export_once(model, folder / f"embedder-{recipe}", task=None, recipe=recipe, force=True)
     return folder
 
 
@@ -151,7 +150,7 @@ def test_a_t5_s_running_sum_stays_in_float32(made: Path) -> None:
     save_file({n: t.contiguous() for n, t in state.items()}, model / "model.safetensors",
               metadata={"format": "pt"})  # fmt: skip
     assert torch.stack([t.abs().max() for n, t in state.items() if ".wo" in n]).max() > 50
-    export(str(model), made / "large", task="translation", recipe="fp16", force=True)
+    export_once(model, made / "large", task="translation", recipe="fp16", force=True)
     figures = bundle_format.load(made / "large").description.gate["figures"]
     assert figures["same top token"]["value"] > 0.9
 
@@ -220,9 +219,9 @@ def test_only_pooled_rows_leave_a_gpu(made: Path) -> None:
 
 
 def test_only_masked_places_leave_a_gpu(made: Path) -> None:
-    model = checkpoints.encoder(made / "models/bert", "bert", "fill-mask")
-    export(str(model), made / "bert", task="fill-mask")
-    folder = bundle_format.load(made / "bert")
+    folder = bundle_format.load(
+        bundle_of(checkpoint_of(checkpoints.encoder, "bert", "fill-mask"), "fill-mask")
+    )
     near = Bundle.load(folder.path, device="cpu")
     late = Late(OrtBackend(folder.path, carried(folder), device=CPU))
     mask = folder.description.model_config.mask_token
