@@ -31,7 +31,7 @@ from engine.core import hardware
 from engine.core.settings import check_whole
 from engine.core.telemetry import Progress
 from engine.core.types import Rows
-from engine.data.writers import writing
+from engine.data import writing
 from engine.errors import EngineError, InputError, SettingsError, Stopped
 from engine.pipeline import Bundle
 from engine.runner import coordinator
@@ -162,9 +162,9 @@ def sample(
     folder = bundle_format.load(bundle)
     config = coordinator.resolve_config(folder, {"text": tuple(text), "limit": limit, **settings})
     columns = tasks.columns(tasks.find(folder.description.task), config.text)
-    found = data.find(list(inputs))
+    found = data.find_files(list(inputs))
     sizes = {"split_size": config.split_size, "window": config.window, "limit": config.limit}
-    windows = data.first(found, inputs=columns, **sizes)
+    windows = data.read_first(found, inputs=columns, **sizes)
     rows, rejected = _written(windows, config.text, file)
     if not rows:
         why = f"all {rejected} rows are bad" if rejected else "the inputs have no rows"

@@ -17,7 +17,7 @@ from engine.bundle import tuned
 from engine.bundle.tuned import Tuned
 from engine.core import hardware
 from engine.core.settings import check_whole
-from engine.data.writers import writing
+from engine.data import writing
 from engine.errors import SettingsError
 from engine.export.acceptance.sample import BUNDLED, bundled, options
 from engine.pipeline import GPU_TOKENS, Bundle

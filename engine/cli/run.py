@@ -44,7 +44,7 @@ def run(
     # An export may take minutes, so everything that can be checked without it comes first.
     settings = ctx.meta["settings"]
     devices(settings["device"])
-    data.find(inputs)
+    data.find_files(inputs)
     bundle = bundle_for(
         model,
         task=task,

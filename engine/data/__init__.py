@@ -1,11 +1,41 @@
-"""Paths to splits to rows: everything that reads the corpus.
+"""Paths to splits to rows, and answers to files: everything that reads and writes a corpus.
 
-`plan` finds the files and cuts them into splits, `identity` hashes a split's bytes, `read` yields
-its rows in windows, `first` those that stand first in many files. Only the columns that are asked
-for are read.
+`find_files` resolves what the person named and `split_files` cuts it into splits; `content_hash`
+hashes a split's bytes, `read` yields its rows in windows, `read_first` those of the first rows of
+many files. `FileWriter` writes a part. Only the columns that are needed are read.
 """
 
-from engine.data.splits import expect_rows, find, identity, plan
-from engine.data.windows import REASONS, first, first_bad, read
+from engine.data.columnar import reading
+from engine.data.splits import content_hash, estimate_rows, find_files, kind_of, split_files
+from engine.data.windows import REASONS, first_error, read, read_first
+from engine.data.writers import (
+    FileWriter,
+    OutputFile,
+    part_name,
+    rejects_columns,
+    rejects_name,
+    rejects_writer,
+    write_text,
+    writing,
+)
 
-__all__ = ["REASONS", "expect_rows", "find", "first", "first_bad", "identity", "plan", "read"]
+__all__ = [
+    "REASONS",
+    "FileWriter",
+    "OutputFile",
+    "content_hash",
+    "estimate_rows",
+    "find_files",
+    "first_error",
+    "kind_of",
+    "part_name",
+    "read",
+    "read_first",
+    "reading",
+    "rejects_columns",
+    "rejects_name",
+    "rejects_writer",
+    "split_files",
+    "write_text",
+    "writing",
+]

@@ -1,7 +1,7 @@
 """Parquet and Arrow IPC: pyarrow's readers, with foreign errors translated.
 
 Files are read through a buffered stream rather than a memory map, and a few hundred rows at a time,
-so that neither a big file nor long texts show in the memory of a run.
+so that the memory of a run grows neither with the size of a file nor with the length of its texts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _BUFFER = 1 << 20
 
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Translate pyarrow's and the file system's errors into one that names the file."""
+    """Translate errors of pyarrow and the file system into an InputError that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(
-            f"{path}: not readable as {kind}: {said}",
-            "the file is damaged, cut short or of another kind; fetch or write it again",
+            f"{path}: cannot be read as {kind}: {reason}",
+            "the file is damaged, truncated or of another kind; copy or write it again",
         ) from error
 
 
@@ -39,12 +39,12 @@ def row_group_starts(path: Path) -> list[tuple[int, int]]:
     import pyarrow.parquet as pq
 
     with reading(path, "parquet"), pq.ParquetFile(path) as file:
-        found, row = [], 0
+        starts, row = [], 0
         for i in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(i)
-            found.append((_first_byte(group), row))
+            starts.append((_first_byte(group), row))
             row += group.num_rows
-        return found
+        return starts
 
 
 def row_count(path: Path, row_groups: tuple[int, int]) -> int:
@@ -68,26 +68,24 @@ def _first_byte(group: Any) -> int:
     return int(min(starts, default=0))
 
 
-def choose(path: Path, there: Sequence[str], text: Sequence[str], keep: Sequence[str]) -> list[str]:
-    """Names of the columns to keep, `("all",)` spelled out.
+def choose_columns(
+    path: Path, names: Sequence[str], text: Sequence[str], keep: Sequence[str]
+) -> list[str]:
+    """Those of a file's columns `names` that are kept, each once.
 
     Raises:
-        ColumnError: A text or kept column is not there; the hint names those that are.
+        ColumnError: A text or kept column is missing; the hint lists the columns that exist.
     """
-    wanted = list(there) if tuple(keep) == ("all",) else list(dict.fromkeys(keep))
-    for what, names in (("text", text), ("kept", wanted)):
-        for name in names:
-            if name not in there:
-                listed = ", ".join(map(repr, there[:30]))
-                flag = "--text" if what == "text" else "--keep"
-                raise ColumnError(
-                    f"{path}: no column {name!r}", f"{flag} one of: {listed or 'it has no columns'}"
-                )
-    return wanted
+    kept = list(names) if tuple(keep) == ("all",) else list(dict.fromkeys(keep))
+    for flag, wanted in (("--text", text), ("--keep", kept)):
+        if missing := next((name for name in wanted if name not in names), None):
+            listed = ", ".join(map(repr, names[:30])) or "it has no columns"
+            raise ColumnError(f"{path}: no column {missing!r}", f"{flag} one of: {listed}")
+    return kept
 
 
 def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
-    """Raise ColumnError unless a column holds what the task takes."""
+    """Raise ColumnError unless a column has the type that the task takes."""
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
     fits = {"text": is_text(inner), "texts": is_texts(inner)}
     if pa.types.is_null(inner) or fits.get(column.holds, any(fits.values())):
@@ -118,12 +116,12 @@ def read_parquet(
 
     path = split.path
     with reading(path, "parquet"), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
-        columns = _checked(path, file.schema_arrow, inputs, keep)
+        columns = _check_columns(path, file.schema_arrow, inputs, keep)
         first, end = split.row_groups
         groups = list(range(first, end or file.metadata.num_row_groups))
-        yield _plain(empty_batch(file.schema_arrow, columns))
+        yield _decode(empty_batch(file.schema_arrow, columns))
         for batch in file.iter_batches(ROWS, groups, columns=columns, use_threads=False):
-            yield _plain(batch.select(columns))
+            yield _decode(batch.select(columns))
 
 
 def read_arrow(
@@ -136,28 +134,28 @@ def read_arrow(
         opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
         stream.seek(0)
         schema = opener(stream).schema
-        columns = _checked(path, schema, inputs, keep)
-        yield _plain(empty_batch(schema, columns))
+        columns = _check_columns(path, schema, inputs, keep)
+        yield _decode(empty_batch(schema, columns))
         stream.seek(0)
         included = sorted(schema.get_field_index(name) for name in columns)
         reader = opener(stream, options=pa.ipc.IpcReadOptions(included_fields=included))
         indexes = range(reader.num_record_batches) if is_file else ()
         for batch in map(reader.get_batch, indexes) if is_file else reader:
             for start in range(0, batch.num_rows, ROWS):
-                yield _plain(batch.slice(start, ROWS).select(columns))
+                yield _decode(batch.slice(start, ROWS).select(columns))
 
 
 def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
-    """No rows, with the types that `columns` have in `schema`."""
+    """A batch without rows, of some columns of a schema."""
     fields = [schema.field(name) for name in columns]
     return pa.RecordBatch.from_arrays(
         [pa.array([], f.type) for f in fields], schema=pa.schema(fields)
     )
 
 
-def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Dictionary columns as their values, since an IPC file takes one dictionary only and each row
-    group brings its own; views as what they are views of, since pyarrow cannot filter them."""
+def _decode(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch without dictionaries, since an IPC file has one for each column but every row group
+    its own, and without string views, which pyarrow cannot filter."""
     for i, field in enumerate(batch.schema):
         column = batch.column(i)
         if pa.types.is_dictionary(field.type):
@@ -170,7 +168,7 @@ def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _check_indices(column: pa.DictionaryArray) -> None:
-    """Decoding an index beyond the dictionary would read foreign memory."""
+    """Refuse an index beyond the dictionary: decoding it would read other memory."""
     bounds = pc.min_max(column.indices).as_py()
     if bounds["max"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(
         column.dictionary
@@ -178,14 +176,14 @@ def _check_indices(column: pa.DictionaryArray) -> None:
         raise pa.ArrowInvalid("an index is beyond its dictionary")
 
 
-def _checked(
+def _check_columns(
     path: Path, schema: pa.Schema, inputs: Sequence[Column], keep: Sequence[str]
 ) -> list[str]:
     if len(set(schema.names)) < len(schema.names):
         twice = next(n for n in schema.names if schema.names.count(n) > 1)
         raise InputError(f"{path}: two columns are called {twice!r}", "give them different names")
     names = [column.name for column in inputs]
-    columns = choose(path, schema.names, names, keep)
+    columns = choose_columns(path, schema.names, names, keep)
     for column in inputs:
         check_type(path, column, schema.field(column.name).type)
     return list(dict.fromkeys([*columns, *names]))

@@ -1,10 +1,10 @@
 """JSON lines, plain or compressed: whole chunks by pyarrow, and line by line where a line is bad.
 
-pyarrow.json parses a chunk straight into columns but has no handler for a bad line. Of a chunk that
-it refuses, the lines that look bad to the standard library are judged one by one, and the others at
-once, halved until what pyarrow refuses stands alone: what becomes of a line does not depend on its
-neighbours. The types of kept columns are settled by the first chunk of the file and asked of every
-later one.
+pyarrow.json parses a chunk straight into columns, but refuses the whole chunk for one bad line.
+Then the lines that look bad to the standard library are parsed one by one, and the others together,
+halved until what pyarrow refuses is a single line: the result for a line does not depend on its
+neighbours. The first chunk of the file decides the types of kept columns, and later chunks must
+have them too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.core.types import Column, Ints, Split
-from engine.data.columnar import choose, empty_batch, reading
+from engine.data.columnar import choose_columns, empty_batch, reading
 from engine.errors import InputError
 
 CHUNK = 1 << 20
@@ -37,7 +37,7 @@ _FOREIGN = {
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Lines of a chunk: columns and row numbers of the good, (row, reason) of the bad."""
+    """Lines of a chunk: columns and row numbers of the good, (row number, reason) of the bad."""
 
     columns: pa.RecordBatch
     rows: Ints
@@ -48,7 +48,7 @@ def read_jsonl(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> I
     """The needed columns of a split's lines; a line's row number counts blank lines too.
 
     Raises:
-        ColumnError: The first lines have no such column.
+        ColumnError: A column is missing from the first lines.
         InputError: The file cannot be read or decompressed.
     """
     with reading(split.path, split.kind):
@@ -64,13 +64,13 @@ def read_jsonl(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> I
 def _open(path: Path, kind: str) -> IO[bytes]:
     codec = _COMPRESSION[kind]
     if not path.stat().st_size:
-        raise InputError(f"{path}: empty, which no {codec} file is", "fetch or write it again")
+        raise InputError(f"{path}: empty, which no {codec} file is", "copy or write it again")
     stream: IO[bytes] = pa.input_stream(str(path), compression=codec, buffer_size=CHUNK)
     return stream
 
 
 def _chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
-    """Stretches of whole lines of about CHUNK bytes, without a byte order mark."""
+    """Whole lines, about CHUNK bytes at a time, without a byte order mark."""
     left = stop - start if kind == "jsonl" else -1
     rest: list[bytes] = []
     with path.open("rb") if kind == "jsonl" else _open(path, kind) as stream:
@@ -89,7 +89,7 @@ def _chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
             if sum(map(len, rest)) > LONGEST_LINE:
                 raise InputError(
                     f"{path}: a line is longer than {LONGEST_LINE >> 20} MiB",
-                    "is this really JSON lines? one object a line is expected",
+                    "JSON lines have one object on each line",
                 )
             if left == 0:
                 break
@@ -100,34 +100,33 @@ def _chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
 def _schema(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> pa.Schema:
     """Types of the needed columns, from the first chunk of the whole file.
 
-    Input columns are what the task takes; a line with something else in them is told apart later.
+    Input columns have the type that the task takes; lines with something else there are bad rows.
     """
     text = [column.name for column in inputs]
     stop = split.path.stat().st_size if split.kind == "jsonl" else 0
     head = next(_chunks(split.path, split.kind, 0, stop), b"")
-    if found := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
-        raise InputError(f"{split.path}: {found}, not JSON lines", "give it the ending of its kind")
+    if kind := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
+        raise InputError(f"{split.path}: {kind}, not JSON lines", "rename it to its own ending")
     objects = [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
-    own = {c.name: _input_type(c, objects) for c in inputs}
+    types = {c.name: _input_type(c, objects) for c in inputs}
     if not objects:
         kept = [] if tuple(keep) == ("all",) else list(keep)
-        return pa.schema([(n, own.get(n, pa.string())) for n in dict.fromkeys([*text, *kept])])
-    there = list(dict.fromkeys(key for o in objects for key in o))
-    wanted = choose(split.path, there, text, keep)
-    kept = [n for n in wanted if n not in text]
-    types = own | {n: _type_of([o.get(n) for o in objects]) for n in kept}
-    return pa.schema([(n, types[n]) for n in dict.fromkeys([*wanted, *text])])
+        return pa.schema([(n, types.get(n, pa.string())) for n in dict.fromkeys([*text, *kept])])
+    names = list(dict.fromkeys(key for o in objects for key in o))
+    kept = choose_columns(split.path, names, text, keep)
+    types |= {n: _type_of([o.get(n) for o in objects]) for n in kept if n not in text}
+    return pa.schema([(n, types[n]) for n in dict.fromkeys([*kept, *text])])
 
 
 def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
-    """Text or a list of texts; where the task takes either, what the first value is."""
-    found = (o[column.name] for o in objects if o.get(column.name) is not None)
-    listed = column.holds == "either" and isinstance(next(found, None), list)
+    """Text or a list of texts; where the task takes either, the type of the first value."""
+    values = (o[column.name] for o in objects if o.get(column.name) is not None)
+    listed = column.holds == "either" and isinstance(next(values, None), list)
     return pa.list_(pa.string()) if listed or column.holds == "texts" else pa.string()
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
-    """The type that holds all values or, where none does, the first one's: the odd rows are bad."""
+    """The type that holds all values or, where none does, the type of the first one."""
     present = [v for v in values if v is not None]
     for sample in (present, present[:1]):
         try:
@@ -145,17 +144,18 @@ def _loads(line: bytes) -> Any:
 
 
 def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
-    if columns := _whole(chunk, schema):
+    if columns := _parse_whole(chunk, schema):
         return Parsed(columns, np.arange(row, row + columns.num_rows), [])
     return _parse_lines(chunk, row, schema, text)
 
 
-def _whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
     """The columns of a chunk whose every line is one good object, or None.
 
-    pyarrow takes objects that share a line or run over several, and falls over a lone null. In
-    JSON that holds, `}` and `{` on two lines have an object's end between them: with one such place
-    between any two lines and as many rows as lines, each line is an object.
+    pyarrow also accepts objects that share a line or span several, and crashes on a lone null. But
+    in valid JSON an object ends between a `}` at the end of a line and a `{` at the beginning of
+    the next: where that is so between all lines, and rows are as many as lines, each line is one
+    object.
     """
     import pyarrow.json as pj
 
@@ -183,10 +183,10 @@ def _whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
 def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
     stripped = ((n, line.strip(b" \t\r")) for n, line in enumerate(chunk.split(b"\n"), row))
     lines = [(n, line) for n, line in stripped if line]
-    doubtful = {n for n, line in lines if _doubtful(line, schema, text)}
-    groups = [[pair for pair in lines if pair[0] not in doubtful]]
-    groups += [[pair] for pair in lines if pair[0] in doubtful]
-    parts = [part for group in groups for part in _halved(group, schema, text)]
+    suspect = {n for n, line in lines if _looks_bad(line, schema, text)}
+    groups = [[pair for pair in lines if pair[0] not in suspect]]
+    groups += [[pair] for pair in lines if pair[0] in suspect]
+    parts = [part for group in groups for part in _parse_halves(group, schema, text)]
     rows = np.concatenate([np.empty(0, np.int64), *(p.rows for p in parts)])
     columns = pa.concat_batches([empty_batch(schema, schema.names), *(p.columns for p in parts)])
     order = np.argsort(rows)
@@ -194,73 +194,73 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
     return Parsed(columns.take(pa.array(order)), rows[order], bad)
 
 
-def _doubtful(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
-    found = _loads(line)
-    if not isinstance(found, dict):
+def _looks_bad(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
+    content = _loads(line)
+    if not isinstance(content, dict):
         return True
-    return not all(_suits(found.get(name), schema.field(name).type) for name in text)
+    return not all(_fits(content.get(name), schema.field(name).type) for name in text)
 
 
-def _suits(value: object, kind: pa.DataType) -> bool:
-    """Whether an input column of that type can take a value."""
+def _fits(value: object, kind: pa.DataType) -> bool:
+    """Whether a value can stand in an input column of that type."""
     if pa.types.is_list(kind) and isinstance(value, list):
         return all(isinstance(v, (str, type(None))) for v in value)
     return value is None or (pa.types.is_string(kind) and isinstance(value, str))
 
 
-def _halved(
+def _parse_halves(
     lines: list[tuple[int, bytes]], schema: pa.Schema, text: Sequence[str]
 ) -> Iterator[Parsed]:
-    """What pyarrow takes as a whole, and the halves of what it does not, down to single lines."""
-    if columns := _whole(b"\n".join(line for _, line in lines), schema):
+    """Lines that pyarrow takes together, or else their halves, down to single lines."""
+    if columns := _parse_whole(b"\n".join(line for _, line in lines), schema):
         yield Parsed(columns, np.array([number for number, _ in lines], np.int64), [])
     elif len(lines) > 1:
         half = len(lines) // 2
-        yield from _halved(lines[:half], schema, text)
-        yield from _halved(lines[half:], schema, text)
+        yield from _parse_halves(lines[:half], schema, text)
+        yield from _parse_halves(lines[half:], schema, text)
     else:
-        yield from (_alone(number, line, schema, text) for number, line in lines)
+        yield from (_parse_one(number, line, schema, text) for number, line in lines)
 
 
-def _alone(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Parsed:
-    found = _judge(line, schema, text)
-    if isinstance(found, str):
-        return Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [(number, found)])
-    return Parsed(found, np.array([number], np.int64), [])
+def _parse_one(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+    columns = _parse_strictly(line, schema, text)
+    if isinstance(columns, str):
+        return Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [(number, columns)])
+    return Parsed(columns, np.array([number], np.int64), [])
 
 
-def _judge(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatch | str:
-    """The needed columns of a line that pyarrow refuses, or a reason of `rows.REASONS`."""
+def _parse_strictly(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatch | str:
+    """The needed columns of a line that pyarrow refuses, or a code of `windows.REASONS`."""
     try:
-        found = json.loads(line.decode())
+        content = json.loads(line.decode())
     except UnicodeDecodeError:
         return "invalid_utf8"
     except (ValueError, RecursionError):
         return "broken_json"
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return "not_object"
-    values = {name: found.get(name) for name in schema.names}
-    if not all(_suits(values[name], schema.field(name).type) for name in text):
+    values = {name: content.get(name) for name in schema.names}
+    if not all(_fits(values[name], schema.field(name).type) for name in text):
         return "not_text"
-    return _fitting(values, schema)
+    return _convert(values, schema)
 
 
-def _fitting(values: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch | str:
+def _convert(values: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch | str:
     try:
         columns = pa.RecordBatch.from_pylist([values], schema=schema)
     except UnicodeEncodeError:
         return "invalid_utf8"  # half a surrogate pair, escaped
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return "kept_type"
-    return columns if _same(values, columns.to_pylist()[0]) else "kept_type"
+    return columns if _equal(values, columns.to_pylist()[0]) else "kept_type"
 
 
-def _same(given: Any, held: Any) -> bool:
-    """Whether Arrow holds a value as it was given: it makes 9 of 9.5 where whole numbers go."""
-    if isinstance(given, dict) and isinstance(held, dict):
-        return all(_same(given.get(name), value) for name, value in held.items())
-    if isinstance(given, list) and isinstance(held, list):
-        return len(given) == len(held) and all(map(_same, given, held))
-    if isinstance(given, bool) != isinstance(held, bool):
+def _equal(value: Any, stored: Any) -> bool:
+    """Whether Arrow has stored a value unchanged: in a column of integers it turns 9.5 into 9."""
+    if isinstance(value, dict) and isinstance(stored, dict):
+        return all(_equal(value.get(name), field) for name, field in stored.items())
+    if isinstance(value, list) and isinstance(stored, list):
+        return len(value) == len(stored) and all(map(_equal, value, stored))
+    if isinstance(value, bool) != isinstance(stored, bool):
         return False
-    return bool(given == held) or str(given) == str(held) == "nan"
+    return bool(value == stored) or str(value) == str(stored) == "nan"

@@ -1,4 +1,4 @@
-"""From what a person typed to files, and from files to splits."""
+"""Paths and globs to files, and files to splits."""
 
 from __future__ import annotations
 
@@ -25,63 +25,64 @@ KINDS = {
     ".ipc": "arrow",
     ".feather": "arrow",
 }
+_KNOWN = f"known endings: {' '.join(KINDS)}"
 _CHUNK = 1 << 20
 
 
 def kind_of(path: Path) -> str | None:
-    """The reader for a file, by its ending; None when no reader knows it."""
+    """The kind of a file by its ending, a value of `KINDS`; None for an unknown ending."""
     name = path.name.lower()
     return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
 
 
-def find(inputs: Sequence[str | Path]) -> list[Path]:
-    """Files behind paths, folders and globs: absolute, each once, sorted by path.
+def find_files(inputs: Sequence[str | Path]) -> list[Path]:
+    """The files that paths, folders and globs name: absolute, each once, sorted by path.
 
-    A folder stands for every file below it that a reader knows, hidden ones and those under names
-    with a leading underscore left out.
+    A folder stands for every file of a known kind below it, except those whose name, or a folder's
+    on the way to them, begins with a dot or an underscore.
 
     Raises:
-        InputError: Something is missing, matches nothing, or is of no known kind.
+        InputError: An input is missing, matches nothing, or is of no known kind.
     """
     if not inputs:
         raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
     try:
-        found = {Path(os.path.abspath(path)) for given in inputs for path in _expand(str(given))}
+        files = {Path(os.path.abspath(path)) for name in inputs for path in _match(str(name))}
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
-    return sorted(found)
+    return sorted(files)
 
 
-def _expand(given: str) -> Iterable[Path]:
-    if "://" in given:
-        raise InputError(f"{given}: only local files are read", "copy or mount the corpus first")
-    path = Path(given).expanduser()
+def _match(name: str) -> Iterable[Path]:
+    if "://" in name:
+        raise InputError(f"{name}: only local files are read", "copy or mount the corpus first")
+    path = Path(name).expanduser()
     if path.is_dir():
-        if files := _below(path):
+        if files := _files_below(path):
             return files
-        raise InputError(f"{path}: no input files in this folder", f"known: {' '.join(KINDS)}")
+        raise InputError(f"{path}: no input files in this folder", _KNOWN)
     if path.exists():
         if kind_of(path) is None:
-            raise InputError(f"{path}: no reader for this ending", f"known: {' '.join(KINDS)}")
+            raise InputError(f"{path}: unknown ending", _KNOWN)
         return [path]
-    if not glob.has_magic(given):
-        raise InputError(f"{path}: no such file or folder", _neighbours(path))
+    if not glob.has_magic(name):
+        raise InputError(f"{path}: no such file or folder", _list_folder(path))
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-    files = [f for m in matches for f in (_below(m) if m.is_dir() else [m]) if kind_of(f)]
+    files = [f for m in matches for f in (_files_below(m) if m.is_dir() else [m]) if kind_of(f)]
     if not files:
-        raise InputError(f"{given}: nothing matches", f"known endings: {' '.join(KINDS)}")
+        raise InputError(f"{name}: nothing matches", _KNOWN)
     return files
 
 
-def _below(folder: Path) -> list[Path]:
-    def seen(path: Path) -> bool:
+def _files_below(folder: Path) -> list[Path]:
+    def visible(path: Path) -> bool:
         return not any(part[0] in "._" for part in path.relative_to(folder).parts)
 
-    return [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and seen(p)]
+    return [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and visible(p)]
 
 
-def _neighbours(path: Path) -> str:
-    """What lies where the missing file was looked for."""
+def _list_folder(path: Path) -> str:
+    """What the folder of a missing file has, as a hint."""
     parent = path.parent
     if not parent.is_dir():
         return f"the folder {parent} does not exist either"
@@ -89,7 +90,7 @@ def _neighbours(path: Path) -> str:
     return f"{parent} has: {', '.join(names[:8]) or 'no input files'}"
 
 
-def plan(files: Sequence[Path], split_size: int) -> Iterator[Split]:
+def split_files(files: Sequence[Path], split_size: int) -> Iterator[Split]:
     """Cut files into splits, in order.
 
     Parquet is cut between row groups and plain JSONL between lines, where a file is larger than
@@ -100,20 +101,20 @@ def plan(files: Sequence[Path], split_size: int) -> Iterator[Split]:
     """
     for path in files:
         try:
-            yield from _cut(path, split_size)
+            yield from _split_file(path, split_size)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}", "check the file") from error
 
 
-def _cut(path: Path, split_size: int) -> Iterator[Split]:
+def _split_file(path: Path, split_size: int) -> Iterator[Split]:
     size = path.stat().st_size
     kind = kind_of(path)
     assert kind is not None, path
-    # The folder is part of the name, so that a/x.parquet and b/x.parquet do not meet in one part;
-    # the other inputs are not, so that adding one does not rename the rest.
+    # The hash is of the whole path, so that a/x.parquet and b/x.parquet have parts of their own;
+    # it does not depend on the other inputs, so that adding one does not rename the rest.
     name = f"{path.name.split('.')[0][:50]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if size > split_size and kind == "parquet":
-        groups = _joined(row_group_starts(path), size, split_size)
+        groups = _row_group_ranges(row_group_starts(path), size, split_size)
         for i, (first, end, row, start, stop) in enumerate(groups):
             yield Split(path, kind, i, name, start, stop, (first, end), row)
     elif size > split_size and kind == "jsonl":
@@ -123,10 +124,11 @@ def _cut(path: Path, split_size: int) -> Iterator[Split]:
         yield Split(path, kind, 0, name, 0, size)
 
 
-def _joined(
+def _row_group_ranges(
     groups: list[tuple[int, int]], size: int, split_size: int
 ) -> Iterator[tuple[int, int, int, int, int]]:
-    """(first group, end group, first row, start, stop) of runs of row groups near split_size."""
+    """(first group, end group, first row, start, stop) of neighbouring row groups that together
+    have about split_size bytes."""
     if not groups:
         yield 0, 0, 0, 0, size
     starts = [0, *(start for start, _ in groups[1:]), size]
@@ -138,20 +140,20 @@ def _joined(
 
 
 def _line_ranges(path: Path, size: int, split_size: int) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, lines before it) of stretches of whole lines near split_size."""
+    """(start, stop, lines before it) of ranges of whole lines that have about split_size bytes."""
     with path.open("rb") as stream:
         start = row = 0
         while start < size:
             stream.seek(min(start + split_size, size) - 1)
-            while (piece := stream.readline(_CHUNK)) and not piece.endswith(b"\n"):
+            while (line := stream.readline(_CHUNK)) and not line.endswith(b"\n"):
                 pass
             stop = stream.tell()
             yield start, stop, row
-            row += sum(chunk.count(b"\n") for chunk in _bytes_of(path, start, stop))
+            row += sum(chunk.count(b"\n") for chunk in _read_range(path, start, stop))
             start = stop
 
 
-def _bytes_of(path: Path, start: int, stop: int) -> Iterator[bytes]:
+def _read_range(path: Path, start: int, stop: int) -> Iterator[bytes]:
     with path.open("rb") as stream:
         stream.seek(start)
         while start < stop and (chunk := stream.read(min(_CHUNK, stop - start))):
@@ -159,43 +161,43 @@ def _bytes_of(path: Path, start: int, stop: int) -> Iterator[bytes]:
             yield chunk
 
 
-def identity(split: Split) -> str:
-    """Hex sha256 of the bytes that a split's rows come from: what resume compares, whatever the
-    file's date says.
+def content_hash(split: Split) -> str:
+    """Hex sha256 of all bytes that a split's rows depend on: what a resumed run compares, whatever
+    the file's date is.
 
     Raises:
         InputError: The file cannot be read.
     """
     digest = hashlib.sha256()
     try:
-        for start, stop in ((split.start, split.stop), _borrowed(split)):
-            for chunk in _bytes_of(split.path, start, stop):
+        for start, stop in ((split.start, split.stop), _shared_range(split)):
+            for chunk in _read_range(split.path, start, stop):
                 digest.update(chunk)
     except OSError as error:
         raise InputError(f"{split.path}: {error.strerror or error}", "check the file") from error
     return digest.hexdigest()
 
 
-def _borrowed(split: Split) -> tuple[int, int]:
-    """Bytes beyond its own that a split of a cut file depends on: the head of JSON lines, which
-    settles the types of the columns, and the footer of Parquet."""
+def _shared_range(split: Split) -> tuple[int, int]:
+    """(start, stop) of the bytes outside its own range that a split of a large file depends on: the
+    head of JSON lines, which decides the types of the columns, or the footer of Parquet."""
     if split.kind == "jsonl":
         return 0, min(split.start, _CHUNK)
     size = split.path.stat().st_size
     if split.kind != "parquet" or split.stop >= size:
         return 0, 0
-    length = b"".join(_bytes_of(split.path, size - 8, size - 4))
+    length = b"".join(_read_range(split.path, size - 8, size - 4))
     return max(split.stop, size - 8 - int.from_bytes(length, "little")), size
 
 
-def expect_rows(split: Split) -> int:
-    """About how many rows a split has, for the time left; 0 where only reading it would tell."""
+def estimate_rows(split: Split) -> int:
+    """About how many rows a split has, to estimate the time left; 0 where only reading it tells."""
     if split.kind == "parquet":
         return row_count(split.path, split.row_groups)
     if split.kind != "jsonl":
         return 0
     try:
-        head = next(_bytes_of(split.path, split.start, split.stop), b"")
+        head = next(_read_range(split.path, split.start, split.stop), b"")
     except OSError:
-        return 0  # whoever reads the rows says what is wrong with the file
+        return 0  # reading its rows says what is wrong with the file
     return max(1, head.count(b"\n") * (split.stop - split.start) // len(head)) if head else 0

@@ -1,4 +1,4 @@
-"""Windows of good rows, with the bad ones told apart by number and reason."""
+"""Windows of good rows, with the bad ones set aside by number and reason."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.core.types import Column, Ints, Rejects, Rows, Split
-from engine.data.columnar import choose, is_text, is_texts, read_arrow, read_parquet, reading
+from engine.data.columnar import (
+    choose_columns,
+    is_text,
+    is_texts,
+    read_arrow,
+    read_parquet,
+    reading,
+)
 from engine.data.jsonl import read_jsonl
-from engine.data.splits import plan
+from engine.data.splits import split_files
 from engine.errors import InputError, RowError
 
 REASONS = {
@@ -23,15 +30,16 @@ REASONS = {
     "invalid_utf8": "a text is not valid UTF-8",
     "broken_json": "the line is not JSON",
     "not_object": "the line is JSON, but not an object",
-    "kept_type": "a kept column is of another type here than in the file's first lines",
+    "kept_type": "a kept column has another type here than in the first lines of the file",
 }
 WINDOW_BYTES = 32 << 20
-"""A window of long texts ends here, whatever its number of rows."""
+"""Bytes at which a window of long texts ends, whatever its number of rows."""
 
 
 @dataclass(slots=True)
 class _Stretch:
-    """Consecutive rows of a split: the good as columns with their numbers, the bad as pairs."""
+    """Consecutive rows of a split: the good ones as columns and their row numbers, the bad ones as
+    (row number, reason)."""
 
     columns: pa.RecordBatch
     rows: Ints
@@ -42,14 +50,14 @@ class _Stretch:
 
     def below(self, row: int) -> _Stretch:
         """Only the rows with a number below `row`."""
-        kept = self.columns.slice(0, int(np.searchsorted(self.rows, row)))
-        return _Stretch(kept, self.rows[: len(kept)], [b for b in self.bad if b[0] < row])
+        columns = self.columns.slice(0, int(np.searchsorted(self.rows, row)))
+        return _Stretch(columns, self.rows[: len(columns)], [b for b in self.bad if b[0] < row])
 
 
 def read(
     split: Split, *, inputs: Sequence[Column], keep: Sequence[str], window: int, limit: int = 0
 ) -> Iterator[Rows]:
-    """Yield the rows of a split in windows; at least one, the last marked.
+    """The rows of a split in windows: at least one, the last of which says so.
 
     Args:
         inputs: The columns that the task takes.
@@ -58,22 +66,22 @@ def read(
         limit: Rows to read at most, good or bad; 0 for all.
 
     Raises:
-        InputError: The file cannot be read; no row policy skips that.
-        ColumnError: A column is not there or does not hold what the task takes.
+        InputError: The file cannot be read, which `on_error` does not skip.
+        ColumnError: A column is missing or is not of the type that the task takes.
     """
     text = [column.name for column in inputs]
-    stretches = _limited(map(_told_apart(split, text), _stretches(split, inputs, keep)), limit)
+    stretches = _limited(map(_separating(split, text), _stretches(split, inputs, keep)), limit)
     pending: list[_Stretch] = []
     for stretch in stretches:
         pending = [*(s for s in pending if len(s)), stretch]
-        while sum(len(s.rows) for s in pending) > window or _heavy(pending, window):
+        while sum(len(s.rows) for s in pending) > window or _is_full(pending, window):
             whole, rest = _divide(pending, window)
-            yield _rows(split, whole, keep, text, last=False)
+            yield _make_rows(split, whole, keep, text, last=False)
             pending = rest
-    yield _rows(split, pending, keep, text, last=True)
+    yield _make_rows(split, pending, keep, text, last=True)
 
 
-def first(
+def read_first(
     files: Sequence[Path], *, inputs: Sequence[Column], split_size: int, window: int, limit: int
 ) -> Iterator[Rows]:
     """The first `limit` rows, good and bad, of all files in their order; 0 for all.
@@ -82,7 +90,7 @@ def first(
         InputError, ColumnError: As `read`.
     """
     left = limit
-    for split in plan(files, split_size):
+    for split in split_files(files, split_size):
         for rows in read(split, inputs=inputs, keep=(), window=window, limit=left):
             yield rows
             left -= min(left, len(rows) + len(rows.rejects.rows))
@@ -90,8 +98,8 @@ def first(
             return
 
 
-def first_bad(rows: Rows) -> RowError | None:
-    """The first bad row of a window as an error."""
+def first_error(rows: Rows) -> RowError | None:
+    """The first bad row of a window as an error, or None."""
     if not rows.rejects.codes or rows.split is None:
         return None
     rejects = rows.rejects
@@ -112,30 +120,30 @@ def _stretches(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> I
         row += batch.num_rows
 
 
-def _told_apart(split: Split, text: Sequence[str]) -> Callable[[_Stretch], _Stretch]:
-    """Moves rows with a null text or with invalid UTF-8 from the good to the bad."""
+def _separating(split: Split, text: Sequence[str]) -> Callable[[_Stretch], _Stretch]:
+    """A function that moves rows with a null text or invalid UTF-8 from the good to the bad."""
 
-    def judge(stretch: _Stretch) -> _Stretch:
-        with reading(split.path, split.kind):
-            return told(stretch)
-
-    def told(stretch: _Stretch) -> _Stretch:
+    def separate(stretch: _Stretch) -> _Stretch:
         columns = _as_text(stretch.columns, text)
-        broken = np.zeros(len(stretch.rows), bool)
+        invalid = np.zeros(len(stretch.rows), bool)
         for name in columns.schema.names:
-            broken |= _invalid(split, columns.column(name), name)
+            invalid |= _find_invalid(split, columns.column(name), name)
         null = np.zeros(len(stretch.rows), bool)
         for name in text:
-            null |= _missing(columns.column(name))
-        good = ~(broken | null)
+            null |= _find_nulls(columns.column(name))
+        good = ~(invalid | null)
         if good.all():
             return _Stretch(columns, stretch.rows, stretch.bad)
-        bad = [(int(r), "invalid_utf8") for r in stretch.rows[broken]]
-        bad += [(int(r), "null_text") for r in stretch.rows[null & ~broken]]
-        kept = columns.filter(pa.array(good))
-        return _Stretch(kept, stretch.rows[good], sorted(stretch.bad + bad))
+        bad = [(int(r), "invalid_utf8") for r in stretch.rows[invalid]]
+        bad += [(int(r), "null_text") for r in stretch.rows[null & ~invalid]]
+        columns = columns.filter(pa.array(good))
+        return _Stretch(columns, stretch.rows[good], sorted(stretch.bad + bad))
 
-    return judge
+    def separate_naming_file(stretch: _Stretch) -> _Stretch:
+        with reading(split.path, split.kind):
+            return separate(stretch)
+
+    return separate_naming_file
 
 
 def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
@@ -148,25 +156,29 @@ def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
     return columns
 
 
-def _missing(column: pa.Array) -> NDArray[np.bool_]:
-    """Rows that are null or, of lists, have a null in them."""
-    missing = np.array(column.is_null().to_numpy(zero_copy_only=False))
+def _find_nulls(column: pa.Array) -> NDArray[np.bool_]:
+    """Which rows are null or, in a column of lists, have a null among them."""
+    null = np.array(column.is_null().to_numpy(zero_copy_only=False))
     if pa.types.is_list(column.type):
         inner = column.flatten().is_null().to_numpy(zero_copy_only=False)
-        missing[pc.list_parent_indices(column).to_numpy()[inner]] = True
-    return missing
+        null[pc.list_parent_indices(column).to_numpy()[inner]] = True
+    return null
 
 
-def _invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_]:
-    """Rows of a column that break its type's promise; only strings can break it row by row."""
-    clean = np.zeros(len(column), bool)
+def _find_invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_]:
+    """Which rows of a column are not valid UTF-8.
+
+    Raises:
+        InputError: The column is damaged in another way, which is no single row's fault.
+    """
+    invalid = np.zeros(len(column), bool)
     try:
         column.validate(full=True)
     except pa.ArrowException as error:
         if pa.types.is_list(column.type) and is_text(column.type.value_type):
-            inner = _invalid(split, column.flatten(), name)
-            clean[pc.list_parent_indices(column).to_numpy()[inner]] = True
-            return clean
+            inner = _find_invalid(split, column.flatten(), name)
+            invalid[pc.list_parent_indices(column).to_numpy()[inner]] = True
+            return invalid
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise InputError(
                 f"{split.path}: column {name!r} is damaged", "write the file again"
@@ -174,7 +186,7 @@ def _invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_]:
         values = column.view(pa.large_binary() if "large" in str(column.type) else pa.binary())
         values.validate(full=True)  # the offsets
         return np.array([not _is_utf8(v) for v in values.to_pylist()], bool)
-    return clean
+    return invalid
 
 
 def _is_utf8(value: bytes | None) -> bool:
@@ -195,8 +207,8 @@ def _limited(stretches: Iterator[_Stretch], limit: int) -> Iterator[_Stretch]:
         yield stretch
 
 
-def _heavy(pending: list[_Stretch], window: int) -> bool:
-    """Whether the last stretch is one too many, by the bytes of the good rows or by the bad."""
+def _is_full(pending: list[_Stretch], window: int) -> bool:
+    """Whether the last stretch is one too many for a window, by its bytes or its bad rows."""
     if len(pending) < 2:
         return False
     return (
@@ -206,20 +218,20 @@ def _heavy(pending: list[_Stretch], window: int) -> bool:
 
 
 def _divide(pending: list[_Stretch], window: int) -> tuple[list[_Stretch], list[_Stretch]]:
-    """What makes the next window, and what is left: at a row where good rows decide, at a stretch
-    where bytes or bad rows do."""
+    """The stretches of the next window and those left over. The border lies between two rows where
+    the number of good rows decides, and between two stretches where bytes or bad rows do."""
     *before, last = pending
-    room = window - sum(len(s.rows) for s in before)
-    if len(last.rows) <= room:
+    free = window - sum(len(s.rows) for s in before)
+    if len(last.rows) <= free:
         return before, [last]
-    cut = int(last.rows[room])
+    cut = int(last.rows[free])
     rest = _Stretch(
-        last.columns.slice(room), last.rows[room:], [b for b in last.bad if b[0] >= cut]
+        last.columns.slice(free), last.rows[free:], [b for b in last.bad if b[0] >= cut]
     )
     return [*before, last.below(cut)], [rest]
 
 
-def _rows(
+def _make_rows(
     split: Split,
     stretches: list[_Stretch],
     keep: Sequence[str],
@@ -234,7 +246,7 @@ def _rows(
         tuple(REASONS[code] for _, code in bad),
     )
     columns = pa.concat_batches([s.columns for s in stretches])
-    kept = columns.select(choose(split.path, columns.schema.names, (), keep))
+    kept = columns.select(choose_columns(split.path, columns.schema.names, (), keep))
     texts = tuple(columns.column(name) for name in text)
     numbers = np.concatenate([s.rows for s in stretches])
     return Rows(split, texts, kept, rejects, last, numbers)

@@ -1,11 +1,12 @@
-"""Answers to part files: Arrow IPC or Parquet, hashed as written, renamed when whole.
+"""Answers to part files: Arrow IPC or Parquet, hashed while written, renamed when complete.
 
-A part grows under `_tmp` and gets its final name only after its bytes are on the disk, so that
+A file grows under `_tmp` and gets its final name only after its bytes are on the disk, so that
 nothing half-written is ever visible.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ REJECTS_SCHEMA = pa.schema([("row", pa.int64()), ("code", pa.string()), ("messag
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A file under its final name: path below the output folder, size and sha256."""
+class OutputFile:
+    """A file under its final name: its path below the output folder, size in bytes and sha256."""
 
     file: str
     bytes: int
@@ -34,26 +35,30 @@ class Written:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Translate the file system's and pyarrow's errors into one that names the file and the way
-    out."""
+    """Translate errors of the file system and pyarrow into an OutputError that names the file."""
     try:
         yield
     except pa.ArrowException as error:
-        said = str(error).splitlines()[0][:200]
+        reason = str(error).splitlines()[0][:200]
         raise OutputError(
-            f"{path}: cannot be written: {said}",
+            f"{path}: cannot be written: {reason}",
             "leave the column out of --keep, or choose another --format",
         ) from error
     except OSError as error:
-        full = "free some space; the same command goes on where this one stopped"
-        hint = full if error.errno in (28, 122, 27) else "check the folder's permissions and disk"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = (
+            "free some space; the same command goes on where this one stopped"
+            if full
+            else "check the folder's permissions and disk"
+        )
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}", hint) from error
 
 
-class Hashing:
-    """A file that hashes what is written to it; as much of a file as Arrow's writers need.
+class HashingFile:
+    """A file that hashes what is written to it, with as many methods as Arrow's writers need.
 
-    `dropped` swallows what comes after: a Parquet writer writes its footer when it is collected.
+    After `dropped` it ignores writes: a Parquet writer still writes its footer when it is garbage
+    collected.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -90,8 +95,8 @@ class Hashing:
         self.closed = True
 
 
-class Part:
-    """One part file while it is written.
+class FileWriter:
+    """One part file, or the file of its bad rows, while it is written.
 
     Args:
         out: The output folder.
@@ -111,7 +116,7 @@ class Part:
         with writing(self._temporary):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
             self._stream = self._temporary.open("wb")
-            self._hashing = Hashing(self._stream)
+            self._hashing = HashingFile(self._stream)
             try:
                 self._writer = _writer(self._hashing, schema, kind, compression)
             except BaseException:
@@ -129,8 +134,8 @@ class Part:
                 self._writer.write_batch(columns)
             self.rows += columns.num_rows
 
-    def finish(self) -> Written:
-        """Put the file on the disk and give it its name."""
+    def finish(self) -> OutputFile:
+        """Put the file on the disk and give it its final name."""
         with writing(self._final):
             self._writer.close()
             self._stream.flush()
@@ -139,18 +144,18 @@ class Part:
             self._final.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.replace(self._final)
             sync_folder(self._final.parent)
-        return Written(self.name, self._hashing.bytes, self._hashing.digest.hexdigest())
+        return OutputFile(self.name, self._hashing.bytes, self._hashing.digest.hexdigest())
 
     def abandon(self) -> None:
         """Drop what has been written."""
         self._hashing.dropped = True
-        with suppress(OSError):  # a full disk refuses the last bytes once more; they are not wanted
+        with suppress(OSError):  # a full disk refuses the last bytes, which nobody needs
             self._stream.close()
         with writing(self._temporary):
             self._temporary.unlink(missing_ok=True)
 
 
-def _writer(sink: Hashing, schema: pa.Schema, kind: str, compression: str) -> Any:
+def _writer(sink: HashingFile, schema: pa.Schema, kind: str, compression: str) -> Any:
     stream = pa.PythonFile(sink, mode="w")
     if kind == "arrow":
         codec = None if compression == "none" else compression
@@ -161,6 +166,7 @@ def _writer(sink: Hashing, schema: pa.Schema, kind: str, compression: str) -> An
 
 
 def part_name(ordinal: int, split: str, kind: str) -> str:
+    """File name of a split's part."""
     return f"part-{ordinal:05d}-{split}{FORMATS[kind]}"
 
 
@@ -169,8 +175,8 @@ def rejects_name(part: str) -> str:
     return f"rejects/{Path(part).stem}.parquet"
 
 
-def rejects_part(out: Path, part: str) -> Part:
-    return Part(out, rejects_name(part), REJECTS_SCHEMA, "parquet", "zstd")
+def rejects_writer(out: Path, part: str) -> FileWriter:
+    return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "parquet", "zstd")
 
 
 def rejects_columns(rejects: Rejects) -> pa.RecordBatch:
@@ -179,7 +185,7 @@ def rejects_columns(rejects: Rejects) -> pa.RecordBatch:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
+    """Put a folder's names on the disk, so that a rename survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -188,7 +194,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A small file, whole or not at all.
+    """Write a small file, complete or not at all.
 
     Raises:
         OutputError: It cannot be written.

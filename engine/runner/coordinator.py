@@ -28,7 +28,6 @@ from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
 from engine.core.settings import check_names
 from engine.core.telemetry import Progress
-from engine.data import writers
 from engine.errors import DeviceError, SettingsError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, multi_gpu
@@ -83,7 +82,7 @@ def run(
     config = resolve_config(folder, settings)
     if not isinstance(model, Bundle):
         config = tuned.applied(folder.path, config, gpu_name(devices(config.device)[0]))
-    files = data.find([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
+    files = data.find_files([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
     manifest = Manifest(Path(out))
     files = fingerprint.inputs_outside(files, manifest.out)
     with manifest.held():
@@ -133,8 +132,8 @@ class Coordinator:
         self.device = str(self.devices[0]) if len(self.devices) == 1 else ALL
         self.record = fingerprint.run_record(folder, config, self.devices[0].kind)
         self.file_states = {file: fingerprint.file_state(file) for file in files}
-        self.splits = list(data.plan(files, config.split_size))
-        self.parts = {s: writers.part_name(s.ordinal, s.name, config.format) for s in self.splits}
+        self.splits = list(data.split_files(files, config.split_size))
+        self.parts = {s: data.part_name(s.ordinal, s.name, config.format) for s in self.splits}
         self.progress = ProgressMeter(self.splits, on_progress)
         self.rows_left = config.limit or sys.maxsize
         self.rejected: Counter[str] = Counter()

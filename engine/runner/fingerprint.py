@@ -42,7 +42,7 @@ def input_record(split: Split, limit: int) -> dict[str, Any]:
         "start": split.start,
         "stop": split.stop,
         "first_row": split.first_row,
-        "sha256": data.identity(split),
+        "sha256": data.content_hash(split),
         "limit": limit,
     }
 

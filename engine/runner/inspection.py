@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
-from engine.data.columnar import reading
+from engine.data import reading
 from engine.errors import InputError
 from engine.runner.manifest import SUCCESS, Manifest, total
 from engine.runner.verify import count_rows

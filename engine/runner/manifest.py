@@ -23,7 +23,7 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from engine.data.writers import Written, rejects_name, write_text, writing
+from engine.data import OutputFile, rejects_name, write_text, writing
 from engine.errors import OtherRunError, OutputError
 
 FOLDER = "_manifest"
@@ -50,8 +50,8 @@ class Entry:
             `device.ExecutionInfo`).
     """
 
-    part: Written
-    rejects: Written | None
+    part: OutputFile
+    rejects: OutputFile | None
     input: Mapping[str, Any]
     fingerprint: str
     counts: Mapping[str, int]
@@ -66,8 +66,8 @@ class Entry:
         return cls(
             **{
                 **content,
-                "part": Written(**content["part"]),
-                "rejects": rejects and Written(**rejects),
+                "part": OutputFile(**content["part"]),
+                "rejects": rejects and OutputFile(**rejects),
                 "input": {name: content["input"][name] for name in _INPUT},
                 "counts": {name: index(content["counts"][name]) for name in COUNTS},
                 "ran": dict(content["ran"]),
@@ -75,7 +75,7 @@ class Entry:
         )
 
     @property
-    def files(self) -> tuple[Written, ...]:
+    def files(self) -> tuple[OutputFile, ...]:
         """What lies under final names."""
         return (self.part, self.rejects) if self.rejects else (self.part,)
 

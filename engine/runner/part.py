@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from engine import data
 from engine.core.config import RunConfig
 from engine.core.types import Answers
-from engine.data import writers
 from engine.runner.manifest import Entry
 
 
@@ -27,8 +27,8 @@ class PartWriter:
 
     def __init__(self, out: Path, name: str, config: RunConfig) -> None:
         self._out, self._name, self._config = out, name, config
-        self._answers: writers.Part | None = None
-        self._rejects: writers.Part | None = None
+        self._answers: data.FileWriter | None = None
+        self._rejects: data.FileWriter | None = None
         self._counts: Counter[str] = Counter()
         self._started = time.perf_counter()
 
@@ -41,14 +41,14 @@ class PartWriter:
         columns = _beside(window.rows.kept, window.columns)
         if self._answers is None:
             config = self._config
-            self._answers = writers.Part(
+            self._answers = data.FileWriter(
                 self._out, self._name, columns.schema, config.format, config.compression
             )
         self._answers.write(columns)
         rejects = window.rows.rejects
         if len(rejects.rows):
-            self._rejects = self._rejects or writers.rejects_part(self._out, self._name)
-            self._rejects.write(writers.rejects_columns(rejects))
+            self._rejects = self._rejects or data.rejects_writer(self._out, self._name)
+            self._rejects.write(data.rejects_columns(rejects))
         rows_out, bad = columns.num_rows, len(rejects.rows)
         self._counts.update(rows_in=rows_out + bad, rows_out=rows_out, rows_rejected=bad)
         self._counts.update(

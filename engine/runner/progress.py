@@ -86,7 +86,7 @@ def total(workers: Iterable[Counts]) -> Counts:
 
 def _weigh(splits: Sequence[Split]) -> tuple[dict[Split, int], bool]:
     """Rows of each split (and True) or, if some split cannot tell them, bytes."""
-    rows = {split: data.expect_rows(split) for split in splits}
+    rows = {split: data.estimate_rows(split) for split in splits}
     if all(rows.values()):
         return rows, True
     return {split: split.stop - split.start for split in splits}, False

@@ -12,8 +12,7 @@ import pyarrow as pa
 from engine import data
 from engine.bundle.format import sha256
 from engine.core.types import Split
-from engine.data.splits import kind_of
-from engine.data.writers import Written
+from engine.data import OutputFile
 from engine.errors import InputError, OutputError
 from engine.runner.manifest import COUNTS, SUCCESS, Entry, Manifest, total
 
@@ -79,7 +78,7 @@ def _part_problems(manifest: Manifest, entry: Entry) -> Iterator[str]:
         yield f"{entry.part.file}: {counts['rows_rejected']} rejects are claimed and none are kept"
 
 
-def _file_problems(out: Path, written: Written, rows: int) -> Iterator[str]:
+def _file_problems(out: Path, written: OutputFile, rows: int) -> Iterator[str]:
     file = out / written.file
     if not file.is_file():
         yield f"{written.file}: is missing"
@@ -112,9 +111,9 @@ def _folder_problems(manifest: Manifest, entries: list[Entry]) -> Iterator[str]:
 
 def _input_problems(entry: Entry) -> Iterator[str]:
     path, start, stop = Path(entry.input["path"]), entry.input["start"], entry.input["stop"]
-    split = Split(path, kind_of(path) or "", 0, "", start, stop)
+    split = Split(path, data.kind_of(path) or "", 0, "", start, stop)
     try:
-        if data.identity(split) != entry.input["sha256"]:
+        if data.content_hash(split) != entry.input["sha256"]:
             yield f"{path}: its bytes {start} to {stop} have changed since they were answered"
     except InputError as error:
         yield error.message

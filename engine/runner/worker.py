@@ -133,7 +133,7 @@ class Worker:
                 yield rows
 
     def _send_rows_read(self, rows: Rows) -> None:
-        bad = data.first_bad(rows)
+        bad = data.first_error(rows)
         if bad and self.config.on_error == "fail":
             raise bad
         rejects = rows.rejects

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -24,10 +23,10 @@ from support.fakes import write_arrow, write_jsonl, write_parquet
 from engine import data
 from engine.core.types import Column, Rows, Split
 from engine.data import columnar, jsonl
+from engine.data import splits as split_module
 from engine.data import windows as window_reader
 from engine.errors import ColumnError, EngineError, InputError
 
-planning = importlib.import_module("engine.data.splits")  # the name is also a function
 few = settings(
     max_examples=40,
     deadline=None,
@@ -46,7 +45,7 @@ def windows(
 ) -> list[Rows]:
     return [
         read
-        for split in data.plan([path], split_size)
+        for split in data.split_files([path], split_size)
         for read in data.read(split, inputs=columns(text), keep=keep, window=window, limit=limit)
     ]
 
@@ -95,38 +94,38 @@ def test_find_gives_files_folders_and_globs_once_each_sorted_and_absolute(
     (tmp_path / "a/notes.txt").write_text("not an input")
     monkeypatch.chdir(tmp_path)
     wanted = [b, a]
-    assert data.find(["b/one.jsonl", tmp_path / "a"]) == wanted
-    assert data.find(["b/../b/one.jsonl", "**/*.parquet", "a", "./b/*"]) == wanted
-    assert data.find([tmp_path]) == wanted
-    assert all(path.is_absolute() for path in data.find(["b"]))
+    assert data.find_files(["b/one.jsonl", tmp_path / "a"]) == wanted
+    assert data.find_files(["b/../b/one.jsonl", "**/*.parquet", "a", "./b/*"]) == wanted
+    assert data.find_files([tmp_path]) == wanted
+    assert all(path.is_absolute() for path in data.find_files(["b"]))
 
 
 def test_find_leaves_hidden_and_underscored_names_below_a_folder_out(tmp_path: Path) -> None:
     seen = write_jsonl(tmp_path / "seen.jsonl", ["w1"])
     for name in (".hidden.jsonl", "_part.jsonl", ".git/x.jsonl", "_manifest/x.jsonl"):
         write_jsonl(tmp_path / name, ["w1"])
-    assert data.find([tmp_path]) == [seen]
-    assert data.find([tmp_path / "_part.jsonl"]) == [tmp_path / "_part.jsonl"]
+    assert data.find_files([tmp_path]) == [seen]
+    assert data.find_files([tmp_path / "_part.jsonl"]) == [tmp_path / "_part.jsonl"]
 
 
 def test_find_expands_a_folder_that_a_glob_matches_as_if_it_were_named(tmp_path: Path) -> None:
     part = write_parquet(tmp_path / "table.parquet/part-0.parquet", ["w1"])
     write_jsonl(tmp_path / "other/x.jsonl", ["w1"])
     (tmp_path / "empty").mkdir()
-    assert data.find([tmp_path / "*.parquet"]) == [part]
-    assert data.find([tmp_path / "*"]) == data.find([tmp_path])
+    assert data.find_files([tmp_path / "*.parquet"]) == [part]
+    assert data.find_files([tmp_path / "*"]) == data.find_files([tmp_path])
 
 
 def test_find_takes_a_name_with_glob_characters_literally_where_it_exists(tmp_path: Path) -> None:
     odd = write_jsonl(tmp_path / "a[1].jsonl", ["w1"])
-    assert data.find([odd]) == [odd]
+    assert data.find_files([odd]) == [odd]
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         ("s3://bucket/x.parquet", "only local files"),
-        ("table.csv", "no reader for this ending"),
+        ("table.csv", "unknown ending"),
         ("missing.jsonl", "corpus.jsonl, hollow, more.parquet"),
         ("nowhere/missing.jsonl", "does not exist either"),
         ("*.pq", "nothing matches"),
@@ -142,18 +141,18 @@ def test_find_says_what_is_wrong_with_an_input(tmp_path: Path, given: str, says:
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow/readme.md").write_text("nothing here")
     with pytest.raises(InputError) as caught:
-        data.find([given if "://" in given else tmp_path / given])
+        data.find_files([given if "://" in given else tmp_path / given])
     assert says in str(caught.value)
 
 
 def test_find_without_inputs_is_an_error() -> None:
     with pytest.raises(InputError, match="no input"):
-        data.find([])
+        data.find_files([])
 
 
-@pytest.mark.parametrize("ending", sorted(planning.KINDS))
+@pytest.mark.parametrize("ending", sorted(split_module.KINDS))
 def test_every_ending_is_known_in_capitals_too(ending: str) -> None:
-    assert planning.kind_of(Path(f"x{ending.upper()}")) == planning.KINDS[ending]
+    assert data.kind_of(Path(f"x{ending.upper()}")) == split_module.KINDS[ending]
 
 
 # plan
@@ -171,7 +170,7 @@ def test_byte_ranges_of_a_jsonl_file_are_the_file(
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(lines) + ("\n" if ending else ""))
     content = path.read_bytes()
-    splits = list(data.plan([path], size))
+    splits = list(data.split_files([path], size))
     assert b"".join(content[s.start : s.stop] for s in splits) == content
     assert [s.start for s in splits] == [0, *(s.stop for s in splits[:-1])]
     assert [s.ordinal for s in splits] == list(range(len(splits)))
@@ -184,9 +183,9 @@ def test_byte_ranges_of_a_jsonl_file_are_the_file(
 def test_a_line_longer_than_a_split_and_than_a_read_stays_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_CHUNK", 7)
+    monkeypatch.setattr(split_module, "_CHUNK", 7)
     path = write_jsonl(tmp_path / "x.jsonl", ["w1", "w2 " * 100, "w3"])
-    splits = list(data.plan([path], 20))
+    splits = list(data.split_files([path], 20))
     assert len(splits) == 3
     assert good(windows(path, split_size=20)) == ["w1", "w2 " * 100, "w3"]
 
@@ -197,7 +196,7 @@ def test_row_group_ranges_of_a_parquet_file_are_the_file(
     tmp_path: Path, rows: int, group: int, size: int
 ) -> None:
     path = write_parquet(tmp_path / "x.parquet", [f"w{i}" for i in range(rows)], group=group)
-    splits = list(data.plan([path], size))
+    splits = list(data.split_files([path], size))
     groups = pq.ParquetFile(path).metadata.num_row_groups
     assert splits[0].start == 0
     assert splits[-1].stop == path.stat().st_size
@@ -209,7 +208,7 @@ def test_row_group_ranges_of_a_parquet_file_are_the_file(
     assert good(read) == [f"w{i}" for i in range(rows)]
     assert kept(read)["id"].to_pylist() == list(range(rows))
     assert [s.first_row for s in splits] == [
-        sum(data.expect_rows(s) for s in splits[:i]) for i in range(len(splits))
+        sum(data.estimate_rows(s) for s in splits[:i]) for i in range(len(splits))
     ]
 
 
@@ -218,7 +217,7 @@ def test_a_parquet_file_without_row_groups_is_one_split_however_small_splits_are
 ) -> None:
     path = tmp_path / "x.parquet"
     pq.ParquetWriter(path, pa.schema([("text", pa.string())])).close()
-    (split,) = data.plan([path], 1)
+    (split,) = data.split_files([path], 1)
     assert (split.start, split.stop) == (0, path.stat().st_size)
     assert good(windows(path, split_size=1)) == []
 
@@ -230,7 +229,7 @@ def test_what_cannot_be_entered_in_the_middle_is_one_split(tmp_path: Path, kind:
         write_arrow(path, pa.table({"text": ["w1"] * 500}))
     else:
         path.write_bytes((gzip.compress if kind == "jsonl.gz" else zst)(noise(100)))
-    assert len(list(data.plan([path], 10))) == 1
+    assert len(list(data.split_files([path], 10))) == 1
 
 
 def test_split_names_do_not_depend_on_the_glob_nor_on_other_inputs(
@@ -238,11 +237,13 @@ def test_split_names_do_not_depend_on_the_glob_nor_on_other_inputs(
 ) -> None:
     write_jsonl(tmp_path / "a/x.jsonl", ["w1 w2 w3"] * 9)
     monkeypatch.chdir(tmp_path)
-    alone = {(s.path, s.ordinal): s.name for s in data.plan(data.find(["a/x.jsonl"]), 100)}
+    alone = {
+        (s.path, s.ordinal): s.name for s in data.split_files(data.find_files(["a/x.jsonl"]), 100)
+    }
     write_jsonl(tmp_path / "b/x.jsonl", ["w1"])
     write_jsonl(tmp_path / "a/aa.jsonl", ["w1"])
     for spelled in (["*/*.jsonl"], [tmp_path / "b", "./a/../a"], ["**/x.*", "a/aa.jsonl"]):
-        splits = list(data.plan(data.find(spelled), 100))
+        splits = list(data.split_files(data.find_files(spelled), 100))
         assert {k: v for k, v in ((((s.path, s.ordinal)), s.name) for s in splits) if k in alone} \
             == alone  # fmt: skip
         assert len({(s.name, s.ordinal) for s in splits}) == len(splits)
@@ -252,18 +253,18 @@ def test_a_split_name_fits_a_file_system_whatever_the_file_is_called(tmp_path: P
     long = write_jsonl(tmp_path / ("é" * 120 + ".jsonl"), ["w1"])
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl"))
     write_jsonl(odd, ["w1"])
-    for split in data.plan([long, odd], 1 << 20):
+    for split in data.split_files([long, odd], 1 << 20):
         name = f"part-00000-{split.name}.parquet"
         assert len(os.fsencode(name)) <= 255
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.jsonl"):
-        list(data.plan([tmp_path / "x.jsonl"], 100))
+        list(data.split_files([tmp_path / "x.jsonl"], 100))
     split = Split(tmp_path / "x.jsonl", "jsonl", 0, "x", 0, 10)
     with pytest.raises(InputError, match=r"x\.jsonl"):
-        data.identity(split)
-    assert data.expect_rows(split) == 0
+        data.content_hash(split)
+    assert data.estimate_rows(split) == 0
 
 
 def test_identity_is_the_hash_of_a_files_bytes(tmp_path: Path) -> None:
@@ -271,15 +272,15 @@ def test_identity_is_the_hash_of_a_files_bytes(tmp_path: Path) -> None:
         write_jsonl(tmp_path / "x.jsonl", ["w1"] * 9),
         write_parquet(tmp_path / "x.parquet", ["w1"] * 9),
     ):
-        (split,) = data.plan([path], 1 << 30)
-        assert data.identity(split) == hashlib.sha256(path.read_bytes()).hexdigest()
+        (split,) = data.split_files([path], 1 << 30)
+        assert data.content_hash(split) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def changed(path: Path, content: bytes, split_size: int) -> list[bool]:
     """Which splits of a file are others after its content is replaced."""
-    before = [data.identity(s) for s in data.plan([path], split_size)]
+    before = [data.content_hash(s) for s in data.split_files([path], split_size)]
     path.write_bytes(content)
-    after = [data.identity(s) for s in data.plan([path], split_size)]
+    after = [data.content_hash(s) for s in data.split_files([path], split_size)]
     assert len(before) == len(after) > 3
     return [a != b for a, b in zip(before, after, strict=True)]
 
@@ -287,7 +288,7 @@ def changed(path: Path, content: bytes, split_size: int) -> list[bool]:
 def test_a_change_touches_its_own_split_only_unless_all_depend_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_CHUNK", 60)
+    monkeypatch.setattr(split_module, "_CHUNK", 60)
     path = write_jsonl(tmp_path / "x.jsonl", [f"w{i:02}" for i in range(50)])
     content = path.read_bytes()
     tail = changed(path, content.replace(b'"w49"', b'"w48"'), 400)
@@ -306,14 +307,32 @@ def test_another_footer_makes_every_split_of_a_parquet_file_another(tmp_path: Pa
     assert all(changed(path, (tmp_path / "y.parquet").read_bytes(), 200))
 
 
+def test_a_word_in_the_dictionary_of_a_row_group_belongs_to_the_split_of_that_group(
+    tmp_path: Path,
+) -> None:
+    """The dictionary page stands before the pages of data; a resumed run must see its change."""
+    files = []
+    for word in ("apple", "grape"):
+        texts = [f"w{n:04}" for n in range(40)]
+        texts[25] = word
+        files.append(tmp_path / f"{word}.parquet")
+        pq.write_table(pa.table({"text": texts}), files[-1], row_group_size=10,
+                       compression="none", write_statistics=False)  # fmt: skip
+    chunk = pq.ParquetFile(files[0]).metadata.row_group(2).column(0)
+    assert chunk.dictionary_page_offset < chunk.data_page_offset
+    # The two files differ in nothing but that word.
+    assert files[1].read_bytes() == files[0].read_bytes().replace(b"apple", b"grape")
+    assert changed(files[0], files[1].read_bytes(), 1) == [False, False, True, False]
+
+
 def test_expected_rows_are_near_the_truth_where_it_is_cheap_to_know(tmp_path: Path) -> None:
     lines = write_jsonl(tmp_path / "x.jsonl", ["w1 w2"] * 1000)
     (tmp_path / "e.jsonl").write_bytes(b"")
-    (split,) = data.plan([lines], 1 << 30)
-    assert data.expect_rows(split) == pytest.approx(1000, rel=0.1)
-    assert data.expect_rows(next(data.plan([tmp_path / "e.jsonl"], 1 << 30))) == 0
+    (split,) = data.split_files([lines], 1 << 30)
+    assert data.estimate_rows(split) == pytest.approx(1000, rel=0.1)
+    assert data.estimate_rows(next(data.split_files([tmp_path / "e.jsonl"], 1 << 30))) == 0
     path = write_parquet(tmp_path / "x.parquet", ["w1"] * 77)
-    assert data.expect_rows(next(data.plan([path], 1 << 30))) == 77
+    assert data.estimate_rows(next(data.split_files([path], 1 << 30))) == 77
 
 
 # read: every kind
@@ -360,7 +379,7 @@ def test_null_texts_are_rejected_with_their_numbers(tmp_path: Path, kind: str) -
     assert good(read) == ["w1", "w3", "w6"]
     assert bad(read) == [(1, "null_text"), (3, "null_text"), (4, "null_text")]
     assert kept(read)["id"].to_pylist() == [0, 2, 5]
-    error = data.first_bad(read[0])
+    error = data.first_error(read[0])
     assert error is not None
     assert (error.row, error.code, error.path) == (1, "null_text", str(path))
 
@@ -862,9 +881,9 @@ def test_both_parsers_give_the_same_columns(lines: list[dict[str, Any]]) -> None
         ]
     )
     encoded = [json.dumps({"text": "w1"} | line).encode() for line in lines]
-    fast = jsonl._whole(b"\n".join(encoded), schema)
+    fast = jsonl._parse_whole(b"\n".join(encoded), schema)
     assert fast is not None
-    slow = [jsonl._judge(line, schema, ("text",)) for line in encoded]
+    slow = [jsonl._parse_strictly(line, schema, ("text",)) for line in encoded]
     assert fast.to_pylist() == [row for batch in slow for row in batch.to_pylist()]
 
 
@@ -1016,7 +1035,7 @@ def test_a_column_of_lists_is_read_where_the_task_takes_one(
     tmp_path: Path, ending: str, holds: str
 ) -> None:
     path = write_lists(tmp_path, ending)
-    (split,) = data.plan([path], 1 << 30)
+    (split,) = data.split_files([path], 1 << 30)
     (read,) = data.read(split, inputs=[Column("words", holds)], keep=["words"], window=10)
     assert read.texts[0].type == pa.list_(pa.string())
     assert read.texts[0].to_pylist() == [["w1", "w2"], [], ["w3"], ["w5"]]
@@ -1029,7 +1048,7 @@ def test_a_column_of_lists_is_read_where_the_task_takes_one(
 def test_lists_and_texts_in_one_column_are_told_apart_by_the_first(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"t": ["a"]}\n{"t": "b"}\n{"t": ["c", 5]}\n{"t": ["d"]}\n')
-    (split,) = data.plan([path], 1 << 30)
+    (split,) = data.split_files([path], 1 << 30)
     (read,) = data.read(split, inputs=[Column("t", "either")], keep=[], window=10)
     assert read.texts[0].to_pylist() == [["a"], ["d"]]
     assert bad([read]) == [(1, "not_text"), (2, "not_text")]
@@ -1041,7 +1060,7 @@ def test_a_list_with_invalid_utf8_is_a_bad_row(tmp_path: Path) -> None:
     inner = pa.array([b"ok", b"\xff", b"fine"], pa.binary()).view(pa.string())
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), inner)
     path = write_arrow(tmp_path / "x.arrow", pa.table({"words": lists}))
-    (split,) = data.plan([path], 1 << 30)
+    (split,) = data.split_files([path], 1 << 30)
     (read,) = data.read(split, inputs=[Column("words", "texts")], keep=[], window=10)
     assert read.texts[0].to_pylist() == [["ok"], ["fine"]]
     assert bad([read]) == [(1, "invalid_utf8")]

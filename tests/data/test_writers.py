@@ -6,6 +6,7 @@ import errno
 import gc
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,11 @@ def batch(first: int, rows: int) -> pa.RecordBatch:
     )
 
 
-def part(out: Path, name: str = "part-00000-x.arrow", compression: str = "zstd") -> writers.Part:
-    return writers.Part(out, name, SCHEMA, "parquet" if "parquet" in name else "arrow", compression)
+def part(
+    out: Path, name: str = "part-00000-x.arrow", compression: str = "zstd"
+) -> writers.FileWriter:
+    kind = "parquet" if "parquet" in name else "arrow"
+    return writers.FileWriter(out, name, SCHEMA, kind, compression)
 
 
 def read(file: Path) -> pa.Table:
@@ -71,7 +75,7 @@ def test_every_format_and_compression_comes_back_as_it_was_written(
     assert table.schema.names == SCHEMA.names
     assert writer.rows == 150
     content = (tmp_path / name).read_bytes()
-    assert written == writers.Written(name, len(content), hashlib.sha256(content).hexdigest())
+    assert written == writers.OutputFile(name, len(content), hashlib.sha256(content).hexdigest())
     expected = "uncompressed" if compression == "none" else compression
     assert compressions(tmp_path / name) == {expected}
 
@@ -115,7 +119,7 @@ def test_a_part_without_rows_has_its_schema(tmp_path: Path, kind: str) -> None:
 def test_answers_and_rejects_of_one_split_do_not_meet(tmp_path: Path) -> None:
     """Both are called the same and are Parquet, in different folders."""
     name = writers.part_name(0, "x", "parquet")
-    answers, rejects = part(tmp_path, name), writers.rejects_part(tmp_path, name)
+    answers, rejects = part(tmp_path, name), writers.rejects_writer(tmp_path, name)
     bad = Rejects(pa.array([4, 7]).to_numpy(), ("null_text",) * 2, ("empty",) * 2)
     for first in range(3):
         answers.write(batch(first, 10))
@@ -146,7 +150,7 @@ def test_abandon_leaves_nothing_and_says_nothing(tmp_path: Path, kind: str) -> N
     assert files(tmp_path) == []
 
 
-def write_and_finish(writer: writers.Part) -> None:
+def write_and_finish(writer: writers.FileWriter) -> None:
     """Arrow's writer writes at once, Parquet's when it is closed."""
     writer.write(batch(10, 10))
     writer.finish()
@@ -167,7 +171,7 @@ def test_a_full_disk_is_an_error_with_a_way_out_and_leaves_nothing(
 ) -> None:
     writer = part(tmp_path, writers.part_name(0, "x", kind))
     writer.write(batch(0, 10))
-    monkeypatch.setattr(writers.Hashing, "write", full_disk(number))
+    monkeypatch.setattr(writers.HashingFile, "write", full_disk(number))
     with pytest.raises(OutputError) as caught:
         write_and_finish(writer)
     assert "_tmp" in caught.value.message
@@ -227,12 +231,12 @@ def test_a_type_that_a_format_cannot_hold_is_an_output_error(
 ) -> None:
     columns = pa.RecordBatch.from_arrays([values], ["odd"])
     with pytest.raises(OutputError) as caught:
-        writers.Part(tmp_path, "part-00000-x.parquet", columns.schema, "parquet", "zstd").write(
-            columns
-        )
+        writers.FileWriter(
+            tmp_path, "part-00000-x.parquet", columns.schema, "parquet", "zstd"
+        ).write(columns)
     assert "--keep" in caught.value.hint
     assert files(tmp_path) == []
-    writer = writers.Part(tmp_path, "part-00000-x.arrow", columns.schema, "arrow", "zstd")
+    writer = writers.FileWriter(tmp_path, "part-00000-x.arrow", columns.schema, "arrow", "zstd")
     writer.write(columns)
     writer.finish()
 
@@ -259,3 +263,44 @@ def test_a_small_file_is_written_whole_or_not_at_all(
     with pytest.raises(OutputError, match="free some space"):
         writers.write_text(file, json.dumps({"a": 3}))
     assert json.loads(file.read_text()) == {"a": 2}
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is forced onto the disk and what is renamed, in order, by file name."""
+    calls: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        calls.append(("fsync", path.name))
+        assert not path.is_file() or path.stat().st_size, "what is not written is not synced"
+        fsync(handle)
+
+    def renamed(self: Path, target: Path) -> Path:
+        calls.append(("rename", target.name))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["part-00000-x.arrow", "rejects/part-00000-x.parquet"])
+def test_a_part_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_after(
+    tmp_path: Path, disk: list[tuple[str, str]], name: str
+) -> None:
+    writer = part(tmp_path, name)
+    writer.write(batch(0, 50))
+    assert not disk
+    writer.finish()
+    file = Path(name).name
+    folder = (tmp_path / name).parent.name
+    assert disk == [("fsync", file), ("rename", file), ("fsync", folder)]
+
+
+def test_a_record_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_after(
+    tmp_path: Path, disk: list[tuple[str, str]]
+) -> None:
+    writers.write_text(tmp_path / "records/a.json", "{}")
+    assert disk == [("fsync", ".a.json.tmp"), ("rename", "a.json"), ("fsync", "records")]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.data.writers import Written
+from engine.data.writers import OutputFile
 from engine.errors import OtherRunError, OutputError
 from engine.runner.manifest import COUNTS, Entry, Manifest, total
 
@@ -39,12 +39,12 @@ def entry(out: Path, part: str = PART, *, rejects: bool = False) -> Entry:
     """A record whose files are there."""
     out.mkdir(parents=True, exist_ok=True)
     (out / part).write_bytes(b"answers")
-    named = Written("rejects/part-00000-x.parquet", 3, "h2") if rejects else None
+    named = OutputFile("rejects/part-00000-x.parquet", 3, "h2") if rejects else None
     if named:
         (out / "rejects").mkdir(exist_ok=True)
         (out / named.file).write_bytes(b"bad")
     return Entry(
-        part=Written(part, 7, "h1"),
+        part=OutputFile(part, 7, "h1"),
         rejects=named,
         input=TAKEN,
         fingerprint="f1",

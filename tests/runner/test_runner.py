@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import importlib
 import json
 import os
 import threading
@@ -401,10 +400,10 @@ def test_a_kill_between_any_two_renames_is_gone_on_from(
     part: int,
 ) -> None:
     out = tmp_path / "out"
-    finish, commit = writers.Part.finish, Manifest.commit
+    finish, commit = writers.FileWriter.finish, Manifest.commit
     named: list[str] = []
 
-    def finish_then_die(self: writers.Part) -> writers.Written:
+    def finish_then_die(self: writers.FileWriter) -> writers.OutputFile:
         written = finish(self)
         wanted = "rejects/" if moment == "rejects named" else "part-"
         named.extend([written.file] if written.file.startswith(wanted) else [])
@@ -419,9 +418,10 @@ def test_a_kill_between_any_two_renames_is_gone_on_from(
             raise BoomError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writers.Part, "finish", finish_then_die)
+        patch.setattr(writers.FileWriter, "finish", finish_then_die)
         patch.setattr(Manifest, "commit", commit_then_die)
-        patch.setattr(writers.Part, "abandon", lambda self: None)  # a killed process cleans nothing
+        # A killed process removes nothing.
+        patch.setattr(writers.FileWriter, "abandon", lambda self: None)
         with pytest.raises(BoomError):
             go(features, corpus, out, on_error="reject")
     go(features, corpus, out, on_error="reject")
@@ -596,7 +596,7 @@ def test_an_input_that_shrank_to_fewer_splits_is_answered_anew(
 def test_a_change_that_shifts_the_rows_of_later_splits_shifts_their_rejects(
     tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("engine.data.splits"), "_CHUNK", 10)
+    monkeypatch.setattr("engine.data.splits._CHUNK", 10)
     path, out = tmp_path / "x.jsonl", tmp_path / "out"
     given: list[str | None] = [*texts(100)]
     given[90] = None
@@ -822,7 +822,7 @@ def test_the_error_of_the_failing_stage_is_the_one_raised_and_nothing_is_left(
         monkeypatch.setattr(Tokenizer, "decode", broken)
     elif stage == "write":
         wanted = OutputError
-        monkeypatch.setattr(writers.Hashing, "write", full)
+        monkeypatch.setattr(writers.HashingFile, "write", full)
     else:
         wanted = OutputError
         monkeypatch.setattr("os.fsync", full)
@@ -902,7 +902,7 @@ def test_an_input_that_changes_before_its_turn_is_an_error_and_the_next_run_take
     folder, out = tmp_path / "corpus", tmp_path / "out"
     for name in "ab":
         write_jsonl(folder / f"{name}.jsonl", texts(20))
-    identity = data.identity
+    identity = data.content_hash
 
     def grow(split: Any) -> str:
         if split.path.stem == "a":
@@ -910,7 +910,7 @@ def test_an_input_that_changes_before_its_turn_is_an_error_and_the_next_run_take
                 stream.write(more)
         return identity(split)
 
-    monkeypatch.setattr(coordinator.data, "identity", grow)
+    monkeypatch.setattr(coordinator.data, "content_hash", grow)
     with pytest.raises(InputError, match=r"b\.jsonl: changed"):
         go(features, folder, out, on_error="reject")
     monkeypatch.undo()

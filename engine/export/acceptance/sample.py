@@ -94,9 +94,9 @@ def read(file: Path, text: Sequence[str], description: Description) -> Sample:
     task = tasks.find(description.task)
     columns = tasks.columns(task, tuple(text))
     most = GENERATED_ROWS if description.model_config.decoder else ROWS
-    usual, files = RunConfig(), data.find([file])
+    usual, files = RunConfig(), data.find_files([file])
     sizes = {"split_size": usual.split_size, "window": usual.window, "limit": most}
-    windows = list(data.first(files, inputs=columns, **sizes))
+    windows = list(data.read_first(files, inputs=columns, **sizes))
     cells = [chain(*column) for column in zip(*(_lists(w.texts) for w in windows), strict=True)]
     rows = list(zip(*cells, strict=True))
     rejected = sum(len(window.rejects.rows) for window in windows)
