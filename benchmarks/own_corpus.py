@@ -109,7 +109,7 @@ def _peer_job(
     """The job with what the engine adds by itself written out: the prefix, and the bundle's
     defaults of the options in `_SHARED`."""
     task, model_config = tasks.find(description.task), description.model_config
-    settled = dataclasses.asdict(tasks.settle(task, model_config, job["options"]))
+    settled = dataclasses.asdict(tasks.resolve_options(task, model_config, job["options"]))
     prompt = settled.get("prompt") or ""
     prefix = model_config.prompts[prompt] if prompt else settled.get("prefix") or ""
     first = table.column_names[0]

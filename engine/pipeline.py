@@ -26,7 +26,7 @@ from engine.generation import MOST, Count, capacity, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
 from engine.runtime.protocol import Backend, Graph, Value
-from engine.tasks.in_memory_inputs import in_memory
+from engine.tasks.in_memory_inputs import to_columns
 from engine.tasks.keywords import TaskOptions
 
 # Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
@@ -61,7 +61,7 @@ class Stages:
         return self.task.schema(self.context)
 
     def encode(self, rows: Rows) -> Encoded:
-        return self.task.sequences(rows, self.context, once=self.dedupe)
+        return self.task.encode_window(rows, self.context, dedupe=self.dedupe)
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
         pad, generation = self.context.model_config.pad_id, self.context.model_config.decoder
@@ -102,7 +102,7 @@ class Stages:
         window = outputs[0].batch.window
         arrays = batching.gather(outputs)
         columns = (
-            self.task.finish(window, arrays, self.context)
+            self.task.postprocess(window, arrays, self.context)
             if len(window.rows)
             else [pa.array([], field.type) for field in self.schema]
         )
@@ -191,7 +191,7 @@ class Bundle:
         length = max_length or self.model_config.max_length
         self._check_length(length)
         tokenizer = self._tokenizer(length)
-        settled = tasks.settle(self.task, self.model_config, options)
+        settled = tasks.resolve_options(self.task, self.model_config, options)
         on_gpu = self.backend.device.is_gpu
         budget = batch_tokens or (GPU_TOKENS if on_gpu else self.task.batch_tokens)
         type_ids = "token_type_ids" in self._first_graph().inputs
@@ -231,7 +231,7 @@ class Bundle:
             SettingsError: An option is unknown or out of range.
         """
         stages = self.stages(options, max_length=max_length)
-        columns = in_memory(texts, self.task)
+        columns = to_columns(texts, self.task)
         settled = stages.context.options
         self.task.check(self.model_config, settled, len(columns))
         size = self.task.window(settled)

@@ -161,7 +161,7 @@ def sample(
     """
     folder = bundle_format.load(bundle)
     config = coordinator.resolve_config(folder, {"text": tuple(text), "limit": limit, **settings})
-    columns = tasks.columns(tasks.find(folder.description.task), config.text)
+    columns = tasks.input_columns(tasks.find(folder.description.task), config.text)
     found = data.find_files(list(inputs))
     sizes = {"split_size": config.split_size, "window": config.window, "limit": config.limit}
     windows = data.read_first(found, inputs=columns, **sizes)

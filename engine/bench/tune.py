@@ -23,7 +23,7 @@ from engine.export.acceptance.sample import BUNDLED, bundled, options
 from engine.pipeline import GPU_TOKENS, Bundle
 from engine.runner.coordinator import MAX_WORKERS
 from engine.runtime.device import devices, gpu_name
-from engine.tasks.in_memory_inputs import in_memory
+from engine.tasks.in_memory_inputs import to_columns
 
 SECONDS = 60
 _ROUNDS = 3
@@ -122,7 +122,7 @@ def _sentences(
 ) -> Path:
     """The engine's own sentences as a corpus, numbered, so that no two rows are the same."""
     items = bundled(folder.description).items
-    columns = in_memory([items[n % len(items)] for n in range(count)], task)
+    columns = to_columns([items[n % len(items)] for n in range(count)], task)
     numbered = [f"{row} {n}" for n, row in enumerate(columns[0].to_pylist())]
     arrays = [pa.array(numbered), *columns[1:]]
     table = pa.table(dict(zip((c.name for c in task.inputs), arrays, strict=False)))

@@ -63,9 +63,9 @@ def verify(
 
 def tasks(as_json: _Json = False) -> None:
     """List the tasks: aliases, input columns, options with their defaults, result columns."""
-    from engine.tasks import TASKS, described
+    from engine.tasks import TASKS, describe
 
-    rows = [described(task) for task in TASKS.values()]
+    rows = [describe(task) for task in TASKS.values()]
     if as_json:
         typer.echo(json.dumps(rows))
         return

@@ -47,8 +47,8 @@ class Ragged:
     @classmethod
     def of_padded(cls, padded: NDArray[Any], lengths: NDArray[Any]) -> Ragged:
         """From an array of shape (rows, width, ...), keeping the first lengths[i] of row i."""
-        kept = np.arange(padded.shape[1]) < np.asarray(lengths)[:, None]
-        return cls.of(padded[kept], lengths)
+        mask = np.arange(padded.shape[1]) < np.asarray(lengths)[:, None]
+        return cls.of(padded[mask], lengths)
 
     def take(self, index: Ints) -> Ragged:
         """The rows `index`, in that order."""
@@ -63,11 +63,11 @@ class Ragged:
         out[np.arange(width) < self.lengths[:, None]] = self.values
         return out
 
-    def last(self, most: int) -> Ragged:
-        """The last `most` values of each row."""
+    def last(self, count: int) -> Ragged:
+        """The last `count` values of each row."""
         ends = np.repeat(self.offsets[1:], self.lengths)
-        kept = ends - np.arange(len(ends)) <= most
-        return Ragged.of(self.values[kept], np.minimum(self.lengths, most))
+        mask = ends - np.arange(len(ends)) <= count
+        return Ragged.of(self.values[mask], np.minimum(self.lengths, count))
 
     def firsts(self) -> Ints:
         """Of each row the first row with the same values, int64 (rows,)."""
@@ -80,8 +80,8 @@ class Ragged:
         return np.asarray(first[kinds], np.int64)
 
     @staticmethod
-    def beside(parts: Sequence[Ragged]) -> Ragged:
-        """Row i of every part, one behind the other, as row i."""
+    def join_rows(parts: Sequence[Ragged]) -> Ragged:
+        """Row i is row i of every part, one after the other."""
         rows, count = len(parts[0]), len(parts)
         order = np.arange(rows * count).reshape(count, rows).T.ravel()
         joined = Ragged.concat(parts).take(order)

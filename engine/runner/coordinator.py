@@ -101,8 +101,8 @@ def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, ob
     config = RunConfig.of({n: v for n, v in settings.items() if n not in names})
     options = {n: v for n, v in settings.items() if n in names} | dict(config.options)
     config = dataclasses.replace(config, options=options)
-    columns = tasks.columns(task, config.text)
-    task.check(model_config, tasks.settle(task, model_config, options), len(columns))
+    columns = tasks.input_columns(task, config.text)
+    task.check(model_config, tasks.resolve_options(task, model_config, options), len(columns))
     return dataclasses.replace(config, text=tuple(column.name for column in columns))
 
 

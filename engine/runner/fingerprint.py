@@ -23,7 +23,9 @@ def run_record(
 ) -> dict[str, Any]:
     """The content of run.json: everything that makes two runs the same run."""
     model_config = folder.description.model_config
-    options = tasks.settle(tasks.find(folder.description.task), model_config, config.options)
+    options = tasks.resolve_options(
+        tasks.find(folder.description.task), model_config, config.options
+    )
     settings = {
         **config.shaping(),
         "options": dataclasses.asdict(options),

@@ -138,12 +138,12 @@ def _encoder(settings: TokenizerSettings) -> Callable[[Rows], Encoded]:
     folder = bundle_format.load(settings.folder)
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
     tokenizer = Tokenizer(folder.path / bundle_format.TOKENIZER, settings.max_length)
-    options = tasks.settle(task, model_config, settings.options)
+    options = tasks.resolve_options(task, model_config, settings.options)
     context = tasks.Context(
         model_config, options, tokenizer, settings.type_ids, stopped=lambda: False
     )
 
     def encode(rows: Rows) -> Encoded:
-        return replace(task.sequences(rows, context, once=settings.dedupe), rows=_NOTHING)
+        return replace(task.encode_window(rows, context, dedupe=settings.dedupe), rows=_NOTHING)
 
     return encode

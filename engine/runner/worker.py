@@ -119,7 +119,7 @@ class Worker:
 
     def _read(self, stages: Stages, assignments: Iterator[Assignment]) -> Iterator[Rows]:
         config = self.config
-        inputs = tasks.columns(stages.task, config.text)
+        inputs = tasks.input_columns(stages.task, config.text)
         window = min(config.window, stages.task.window(stages.context.options))
         for assignment in assignments:
             split, limit = assignment.split, assignment.input["limit"]

@@ -1,4 +1,4 @@
-"""The table of tasks: each a row of functions, each family in a file of its own."""
+"""The table of tasks: each a row of functions in a file of its own."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
-from engine.core.settings import KEY, check_names
+from engine.core.settings import check_names, declared
 from engine.core.types import Column
 from engine.errors import SettingsError
 from engine.tasks import (
     feature_extraction,
     fill_mask,
     question_answering,
+    summarization,
     text2text_generation,
     text_classification,
     text_generation,
     token_classification,
+    translation,
     zero_shot_classification,
 )
-from engine.tasks.task import Context, Task
+from engine.tasks.task import Context, Options, Task
 
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         feature_extraction.TASK,
         text_classification.TASK,
-        *text2text_generation.TASKS,
+        translation.TASK,
+        summarization.TASK,
+        text2text_generation.TASK,
         text_generation.TASK,
         question_answering.TASK,
         zero_shot_classification.TASK,
@@ -37,14 +41,24 @@ TASKS: Mapping[str, Task] = {
 }
 ALIASES: Mapping[str, str] = {a: task.name for task in TASKS.values() for a in task.aliases}
 
-# A checkpoint that says nothing: what transformers' pipelines do then.
+# The defaults that `describe` shows: those of transformers' pipelines for a checkpoint that sets
+# none.
 _PLAIN = ModelConfig(
     512,
     labels=("LABEL_0", "LABEL_1"),
     decoder=DecoderConfig(0, (1,), 0, 256, 1, 1, 1, GenerationConfig(num_beams=4)),
 )
 
-__all__ = ["ALIASES", "TASKS", "Context", "Task", "columns", "described", "find", "settle"]
+__all__ = [
+    "ALIASES",
+    "TASKS",
+    "Context",
+    "Task",
+    "describe",
+    "find",
+    "input_columns",
+    "resolve_options",
+]
 
 
 def find(name: str) -> Task:
@@ -60,18 +74,18 @@ def find(name: str) -> Task:
     return TASKS[name]
 
 
-def columns(task: Task, text: Sequence[str]) -> tuple[Column, ...]:
-    """The task's input columns under the names that the person gave, or under their usual ones.
+def input_columns(task: Task, names: Sequence[str]) -> tuple[Column, ...]:
+    """The task's input columns under these names, or without any under their usual ones.
 
     Raises:
         SettingsError: Too few or too many are named.
     """
-    names = tuple(text) or task.needed
-    if not len(task.needed) <= len(names) <= len(task.inputs):
+    names = tuple(names) or task.required
+    if not len(task.required) <= len(names) <= len(task.inputs):
         usual = ", ".join(c.name if c.needed else f"[{c.name}]" for c in task.inputs)
         raise SettingsError(
             f"text names {len(names)} columns; {task.name} takes {usual}",
-            f"name them with --text, such as --text {','.join(task.needed)}",
+            f"name them with --text, such as --text {','.join(task.required)}",
         )
     return tuple(
         dataclasses.replace(column, name=name)
@@ -79,8 +93,8 @@ def columns(task: Task, text: Sequence[str]) -> tuple[Column, ...]:
     )
 
 
-def described(task: Task) -> dict[str, Any]:
-    """A task as JSON values: what it takes, its options with their defaults, what it gives."""
+def describe(task: Task) -> dict[str, Any]:
+    """A task as JSON values: its input columns, its options with their defaults, its result."""
     defaults = task.defaults(_PLAIN)
     return {
         "task": task.name,
@@ -88,22 +102,22 @@ def described(task: Task) -> dict[str, Any]:
         "summary": task.summary,
         "inputs": [c.name + ("" if c.needed else " (optional)") for c in task.inputs],
         "options": [
-            {"name": f.name, "help": f.metadata[KEY].help, "default": defaults[f.name]}
-            for f in dataclasses.fields(task.options)
+            {"name": name, "help": setting.help, "default": defaults[name]}
+            for name, (_, setting) in declared(task.options).items()
         ],
-        "columns": task.columns,
+        "columns": task.result,
     }
 
 
-def settle(task: Task, model_config: ModelConfig, given: Mapping[str, Any]) -> Any:
-    """The task's options: what was given, and the checkpoint's defaults for the rest.
+def resolve_options(task: Task, model_config: ModelConfig, values: Mapping[str, object]) -> Options:
+    """The task's options: the values given, and the checkpoint's defaults for the others.
 
     Raises:
         SettingsError: An option is unknown to this task or out of range.
     """
     defaults = task.defaults(model_config)
-    check_names(f"option of {task.name}", given, defaults)
+    check_names(f"option of {task.name}", values, defaults)
     try:
-        return task.options(**{**defaults, **given})
+        return task.options(**{**defaults, **values})
     except TypeError as error:
         raise SettingsError(f"options of {task.name}: {error}", "see engine tasks") from error

@@ -1,11 +1,10 @@
-"""What the generating tasks share: how tokens are searched for, and how they become columns."""
+"""What the generating tasks share: the options of the search, and the result columns."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ from engine.generation import generate
 from engine.runtime.protocol import Backend
 from engine.tasks.task import Context
 
-# Padded tokens that an encoder reads at once.
+# Padded tokens that an encoder reads in one batch.
 BATCH_TOKENS = 1024
 _EARLY_STOPPING: Mapping[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
@@ -92,7 +91,7 @@ def _check_together(options: Decoding) -> None:
         )
 
 
-def settings_of(model_config: ModelConfig) -> DecoderConfig:
+def decoder_config(model_config: ModelConfig) -> DecoderConfig:
     """The bundle's decoder settings.
 
     Raises:
@@ -103,71 +102,78 @@ def settings_of(model_config: ModelConfig) -> DecoderConfig:
     return model_config.decoder
 
 
-def defaults(model_config: ModelConfig) -> dict[str, Any]:
+def defaults(model_config: ModelConfig) -> dict[str, object]:
     """Values of `Decoding` that follow from the checkpoint."""
-    settings = settings_of(model_config)
-    search = dataclasses.asdict(settings.search)
+    config = decoder_config(model_config)
+    search = dataclasses.asdict(config.search)
     names = {field.name for field in dataclasses.fields(Decoding)}
-    shared = {name: value for name, value in search.items() if name in names}
-    most = _within_positions(settings, model_config.position_limit)
-    # An end that cannot come before the limit is no limit.
-    least = min(settings.search.min_new_tokens, most)
+    most = _most_new_tokens(config, model_config.position_limit)
     return {
         "max_new_tokens": most,
-        **shared,
-        "min_new_tokens": least,
+        **{name: value for name, value in search.items() if name in names},
+        # A minimum above the limit would forbid the end token at every step.
+        "min_new_tokens": min(config.search.min_new_tokens, most),
         "seed": 0,
         "stop": (),
         "prefix": model_config.prefix,
     }
 
 
-def _within_positions(settings: DecoderConfig, limit: int) -> int:
-    """The checkpoint's own limit of new tokens, or what its positions can hold beside a prompt."""
-    if settings.causal and 0 < limit <= settings.max_new_tokens:
+def _most_new_tokens(config: DecoderConfig, limit: int) -> int:
+    """The checkpoint's limit of new tokens, or what its positions can hold beside a prompt."""
+    if config.causal and 0 < limit <= config.max_new_tokens:
         return max(1, limit // 2)
-    return min(settings.max_new_tokens, limit) if limit else settings.max_new_tokens
-
-
-def search_of(context: Context, **others: Any) -> GenerationConfig:
-    """The checkpoint's search under the options' values."""
-    own = settings_of(context.model_config).search
-    names = {field.name for field in dataclasses.fields(GenerationConfig)}
-    given = {n: v for n, v in dataclasses.asdict(context.options).items() if n in names}
-    return dataclasses.replace(own, **{**given, **others})
+    return min(config.max_new_tokens, limit) if limit else config.max_new_tokens
 
 
 def decode(
     backend: Backend,
     feeds: Mapping[str, Ints],
     context: Context,
-    settings: DecoderConfig,
-    search: GenerationConfig,
+    *,
+    forced_bos_id: int | None = None,
 ) -> Arrays:
-    """Generated ids of a batch, and whether each row ended before its limit."""
+    """An `infer`: generated ids of a batch, and whether each row ended before its limit.
+
+    Args:
+        forced_bos_id: The first token of every row; None for the checkpoint's own.
+    """
+    options, config = context.options, decoder_config(context.model_config)
+    search = _generation_config(context)
+    if forced_bos_id is not None:
+        search = dataclasses.replace(search, forced_bos_id=forced_bos_id)
     tokens, ended = generate(
         backend,
         feeds,
-        settings,
+        config,
         search,
-        max_new_tokens=context.options.max_new_tokens,
+        max_new_tokens=options.max_new_tokens,
         batch_tokens=context.batch_tokens or BATCH_TOKENS,
-        stop=_stopper(context) if context.options.stop else None,
+        stop=_stop_condition(context) if options.stop else None,
         # A stop text has at most as many tokens as characters, and one goes before them.
-        tail=max(map(len, context.options.stop), default=0) + 1,
+        tail=max(map(len, options.stop), default=0) + 1,
         stopped=context.stopped,
         count=context.count,
         spare=context.spare,
-        seed=context.options.seed,
+        seed=options.seed,
         numbers=context.numbers,
     )
     return {"tokens": tokens, "ended": ended}
 
 
-def _stopper(context: Context) -> Callable[[Ragged], NDArray[np.bool_]]:
-    """Which rows' last token completes a stop text, as transformers' StopStringCriteria asks it."""
+def _generation_config(context: Context) -> GenerationConfig:
+    """The checkpoint's generation config, with the values of the options."""
+    config = decoder_config(context.model_config).search
+    names = {field.name for field in dataclasses.fields(GenerationConfig)}
+    options = dataclasses.asdict(context.options)
+    return dataclasses.replace(config, **{n: v for n, v in options.items() if n in names})
 
-    def ending(tails: Ragged) -> NDArray[np.bool_]:
+
+def _stop_condition(context: Context) -> Callable[[Ragged], NDArray[np.bool_]]:
+    """Whether the last token of each row completes a stop text, as StopStringCriteria of
+    transformers decides it."""
+
+    def completed(tails: Ragged) -> NDArray[np.bool_]:
         texts = context.tokenizer.decode(tails, skip_special=False).to_pylist()
         heads = Ragged.of(
             np.delete(tails.values, tails.offsets[1:][tails.lengths > 0] - 1),
@@ -177,7 +183,7 @@ def _stopper(context: Context) -> Callable[[Ragged], NDArray[np.bool_]]:
         pairs = zip(texts, befores, strict=True)
         return np.array([_completes(text, before, context.options.stop) for text, before in pairs])
 
-    return ending
+    return completed
 
 
 def _completes(text: str, before: str, stops: tuple[str, ...]) -> bool:
@@ -185,19 +191,25 @@ def _completes(text: str, before: str, stops: tuple[str, ...]) -> bool:
     return any(text.find(stop, max(0, len(before) - len(stop) + 1)) >= 0 for stop in stops)
 
 
-def counted(arrays: Arrays) -> list[pa.Array]:
-    """The columns output_tokens and finish_reason."""
+def generated_tokens(arrays: Arrays) -> Ragged:
     tokens = arrays["tokens"]
     assert isinstance(tokens, Ragged)
+    return tokens
+
+
+def length_columns(arrays: Arrays) -> list[pa.Array]:
+    """The columns output_tokens and finish_reason."""
     reasons = np.where(np.asarray(arrays["ended"]), "stop", "length")
-    return [pa.array(tokens.lengths, pa.int32()), pa.array(reasons.tolist(), pa.string())]
+    lengths = generated_tokens(arrays).lengths
+    return [pa.array(lengths, pa.int32()), pa.array(reasons.tolist(), pa.string())]
 
 
-def draws(options: Any) -> bool:
-    return bool(options.do_sample)
+def samples(options: Decoding) -> bool:
+    """A `samples` for tasks that generate."""
+    return options.do_sample
 
 
 def schema(column: str) -> pa.Schema:
-    """The text's column and the two of `counted`."""
+    """The text's column and the two of `length_columns`."""
     columns = {column: pa.string(), "output_tokens": pa.int32()}
     return pa.schema([*columns.items(), ("finish_reason", pa.string())])

@@ -15,7 +15,7 @@ from engine.core.settings import check_names, check_settings, option
 from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend, Value
-from engine.tasks.task import WINDOW, Context, Task, encode_after
+from engine.tasks.task import WINDOW, Context, Task, encode_with_prefix
 
 Floats = NDArray[np.float32]
 
@@ -99,7 +99,7 @@ class FeatureExtractionOptions:
             )
 
 
-def _defaults(model_config: ModelConfig) -> dict[str, Any]:
+def _defaults(model_config: ModelConfig) -> dict[str, object]:
     return {
         "pooling": model_config.pooling or "mean",
         "normalize": model_config.normalize,
@@ -123,7 +123,7 @@ def _check(model_config: ModelConfig, options: FeatureExtractionOptions, columns
 def _encode(rows: Rows, context: Context) -> Encoded:
     options = context.options
     prompt = context.model_config.prompts[options.prompt] if options.prompt else options.prefix
-    return encode_after(prompt, rows, context)
+    return encode_with_prefix(prompt, rows, context)
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
@@ -162,7 +162,7 @@ def _scaled(embedding: Floats, context: Context) -> Floats:
     )  # torch.nn.functional.normalize's epsilon
 
 
-def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     embedding = arrays["embedding"]
     if isinstance(embedding, Ragged):
         states = _vectors(embedding.values.astype(context.options.dtype))
@@ -227,9 +227,9 @@ TASK = Task(
     defaults=_defaults,
     encode=_encode,
     infer=_infer,
-    finish=_finish,
+    postprocess=_postprocess,
     schema=_schema,
-    columns="embedding: fixed_size_list<float32>[dimensions], a list of them with pooling none; "
+    result="embedding: fixed_size_list<float32>[dimensions], a list of them with pooling none; "
     "scale: float32 with dtype int8",
     window=_window,
     check=_check,

@@ -52,7 +52,7 @@ class FillMaskOptions:
         check_settings(self)
 
 
-def _defaults(model_config: ModelConfig) -> dict[str, Any]:
+def _defaults(model_config: ModelConfig) -> dict[str, object]:
     return {"top_k": 5, "targets": ()}
 
 
@@ -146,7 +146,7 @@ def best(scores: Floats, top_k: int) -> tuple[Ints, Floats]:
     return columns[first].astype(np.int64), scores[rows[first], columns[first]]
 
 
-def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     kind = pa.list_(CANDIDATE)
     if not len(window.ids):
         return [pa.array([[]] * len(window.rows), kind)]
@@ -232,9 +232,9 @@ TASK = Task(
     defaults=_defaults,
     encode=_encode,
     infer=_infer,
-    finish=_finish,
+    postprocess=_postprocess,
     schema=_schema,
-    columns=(
+    result=(
         "candidates: list<struct<mask: int32, score: float32, token: int32, token_str: string, "
         "sequence: string>>, by mask (from 0), best first; empty where a text has no mask"
     ),

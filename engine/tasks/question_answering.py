@@ -59,7 +59,7 @@ class QuestionAnsweringOptions:
         check_settings(self)
 
 
-def _defaults(model_config: ModelConfig) -> dict[str, Any]:
+def _defaults(model_config: ModelConfig) -> dict[str, object]:
     return {
         "top_k": 1,
         "doc_stride": -1,
@@ -149,7 +149,7 @@ class AnswerSpans:
         return AnswerSpans(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
-def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     rows = _answers(window, arrays, context) if arrays else [[] for _ in range(len(window.rows))]
     if context.options.top_k == 1:
         flat, bounds = [row[0] if row else NO_ANSWER for row in rows], None
@@ -355,9 +355,9 @@ TASK = Task(
     defaults=_defaults,
     encode=_encode,
     infer=_infer,
-    finish=_finish,
+    postprocess=_postprocess,
     schema=_schema,
-    columns=(
+    result=(
         "answer: string, score: float32, start and end: int32, characters of the context; "
         "answers, scores, starts and ends, lists, where top_k is not 1"
     ),

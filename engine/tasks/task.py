@@ -1,4 +1,4 @@
-"""What a task is made of."""
+"""What a task consists of."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from engine.runtime.protocol import Backend, Value
 
 WINDOW = 4096
 
+Options = Any
+"""An instance of a task's `options` class: the functions of a task know their own."""
+
 
 @dataclass(frozen=True)
 class Context:
-    """What a task's functions may look at.
+    """What the functions of a task may use.
 
     Attributes:
-        facts: Of the bundle.
-        options: An instance of the task's `options` class.
-        tokenizer: Of the bundle; it cuts at its max_length, which the person may have set.
+        model_config: Of the bundle.
+        options: The task's options.
+        tokenizer: Of the bundle; it truncates at the run's max_length.
         type_ids: Whether the model reads token_type_ids.
         stopped: Whether the run is being stopped; long loops ask.
-        batch_tokens: Padded tokens of one batch, for tasks that cut batches of their own.
-        count: Told by decoding of its places and how many of them had a row.
-        spare: Buffers that decoding is finished with, and may use again.
-        numbers: For `infer`: as `flow.Batch.numbers`, of the batch that it is given. What a row
-            draws by chance must hang on nothing else.
+        batch_tokens: Padded tokens of one batch, for tasks that form batches themselves.
+        count: Called while tokens are generated, with numbers of slots and of rows in them.
+        spare: Buffers of earlier batches that generation may use again.
+        numbers: For `infer`: as `Batch.numbers` of the batch it gets. What is sampled for a row
+            must depend on nothing else.
     """
 
     model_config: ModelConfig
-    options: Any
+    options: Options
     tokenizer: Tokenizer
     type_ids: bool
     stopped: Callable[[], bool]
@@ -47,39 +50,40 @@ class Context:
     numbers: Ints | None = None
 
 
-def any_number(options: Any) -> int:
-    """A `window` of the usual size."""
+def usual_window(options: Options) -> int:
+    """A `window` for tasks with one sequence for each row."""
     return WINDOW
 
 
-def never(options: Any) -> bool:
-    """A `draws` of tasks that do not generate."""
+def never_samples(options: Options) -> bool:
+    """A `samples` for tasks that do not generate."""
     return False
 
 
-def nothing_more(model_config: ModelConfig, options: Any, columns: int) -> None:
+def accept_all(model_config: ModelConfig, options: Options, columns: int) -> None:
     """A `check` for options that fit every checkpoint."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table.
+    """One row of the table of tasks.
 
     Attributes:
         name, aliases: As the Hugging Face pipelines call it.
         summary: One line for `engine tasks`.
-        inputs: The columns it takes, in their order; those that are needed come first.
-        batch_tokens: Padded input tokens of one batch, unless the person says otherwise.
+        inputs: The input columns in order, the required ones first.
+        batch_tokens: Padded input tokens of one batch on a CPU, unless a setting says otherwise.
         options: A frozen dataclass of `core.settings.option` fields, which checks itself.
-        defaults: Option values that follow from the checkpoint, every option named.
+        defaults: The value of every option for a checkpoint.
         encode: A window of rows -> its sequences.
         infer: One padded batch -> arrays whose first axis runs over its sequences.
-        finish: A window and its arrays (in the order of its sequences; none where it has none) ->
-            the result columns, one value for each row.
+        postprocess: A window and its arrays (in the order of its sequences; empty where it has no
+            sequences) -> the result columns, one value for each row.
         schema: Names and types of the result columns.
-        columns: The same in words, for `engine tasks`.
-        window: Options -> rows of a window at most, where a row brings many sequences or much data.
-        draws: Whether answers are drawn by chance, so that equal rows have answers of their own.
+        result: The result columns in words, for `engine tasks`.
+        window: Options -> rows of a window at most; few where a row has many sequences or much
+            data.
+        samples: Whether tokens are sampled, so that equal rows have different answers.
         check: Raises SettingsError where the options do not fit the checkpoint or the number of
             input columns.
     """
@@ -90,44 +94,43 @@ class Task:
     inputs: tuple[Column, ...]
     batch_tokens: int
     options: type
-    defaults: Callable[[ModelConfig], dict[str, Any]]
+    defaults: Callable[[ModelConfig], dict[str, object]]
     encode: Callable[[Rows, Context], Encoded]
     infer: Callable[[Backend, Mapping[str, Ints], Context], Arrays]
-    finish: Callable[[Encoded, Arrays, Context], list[pa.Array]]
+    postprocess: Callable[[Encoded, Arrays, Context], list[pa.Array]]
     schema: Callable[[Context], pa.Schema]
-    columns: str
-    window: Callable[[Any], int] = any_number
-    draws: Callable[[Any], bool] = never
-    check: Callable[[ModelConfig, Any, int], None] = nothing_more
+    result: str
+    window: Callable[[Options], int] = usual_window
+    samples: Callable[[Options], bool] = never_samples
+    check: Callable[[ModelConfig, Options, int], None] = accept_all
 
-    def sequences(self, rows: Rows, context: Context, *, once: bool) -> Encoded:
-        """A window's sequences; `once` has equal ones computed once, unless answers are drawn."""
+    def encode_window(self, rows: Rows, context: Context, *, dedupe: bool) -> Encoded:
+        """A window's sequences; with `dedupe` equal ones are computed once, unless sampled."""
         encoded = self.encode(rows, context)
-        return batching.once(encoded) if once and not self.draws(context.options) else encoded
+        once = dedupe and not self.samples(context.options)
+        return batching.once(encoded) if once else encoded
 
     @property
-    def needed(self) -> tuple[str, ...]:
-        """The usual names of the input columns that it cannot do without."""
+    def required(self) -> tuple[str, ...]:
+        """The usual names of the input columns that every run needs."""
         return tuple(column.name for column in self.inputs if column.needed)
 
 
-def as_read(rows: Rows, context: Context) -> Encoded:
+def encode_texts(rows: Rows, context: Context) -> Encoded:
     """An `encode` that takes the texts as they are, one sequence for each row."""
-    found = context.tokenizer.encode(rows.texts, type_ids=context.type_ids)
-    return Encoded.one_each(rows, *found)
+    return Encoded.one_each(rows, *context.tokenizer.encode(rows.texts, type_ids=context.type_ids))
 
 
-def prefixed(rows: Rows, context: Context) -> Encoded:
+def encode_prefixed(rows: Rows, context: Context) -> Encoded:
     """An `encode` that puts the option `prefix` before every text."""
-    return encode_after(context.options.prefix, rows, context)
+    return encode_with_prefix(context.options.prefix, rows, context)
 
 
-def encode_after(prefix: str, rows: Rows, context: Context) -> Encoded:
+def encode_with_prefix(prefix: str, rows: Rows, context: Context) -> Encoded:
     """One sequence for each row, `prefix` before its texts."""
-    texts = tuple(with_prefix(prefix, column) for column in rows.texts)
-    found = context.tokenizer.encode(texts, type_ids=context.type_ids)
-    return Encoded.one_each(rows, *found)
+    texts = tuple(prepend(prefix, column) for column in rows.texts)
+    return Encoded.one_each(rows, *context.tokenizer.encode(texts, type_ids=context.type_ids))
 
 
-def with_prefix(prefix: str, texts: pa.StringArray) -> pa.StringArray:
+def prepend(prefix: str, texts: pa.StringArray) -> pa.StringArray:
     return pc.binary_join_element_wise(pa.scalar(prefix), texts, "") if prefix else texts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ from engine.bundle.format import ModelConfig
 from engine.core.settings import check_settings, option
 from engine.core.types import TEXT, Arrays, Column, Encoded, Ints
 from engine.runtime.protocol import Backend
-from engine.tasks.task import Context, Task, as_read
+from engine.tasks.task import Context, Task, encode_texts
 
 Floats = NDArray[np.float32]
 
@@ -52,7 +51,7 @@ class TextClassificationOptions:
         check_settings(self)
 
 
-def _defaults(model_config: ModelConfig) -> dict[str, Any]:
+def _defaults(model_config: ModelConfig) -> dict[str, object]:
     return {"top_k": 1, "function_to_apply": _function(model_config)}
 
 
@@ -70,7 +69,7 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
     return {"scores": FUNCTIONS[context.options.function_to_apply](backend.host(logits))}
 
 
-def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     scores = np.asarray(arrays["scores"])
     count = _count(context)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -102,9 +101,9 @@ TASK = Task(
     batch_tokens=2048,
     options=TextClassificationOptions,
     defaults=_defaults,
-    encode=as_read,
+    encode=encode_texts,
     infer=_infer,
-    finish=_finish,
+    postprocess=_postprocess,
     schema=_schema,
-    columns="label: string, score: float32; labels and scores, lists, where top_k is not 1",
+    result="label: string, score: float32; labels and scores, lists, where top_k is not 1",
 )

@@ -55,7 +55,7 @@ class TokenClassificationOptions:
         check_settings(self)
 
 
-def _defaults(model_config: ModelConfig) -> dict[str, Any]:
+def _defaults(model_config: ModelConfig) -> dict[str, object]:
     return {
         "aggregation_strategy": "none",
         "ignore_labels": ("O",),
@@ -198,7 +198,7 @@ class TokenSpans:
         return np.flatnonzero(marked)
 
 
-def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     strategy, labels = context.options.aggregation_strategy, context.model_config.labels
     if not arrays:
         return [pa.array([[]] * len(window.rows), _kind(context.options))]
@@ -446,9 +446,9 @@ TASK = Task(
     defaults=_defaults,
     encode=_encode,
     infer=_infer,
-    finish=_finish,
+    postprocess=_postprocess,
     schema=_schema,
-    columns=(
+    result=(
         "entities: list<struct<entity_group: string, score: float32, word: string, start: int32, "
         "end: int32>>, characters of the text, or of the words with the delimiter between them; "
         "with aggregation none entity in place of entity_group, and index: int32, the token's"

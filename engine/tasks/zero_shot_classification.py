@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +57,7 @@ def _check_template(template: str) -> None:
         )
 
 
-def _defaults(model_config: ModelConfig) -> dict[str, Any]:
+def _defaults(model_config: ModelConfig) -> dict[str, object]:
     return {
         "candidate_labels": (),
         "hypothesis_template": "This example is {}.",
@@ -161,7 +160,7 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
     return {"logits": np.asarray(backend.host(logits)[:, [contradicts, agrees]], np.float32)}
 
 
-def _finish(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     labels = window.aside["labels"]
     logits = np.zeros((0, 2), np.float32)
     if len(window.ids):
@@ -210,9 +209,9 @@ TASK = Task(
     defaults=_defaults,
     encode=_encode,
     infer=_infer,
-    finish=_finish,
+    postprocess=_postprocess,
     schema=_schema,
-    columns="labels: list<string>, scores: list<float32>, best first",
+    result="labels: list<string>, scores: list<float32>, best first",
     window=_window,
     check=_check,
 )

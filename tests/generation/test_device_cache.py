@@ -22,7 +22,7 @@ from engine.errors import OutOfMemory, Stopped
 from engine.generation import device_cache, generate, uncounted, walk
 from engine.generation.buffer_pool import BufferPool
 from engine.runtime.gpu_serialization import SerialExecutor
-from engine.tasks.decoding import settings_of
+from engine.tasks.decoding import decoder_config
 
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -72,7 +72,7 @@ def rows(count: int = 23, longest: int = 11, seed: int = 0) -> dict[str, Ints]:
 
 def told(backend: Any, folder: Path, feeds: dict[str, Ints], **given: Any) -> list[list[int]]:
     model_config = bundle_format.load(folder).description.model_config
-    settings = settings_of(model_config)
+    settings = decoder_config(model_config)
     settings = replace(settings, end_ids=given.pop("ends", settings.end_ids))
     search = bundle_format.GenerationConfig(**{"num_beams": 1, **given.pop("search", {})})
     given = {"max_new_tokens": 13, **given}
@@ -243,7 +243,7 @@ def test_memory_and_captures_are_those_of_few_shapes(
 def test_a_call_has_slots_for_its_room_whatever_came_before(made: Path) -> None:
     device, feeds, long = far(made / "t5"), rows(64), rows(64, 60)
     own = 2 * 16 + 16  # positions of two sides, and of a source
-    model_config = settings_of(bundle_format.load(made / "t5").description.model_config)
+    model_config = decoder_config(bundle_format.load(made / "t5").description.model_config)
     each = 2 * model_config.layers * model_config.heads * model_config.head_dim * 4
     device.room = 40 * each * own
     spare: list[dict[str, Any]] = [{}]
@@ -275,7 +275,7 @@ def test_a_call_that_has_no_memory_leaves_the_next_one_alone(
 
 def test_a_decoder_is_led_along_given_tokens(made: Path) -> None:
     for family in ("t5", "gpt2"):
-        settings = settings_of(bundle_format.load(made / family).description.model_config)
+        settings = decoder_config(bundle_format.load(made / family).description.model_config)
         feeds = rows(7)
         first = walk(near(made / family), feeds, settings, 9)
         second = walk(far(made / family), feeds, settings, 9, along=first)
@@ -294,7 +294,7 @@ def test_stop_texts_are_asked_for_row_by_row(made: Path) -> None:
         generate(
             backend,
             feeds,
-            settings_of(model_config),
+            decoder_config(model_config),
             bundle_format.GenerationConfig(),
             max_new_tokens=9,
             stop=stop,

@@ -252,7 +252,11 @@ def context(
 ) -> Context:
     model_config = model_config or MODEL_CONFIGS[TASK.name]
     return Context(
-        model_config, tasks.settle(TASK, model_config, options), tokenizer, True, lambda: False
+        model_config,
+        tasks.resolve_options(TASK, model_config, options),
+        tokenizer,
+        True,
+        lambda: False,
     )
 
 
@@ -317,7 +321,7 @@ def test_a_window_without_any_mask_needs_no_inference(tokenizer: Tokenizer) -> N
     made = context(tokenizer)
     window = TASK.encode(Rows(None, (pa.array(["w1", "w2"]),)), made)
     assert len(window.ids) == 0
-    (column,) = TASK.finish(window, {}, made)
+    (column,) = TASK.postprocess(window, {}, made)
     assert column.to_pylist() == [[], []]
     assert column.type == TASK.schema(made).field("candidates").type
 

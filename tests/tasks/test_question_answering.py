@@ -325,7 +325,11 @@ def test_answers_do_not_depend_on_their_neighbours(family: Family) -> None:
 def context(tokenizer: Any = None, **options: object) -> Context:
     model_config = MODEL_CONFIGS[QA.name]
     return Context(
-        model_config, tasks.settle(QA, model_config, options), tokenizer, True, lambda: False
+        model_config,
+        tasks.resolve_options(QA, model_config, options),
+        tokenizer,
+        True,
+        lambda: False,
     )
 
 
@@ -387,7 +391,7 @@ def test_equal_scores_come_in_the_pipelines_order(
         align_to_words=aligned,
         handle_impossible_answer=True,
     )
-    columns = QA.finish(window(pieces, text), logits(pieces), made)
+    columns = QA.postprocess(window(pieces, text), logits(pieces), made)
     found = unfolded(pa.RecordBatch.from_arrays(columns, schema=QA.schema(made)).to_pylist())[0]
     assert [(a["answer"], a["start"], a["end"]) for a in found] == [(a[0], *a[2:]) for a in wanted]
     assert [a["score"] for a in found] == pytest.approx([a[1] for a in wanted], abs=1e-6)
@@ -430,7 +434,7 @@ def logits(pieces: list[list[tuple[int, int, bool]]]) -> dict[str, Ragged]:
 )
 def test_an_option_out_of_range_is_refused_by_name(option: str, value: object) -> None:
     with pytest.raises(SettingsError, match=option) as caught:
-        tasks.settle(QA, MODEL_CONFIGS[QA.name], {option: value})
+        tasks.resolve_options(QA, MODEL_CONFIGS[QA.name], {option: value})
     assert caught.value.hint
 
 

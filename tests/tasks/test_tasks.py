@@ -34,7 +34,7 @@ from engine.errors import BundleError, SettingsError
 from engine.tasks import TASKS, Context, Task
 from engine.tasks.feature_extraction import POOLINGS
 from engine.tasks.keywords import TaskOptions
-from engine.tasks.task import as_read
+from engine.tasks.task import encode_texts
 from engine.tasks.text_classification import FUNCTIONS, sigmoid, softmax
 
 calm = settings(deadline=None, max_examples=60)
@@ -48,7 +48,11 @@ def context(
 ) -> Context:
     model_config = model_config or MODEL_CONFIGS[task.name]
     return Context(
-        model_config, tasks.settle(task, model_config, options), tokenizer, True, lambda: False
+        model_config,
+        tasks.resolve_options(task, model_config, options),
+        tokenizer,
+        True,
+        lambda: False,
     )
 
 
@@ -138,7 +142,7 @@ def test_normalize_scales_to_length_1_and_leaves_zero_alone(row: list[float]) ->
 
 def test_an_embedding_is_a_fixed_size_list_of_floats() -> None:
     made = context(FEATURES)
-    (column,) = FEATURES.finish(window(4), {"embedding": np.ones((4, 6), np.float64)}, made)
+    (column,) = FEATURES.postprocess(window(4), {"embedding": np.ones((4, 6), np.float64)}, made)
     assert column.type == pa.list_(pa.float32(), 6)
     assert column.type == FEATURES.schema(made).field("embedding").type
     assert len(column) == 4
@@ -148,7 +152,7 @@ def test_an_embedding_is_a_fixed_size_list_of_floats() -> None:
 def test_embeddings_are_stored_as_asked(dtype: str) -> None:
     drawn = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     made = context(FEATURES, dtype=dtype)
-    columns = FEATURES.finish(window(50), {"embedding": drawn}, made)
+    columns = FEATURES.postprocess(window(50), {"embedding": drawn}, made)
     assert [c.type for c in columns] == FEATURES.schema(made).types
     found = np.stack(columns[0].to_numpy(zero_copy_only=False))
     if dtype == "binary":
@@ -160,7 +164,7 @@ def test_embeddings_are_stored_as_asked(dtype: str) -> None:
 
 
 def test_an_int8_row_of_zeros_stays_zeros() -> None:
-    columns = FEATURES.finish(
+    columns = FEATURES.postprocess(
         window(1), {"embedding": np.zeros((1, 6), np.float32)}, context(FEATURES, dtype="int8")
     )
     assert columns[0].to_pylist() == [[0] * 6]
@@ -170,7 +174,7 @@ def test_pooling_none_gives_every_tokens_state() -> None:
     model_config = MODEL_CONFIGS["feature-extraction"]
     made = context(FEATURES, model_config, pooling="none", dtype="float16")
     states = Ragged.of(np.arange(18, dtype=np.float32).reshape(3, 6), np.array([1, 0, 2]))
-    (column,) = FEATURES.finish(window(3), {"embedding": states}, made)
+    (column,) = FEATURES.postprocess(window(3), {"embedding": states}, made)
     assert column.type == FEATURES.schema(made).field("embedding").type
     assert [len(row) for row in column.to_pylist()] == [1, 0, 2]
     with pytest.raises(SettingsError, match="pooling none"):
@@ -255,7 +259,7 @@ def test_top_k_gives_the_best_labels_first_and_ties_in_label_order(
     rows: list[list[int]], top_k: int
 ) -> None:
     made = context(CLASSES, top_k=top_k)
-    columns = CLASSES.finish(window(len(rows)), {"scores": np.array(rows, np.float32)}, made)
+    columns = CLASSES.postprocess(window(len(rows)), {"scores": np.array(rows, np.float32)}, made)
     schema = CLASSES.schema(made)
     assert [c.type for c in columns] == [field.type for field in schema]
     labels, scores = (c.to_pylist() for c in columns)
@@ -308,7 +312,7 @@ def test_answers_carry_their_tokens_and_why_they_ended() -> None:
     made = context(TRANSLATION, tokenizer=Counting())
     tokens = Ragged.of(np.array([3, 4, 1, 5]), np.array([3, 1]))
     arrays = {"tokens": tokens, "ended": np.array([True, False])}
-    columns = TRANSLATION.finish(window(2), arrays, made)
+    columns = TRANSLATION.postprocess(window(2), arrays, made)
     schema = TRANSLATION.schema(made)
     found = pa.RecordBatch.from_arrays(columns, schema=schema).to_pylist()
     assert found == [
@@ -331,7 +335,7 @@ def test_new_tokens_fit_the_positions_unless_the_person_says_otherwise(
 
 def test_translation_without_decoder_settings_is_a_damaged_bundle() -> None:
     with pytest.raises(BundleError, match="no decoder settings"):
-        tasks.settle(TRANSLATION, ModelConfig(8), {})
+        tasks.resolve_options(TRANSLATION, ModelConfig(8), {})
 
 
 # the table
@@ -345,7 +349,7 @@ def test_every_option_has_a_default_and_is_told_of(task: Task) -> None:
         assert setting.help
         assert all(choice in setting.help for choice in setting.choices)
     for column in task.schema(context(task)).names:
-        assert re.search(rf"\b{column}\b", task.columns), column
+        assert re.search(rf"\b{column}\b", task.result), column
 
 
 def test_every_option_is_a_typed_keyword_argument() -> None:
@@ -368,7 +372,7 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
     model_config = MODEL_CONFIGS[task.name]
     for name, value in task.defaults(model_config).items():
         with pytest.raises(SettingsError) as caught:
-            tasks.settle(task, model_config, {name + "x": value})
+            tasks.resolve_options(task, model_config, {name + "x": value})
         assert repr(name + "x") in caught.value.message
         assert f"did you mean {name!r}?" in caught.value.hint
         assert task.name in caught.value.message
@@ -406,7 +410,7 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
 )
 def test_an_option_out_of_range_is_refused_by_name(task: Task, option: str, value: object) -> None:
     with pytest.raises(SettingsError, match=option) as caught:
-        tasks.settle(task, MODEL_CONFIGS[task.name], {option: value})
+        tasks.resolve_options(task, MODEL_CONFIGS[task.name], {option: value})
     assert caught.value.hint
 
 
@@ -457,11 +461,11 @@ COUNT = Task(
     batch_tokens=64,
     options=CountOptions,
     defaults=lambda model_config: {"twice": False},
-    encode=as_read,
+    encode=encode_texts,
     infer=count,
-    finish=lambda window, arrays, made: [pa.array(arrays["tokens_in"], pa.int32())],
+    postprocess=lambda window, arrays, made: [pa.array(arrays["tokens_in"], pa.int32())],
     schema=lambda made: pa.schema([("tokens", pa.int32())]),
-    columns="tokens: int32",
+    result="tokens: int32",
 )
 
 
@@ -477,4 +481,4 @@ def test_a_new_task_is_a_file_and_a_row_of_the_table(
     assert bundle(given)["tokens"].to_pylist() == wanted
     assert bundle(given, twice=True)["tokens"].to_pylist() == [2 * n for n in wanted]
     assert "twice" in options._options()
-    assert tasks.described(COUNT)["options"][0]["help"] == "count every token twice"
+    assert tasks.describe(COUNT)["options"][0]["help"] == "count every token twice"

@@ -207,7 +207,7 @@ class Rules:
         model_config = ModelConfig(
             length, labels=self.labels, unk_id=-1 if unknown is None else unknown
         )
-        settled = tasks.settle(NER, model_config, options)
+        settled = tasks.resolve_options(NER, model_config, options)
         context = Context(model_config, settled, self.opened, False, lambda: False)
         return Stages(Arithmetic(len(self.labels)), NER, context, budget, length)
 
@@ -535,7 +535,7 @@ def test_a_call_equals_a_call_of_the_pipeline(family: Family) -> None:
 )
 def test_an_option_out_of_range_is_refused_by_name(option: str, value: object) -> None:
     with pytest.raises(SettingsError, match=option) as caught:
-        tasks.settle(NER, MODEL_CONFIGS[NER.name], {option: value})
+        tasks.resolve_options(NER, MODEL_CONFIGS[NER.name], {option: value})
     assert caught.value.hint
 
 
@@ -544,7 +544,7 @@ def test_an_option_out_of_range_is_refused_by_name(option: str, value: object) -
     [("O", ("O",)), ("O, MISC,", ("O", "MISC")), ("", ()), (["O"], ("O",)), ((), ())],
 )
 def test_ignored_labels_may_be_one_text(given: object, taken: tuple[str, ...]) -> None:
-    settled = tasks.settle(NER, MODEL_CONFIGS[NER.name], {"ignore_labels": given})
+    settled = tasks.resolve_options(NER, MODEL_CONFIGS[NER.name], {"ignore_labels": given})
     assert settled.ignore_labels == taken
 
 
@@ -553,13 +553,15 @@ def test_the_entities_have_the_pipelines_fields() -> None:
         "none": ["entity", "score", "index", "word", "start", "end"],
         "first": ["entity_group", "score", "word", "start", "end"],
     }.items():
-        settled = tasks.settle(NER, MODEL_CONFIGS[NER.name], {"aggregation_strategy": strategy})
+        settled = tasks.resolve_options(
+            NER, MODEL_CONFIGS[NER.name], {"aggregation_strategy": strategy}
+        )
         context = Context(MODEL_CONFIGS[NER.name], settled, None, False, lambda: False)  # type: ignore[arg-type]  # the schema asks for no tokenizer
         kind = NER.schema(context).field("entities").type.value_type
         assert [kind.field(i).name for i in range(kind.num_fields)] == names
 
 
 def test_a_bundle_without_labels_is_damaged() -> None:
-    settled = tasks.settle(NER, MODEL_CONFIGS[NER.name], {})
+    settled = tasks.resolve_options(NER, MODEL_CONFIGS[NER.name], {})
     with pytest.raises(BundleError, match="no labels"):
         NER.check(ModelConfig(8), settled, 1)

@@ -284,7 +284,11 @@ def context(
 ) -> Context:
     model_config = model_config or MODEL_CONFIGS[TASK.name]
     return Context(
-        model_config, tasks.settle(TASK, model_config, options), tokenizer, True, lambda: False
+        model_config,
+        tasks.resolve_options(TASK, model_config, options),
+        tokenizer,
+        True,
+        lambda: False,
     )
 
 
@@ -310,7 +314,7 @@ def test_labels_whose_hypotheses_are_the_same_tokens_share_a_pair(tokenizer: Tok
     assert window.owners.tolist() == [0, 0, 2]
     assert not window.truncated.any()
     logits = np.array([[0, 1], [0, 2], [3, 0]], np.float32)
-    columns = TASK.finish(window, {"logits": logits}, context(tokenizer))
+    columns = TASK.postprocess(window, {"logits": logits}, context(tokenizer))
     labels, scores = (column.to_pylist() for column in columns)
     assert [sorted(row) for row in labels] == [["w2", "w2", "x", "y"], [], ["y"]]
     assert scores[0][0] == scores[0][1]
@@ -322,7 +326,7 @@ def test_labels_whose_hypotheses_are_the_same_tokens_share_a_pair(tokenizer: Tok
 def test_rows_without_any_labels_need_no_inference(tokenizer: Tokenizer) -> None:
     window = encoded(tokenizer, [("w1", []), ("w2", [])])
     assert len(window.ids) == 0
-    columns = TASK.finish(window, {}, context(tokenizer))
+    columns = TASK.postprocess(window, {}, context(tokenizer))
     assert [column.to_pylist() for column in columns] == [[[], []], [[], []]]
     assert [c.type for c in columns] == [field.type for field in TASK.schema(context())]
 
@@ -344,7 +348,7 @@ def test_equal_scores_come_in_the_pipelines_order(
     owners = np.repeat(np.arange(len(rows)), lengths)
     texts = Rows(None, (pa.array([""] * len(rows), pa.string()),))
     window = Encoded(texts, ids, None, np.zeros(len(rows), bool), owners, aside)
-    found = TASK.finish(window, {"logits": given_logits}, context(multi_label=multi_label))
+    found = TASK.postprocess(window, {"logits": given_logits}, context(multi_label=multi_label))
     names, scores = (column.to_pylist() for column in found)
     for i, row in enumerate(rows):
         wanted = by_the_pipeline(row, multi_label)
@@ -365,7 +369,7 @@ def test_scores_of_extreme_logits_are_numbers(tokenizer: Tokenizer) -> None:
     """The pipeline's come out as NaN."""
     window = encoded(tokenizer, [("w1", ["w2", "w3"]), ("w4", ["w5", "w6"])])
     logits = np.array([[0, 900], [0, 0], [0, -900], [0, -901]], np.float32)
-    _, scores = TASK.finish(window, {"logits": logits}, context(tokenizer))
+    _, scores = TASK.postprocess(window, {"logits": logits}, context(tokenizer))
     assert scores.to_pylist()[0] == [1, 0]
     assert scores.to_pylist()[1] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
 

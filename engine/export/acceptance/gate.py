@@ -23,7 +23,7 @@ from engine.export.acceptance.measures import Limit
 from engine.export.acceptance.sample import STEPS, Sample, options
 from engine.generation import StepTrace, walk
 from engine.pipeline import Bundle
-from engine.tasks.in_memory_inputs import in_memory
+from engine.tasks.in_memory_inputs import to_columns
 
 __all__ = ["GateReport", "Limit", "Sample", "judge", "walked"]
 
@@ -129,7 +129,7 @@ def walked(
         along: As `generation.walk` takes it.
     """
     asked = {**options(model.folder.description, items), "max_new_tokens": steps}
-    encoded = model.stages(asked).encode(Rows(None, in_memory(items, model.task)))
+    encoded = model.stages(asked).encode(Rows(None, to_columns(items, model.task)))
     ids = encoded.ids.padded(int(encoded.ids.lengths.max()), model.model_config.pad_id)
     real = np.arange(ids.shape[1]) < encoded.ids.lengths[:, None]
     feeds = {"input_ids": ids, "attention_mask": real.astype(np.int64)}

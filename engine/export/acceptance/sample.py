@@ -92,7 +92,7 @@ def read(file: Path, text: Sequence[str], description: Description) -> Sample:
         SettingsError: Too few or too many columns are named.
     """
     task = tasks.find(description.task)
-    columns = tasks.columns(task, tuple(text))
+    columns = tasks.input_columns(task, tuple(text))
     most = GENERATED_ROWS if description.model_config.decoder else ROWS
     usual, files = RunConfig(), data.find_files([file])
     sizes = {"split_size": usual.split_size, "window": usual.window, "limit": most}

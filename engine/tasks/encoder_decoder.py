@@ -1,0 +1,58 @@
+"""What translation, summarization and text2text-generation share: a text in, tokens out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from engine.bundle.format import ModelConfig
+from engine.core.types import TEXT, Arrays, Encoded
+from engine.errors import SettingsError
+from engine.tasks import decoding
+from engine.tasks.decoding import Decoding
+from engine.tasks.task import Context, Task, encode_prefixed
+
+
+def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Task:
+    """A task whose result is the column of generated texts and the two of `length_columns`.
+
+    Args:
+        name, summary: As in `Task`.
+        column: The name of the column of texts.
+        own: Fields of `Task` that differ.
+    """
+    fields: dict[str, Any] = {
+        "options": Decoding,
+        "defaults": decoding.defaults,
+        "encode": encode_prefixed,
+        "infer": decoding.decode,
+        "check": check_positions,
+        "aliases": (),
+    }
+    return Task(
+        name=name,
+        summary=summary,
+        inputs=(TEXT,),
+        batch_tokens=decoding.BATCH_TOKENS,
+        postprocess=_postprocess,
+        schema=lambda context: decoding.schema(column),
+        result=f"{column}: string, output_tokens: int32, finish_reason: stop or length",
+        samples=decoding.samples,
+        **fields | own,
+    )
+
+
+def check_positions(model_config: ModelConfig, options: Decoding, columns: int) -> None:
+    """Raise SettingsError where more tokens are asked for than the decoder has positions."""
+    limit = model_config.position_limit
+    if limit and options.max_new_tokens > limit:
+        raise SettingsError(
+            f"max_new_tokens is {options.max_new_tokens}; the model has {limit} positions",
+            f"--max-new-tokens {limit} or less",
+        )
+
+
+def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
+    tokens = decoding.generated_tokens(arrays)
+    return [context.tokenizer.decode(tokens), *decoding.length_columns(arrays)]
