@@ -152,10 +152,10 @@ def _converted(
 ) -> bundle_format.Description:
     """Write a checkpoint's fp32 bundle into `made`, proven."""
     from engine.export.acceptance import parity
-    from engine.export.acceptance.sample import SENTENCES
     from engine.export.checkpoint import conversion, model_config
     from engine.export.graphs import architectures, bundle_graphs, dense, storage
     from engine.export.recipes import smoothquant
+    from engine.export.sentences import SENTENCES
 
     progress(f"loading {found.name}")
     tokenizer = model_config.load_tokenizer(found)

@@ -13,8 +13,8 @@ from typing import Any
 from engine.bundle.format import RESIDENT, STEP, TOKENIZER, DecoderConfig, ModelConfig
 from engine.core.device import CPU
 from engine.errors import ExportError
-from engine.export.acceptance.sample import SENTENCES
 from engine.export.graphs import dense, storage
+from engine.export.sentences import SENTENCES
 
 # Sentences by number, for encoders: a short text with a long one, both ways, scripts mixed.
 PAIRS = ((0, 11), (11, 3), (5, 9), (6, 2))

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.acceptance.sample import SENTENCES
+from engine.export.sentences import SENTENCES
 
 # Code points that Unicode keeps free of characters: they stand in no text.
 MARK = "\ufdd0"

@@ -25,9 +25,10 @@ from engine.errors import ColumnError, ExportError, InputError, SettingsError
 from engine.export import export, quantize
 from engine.export.acceptance import measures
 from engine.export.acceptance.gate import ALONE, judge
-from engine.export.acceptance.sample import BUNDLED, SENTENCES, Sample, bundled, read
+from engine.export.acceptance.sample import BUNDLED, Sample, bundled, read
 from engine.export.recipes import table
 from engine.export.recipes.table import RECIPES
+from engine.export.sentences import SENTENCES
 
 OTHERS = [name for name in RECIPES if name != "fp32"]
 TASKS = ("text-classification", "token-classification", "question-answering", "fill-mask")
