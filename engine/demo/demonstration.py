@@ -79,7 +79,7 @@ def demonstrate(
         on_progress=on_progress,
         **chosen,
     )
-    entries = {Path(e.input["path"]).name: e for e in Manifest(results).entries()}
+    entries = {Path(e.input.path).name: e for e in Manifest(results).entries()}
     pairs = [(shard, entries[shard.path.name]) for shard in shards]
     checks = [_check(results, shard, entry) for shard, entry in pairs]
     answered = sum(c.answered for c in checks)

@@ -18,7 +18,7 @@ from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from engine import data, tasks
 from engine.bundle import format as bundle_format
@@ -138,7 +138,7 @@ class Coordinator:
         self.rows_left = config.limit or sys.maxsize
         self.rejected: Counter[str] = Counter()
         self.rejected_before = self.skipped = 0
-        self.ran: dict[str, Any] = {}
+        self.ran: dict[str, object] = {}
         self._latest: dict[int, Counts] = {}
 
     def run(self) -> Report:
@@ -187,7 +187,7 @@ class Coordinator:
                 continue
             limit = self.rows_left if self.config.limit else 0
             input_record = fingerprint.input_record(split, limit)
-            entry = self.manifest.done(part, self.record["fingerprint"], input_record)
+            entry = self.manifest.finished(part, self.record["fingerprint"], input_record)
             if entry is None:
                 self.progress.assign(split)
                 yield Assignment(split, part, input_record, self.file_states[split.path])

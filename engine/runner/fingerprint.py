@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from engine import data, tasks
 from engine.bundle import format as bundle_format
@@ -15,12 +14,11 @@ from engine.core.config import RunConfig
 from engine.core.device import Kind
 from engine.core.types import Split
 from engine.errors import InputError
+from engine.runner.manifest import InputRecord, RunRecord
 from engine.version import __version__
 
 
-def run_record(
-    folder: bundle_format.BundleFolder, config: RunConfig, device: Kind
-) -> dict[str, Any]:
+def run_record(folder: bundle_format.BundleFolder, config: RunConfig, device: Kind) -> RunRecord:
     """The content of run.json: everything that makes two runs the same run."""
     model_config = folder.description.model_config
     options = tasks.resolve_options(
@@ -32,21 +30,24 @@ def run_record(
         "device": device,
         "engine": __version__,
     }
-    content = {"settings": settings, "bundle": folder.fingerprint}
-    text = json.dumps(content, sort_keys=True)
-    return {**json.loads(text), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+    text = json.dumps({"settings": settings, "bundle": folder.fingerprint}, sort_keys=True)
+    return RunRecord(
+        settings=json.loads(text)["settings"],  # as a later run will read them
+        bundle=folder.fingerprint,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+    )
 
 
-def input_record(split: Split, limit: int) -> dict[str, Any]:
+def input_record(split: Split, limit: int) -> InputRecord:
     """`Entry.input` of a split as it is now; `limit` is the most rows to read, 0 for all."""
-    return {
-        "path": str(split.path),
-        "start": split.start,
-        "stop": split.stop,
-        "first_row": split.first_row,
-        "sha256": data.content_hash(split),
-        "limit": limit,
-    }
+    return InputRecord(
+        path=str(split.path),
+        start=split.start,
+        stop=split.stop,
+        first_row=split.first_row,
+        sha256=data.content_hash(split),
+        limit=limit,
+    )
 
 
 def file_state(file: Path) -> tuple[int, int]:

@@ -1,12 +1,12 @@
-"""What has finished, under which fingerprint, with which counts.
+"""The records of an output folder: which run it holds, and which of its splits have finished.
 
     OUT/_manifest/run.json               settings, bundle and fingerprint of the run, written first
     OUT/_manifest/part-00000-NAME.json   the commit record of a split, written after its part
     OUT/_SUCCESS                         written last
 
-A split is done when its record names the fingerprint of this run, the sha256 of the split's bytes
-as they are now and the rows that the limit leaves to it, and its files still have the sizes that
-the record claims.
+A split has finished when its record has the fingerprint of this run, the sha256 of the split's
+bytes as they are now and the number of rows that the limit leaves for it, and its files have the
+sizes that the record gives.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from engine.data import OutputFile, rejects_name, write_text, writing
 from engine.errors import OtherRunError, OutputError
@@ -30,8 +30,35 @@ FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
 OURS = (FOLDER, SUCCESS, "_tmp", "rejects")
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
-_INPUT = ("path", "start", "stop", "first_row", "sha256", "limit")
 _PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet)")
+
+
+class RunRecord(TypedDict):
+    """The content of run.json; two runs with one fingerprint are the same run."""
+
+    settings: Mapping[str, object]
+    bundle: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRecord:
+    """What a split's answers were computed from.
+
+    Attributes:
+        path: The input file.
+        start, stop: The split's range of its bytes.
+        first_row: Row number of the split's first row.
+        sha256: Of all bytes that the rows depend on.
+        limit: The most rows that were to be read; 0 for all.
+    """
+
+    path: str
+    start: int
+    stop: int
+    first_row: int
+    sha256: str
+    limit: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +67,37 @@ class Entry:
 
     Attributes:
         part: The part file; rejects: the file of its bad rows, if it has any.
-        input: path, start, stop and sha256 of the bytes that were read, the number of their first
-            row, and the limit of rows that held for them, 0 for none.
-        fingerprint: Of bundle, settings and device.
+        input: What was read.
+        fingerprint: Of the run.
         counts: Those of `COUNTS`.
-        device: What ran.
-        seconds: From the split's first row to its part's name.
-        ran: The same at length: provider, versions, and nodes by provider (see
-            `device.ExecutionInfo`).
+        device: What computed.
+        seconds: From the split's first window to the last one written.
+        ran: What computed, in detail (see `device.ExecutionInfo`).
     """
 
     part: OutputFile
     rejects: OutputFile | None
-    input: Mapping[str, Any]
+    input: InputRecord
     fingerprint: str
     counts: Mapping[str, int]
     device: str
     seconds: float
-    ran: Mapping[str, Any] = field(default_factory=dict)
+    ran: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Entry:
-        """From parsed JSON; raises TypeError or KeyError where it is not a record."""
-        rejects = content["rejects"]
+        """From parsed JSON.
+
+        Raises:
+            TypeError, KeyError: It is no commit record.
+        """
+        rejects, names = content["rejects"], [f.name for f in dataclasses.fields(InputRecord)]
         return cls(
             **{
                 **content,
                 "part": OutputFile(**content["part"]),
                 "rejects": rejects and OutputFile(**rejects),
-                "input": {name: content["input"][name] for name in _INPUT},
+                "input": InputRecord(**{name: content["input"][name] for name in names}),
                 "counts": {name: index(content["counts"][name]) for name in COUNTS},
                 "ran": dict(content["ran"]),
             }
@@ -76,12 +105,12 @@ class Entry:
 
     @property
     def files(self) -> tuple[OutputFile, ...]:
-        """What lies under final names."""
+        """The files under final names."""
         return (self.part, self.rejects) if self.rejects else (self.part,)
 
 
 class Manifest:
-    """The records of one output folder, held open by one run at a time."""
+    """The records of one output folder, which one run at a time may hold."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -89,11 +118,11 @@ class Manifest:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other runs out while the body runs.
+        """Lock the folder against other runs while the body runs.
 
         Raises:
             OutputError: Another run is writing here, or the folder cannot be written.
-            OtherRunError: The folder holds something else; nothing in it is touched.
+            OtherRunError: The folder is not empty and holds no run; nothing in it is changed.
         """
         with writing(self.out):
             if not self.folder.is_dir():
@@ -110,13 +139,13 @@ class Manifest:
                 ) from error
             yield
 
-    def begin(self, run: Mapping[str, Any], parts: set[str], *, overwrite: bool) -> None:
-        """Take the folder for a run, or go on with the one it holds.
+    def begin(self, run: RunRecord, parts: set[str], *, overwrite: bool) -> None:
+        """Take the folder for a run, or continue the same run.
 
         Args:
-            run: Settings, bundle and `fingerprint`, as JSON values.
-            parts: Part file names of this run.
-            overwrite: Clear what another run left.
+            run: The run.
+            parts: Names of its part files.
+            overwrite: Remove what another run left.
 
         Raises:
             OtherRunError: The folder holds other settings, other inputs or foreign files.
@@ -126,13 +155,13 @@ class Manifest:
         except OtherRunError:
             if not overwrite and any(self.out.glob("part-*")):
                 raise
-            self._clear()  # without an answer in it, another run's folder is free to take
+            self._clear()  # another run's folder without an answer in it may be taken
         with writing(self.out):
             shutil.rmtree(self.out / "_tmp", ignore_errors=True)
         if self.read_run() is None:
             write_text(self.folder / "run.json", _json(run))
 
-    def _check(self, run: Mapping[str, Any], parts: set[str]) -> None:
+    def _check(self, run: RunRecord, parts: set[str]) -> None:
         earlier = self.read_run()
         if earlier is None:
             self._refuse_foreign()
@@ -141,30 +170,30 @@ class Manifest:
             raise OtherRunError(
                 f"{self.out}: holds a run with {_difference(earlier, run)}", _CHOOSE
             )
-        beyond = [e for e in self.entries() if e.part.file not in parts]
-        for entry in beyond:
-            if _file_of(entry.part.file) not in map(_file_of, parts):
+        surplus = [e for e in self.entries() if e.part.file not in parts]
+        for entry in surplus:
+            if _split_name(entry.part.file) not in map(_split_name, parts):
                 raise OtherRunError(
-                    f"{self.out}: holds answers for {entry.input['path']}, which is not in this "
-                    "run",
+                    f"{self.out}: holds answers for {entry.input.path}, which is not an input of "
+                    "this run",
                     "name that input too, " + _CHOOSE,
                 )
-        for entry in beyond:  # of a file that had more splits before it changed
+        for entry in surplus:  # of a file that had more splits before it changed
             self.forget(entry.part.file)
 
     def _refuse_foreign(self) -> None:
-        there = sorted(self.out.iterdir()) if self.out.is_dir() else []
-        if foreign := [p.name for p in there if p.name != FOLDER]:
+        paths = sorted(self.out.iterdir()) if self.out.is_dir() else []
+        if foreign := [p.name for p in paths if p.name != FOLDER]:
             raise OtherRunError(
                 f"{self.out}: not empty, and not a run's output (it holds {foreign[0]!r})",
                 "choose an empty or new folder with -o",
             )
 
     def _clear(self) -> None:
-        """Remove what runs write and nothing else; run.json last, to be recognized until then."""
+        """Remove what runs write and nothing else; run.json last, by which a run is recognized."""
         if self.read_run() is None:
             raise OtherRunError(
-                f"{self.out}: not empty, and not a run's output; it is left as it is",
+                f"{self.out}: not empty, and not a run's output; nothing was removed",
                 "choose an empty or new folder with -o",
             )
         with writing(self.out):
@@ -177,11 +206,11 @@ class Manifest:
                 path.unlink()
 
     def read_run(self) -> dict[str, Any] | None:
-        """run.json, or None where there is none."""
+        """The content of run.json, or None where it cannot be read."""
         return _read(self.folder / "run.json")
 
     def entry(self, part: str) -> Entry | None:
-        """The record of a part file, or None where there is none that can be read."""
+        """The commit record of a part, or None where none can be read."""
         content = _read(self.folder / f"{Path(part).stem}.json")
         try:
             return Entry.of(content) if content else None
@@ -193,22 +222,23 @@ class Manifest:
         names = sorted(p.stem for p in self.folder.glob("part-*.json"))
         return [e for e in map(self.entry, names) if e]
 
-    def done(self, part: str, fingerprint: str, taken: Mapping[str, Any]) -> Entry | None:
-        """The record of a split that need not be computed again, or None.
+    def finished(self, part: str, fingerprint: str, input_record: InputRecord) -> Entry | None:
+        """The record of a part that need not be computed again, or None.
 
         Args:
-            taken: What `Entry.input` would say of it now.
+            part: Its file name.
+            fingerprint: Of the run.
+            input_record: What the split's `Entry.input` would be now.
         """
         entry = self.entry(part)
-        if entry is None or entry.fingerprint != fingerprint or entry.input != taken:
+        if entry is None or entry.fingerprint != fingerprint or entry.input != input_record:
             return None
-        files = ((self.out / written.file, written.bytes) for written in entry.files)
-        whole = all(file.is_file() and file.stat().st_size == size for file, size in files)
-        return entry if whole else None
+        files = ((self.out / output.file, output.bytes) for output in entry.files)
+        complete = all(file.is_file() and file.stat().st_size == size for file, size in files)
+        return entry if complete else None
 
     def forget(self, part: str) -> None:
-        """A part is to be written anew, or is none of this run's any more: what was said of it and
-        of the run's success no longer holds."""
+        """Remove a part and its records, and the run's success with it."""
         with writing(self.folder):
             (self.folder / f"{Path(part).stem}.json").unlink(missing_ok=True)
             (self.out / SUCCESS).unlink(missing_ok=True)
@@ -216,10 +246,12 @@ class Manifest:
             (self.out / part).unlink(missing_ok=True)
 
     def commit(self, entry: Entry) -> None:
+        """Write the record of a part that lies under its final name."""
         name = f"{Path(entry.part.file).stem}.json"
         write_text(self.folder / name, _json(dataclasses.asdict(entry)))
 
-    def succeed(self, content: Mapping[str, Any]) -> None:
+    def succeed(self, content: Mapping[str, object]) -> None:
+        """Write the record of a run that has finished."""
         with writing(self.out):
             shutil.rmtree(self.out / "_tmp", ignore_errors=True)
         write_text(self.out / SUCCESS, _json(content))
@@ -228,8 +260,8 @@ class Manifest:
 _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"
 
 
-def _file_of(part: str) -> str:
-    """What the parts of one input file have in common: their names without part and ordinal."""
+def _split_name(part: str) -> str:
+    """The name that all parts of one input file share."""
     return part.split("-", 2)[-1]
 
 
@@ -238,7 +270,7 @@ def total(entries: Sequence[Entry]) -> dict[str, int]:
     return {name: sum(e.counts[name] for e in entries) for name in COUNTS}
 
 
-def _difference(earlier: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+def _difference(earlier: Mapping[str, object], run: Mapping[str, object]) -> str:
     """The settings in which two runs differ, in words."""
     before, now = (_flat_settings(r) for r in (earlier, run))
     names = [n for n in sorted(before | now) if before.get(n) != now.get(n)]
@@ -248,8 +280,8 @@ def _difference(earlier: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     return "other settings: " + ", ".join(shown)
 
 
-def _flat_settings(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, options of the task among them, and the bundle."""
+def _flat_settings(run: Mapping[str, Any]) -> dict[str, object]:
+    """The engine's settings, the task's options and the bundle, by name."""
     settings = dict(run.get("settings", {}))
     return {**settings.pop("options", {}), **settings, "bundle": run.get("bundle")}
 
@@ -259,7 +291,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _json(content: Any) -> str:
+def _json(content: object) -> str:
     return json.dumps(content, indent=2, sort_keys=True, default=str) + "\n"
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.types import Split
+from engine.runner.manifest import InputRecord
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Assignment:
 
     split: Split
     part: str
-    input: Mapping[str, Any]
+    input: InputRecord
     file_state: tuple[int, int]
 
 
@@ -57,7 +57,7 @@ class Assignment:
 class Opened:
     """The bundle is open; `ran` says on what, as `Entry.ran`."""
 
-    ran: Mapping[str, Any]
+    ran: Mapping[str, object]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A split's output while it grows: the answers, the bad rows and the counts of its record."""
+"""The output of a split while it is written: answers, bad rows and counts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from engine import data
 from engine.core.config import RunConfig
 from engine.core.types import Answers
-from engine.runner.manifest import Entry
+from engine.runner.manifest import Entry, InputRecord
 
 
 class PartWriter:
-    """A part while its windows come in; its file begins with the first of them.
+    """Writes a part window by window; its file is created with the first one.
 
     Args:
         out: The output folder.
@@ -38,7 +37,7 @@ class PartWriter:
         Raises:
             OutputError: They cannot be written.
         """
-        columns = _beside(window.rows.kept, window.columns)
+        columns = _with_kept(window.rows.kept, window.columns)
         if self._answers is None:
             config = self._config
             self._answers = data.FileWriter(
@@ -56,7 +55,7 @@ class PartWriter:
         )
 
     def finish(
-        self, input_record: Mapping[str, Any], fingerprint: str, ran: Mapping[str, Any]
+        self, input_record: InputRecord, fingerprint: str, ran: Mapping[str, object]
     ) -> Entry:
         """Give the files their names and return the commit record."""
         assert self._answers is not None
@@ -79,7 +78,7 @@ class PartWriter:
                 part.abandon()
 
 
-def _beside(kept: pa.RecordBatch | None, columns: pa.RecordBatch) -> pa.RecordBatch:
+def _with_kept(kept: pa.RecordBatch | None, columns: pa.RecordBatch) -> pa.RecordBatch:
     """The kept input columns, then the results."""
     if kept is None or not kept.num_columns:
         return columns

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from engine.bundle.format import Description
 from engine.core.config import RunConfig
@@ -58,7 +57,7 @@ class Report:
     occupancy: float | None = None
     repeats: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
-    ran: dict[str, Any] = field(default_factory=dict)
+    ran: dict[str, object] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -74,7 +73,7 @@ class Report:
         device: str,
         splits_skipped: int,
         rejected: dict[str, int],
-        ran: dict[str, Any],
+        ran: dict[str, object],
         notes: tuple[str, ...],
     ) -> Report:
         """From the commit records of the folder and what this call's workers have counted."""
@@ -109,11 +108,11 @@ class Report:
         """0, or 3 where rows were rejected."""
         return 3 if self.rows_rejected else 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON values."""
         return dataclasses.asdict(self)
 
-    def success(self, fingerprint: str) -> dict[str, Any]:
+    def success(self, fingerprint: str) -> dict[str, object]:
         """The content of _SUCCESS: what holds of the folder, whatever call made it."""
         counts = {name: getattr(self, name) for name in COUNTS}
         return {"files": list(self.files), "fingerprint": fingerprint, **counts}
@@ -127,7 +126,7 @@ def notes(
     `halved` is how many batches did not fit into the device's memory.
     """
     lines = list(bundle.notes)
-    empty = [str(e.input["path"]) for e in entries if not e.counts["rows_in"]]
+    empty = [e.input.path for e in entries if not e.counts["rows_in"]]
     if empty:
         lines.append(f"no rows in {len(empty)} of the inputs, such as {empty[0]}")
     if truncated := total(entries)["truncated"]:

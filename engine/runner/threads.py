@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 _POLL_SECONDS, _READY_SECONDS = 0.1, 0.01
-_END = object()
+
+
+class _End:
+    """What a producer puts behind its last item."""
 
 
 class PipelineCancelled(Exception):
-    """The run is stopping; raised in threads that wait, never seen by a person."""
+    """Another thread has failed or the run is being stopped; never seen by a person."""
 
 
 class ThreadGroup:
@@ -66,7 +69,7 @@ class ThreadGroup:
 
         Items waiting <= number of sources.
         """
-        waiting: queue.Queue[Any] = queue.Queue(len(sources))
+        waiting: queue.Queue[tuple[int, T] | _End] = queue.Queue(len(sources))
         for number, source in enumerate(sources):
             self._start(zip(repeat(number), source), waiting)
         for _ in sources:
@@ -83,30 +86,30 @@ class ThreadGroup:
         for thread in self._threads:
             thread.join()
 
-    def _produced(self, items: Iterable[Any], depth: int) -> queue.Queue[Any]:
-        waiting: queue.Queue[Any] = queue.Queue(depth)
+    def _produced(self, items: Iterable[T], depth: int) -> queue.Queue[T | _End]:
+        waiting: queue.Queue[T | _End] = queue.Queue(depth)
         self._start(items, waiting)
         return waiting
 
-    def _start(self, items: Iterable[Any], waiting: queue.Queue[Any]) -> None:
+    def _start(self, items: Iterable[T], waiting: queue.Queue[T | _End]) -> None:
         thread = threading.Thread(target=self._produce, args=(items, waiting), daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _produce(self, items: Iterable[Any], waiting: queue.Queue[Any]) -> None:
+    def _produce(self, items: Iterable[T], waiting: queue.Queue[T | _End]) -> None:
         try:
             for item in items:
                 self._put(waiting, item)
-            self._put(waiting, _END)
+            self._put(waiting, _End())
         except PipelineCancelled:
             return
-        except BaseException as error:  # whatever it is, the driving thread must see it
+        except BaseException as error:  # whatever it is, the driving thread must raise it
             self._fail(error)
         finally:
             if close := getattr(items, "close", None):
                 close()
 
-    def _put(self, waiting: queue.Queue[Any], item: object) -> None:
+    def _put(self, waiting: queue.Queue[T | _End], item: T | _End) -> None:
         while not self.stopping.is_set():
             try:
                 return waiting.put(item, timeout=_POLL_SECONDS)
@@ -114,19 +117,19 @@ class ThreadGroup:
                 continue
         raise PipelineCancelled
 
-    def _consume(self, waiting: queue.Queue[Any], tick: Callable[[], None]) -> Iterator[Any]:
+    def _consume(self, waiting: queue.Queue[T | _End], tick: Callable[[], None]) -> Iterator[T]:
         while not self.stopping.is_set():
             tick()
             try:
                 item = waiting.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
-            if item is _END:
+            if isinstance(item, _End):
                 return
             yield item
         raise PipelineCancelled
 
-    def _drive(self, waiting: queue.Queue[Any], tick: Callable[[], None]) -> Iterator[Any]:
+    def _drive(self, waiting: queue.Queue[T | _End], tick: Callable[[], None]) -> Iterator[T]:
         try:
             yield from self._consume(waiting, tick)
         except PipelineCancelled:

@@ -1,4 +1,4 @@
-"""Recounts and rehashes what an output folder claims."""
+"""Checks an output folder against its own records: files, rows and inputs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Verification:
     """What was checked and what is wrong.
 
     Attributes:
-        parts: Parts that were recounted; rows_in, rows_out, rows_rejected: their sums.
-        inputs_checked, inputs_missing: Splits whose input bytes were hashed again, and those whose
-            input is no longer there.
-        problems: What does not hold, in words; empty where all does.
+        parts: Number of parts; rows_in, rows_out, rows_rejected: sums of their rows.
+        inputs_checked, inputs_missing: Splits whose input was hashed again, and splits whose input
+            file no longer exists.
+        problems: A sentence for each thing that is wrong.
     """
 
     parts: int
@@ -42,7 +42,7 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
 
     Args:
         out: The output folder.
-        inputs: Hash the input bytes again too, where they still lie where they were read.
+        inputs: Hash the inputs again too, where they still exist.
 
     Raises:
         OutputError: The folder holds no run.
@@ -55,7 +55,7 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
     problems += _folder_problems(manifest, entries)
     checked = missing = 0
     for entry in entries if inputs else []:
-        if not Path(entry.input["path"]).is_file():
+        if not Path(entry.input.path).is_file():
             missing += 1
         else:
             checked += 1
@@ -68,28 +68,28 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
 def _part_problems(manifest: Manifest, entry: Entry) -> Iterator[str]:
     counts = entry.counts
     if counts["rows_in"] != counts["rows_out"] + counts["rows_rejected"]:
-        yield f"{entry.part.file}: the record's rows in are not rows out + rejected"
+        yield f"{entry.part.file}: its record's rows in are not the sum of rows out and rejected"
     if entry.fingerprint != (manifest.read_run() or {}).get("fingerprint"):
-        yield f"{entry.part.file}: computed under other settings than the run's"
+        yield f"{entry.part.file}: computed with other settings than the run's"
     yield from _file_problems(manifest.out, entry.part, counts["rows_out"])
     if entry.rejects:
         yield from _file_problems(manifest.out, entry.rejects, counts["rows_rejected"])
     elif counts["rows_rejected"]:
-        yield f"{entry.part.file}: {counts['rows_rejected']} rejects are claimed and none are kept"
+        yield f"{entry.part.file}: {counts['rows_rejected']} rejected rows are in no file"
 
 
-def _file_problems(out: Path, written: OutputFile, rows: int) -> Iterator[str]:
-    file = out / written.file
+def _file_problems(out: Path, output: OutputFile, rows: int) -> Iterator[str]:
+    file = out / output.file
     if not file.is_file():
-        yield f"{written.file}: is missing"
-    elif file.stat().st_size != written.bytes or sha256(file) != written.sha256:
-        yield f"{written.file}: its bytes are not the ones that were written"
-    elif (found := count_rows(file)) != rows:
-        yield f"{written.file}: has {found} rows where {rows} are claimed"
+        yield f"{output.file}: is missing"
+    elif file.stat().st_size != output.bytes or sha256(file) != output.sha256:
+        yield f"{output.file}: its bytes have changed since it was written"
+    elif (count := count_rows(file)) != rows:
+        yield f"{output.file}: has {count} rows, and its record says {rows}"
 
 
 def _folder_problems(manifest: Manifest, entries: list[Entry]) -> Iterator[str]:
-    known = {written.file for e in entries for written in e.files}
+    known = {output.file for e in entries for output in e.files}
     for path in sorted([*manifest.out.glob("part-*"), *manifest.out.glob("rejects/part-*")]):
         if (name := path.relative_to(manifest.out).as_posix()) not in known:
             yield f"{name}: has no record in {manifest.folder.name}"
@@ -103,17 +103,17 @@ def _folder_problems(manifest: Manifest, entries: list[Entry]) -> Iterator[str]:
         yield f"{SUCCESS}: is damaged; run the same command again"
         return
     if files != sorted(e.part.file for e in entries):
-        yield f"{SUCCESS}: names other parts than the records do"
+        yield f"{SUCCESS}: lists other parts than the records"
     for name, count in total(entries).items():
         if claimed[name] != count:
-            yield f"{SUCCESS}: {name} is {claimed[name]} where the records add up to {count}"
+            yield f"{SUCCESS}: {name} is {claimed[name]}, and the records add up to {count}"
 
 
 def _input_problems(entry: Entry) -> Iterator[str]:
-    path, start, stop = Path(entry.input["path"]), entry.input["start"], entry.input["stop"]
+    path, start, stop = Path(entry.input.path), entry.input.start, entry.input.stop
     split = Split(path, data.kind_of(path) or "", 0, "", start, stop)
     try:
-        if data.content_hash(split) != entry.input["sha256"]:
+        if data.content_hash(split) != entry.input.sha256:
             yield f"{path}: its bytes {start} to {stop} have changed since they were answered"
     except InputError as error:
         yield error.message

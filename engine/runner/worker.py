@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyarrow as pa
 
@@ -60,7 +59,7 @@ class Worker:
         self._assigned: dict[Split, Assignment] = {}
         self._tokenizer_pool: TokenizerPool | None = None
         self._part: PartWriter | None = None
-        self._ran: dict[str, Any] = {}
+        self._ran: dict[str, object] = {}
         self._counts_sent = 0.0
 
     def answer(self, assignments: Iterator[Assignment]) -> None:
@@ -122,7 +121,7 @@ class Worker:
         inputs = tasks.input_columns(stages.task, config.text)
         window = min(config.window, stages.task.window(stages.context.options))
         for assignment in assignments:
-            split, limit = assignment.split, assignment.input["limit"]
+            split, limit = assignment.split, assignment.input.limit
             self._assigned[split] = assignment
             windows = data.read(split, inputs=inputs, keep=config.keep, window=window, limit=limit)
             for rows in self.telemetry.each("read", windows):

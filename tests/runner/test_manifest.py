@@ -9,20 +9,13 @@ from typing import Any
 
 import pytest
 
-from engine.data.writers import OutputFile
+from engine.data import OutputFile
 from engine.errors import OtherRunError, OutputError
-from engine.runner.manifest import COUNTS, Entry, Manifest, total
+from engine.runner.manifest import COUNTS, Entry, InputRecord, Manifest, total
 
 RUN = {"settings": {"limit": 0, "text": ["text"]}, "bundle": "b1", "fingerprint": "f1"}
 PART = "part-00000-x.arrow"
-TAKEN = {
-    "path": "/data/x.jsonl",
-    "start": 0,
-    "stop": 9,
-    "first_row": 0,
-    "sha256": "s1",
-    "limit": 0,
-}
+INPUT = InputRecord(path="/data/x.jsonl", start=0, stop=9, first_row=0, sha256="s1", limit=0)
 
 
 def other(**settings: object) -> dict[str, Any]:
@@ -46,7 +39,7 @@ def entry(out: Path, part: str = PART, *, rejects: bool = False) -> Entry:
     return Entry(
         part=OutputFile(part, 7, "h1"),
         rejects=named,
-        input=TAKEN,
+        input=INPUT,
         fingerprint="f1",
         counts=dict.fromkeys(COUNTS, 2),
         device="cpu",
@@ -78,24 +71,24 @@ def test_the_same_run_goes_on(manifest: Manifest) -> None:
         with manifest.held():
             manifest.begin(RUN, {PART, "part-00000-y.arrow"}, overwrite=overwrite)
     assert tree(manifest.out) == before
-    assert manifest.done(PART, "f1", TAKEN) == manifest.entry(PART)
+    assert manifest.finished(PART, "f1", INPUT) == manifest.entry(PART)
 
 
 @pytest.mark.parametrize(
-    ("fingerprint", "taken"),
+    ("fingerprint", "input_record"),
     [
-        ("f2", TAKEN),
-        ("f1", TAKEN | {"sha256": "s2"}),
-        ("f1", TAKEN | {"stop": 10}),
-        ("f1", TAKEN | {"limit": 5}),
-        ("f1", TAKEN | {"first_row": 5}),
-        ("f1", TAKEN | {"path": "/data/y.jsonl"}),
+        ("f2", INPUT),
+        ("f1", dataclasses.replace(INPUT, sha256="s2")),
+        ("f1", dataclasses.replace(INPUT, stop=10)),
+        ("f1", dataclasses.replace(INPUT, limit=5)),
+        ("f1", dataclasses.replace(INPUT, first_row=5)),
+        ("f1", dataclasses.replace(INPUT, path="/data/y.jsonl")),
     ],
 )
 def test_another_fingerprint_or_input_is_not_done(
-    manifest: Manifest, fingerprint: str, taken: dict[str, Any]
+    manifest: Manifest, fingerprint: str, input_record: dict[str, Any]
 ) -> None:
-    assert manifest.done(PART, fingerprint, taken) is None
+    assert manifest.finished(PART, fingerprint, input_record) is None
 
 
 @pytest.mark.parametrize("file", [PART, "rejects/part-00000-x.parquet"])
@@ -107,7 +100,7 @@ def test_a_file_that_is_gone_or_of_another_size_is_not_done(
         (manifest.out / file).unlink()
     else:
         (manifest.out / file).write_bytes(content)
-    assert manifest.done(PART, "f1", TAKEN) is None
+    assert manifest.finished(PART, "f1", INPUT) is None
 
 
 def damaged(whole: dict[str, Any]) -> list[bytes]:
@@ -125,7 +118,7 @@ def test_a_damaged_record_is_not_done_and_no_crash(manifest: Manifest) -> None:
     for content in damaged(dataclasses.asdict(entry(manifest.out))):
         (manifest.folder / "part-00000-x.json").write_bytes(content)
         assert manifest.entry(PART) is None, content
-        assert manifest.done(PART, "f1", TAKEN) is None
+        assert manifest.finished(PART, "f1", INPUT) is None
         assert manifest.entries() == []
         with manifest.held():
             manifest.begin(RUN, {PART}, overwrite=False)
@@ -211,7 +204,7 @@ def test_parts_of_a_file_that_has_fewer_splits_now_are_forgotten(manifest: Manif
     assert not (manifest.out / part).exists()
 
 
-def test_an_empty_or_missing_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_or_missing_folder_is_input_record(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "deep/new"):
         manifest = Manifest(tmp_path / name)

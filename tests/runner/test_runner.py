@@ -108,7 +108,7 @@ def rejects_of(out: Path) -> dict[str, list[tuple[int, str]]]:
     for entry in Manifest(out).entries():
         rows = table(out / entry.rejects.file).to_pylist() if entry.rejects else []
         pairs = [(row["row"], row["code"]) for row in rows]
-        found.setdefault(Path(entry.input["path"]).name, []).extend(pairs)
+        found.setdefault(Path(entry.input.path).name, []).extend(pairs)
     return found
 
 
@@ -1056,11 +1056,11 @@ def recount(out: Path, **changes: int) -> None:
 
 
 TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "flipped byte": (lambda out: flip(first(out, "part-*")), "bytes are not the ones"),
-    "flipped reject": (lambda out: flip(first(out, "rejects/*")), "bytes are not the ones"),
+    "flipped byte": (lambda out: flip(first(out, "part-*")), "bytes have changed"),
+    "flipped reject": (lambda out: flip(first(out, "rejects/*")), "bytes have changed"),
     "missing part": (lambda out: first(out, "part-*").unlink(), "is missing"),
     "missing rejects": (lambda out: first(out, "rejects/*").unlink(), "is missing"),
-    "cut part": (lambda out: first(out, "part-*").write_bytes(b"ARROW1"), "bytes are not"),
+    "cut part": (lambda out: first(out, "part-*").write_bytes(b"ARROW1"), "bytes have changed"),
     "extra part": (
         lambda out: (out / "part-00009-z.arrow").write_bytes(b"x"),
         "part-00009-z.arrow: has no record",
@@ -1069,13 +1069,19 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda out: (out / "rejects/part-00009-z.parquet").write_bytes(b"x"),
         "rejects/part-00009-z.parquet: has no record",
     ),
-    "more rows out": (lambda out: recount(out, rows_out=37, rows_in=41), "has 36 rows where 37"),
-    "rows in": (lambda out: recount(out, rows_in=39), "rows in are not rows out + rejected"),
-    "fewer rejects": (lambda out: recount(out, rows_rejected=0), "rows where 0 are claimed"),
+    "more rows out": (
+        lambda out: recount(out, rows_out=37, rows_in=41),
+        "has 36 rows, and its record says 37",
+    ),
+    "rows in": (
+        lambda out: recount(out, rows_in=39),
+        "rows in are not the sum of rows out and rejected",
+    ),
+    "fewer rejects": (lambda out: recount(out, rows_rejected=0), "and its record says 0"),
     "tokens": (lambda out: recount(out, tokens=1), "tokens is"),
     "no rejects": (
         lambda out: edited(first(out, "_manifest/part-*.json"), rejects=None),
-        "rejects are claimed and none are kept",
+        "rejected rows are in no file",
     ),
     "other settings": (
         lambda out: edited(first(out, "_manifest/part-*.json"), fingerprint="f"),
@@ -1088,13 +1094,13 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "lost part and record": (
         lambda out: [first(out, p).unlink() for p in ("_manifest/part-*.json", "part-*")],
-        "names other parts",
+        "lists other parts",
     ),
     "no success": (lambda out: (out / "_SUCCESS").unlink(), "_SUCCESS: is missing"),
     "damaged success": (lambda out: (out / "_SUCCESS").write_text("{}"), "_SUCCESS: is damaged"),
     "odd success": (lambda out: (out / "_SUCCESS").write_text("[1]"), "_SUCCESS: is damaged"),
     "other success": (lambda out: edited(out / "_SUCCESS", rows_in=151), "rows_in is 151"),
-    "fewer files": (lambda out: edited(out / "_SUCCESS", files=[]), "names other parts"),
+    "fewer files": (lambda out: edited(out / "_SUCCESS", files=[]), "lists other parts"),
 }
 
 
