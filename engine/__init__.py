@@ -4,12 +4,12 @@
     engine.run("models/t5-small", ["corpus/*.parquet"], "out", text=["text"])
     engine.Bundle.load("models/t5-small")(["The house is wonderful."])
 
-The names below are the public ones. Nothing heavy is imported until one of them is used.
+These names are public. Nothing heavy is imported until one of them is used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine import errors
 from engine.core.config import RunConfig
@@ -41,7 +41,7 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module 'engine' has no attribute {name!r}")
     import importlib

@@ -4,21 +4,21 @@
     ├── SettingsError           exit 2   a setting is unknown, malformed or contradicts another
     │   └── ColumnError                  a setting names a column that the input does not have
     ├── InputError              exit 1   a file is missing, unreadable or not what its name says
-    │   ├── RowError                     one row is bad and the run was told to stop at it
+    │   ├── RowError                     a row is bad, and the run stops at the first one
     │   └── TooManyRejects               more bad rows than --max-rejects allows
     ├── BundleError             exit 1   a folder is not a bundle, or its bytes have changed
-    ├── ExportError             exit 1   a checkpoint cannot become a bundle, or the proof failed
+    ├── ExportError             exit 1   a checkpoint cannot become a bundle, or failed its test
     ├── BackendError            exit 1   the inference runtime refused or broke
-    │   ├── DeviceError                  the device that was asked for is not what would run
+    │   ├── DeviceError                  the requested device cannot be used
     │   └── OutOfMemory                  a batch does not fit into the device's memory
     ├── MissingDependency       exit 1   an extra is not installed; the hint is the pip line
     ├── OutputError             exit 1   the output cannot be written or is in use
-    │   └── OtherRunError       exit 2   it holds a run of other settings or other inputs
+    │   └── OtherRunError       exit 2   it holds a run of other settings or inputs
     └── Stopped                 exit 75  interrupted; the same command goes on where it stopped
 
 A message says what and where; `hint` says what to do about it and ends the printed form. Messages
-never carry the text of a row. Foreign exceptions are translated at one border each: the runtime's
-in `backend`, pyarrow's and the file system's in `source` and `sink`.
+never contain the text of a row. Exceptions of libraries are translated in one place each: those of
+ONNX Runtime in `runtime/backend.py`, those of pyarrow and the file system in `data/`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class EngineError(Exception):
 
     Args:
         message: What is wrong and where.
-        hint: What the person can do about it; printed on a line of its own.
+        hint: What to do about it; printed on its own line.
     """
 
     exit_code = 1
@@ -66,7 +66,7 @@ class RowError(InputError):
     Args:
         path: The input file.
         row: Row number in that file, from 0; in JSONL the line's index.
-        code: One of `source.REASONS`.
+        code: A key of `data.windows.REASONS`.
         message: The reason in words, without the row's text.
     """
 

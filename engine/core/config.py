@@ -133,7 +133,7 @@ class RunConfig:
     overwrite: bool = setting(
         False, "Clear an output folder that holds a run of other settings or inputs.", flag=True
     )
-    options: Mapping[str, Any] = field(
+    options: Mapping[str, object] = field(
         default_factory=dict,
         metadata={
             KEY: Setting(help="The task's own options by name; see `engine tasks`.", read=_options)
@@ -158,7 +158,7 @@ class RunConfig:
         columns = {n: _as_columns(settings[n]) for n in ("text", "keep") if n in settings}
         return cls(**{**settings, **columns})
 
-    def shaping(self) -> dict[str, Any]:
+    def shaping(self) -> dict[str, object]:
         """The settings that can change a byte of the output, as JSON values.
 
         Workers and threads are not among them (a row's answer does not depend on them), nor is what
@@ -196,7 +196,7 @@ class RunSettings(TypedDict, total=False):
     on_error: str
     max_rejects: int
     overwrite: bool
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
 
 
 def _as_columns(value: object) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, memory, CPU features."""
+"""The cores, memory and CPU features that this process may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_in
 
 
 def cores() -> int:
-    """CPUs that this process may use, by affinity and by its cgroup's quota."""
+    """CPUs that this process may use: its affinity, limited by the quota of its cgroup."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(allowed or 1, _cgroup_cores() or allowed or 1))
 
@@ -25,7 +25,7 @@ def _cgroup_cores() -> int:
 
 
 def memory() -> int:
-    """Bytes of memory, the cgroup's limit if it is lower; 0 where the system does not tell."""
+    """Bytes of memory, or the cgroup's limit if that is lower; 0 if unknown."""
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -37,7 +37,7 @@ def memory() -> int:
 
 
 def cpu() -> tuple[str, tuple[str, ...]]:
-    """The CPU's name and those of its features that decide speed."""
+    """The name of the CPU, and those of its features that matter for speed."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -46,14 +46,14 @@ class Setting:
     shapes: bool = False
 
 
-def setting(default: T, help: str, **declared: Any) -> T:
+def setting(default: T, help: str, **metadata: Any) -> T:
     """A field of `RunConfig`: its default, and what `Setting` holds."""
-    return dataclasses.field(default=default, metadata={KEY: Setting(help=help, **declared)})
+    return dataclasses.field(default=default, metadata={KEY: Setting(help=help, **metadata)})
 
 
-def option(help: str, **declared: Any) -> Any:
+def option(help: str, **metadata: Any) -> Any:
     """A field of a task's options, whose default follows from the checkpoint."""
-    return dataclasses.field(metadata={KEY: Setting(help=help, **declared)})
+    return dataclasses.field(metadata={KEY: Setting(help=help, **metadata)})
 
 
 def declared(settings: object) -> dict[str, tuple[str, Setting]]:

@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A look at a running run.
+    """The state of a run at one moment.
 
     Attributes:
-        done: Share of the input that is answered, 0 to 1; an estimate.
-        rows, rejects, tokens, padded: Of this run, so far; padded counts the filler too.
-        split, splits: Parts finished and parts in all.
+        done: Estimated share of the input that is answered, 0 to 1.
+        rows, rejects, tokens, padded: Counts of this run so far; padded includes padding.
+        split, splits: Parts finished, and parts in total.
         seconds: Since the first row.
-        stuck: A batch that has been computed for longer than `STUCK` seconds, or "".
+        stuck: A batch that has been in computation for more than `STUCK` seconds, or "".
     """
 
     done: float
@@ -37,7 +37,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the speed so far; None until there is one."""
+        """Estimated from the speed so far; None at the start."""
         return self.seconds * (1 - self.done) / self.done if self.done > 0 else None
 
 
@@ -46,7 +46,7 @@ STUCK = 120.0
 
 @dataclass
 class Telemetry:
-    """Shared by all stages of one run. Seconds are those at work; waiting does not count."""
+    """Counters and times, shared by all stages of one run. Waiting does not count as time."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -55,7 +55,7 @@ class Telemetry:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **counts: int) -> None:
-        """Add to counters; who counts, as a decoder does after each step, is not stuck."""
+        """Add to counters. A thread that counts (a decoder does after each step) is not stuck."""
         me = threading.get_ident()
         with self._lock:
             for name, count in counts.items():
@@ -65,7 +65,7 @@ class Telemetry:
 
     @contextmanager
     def timed(self, stage: str, what: str = "") -> Iterator[None]:
-        """Add the time of the body to a stage; `what` names it should it never end."""
+        """Add the time of the body to a stage; `what` names the work if it gets stuck."""
         start, me = time.perf_counter(), threading.get_ident()
         if what:
             self._working[me] = (start, what)
@@ -85,13 +85,13 @@ class Telemetry:
                     item = next(iterator, _END)
                 if item is _END:
                     return
-                yield item  # type: ignore[misc]  # the sentinel has been told apart
+                yield item  # type: ignore[misc]  # it is not the sentinel
         finally:
             if close := getattr(iterator, "close", None):
                 close()
 
     def stuck(self) -> str:
-        """What has been worked on for more than STUCK seconds, if anything."""
+        """The work that has taken more than STUCK seconds, or ""."""
         now = time.perf_counter()
         working = list(self._working.values())
         return next((what for since, what in working if now - since > STUCK), "")

@@ -2,9 +2,9 @@
 
     Split ─► Rows ─► Encoded ─► Batch ─► Output ─► Answers
 
-Columns all the way: NumPy arrays and Arrow arrays, never one Python object a row. A *window* is the
-rows that travel together from the source to the sink; batches are cut out of one window, so that a
-window's bytes do not depend on timing or on how many workers there are.
+All of them hold columns (NumPy and Arrow arrays), never one Python object for each row. A *window*
+is the rows that travel together from reader to writer. A batch holds sequences of one window only,
+so that the bytes of a window's answers do not depend on timing or on the number of workers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Ragged:
 
     @classmethod
     def of_padded(cls, padded: NDArray[Any], lengths: NDArray[Any]) -> Ragged:
-        """From an array of shape (rows, width, ...), keeping the first lengths[i] of row i."""
+        """From an array of shape (rows, width, ...): the first lengths[i] values of row i."""
         mask = np.arange(padded.shape[1]) < np.asarray(lengths)[:, None]
         return cls.of(padded[mask], lengths)
 
@@ -58,7 +58,7 @@ class Ragged:
         return Ragged(self.values[np.arange(len(shift)) + shift], out.offsets)
 
     def padded(self, width: int, filler: int) -> NDArray[Any]:
-        """As a matrix of shape (rows, width), padded on the right with `filler`."""
+        """As an array of shape (rows, width), padded on the right with `filler`."""
         out = np.full((len(self), width), filler, self.values.dtype)
         out[np.arange(width) < self.lengths[:, None]] = self.values
         return out
@@ -70,7 +70,7 @@ class Ragged:
         return Ragged.of(self.values[mask], np.minimum(self.lengths, count))
 
     def firsts(self) -> Ints:
-        """Of each row the first row with the same values, int64 (rows,)."""
+        """For each row the first row with the same values, int64 (rows,)."""
         values = np.ascontiguousarray(self.values)
         offsets = self.offsets * values.itemsize
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values)]
@@ -99,9 +99,9 @@ class Column:
     """An input column of a task.
 
     Attributes:
-        name: What the column is called unless the person says otherwise.
+        name: Its name unless a setting gives another.
         holds: "text", "texts" (a list of them in each row) or "either".
-        needed: Whether the task cannot do without it.
+        needed: Whether the task requires it.
     """
 
     name: str
@@ -118,10 +118,10 @@ class Split:
 
     Attributes:
         path: The input file, absolute.
-        kind: A key of `source.READERS`.
+        kind: A key of `data.splits.READERS`.
         ordinal: Position of this split within its file, from 0.
-        name: Part files are called after it; depends on path and ordinal only.
-        start, stop: Bytes of the file that are this split's own (stop is exclusive).
+        name: In the names of its part files; depends on path and ordinal only.
+        start, stop: Range of bytes of the file (stop is exclusive).
         row_groups: Row groups [first, end) of a Parquet file.
         first_row: Number of the split's first row within the file.
     """
@@ -138,7 +138,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Rejects:
-    """Rows that cannot be answered: numbers int64 (n,), reason codes and messages."""
+    """Rows that cannot be answered: their numbers, int64 (n,), reason codes and messages."""
 
     rows: Ints
     codes: tuple[str, ...] = ()
@@ -150,15 +150,16 @@ NO_REJECTS = Rejects(np.empty(0, np.int64))
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A window of good rows, with the bad ones of the same stretch set aside.
+    """A window of good rows, and the bad rows found among them.
 
     Attributes:
-        split: Where they come from; None for rows given in memory.
-        texts: The task's input columns: strings, or lists of strings without nulls among them.
-        kept: The input columns that go to the output beside the results; as many rows as `texts`.
-        numbers: Of each row, its number within the file or the list it comes from, int64 (rows,);
-            None: they are its first.
+        split: Where they come from; None for rows in memory.
+        texts: The task's input columns: strings, or lists of strings without nulls.
+        kept: The input columns to write beside the results; as many rows as `texts`.
+        rejects: The bad rows.
         last: No more rows come from this split.
+        numbers: The number of each row within its file or list, int64 (rows,); None if they count
+            from 0.
     """
 
     split: Split | None
@@ -174,13 +175,13 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Whole texts as tokens, none of them special.
+    """Whole texts as tokens, without special tokens.
 
     Attributes:
-        ids: Of each text, int64.
-        chars: First character of every token and the one behind its last, in its text or, for
-            rows of words, in its word; int64 (tokens, 2).
-        words: Number of every token's word in its text, -1 for none; int64 (tokens,).
+        ids: Token ids of each text, int64.
+        chars: Start and end (exclusive) of each token in characters of its text or, for rows of
+            words, of its word; int64 (tokens, 2).
+        words: Number of each token's word in its text, -1 for none; int64 (tokens,).
     """
 
     ids: Ragged
@@ -193,9 +194,9 @@ class Layout:
     """Where a tokenizer puts its special tokens.
 
     Attributes:
-        special: Ids and type ids of those before, between and behind the texts, int64 (n, 2) each;
-            one more than there are texts.
-        types: Type id of each text's own tokens.
+        special: Ids and type ids of the special tokens before, between and after the texts, int64
+            (n, 2) each; one array more than there are texts.
+        types: Type id of the tokens of each text.
     """
 
     special: tuple[Ints, ...]
@@ -209,17 +210,17 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A window as token ids: a row may have one sequence, several (pieces of a long text, a pair
+    """A window as token ids: a row may have one sequence, several (windows of a long text, a pair
     for each label) or none.
 
     Attributes:
         rows: The window.
-        ids, type_ids: Of each sequence, int64; type ids are None where the model reads none.
-        truncated: Which rows were cut, bool (rows,).
+        ids, type_ids: Of each sequence, int64; type_ids is None for a model that reads none.
+        truncated: Which rows were truncated, bool (rows,).
         owners: The row of each sequence, int64 (sequences,), ascending.
-        aside: What the task lays by for `finish`, by name; the model does not see it.
-        firsts: Of each sequence the first one that equals it, int64 (sequences,): only those are
-            computed. None where each is computed.
+        extra: What the task needs again in `postprocess`, by name; the model does not see it.
+        firsts: For each sequence the first equal one, int64 (sequences,); only those are computed.
+            None if every sequence is computed.
     """
 
     rows: Rows
@@ -227,7 +228,7 @@ class Encoded:
     type_ids: Ragged | None
     truncated: NDArray[np.bool_]
     owners: Ints
-    aside: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
     firsts: Ints | None = None
 
     @property
@@ -240,7 +241,7 @@ class Encoded:
     def one_each(
         cls, rows: Rows, ids: Ragged, type_ids: Ragged | None, truncated: NDArray[np.bool_]
     ) -> Encoded:
-        """One sequence a row."""
+        """One sequence for each row."""
         return cls(rows, ids, type_ids, truncated, np.arange(len(ids), dtype=np.int64))
 
 
@@ -249,13 +250,13 @@ class Batch:
     """Sequences of one window, padded to one length.
 
     Attributes:
-        window: The window they were cut from.
-        index: Positions among the window's sequences, int64 (sequences,).
+        window: The window that the sequences belong to.
+        index: Their positions among the window's sequences, int64 (sequences,).
         feeds: Graph inputs by name, int64 (sequences, length).
-        tokens: Real tokens among sequences × length.
-        padded: Tokens that are computed for them, filler included; 0 where the task cuts batches of
-            its own out of this one, and counts.
-        last: The window's last batch; may be empty for a window without sequences.
+        tokens: Tokens without padding.
+        padded: Tokens that are computed, padding included; 0 where the task forms smaller batches
+            itself and counts them.
+        last: The window's last batch; empty for a window without sequences.
     """
 
     window: Encoded
@@ -272,18 +273,18 @@ class Batch:
 
     @property
     def numbers(self) -> Ints:
-        """As `Rows.numbers`, of the row that each sequence belongs to; int64 (sequences,)."""
+        """`Rows.numbers` of the row of each sequence, int64 (sequences,)."""
         rows, numbers = self.window.owners[self.index], self.window.rows.numbers
         return rows if numbers is None else numbers[rows]
 
 
 Arrays = Mapping[str, "NDArray[Any] | Ragged"]
-"""Results by name; the first axis runs over sequences."""
+"""Results by name; the first axis is the sequences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the model said about one batch."""
+    """The model's results for one batch."""
 
     batch: Batch
     arrays: Arrays
@@ -291,7 +292,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A finished window: result columns in input order, one row for each row of `rows`."""
+    """A finished window: result columns in input order, one row for each row of `rows`.
+
+    Attributes:
+        rows: The window.
+        columns: The result columns.
+        tokens, output_tokens: Tokens of the sequences, and tokens generated.
+        truncated: Rows that were truncated.
+    """
 
     rows: Rows
     columns: pa.RecordBatch

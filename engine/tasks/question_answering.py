@@ -83,14 +83,14 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = made.truncated
     inside = made.sides == 1
-    aside = {
+    extra = {
         "inside": inside,
         "allowed": inside | (made.ids.values == context.model_config.cls_id),
         "chars": made.chars.astype(np.int32),
         "words": made.words.astype(np.int32),
     }
     types = made.type_ids if context.type_ids else None
-    return Encoded(rows, made.ids, types, truncated, filled[made.owners], aside)
+    return Encoded(rows, made.ids, types, truncated, filled[made.owners], extra)
 
 
 def _filled(texts: pa.Array) -> Flags:
@@ -195,11 +195,11 @@ def _characters(window: Encoded, spans: AnswerSpans, *, aligned: bool) -> Ints:
     Aligned, a span grows to the words of its ends, as far as their tokens are in the window. Where
     one end has no word (the CLS token, some tokenizers) both stay as they are.
     """
-    chars, words = window.aside["chars"], window.aside["words"]
+    chars, words = window.extra["chars"], window.extra["words"]
     base = window.ids.offsets[spans.sequence]
     ends = np.stack([base + spans.start, base + spans.end], axis=1)
     plain = np.stack([chars[ends[:, 0], 0], chars[ends[:, 1], 1]], axis=1)
-    inside = np.flatnonzero(window.aside["inside"])
+    inside = np.flatnonzero(window.extra["inside"])
     if not aligned or not len(inside):
         return plain
     sequences = np.repeat(np.arange(len(window.ids)), window.ids.lengths)
@@ -222,7 +222,7 @@ def _spans(
     start, end = arrays["start"], arrays["end"]
     assert isinstance(start, Ragged)
     assert isinstance(end, Ragged)
-    allowed = Ragged(window.aside["allowed"], window.ids.offsets)
+    allowed = Ragged(window.extra["allowed"], window.ids.offsets)
     # Some candidates become one when they grow to words.
     count = 2 * options.top_k + 10 if options.align_to_words else options.top_k
     null = np.zeros(len(start), np.float32)

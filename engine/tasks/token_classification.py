@@ -92,7 +92,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
         _widen(made, whole.ids.offsets, read.chars, context)
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = made.truncated
-    aside = {
+    extra = {
         "sentences": sentences,
         "inside": made.sides == 0,
         "chars": made.chars.astype(np.int32),
@@ -100,7 +100,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
         "index": (made.words + len(layout.special[0])).astype(np.int32),
     }
     types = made.type_ids if context.type_ids else None
-    return Encoded(rows, made.ids, types, truncated, filled[made.owners], aside)
+    return Encoded(rows, made.ids, types, truncated, filled[made.owners], extra)
 
 
 def _stride(context: Context) -> int | None:
@@ -221,7 +221,7 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
 
 def _tokens(window: Encoded, arrays: Arrays) -> TokenSpans:
     """Every token that is not special."""
-    places = np.flatnonzero(window.aside["inside"])
+    places = np.flatnonzero(window.extra["inside"])
     sequence = np.repeat(np.arange(len(window.ids)), window.ids.lengths)[places]
     if "scores" in arrays:
         # Words get theirs later.
@@ -242,14 +242,14 @@ def _go_on(tokens: TokenSpans, window: Encoded, context: Context) -> Flags:
 
     Where the tokenizer marks them they are longer than their text; else by the spaces around.
     """
-    ids, chars = window.ids.values[tokens.first], window.aside["chars"][tokens.first]
+    ids, chars = window.ids.values[tokens.first], window.extra["chars"][tokens.first]
     if context.tokenizer.subword_prefix:
         known, which = np.unique(ids, return_inverse=True)
         lengths = np.array([len(t) for t in context.tokenizer.tokens_of(known)], np.int64)
         going = lengths[which] != chars[:, 1] - chars[:, 0]
     else:
         rows = window.owners[tokens.sequence]
-        going = _inside_words(window.aside["sentences"], rows, chars[:, 0].astype(np.int64))
+        going = _inside_words(window.extra["sentences"], rows, chars[:, 0].astype(np.int64))
     return np.asarray(going & (ids != context.model_config.unk_id))
 
 
@@ -322,7 +322,7 @@ def _means(scores: Floats, starts: Ints, counts: Ints) -> Floats:
 
 def _each_once(found: TokenSpans, window: Encoded) -> TokenSpans:
     """A token that several windows see as the surest of them has it."""
-    rows, index = window.owners[found.sequence], window.aside["index"][found.first]
+    rows, index = window.owners[found.sequence], window.extra["index"][found.first]
     order = np.lexsort((-found.score, index, rows))
     rows, index = rows[order], index[order]
     new = np.ones(len(order), np.bool_)
@@ -334,8 +334,8 @@ def _longest(found: TokenSpans, window: Encoded) -> TokenSpans:
     """Of entities that overlap in a text of several windows, the longest, then the surest."""
     rows = window.owners[found.sequence]
     several = np.bincount(window.owners, minlength=len(window.rows)) > 1
-    begin = window.aside["chars"][found.first, 0]
-    end = window.aside["chars"][found.last, 1]
+    begin = window.extra["chars"][found.first, 0]
+    end = window.extra["chars"][found.last, 1]
     chosen = [np.flatnonzero(~several[rows])]
     for row in np.unique(rows[several[rows]]):
         own = np.arange(*np.searchsorted(rows, (row, row + 1)))
@@ -366,7 +366,7 @@ def _by_row(
     found: TokenSpans, names: pa.StringArray, heads: Ints | None, window: Encoded, context: Context
 ) -> pa.ListArray:
     kind = _kind(context.options)
-    chars, index = window.aside["chars"], window.aside["index"]
+    chars, index = window.extra["chars"], window.extra["index"]
     columns = {
         "entity": names,
         "entity_group": names,
@@ -417,8 +417,8 @@ def _spelled(places: Ints, sequence: Ints, window: Encoded, context: Context) ->
     vocabulary = context.tokenizer.tokens_of(known)
     spelled = [vocabulary[w] for w in which.tolist()]
     for n in np.flatnonzero(ids == context.model_config.unk_id).tolist():
-        sentence = window.aside["sentences"][int(window.owners[sequence[n]])].as_py()
-        start, end = window.aside["chars"][places[n]].tolist()
+        sentence = window.extra["sentences"][int(window.owners[sequence[n]])].as_py()
+        start, end = window.extra["chars"][places[n]].tolist()
         spelled[n] = sentence[start:end]
     return spelled
 

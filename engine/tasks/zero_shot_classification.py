@@ -127,8 +127,8 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     truncated = np.zeros(len(rows), np.bool_)
     truncated[owners[made.truncated]] = True
     types = made.type_ids if context.type_ids else None
-    aside = {"names": names, "labels": labels, "pair": pair.astype(np.int64)}
-    return Encoded(rows, made.ids, types, truncated, owners, aside)
+    extra = {"names": names, "labels": labels, "pair": pair.astype(np.int64)}
+    return Encoded(rows, made.ids, types, truncated, owners, extra)
 
 
 def _labels(rows: Rows, options: ZeroShotOptions) -> tuple[pa.StringArray, Ragged]:
@@ -161,10 +161,10 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
 
 
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
-    labels = window.aside["labels"]
+    labels = window.extra["labels"]
     logits = np.zeros((0, 2), np.float32)
     if len(window.ids):
-        logits = np.asarray(arrays["logits"])[window.aside["pair"]]
+        logits = np.asarray(arrays["logits"])[window.extra["pair"]]
     order = np.zeros(len(labels.values), np.int64)
     scores = np.zeros(len(labels.values), np.float32)
     for count in np.unique(labels.lengths[labels.lengths > 0]):
@@ -175,7 +175,7 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
         order[at] = np.take_along_axis(at, best, axis=1)
         scores[at] = np.take_along_axis(found, best, axis=1)
     offsets = pa.array(labels.offsets.astype(np.int32))
-    names = window.aside["names"].take(pa.array(labels.values[order]))
+    names = window.extra["names"].take(pa.array(labels.values[order]))
     values = pa.array(scores, pa.float32())
     return [pa.ListArray.from_arrays(offsets, column) for column in (names, values)]
 

@@ -401,7 +401,7 @@ def window(pieces: list[list[tuple[int, int, bool]]], text: str) -> Encoded:
     """One row whose tokens are the letters of its context, each a word of its own."""
     lengths = np.array([len(piece) for piece in pieces])
     places = np.arange(lengths.sum())
-    aside = {
+    extra = {
         "allowed": np.array([flag for piece in pieces for _, _, flag in piece], np.bool_),
         "inside": np.ones(len(places), np.bool_),
         "chars": np.stack([places, places + 1], axis=1),
@@ -409,7 +409,7 @@ def window(pieces: list[list[tuple[int, int, bool]]], text: str) -> Encoded:
     }
     rows = Rows(None, (pa.array(["asked"]), pa.array([text])))
     ids, owners = Ragged.of(places, lengths), np.zeros(len(pieces), np.int64)
-    return Encoded(rows, ids, None, np.zeros(1, np.bool_), owners, aside)
+    return Encoded(rows, ids, None, np.zeros(1, np.bool_), owners, extra)
 
 
 def logits(pieces: list[list[tuple[int, int, bool]]]) -> dict[str, Ragged]:

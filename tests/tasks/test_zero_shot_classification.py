@@ -343,11 +343,11 @@ def test_equal_scores_come_in_the_pipelines_order(
     flat = [f"label {i}" for i in range(sum(lengths))]
     given_logits = np.array([pair for row in rows for pair in row], np.float32).reshape(-1, 2)
     labels = Ragged.of(np.arange(len(flat)), lengths)
-    aside = {"names": pa.array(flat, pa.string()), "labels": labels, "pair": np.arange(len(flat))}
+    extra = {"names": pa.array(flat, pa.string()), "labels": labels, "pair": np.arange(len(flat))}
     ids = Ragged.of(np.zeros(len(flat), np.int64), np.ones(len(flat), np.int64))
     owners = np.repeat(np.arange(len(rows)), lengths)
     texts = Rows(None, (pa.array([""] * len(rows), pa.string()),))
-    window = Encoded(texts, ids, None, np.zeros(len(rows), bool), owners, aside)
+    window = Encoded(texts, ids, None, np.zeros(len(rows), bool), owners, extra)
     found = TASK.postprocess(window, {"logits": given_logits}, context(multi_label=multi_label))
     names, scores = (column.to_pylist() for column in found)
     for i, row in enumerate(rows):
