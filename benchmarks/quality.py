@@ -37,7 +37,7 @@ from machine import save
 
 import engine
 from engine.export.acceptance import measures
-from engine.export.acceptance.gate import walked
+from engine.export.acceptance.gate import trace_steps
 from engine.generation import StepTrace
 
 
@@ -246,7 +246,7 @@ def alike_embeddings(
     ours: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
 ) -> dict[str, float]:
     texts = sorted({text for column in columns for text in column})
-    return measures.compared("feature-extraction", plain(texts), ours(texts))
+    return measures.compare_answers("feature-extraction", plain(texts), ours(texts))
 
 
 def alike_tokens(
@@ -256,9 +256,9 @@ def alike_tokens(
     found = []
     for start in range(0, len(columns[0]), TOGETHER):
         rows = columns[0][start : start + TOGETHER]
-        first = walked(plain, rows, steps=STEPS)
-        found.append((first, walked(ours, rows, steps=STEPS, along=first)))
-    return measures.forced(*(_joined(walks) for walks in zip(*found, strict=True)))
+        first = trace_steps(plain, rows, steps=STEPS)
+        found.append((first, trace_steps(ours, rows, steps=STEPS, along=first)))
+    return measures.compare_steps(*(_joined(walks) for walks in zip(*found, strict=True)))
 
 
 def _joined(walks: Sequence[StepTrace]) -> StepTrace:

@@ -22,7 +22,7 @@ _Sample = Annotated[
 ]
 _Text = Annotated[list[str] | None, typer.Option(help="The sample's input columns, a,b for two.")]
 _Force = Annotated[
-    bool, typer.Option("--force", help="Write it although it answers otherwise than fp32.")
+    bool, typer.Option("--force", help="Write it although it exceeds its accuracy limits.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _NAMES = "fp32, int8, int8-tensor, int8-weight, int4-weight or fp16."
@@ -102,8 +102,8 @@ def _compared(report: ExportReport) -> list[str]:
     lines += [f"  {name}: {told(figure)}" for name, figure in gate["figures"].items()]
     lines.append(f"  size: {gate['size']:.2f} of fp32's")
     lines.append(f"  speed here: {gate['speed']:.2f} times fp32's")
-    if gate["moved"]:
-        lines.append(f"  moved most: {', '.join(gate['moved'])}")
+    if gate["worst_layers"]:
+        lines.append(f"  worst layers: {', '.join(gate['worst_layers'])}")
     return lines
 
 

@@ -24,7 +24,8 @@ from engine.errors import MissingDependency, OutputError, SettingsError
 from engine.export.versions import versions
 
 if TYPE_CHECKING:
-    from engine.export.acceptance.parity import Proof, Reference
+    from engine.export.acceptance.parity import ParityReport
+    from engine.export.acceptance.reference import Reference
     from engine.export.checkpoint.hub import Checkpoint
     from engine.export.checkpoint.model_config import Collected
     from engine.export.checkpoint.task_inference import ExportTask
@@ -50,7 +51,7 @@ class ExportReport:
         path: The bundle's folder.
         task: The bundle's task, such as translation for --task translation_en_to_de.
         recipe: What was done to the weights.
-        compared: What the proof compared with the checkpoint, in words: the fp32 graphs' outputs.
+        compared: What was compared with the checkpoint, in words: the fp32 graphs' outputs.
         largest_difference: Largest absolute difference it found.
         tolerance: What it allowed.
         gate: What the gate found of another recipe than fp32 (see
@@ -105,16 +106,17 @@ def export(
     Raises:
         SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
             revision was given for a folder or for no model.
-        ExportError: The checkpoint cannot become a bundle, the proof failed, or the recipe costs
-            too much. Nothing is left.
+        ExportError: The checkpoint cannot become a bundle, the parity check failed, or the recipe
+            exceeds its accuracy limits. Nothing is left.
         OutputError: `out` is not empty or cannot be written.
         MissingDependency: The extra `export` is not installed.
     """
     if model is None:
         _check_default(task, revision)
     check_installed()
+    from engine.export import quantization
     from engine.export.checkpoint import conversion, hub, task_inference
-    from engine.export.recipes import quantize, table
+    from engine.export.recipes import table
 
     started = time.monotonic()
     table.recipe(recipe)
@@ -134,8 +136,8 @@ def export(
         plain.mkdir(exist_ok=True)
         description = _converted(found, wanted, task or wanted.name, work, plain, notes, progress)
         if recipe != "fp32":
-            rows = quantize.sample(sample, text, description)
-            description = quantize.made(
+            rows = quantization.load_sample(sample, text, description)
+            description = quantization.write_bundle(
                 bundle_format.load(plain), made, recipe, rows, force, progress
             )
     return _report(Path(out), description, time.monotonic() - started)
@@ -151,11 +153,12 @@ def _converted(
     progress: Callable[[str], None],
 ) -> bundle_format.Description:
     """Write a checkpoint's fp32 bundle into `made`, proven."""
-    from engine.export.acceptance import parity
+    from engine.export import sentences
+    from engine.export.acceptance.parity import check_parity
+    from engine.export.acceptance.reference import reference_outputs
     from engine.export.checkpoint import conversion, model_config
     from engine.export.graphs import architectures, bundle_graphs, dense, storage
     from engine.export.recipes import smoothquant
-    from engine.export.sentences import SENTENCES
 
     progress(f"loading {found.name}")
     tokenizer = model_config.load_tokenizer(found)
@@ -164,10 +167,10 @@ def _converted(
         architectures.check_supported(network.config)
     collected = model_config.collect(found, network, tokenizer, wanted, asked)
     layers = dense.load(found) if collected.model_config.projected else ()
-    answers = parity.ask(network, tokenizer, collected.model_config)
+    answers = reference_outputs(network, tokenizer, collected.model_config)
     smoothed = False
     if collected.model_config.decoder:
-        texts = [collected.model_config.prefix + sentence for sentence in SENTENCES]
+        texts = sentences.singles(collected.model_config)
         smoothed = smoothquant.smooth(network, tokenizer, texts)
     model_config.save_tokenizer(tokenizer, made)
 
@@ -179,9 +182,9 @@ def _converted(
     def exact(answers: Sequence[Reference]) -> tuple[Reference, ...]:
         progress("comparing once more, in double precision")
         sure = conversion.load(found, wanted).double()
-        return parity.ask(sure, tokenizer, collected.model_config, answers)
+        return reference_outputs(sure, tokenizer, collected.model_config, answers)
 
-    shown = parity.prove(made, collected.model_config, answers, layers, exact)
+    shown = check_parity(made, collected.model_config, answers, layers, exact)
     description = _describe(found, wanted.name, collected, shown, smoothed, notes)
     return bundle_format.save(made, description)
 
@@ -217,7 +220,8 @@ def quantize(
         MissingDependency: The extra `export` is not installed.
     """
     check_installed()
-    from engine.export.recipes import quantize, table
+    from engine.export import quantization
+    from engine.export.recipes import table
 
     started = time.monotonic()
     table.recipe(recipe)
@@ -230,9 +234,9 @@ def quantize(
             "give a bundle of recipe fp32, and a recipe that is not fp32",
         )
     plain.check()
-    rows = quantize.sample(sample, text, plain.description)
+    rows = quantization.load_sample(sample, text, plain.description)
     with _new_folder(Path(out)) as (_, made):
-        description = quantize.made(plain, made, recipe, rows, force, progress)
+        description = quantization.write_bundle(plain, made, recipe, rows, force, progress)
     return _report(Path(out), description, time.monotonic() - started)
 
 
@@ -252,7 +256,7 @@ def _describe(
     found: Checkpoint,
     task: str,
     collected: Collected,
-    shown: Proof,
+    shown: ParityReport,
     smoothed: bool,
     notes: tuple[str, ...],
 ) -> bundle_format.Description:
@@ -311,7 +315,7 @@ def check_installed() -> None:
         )
     if not _is_installed("onnxruntime"):
         raise MissingDependency(
-            "the proof of an export runs on ONNX Runtime, which is not installed",
+            "the parity check of an export runs on ONNX Runtime, which is not installed",
             'pip install "corpus-engine[cpu,export]"',
         )
 

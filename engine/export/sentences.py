@@ -1,4 +1,14 @@
-"""Sentences that every part of an export may try a model on."""
+"""The texts that every export is compared and calibrated on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.bundle.format import TOKENIZER, ModelConfig
+
+if TYPE_CHECKING:
+    from engine.core.types import Ints
 
 # Different in length, script and content: a mask that leaks or a position that shifts shows in the
 # short ones.
@@ -19,3 +29,48 @@ SENTENCES = (
     "after the other, for the very proposal they had fought in October, as if none of the long "
     "letters, the public speeches and the broken friendships had ever happened.",
 )
+# Sentences by number, for encoders: a short text with a long one, both ways, scripts mixed.
+PAIRS = ((0, 11), (11, 3), (5, 9), (6, 2))
+# Decode steps that a generating model is compared on.
+STEPS = 16
+
+
+def singles(model_config: ModelConfig) -> list[str]:
+    """`SENTENCES` with the model's prefix."""
+    return [model_config.prefix + sentence for sentence in SENTENCES]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """The texts of `PAIRS`."""
+    return [(SENTENCES[first], SENTENCES[second]) for first, second in PAIRS]
+
+
+def token_limit(model_config: ModelConfig) -> int:
+    """Tokens of a row at most: a causal model needs `STEPS` positions behind the prompt."""
+    causal = model_config.decoder is not None and model_config.decoder.causal
+    if causal and model_config.position_limit:
+        return min(model_config.max_length, model_config.position_limit - STEPS)
+    return model_config.max_length
+
+
+def encode(folder: Path, model_config: ModelConfig, paired: bool = False) -> dict[str, Ints]:
+    """`SENTENCES` or `PAIRS` as one padded batch, by the bundle's tokenizer.json.
+
+    Returns:
+        input_ids, attention_mask and token_type_ids, int64 (rows, tokens); spans, the characters of
+        each token, int64 (rows, tokens, 2).
+    """
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.enable_truncation(token_limit(model_config))
+    causal = model_config.decoder is not None and model_config.decoder.causal
+    tokenizer.enable_padding(pad_id=model_config.pad_id, direction="left" if causal else "right")
+    rows = tokenizer.encode_batch(pairs() if paired else singles(model_config))
+    return {
+        "input_ids": np.array([row.ids for row in rows], np.int64),
+        "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
+        "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
+        "spans": np.array([row.offsets for row in rows], np.int64),
+    }

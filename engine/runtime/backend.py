@@ -43,7 +43,7 @@ from engine.runtime.device import (
     start_failure,
 )
 from engine.runtime.gpu_serialization import ReadWriteLock, SerialExecutor
-from engine.runtime.packing import places
+from engine.runtime.packing import packing_inputs
 from engine.runtime.protocol import T, Value
 
 # Graphs that are launched again and again over the same buffers, and are captured whole.
@@ -91,8 +91,8 @@ class OrtGraph:
             BackendError: The runtime failed on this batch.
         """
         ids = feeds.get("input_ids")
-        if "kept" in self.inputs:
-            feeds = {**feeds, **places(feeds["attention_mask"])}
+        if "token_indices" in self.inputs:
+            feeds = {**feeds, **packing_inputs(feeds["attention_mask"])}
         with self._failing(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
             if self._gpu is None:
                 return self._here(feeds, fetch)

@@ -27,10 +27,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 import engine.export as room  # noqa: E402
 from engine.export import export  # noqa: E402
-from engine.export.acceptance import parity  # noqa: E402
+from engine.export.acceptance import parity, reference  # noqa: E402
 from engine.export.checkpoint import conversion, hub, task_inference  # noqa: E402
 from engine.export.graphs import bundle_graphs, dense, encoder, graph_edits, storage  # noqa: E402
-from engine.export.recipes.int8 import int8  # noqa: E402
+from engine.export.recipes.int8 import quantize_per_token  # noqa: E402
 
 # --- what comes out
 
@@ -271,7 +271,7 @@ def test_int8_sums_are_exact_where_16_bits_would_saturate(smoothed: bool) -> Non
         inputs={"x": (np.float32, ["rows", "tokens", 256])},
         outputs=["y"],
     )
-    assert int8(model, smoothed) == 1
+    assert quantize_per_token(model, smoothed) == 1
     (answer,) = _run(model, x=x)
     column = (np.abs(weight).max(axis=0) / (63 if smoothed else 127)).astype(np.float32)
     integers = np.rint(weight / column).astype(np.int64)
@@ -287,7 +287,7 @@ def test_int8_row_of_zeros_stays_zero() -> None:
         inputs={"x": (np.float32, ["rows", 8])},
         outputs=["y"],
     )
-    int8(model)
+    quantize_per_token(model)
     x = np.zeros((2, 8), np.float32)
     x[1] = 3
     np.testing.assert_array_equal(_run(model, x=x)[0], [[0] * 4, [24] * 4])
@@ -304,7 +304,7 @@ def test_int8_gemm_keeps_its_bias() -> None:
         transB=1,
     )
     x = rng.normal(size=(3, 8)).astype(np.float32)
-    assert int8(model) == 1
+    assert quantize_per_token(model) == 1
     np.testing.assert_allclose(_run(model, x=x)[0], x @ weight.T + bias, atol=0.05)
 
 
@@ -338,7 +338,7 @@ def test_int8_looks_at_the_magnitude_unless_values_cannot_be_low(behind: str) ->
     x = rng.normal(size=(9, 16)).astype(np.float32) * 3
     given = {"x": x, **({"gate": -10 * np.abs(x)} if other == "gate" else {})}
     (expected,) = _run(model, **given)
-    assert int8(model) == 1
+    assert quantize_per_token(model) == 1
     plain = behind in ("gelu", "halved first")
     assert any(node.op_type == "Abs" for node in model.graph.node) == (not plain)
     (answer,) = _run(model, **given)
@@ -959,7 +959,7 @@ def test_a_bundle_that_fails_the_proof_is_not_written(
 ) -> None:
     monkeypatch.setattr(parity, "TOLERANCE", -1.0)
     monkeypatch.setattr(parity, "_MARGIN", 0)
-    said = "the proof failed: the hidden states .* differ from the PyTorch checkpoint's"
+    said = "the parity check failed: the hidden states .* differ from the PyTorch checkpoint's"
     _refused(tiny / "embedder", tmp_path / "out", ExportError, said, recipe=recipe)
 
 
@@ -984,10 +984,10 @@ def test_a_checkpoint_that_rounds_much_is_held_to_its_own_rounding(
     ("off", "allowed"), [(1e-6, 1e-4), (1e-4, 1e-3), (0.2, 1e-4), (np.nan, 1e-4)]
 )
 def test_what_a_checkpoint_s_own_rounding_allows_has_a_limit(off: float, allowed: float) -> None:
-    found = parity.Proof("logits", 12, 0.5, 1e-4, 0.2, 1e-4)
-    said = parity.Reference("logits", (), None, np.ones(4))
-    exact = parity.Reference("logits", (), None, np.ones(4) * (1 + off))
-    (held,) = parity._allowed([found], [said], [exact])
+    found = parity.ParityReport("logits", 12, 0.5, 1e-4, 0.2, 1e-4)
+    said = reference.Reference("logits", (), None, np.ones(4))
+    exact = reference.Reference("logits", (), None, np.ones(4) * (1 + off))
+    (held,) = parity._widened([found], [said], [exact])
     assert held.tolerance == pytest.approx(allowed, rel=1e-3)
     assert held.relative_tolerance == pytest.approx(allowed, rel=1e-3)
     assert not held.holds
@@ -1010,7 +1010,7 @@ def test_the_proof_sees_one_wrong_weight(
         return graphs
 
     monkeypatch.setattr(bundle_graphs, "build", wrong)
-    _refused(tiny / "embedder", tmp_path / "out", ExportError, "the proof failed")
+    _refused(tiny / "embedder", tmp_path / "out", ExportError, "the parity check failed")
 
 
 def test_the_proof_sees_another_tokenizer(
@@ -1031,7 +1031,7 @@ def test_an_interrupted_export_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parity, "prove", interrupt)
+    monkeypatch.setattr(parity, "check_parity", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(str(tiny / "embedder"), tmp_path / "out", task=None)
     assert list(tmp_path.iterdir()) == []

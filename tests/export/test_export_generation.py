@@ -604,7 +604,7 @@ def test_the_proof_sees_a_position_that_is_off_by_one(
 
     monkeypatch.setattr(storage, "save", shifted)
     for family in ("bart", "opt"):
-        with pytest.raises(ExportError, match="the proof failed: the logits of 16"):
+        with pytest.raises(ExportError, match="the parity check failed: the logits of 16"):
             export(str(models / family), tmp_path / family, task=None)
 
 

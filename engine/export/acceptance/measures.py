@@ -1,10 +1,9 @@
-"""How far one bundle's answers are from another's, task by task."""
+"""How far outputs, and a bundle's answers to a task, are from those they are compared with."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,25 @@ from numpy.typing import NDArray
 from engine.generation import StepTrace
 
 Figures = dict[str, float]
-# A step at which fp32 prefers its token by as many logits, and a row whose best score is as far
-# ahead of the second, are no matter of taste.
-SURE, LEAD = 1.0, 0.1
+# Margins (in logits of a step, in score of a row) above which a changed answer counts as an error
+# rather than a near-tie.
+SURE_LOGITS, SURE_SCORE = 1.0, 0.1
 _ORDER, _BETA = 6, 2.0
 
 
-def compared(task: str, plain: pa.Table, made: pa.Table) -> Figures:
-    """What the answers' figures are; `plain` are fp32's."""
-    return _MEASURES[task](plain, made)
+def relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
+    """The norm of the difference over the norm of the expected numbers; NaN where one is NaN."""
+    norm = max(float(np.linalg.norm(expected)), 1e-30)
+    return float(np.linalg.norm(actual - expected)) / norm
 
 
-def _embeddings(plain: pa.Table, made: pa.Table) -> Figures:
-    cosines = _cosine(_matrix(plain["embedding"]), _matrix(made["embedding"]))
+def compare_answers(task: str, expected: pa.Table, actual: pa.Table) -> Figures:
+    """The figures of a task's answers, by name; `expected` are fp32's."""
+    return _MEASURES[task](expected, actual)
+
+
+def _embeddings(expected: pa.Table, actual: pa.Table) -> Figures:
+    cosines = _cosine(_matrix(expected["embedding"]), _matrix(actual["embedding"]))
     return {"mean cosine": float(cosines.mean()), "worst cosine": float(cosines.min())}
 
 
@@ -36,67 +41,69 @@ def _matrix(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # What is no number is no answer.
+    # NaN counts as orthogonal.
     return np.asarray(np.nan_to_num((a * b).sum(axis=1) / np.maximum(size, 1e-30)))
 
 
-def _labels(plain: pa.Table, made: pa.Table) -> Figures:
+def _labels(expected: pa.Table, actual: pa.Table) -> Figures:
     """Labels in the order of their scores."""
-    ours, theirs = (_pairs(t["labels"], t["scores"]) for t in (plain, made))
-    return _agreement(ours, theirs, "label")
+    rankings = [_pairs(t["labels"], t["scores"]) for t in (expected, actual)]
+    return _agreement("label", *rankings)
 
 
-def _candidates(plain: pa.Table, made: pa.Table) -> Figures:
-    """fill-mask: the tokens of each text's one mask in the order of their scores; none where it
-    was cut off."""
-    rows = (t["candidates"].to_pylist() for t in (plain, made))
-    ours, theirs = (
-        [([c["token"] for c in row], [c["score"] for c in row]) for row in found] for found in rows
-    )
-    return _agreement(ours, theirs, "token")
+def _candidates(expected: pa.Table, actual: pa.Table) -> Figures:
+    """fill-mask: the tokens of each text's one mask in the order of their scores; none where the
+    mask was cut off."""
+    rankings = [
+        [([c["token"] for c in row], [c["score"] for c in row]) for row in rows.to_pylist()]
+        for rows in (expected["candidates"], actual["candidates"])
+    ]
+    return _agreement("token", *rankings)
 
 
 def _pairs(names: pa.ChunkedArray, scores: pa.ChunkedArray) -> list[tuple[Any, Any]]:
     return list(zip(names.to_pylist(), scores.to_pylist(), strict=True))
 
 
-_Ranked = Sequence[tuple[Sequence[Any], Sequence[float]]]
+_Ranking = tuple[Sequence[Any], Sequence[float]]
 
 
-def _agreement(plain: _Ranked, made: _Ranked, what: str) -> Figures:
+def _agreement(what: str, expected: Sequence[_Ranking], actual: Sequence[_Ranking]) -> Figures:
     """Of rows of names and scores, best first: do the best agree, and how far are the scores?"""
-    same = np.array([a[0][:1] == b[0][:1] for a, b in zip(plain, made, strict=True)])
-    shift = np.array([_shift(a, b) for a, b in zip(plain, made, strict=True)])
-    # What is no probability is measured by how large it gets.
-    shift = shift / max([1.0, *(abs(scores[0]) for _, scores in plain if scores)])
-    leads = np.array([scores[0] - scores[1] if len(scores) > 1 else 1.0 for _, scores in plain])
+    same = np.array([a[0][:1] == b[0][:1] for a, b in zip(expected, actual, strict=True)])
+    shift = np.array([_shift(a, b) for a, b in zip(expected, actual, strict=True)])
+    # Scores that are no probabilities are measured by how large they get.
+    shift = shift / max([1.0, *(abs(scores[0]) for _, scores in expected if scores)])
+    leads = np.array([scores[0] - scores[1] if len(scores) > 1 else 1.0 for _, scores in expected])
     figures = {f"same {what}": float(same.mean()), "mean score shift": float(shift.mean())}
-    if (sure := leads > LEAD).any():
+    if (sure := leads > SURE_SCORE).any():
         figures[f"same {what} where fp32 is sure"] = float(same[sure].mean())
     return figures
 
 
-def _shift(plain: tuple[Sequence[Any], Sequence[float]], made: Any) -> float:
-    """How far the score of fp32's best is from what it is now; what is no number is far off."""
-    if not plain[0]:
+def _shift(expected: _Ranking, actual: _Ranking) -> float:
+    """How far the score of fp32's best name moved; 1 where it is NaN now."""
+    if not expected[0]:
         return 0.0
-    name, score = plain[0][0], plain[1][0]
-    now = dict(zip(*made, strict=True)).get(name, 0.0)
+    name, score = expected[0][0], expected[1][0]
+    now = dict(zip(*actual, strict=True)).get(name, 0.0)
     return float(np.nan_to_num(abs(score - now), nan=1.0))
 
 
-def _answers(plain: pa.Table, made: pa.Table) -> Figures:
-    found = (_pairs(t["answer"], t["score"]) for t in (plain, made))
-    ours, theirs = ([([answer], [score]) for answer, score in rows] for rows in found)
-    return _agreement(ours, theirs, "span")
+def _answers(expected: pa.Table, actual: pa.Table) -> Figures:
+    rankings = [
+        [([answer], [score]) for answer, score in _pairs(t["answer"], t["score"])]
+        for t in (expected, actual)
+    ]
+    return _agreement("span", *rankings)
 
 
-def _entities(plain: pa.Table, made: pa.Table) -> Figures:
-    """F1 of the spans with their groups, and how far the scores of those found by both differ."""
-    ours, theirs = (_spans(table) for table in (plain, made))
-    both = ours.keys() & theirs.keys()
-    shift = [abs(ours[span] - theirs[span]) for span in both]
-    f1 = 2 * len(both) / max(1, len(ours) + len(theirs)) if ours or theirs else 1.0
+def _entities(expected: pa.Table, actual: pa.Table) -> Figures:
+    """F1 of the spans with their groups, and the mean score shift of the spans in both."""
+    wanted, spans = _spans(expected), _spans(actual)
+    both = wanted.keys() & spans.keys()
+    shift = [abs(wanted[span] - spans[span]) for span in both]
+    f1 = 2 * len(both) / (len(wanted) + len(spans)) if wanted or spans else 1.0
     return {"same span": f1, "mean score shift": float(np.mean(shift)) if shift else 0.0}
 
 
@@ -108,10 +115,10 @@ def _spans(table: pa.Table) -> dict[tuple[Any, ...], float]:
     }
 
 
-def _texts(plain: pa.Table, made: pa.Table) -> Figures:
-    ours, theirs = (table[_text_column(table)].to_pylist() for table in (plain, made))
-    same = np.mean([a == b for a, b in zip(ours, theirs, strict=True)])
-    return {"same answer": float(same), "chrF": chrf(ours, theirs)}
+def _texts(expected: pa.Table, actual: pa.Table) -> Figures:
+    references, answers = (t[_text_column(t)].to_pylist() for t in (expected, actual))
+    same = np.mean([a == b for a, b in zip(references, answers, strict=True)])
+    return {"same answer": float(same), "chrF": chrf(references, answers)}
 
 
 def _text_column(table: pa.Table) -> str:
@@ -123,16 +130,16 @@ def chrf(references: Sequence[str], answers: Sequence[str]) -> float:
 
     M. Popović, "chrF: character n-gram F-score for automatic MT evaluation", WMT 2015.
     """
-    found = np.zeros((_ORDER, 3))
+    counts = np.zeros((_ORDER, 3))
     for reference, answer in zip(references, answers, strict=True):
         for n in range(_ORDER):
             a, b = (_grams("".join(text.split()), n + 1) for text in (reference, answer))
             # An answer's n-grams only count where the reference has some, as in sacrebleu.
-            found[n] += ((a & b).total(), a.total(), b.total() if a else 0)
-    both, wanted, made = found[(found[:, 1:] > 0).all(axis=1)].T
-    if not len(both):
+            counts[n] += ((a & b).total(), a.total(), b.total() if a else 0)
+    shared, in_references, in_answers = counts[(counts[:, 1:] > 0).all(axis=1)].T
+    if not len(shared):
         return 100.0 if list(references) == list(answers) else 0.0
-    precision, recall = (both / made).mean(), (both / wanted).mean()
+    precision, recall = (shared / in_answers).mean(), (shared / in_references).mean()
     if not precision + recall:
         return 0.0
     weight = _BETA**2
@@ -143,24 +150,24 @@ def _grams(text: str, n: int) -> Counter[str]:
     return Counter(text[i : i + n] for i in range(len(text) - n + 1))
 
 
-def forced(plain: StepTrace, made: StepTrace) -> Figures:
-    """How often the top token is fp32's, where fp32's own answers are fed to both."""
-    steps = np.arange(plain.tokens.shape[1]) < plain.lengths[:, None]
-    same = (plain.tokens == made.tokens)[steps]
-    sure = plain.margins[steps] > SURE
+def compare_steps(expected: StepTrace, actual: StepTrace) -> Figures:
+    """How often the top token is fp32's, both teacher-forced along fp32's own answers."""
+    steps = np.arange(expected.tokens.shape[1]) < expected.lengths[:, None]
+    same = (expected.tokens == actual.tokens)[steps]
+    sure = expected.margins[steps] > SURE_LOGITS
     figures = {"same top token": float(same.mean())}
     if sure.any():
         figures["same top token where fp32 is sure"] = float(same[sure].mean())
     return figures
 
 
-def apart(together: pa.Table, alone: pa.Table) -> float:
-    """How much answers differ that a row gets among others and by itself.
+def batch_effect(batched: pa.Table, alone: pa.Table) -> float:
+    """How much a row's answer in a batch differs from its answer alone.
 
     Returns:
         The largest absolute difference of a number in them; 1 at least where a text differs.
     """
-    pairs = zip(together.to_pylist(), alone.to_pylist(), strict=True)
+    pairs = zip(batched.to_pylist(), alone.to_pylist(), strict=True)
     return max((_difference(a, b) for a, b in pairs), default=0.0)
 
 
@@ -186,22 +193,3 @@ _MEASURES: Mapping[str, Callable[[pa.Table, pa.Table], Figures]] = {
     "text2text-generation": _texts,
     "text-generation": _texts,
 }
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What a figure has to be.
-
-    Attributes:
-        name: Of the figure.
-        value: Of the limit.
-        most: Whether the figure may be `value` at most; else it must be at least that.
-    """
-
-    name: str
-    value: float
-    most: bool = False
-
-    def holds(self, figure: float) -> bool:
-        """Written so that a NaN does not."""
-        return figure <= self.value if self.most else figure >= self.value

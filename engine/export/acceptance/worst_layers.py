@@ -1,53 +1,69 @@
-"""Which products of a graph a recipe moved most."""
+"""Ranks the matrix products of a graph by the error that a recipe adds there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.bundle.format import BundleFolder
-from engine.export.acceptance import parity
+from engine.export.acceptance.measures import relative_error
 from engine.export.graphs import storage
-from engine.export.recipes.quantizable_layers import weighted
+from engine.export.recipes.quantizable_layers import weighted_products
 from engine.export.recipes.smoothquant import ENCODERS
+from engine.export.sentences import encode
 
 _NAMED = 5
 
 
-def moved(plain: BundleFolder, made: Path) -> tuple[str, ...]:
-    """The products at which the graphs of two bundles part, worst first, with how far.
+def worst_layers(plain: BundleFolder, rewritten: Path) -> tuple[str, ...]:
+    """The products that add most error, worst first, with their share.
 
-    A product's share is the relative error of its output less that of its input, on
-    `proof.SENTENCES`: what it adds, not what it was handed. Empty where the bundle has no encoder.
+    What a product adds is the relative error of its output minus that of its input, on
+    `sentences.SENTENCES`.
+
+    Args:
+        plain: The fp32 bundle.
+        rewritten: The folder of the bundle made from it.
+
+    Returns:
+        Empty where the bundle has no encoder.
     """
-    found = []
-    for name in plain.graphs:
-        if name in ENCODERS:
-            found += _parted(plain, made, name)
-    found.sort(reverse=True)
-    return tuple(f"{node} (+{share:.1%})" for share, node in found[:_NAMED])
+    added = [
+        pair
+        for name in plain.graphs
+        if name in ENCODERS
+        for pair in _added_errors(plain, rewritten, name)
+    ]
+    return tuple(f"{node} (+{error:.1%})" for error, node in sorted(added, reverse=True)[:_NAMED])
 
 
-def _parted(plain: BundleFolder, made: Path, name: str) -> list[tuple[float, str]]:
-    models = [storage.load(path, (name,))[name] for path in (plain.path, made)]
-    products = weighted(models[0].graph)
-    there = {output for node in models[1].graph.node for output in node.output}
-    given = {i.name for i in models[0].graph.input}
-    read = {node.input[0] for node in products} | {node.output[0] for node in products}
-    shared = sorted((read & there) - given)
-    batch = parity.encode(plain.path, plain.description.model_config)
-    real = batch["attention_mask"] == 1
-    ours, theirs = (storage.watch(model, batch, shared) for model in models)
-    errors = {n: _error(ours[n], theirs[n], real) for n in shared}
+def _added_errors(plain: BundleFolder, rewritten: Path, name: str) -> list[tuple[float, str]]:
+    models = [storage.load(path, (name,))[name] for path in (plain.path, rewritten)]
+    products = weighted_products(models[0].graph)
     ends = [(node.name, node.input[0], node.output[0]) for node in products]
+    watched = {tensor for _, source, output in ends for tensor in (source, output)}
+    shared = sorted(watched & _computed(models[1].graph) - {i.name for i in models[0].graph.input})
+    batch = encode(plain.path, plain.description.model_config)
+    expected, actual = (storage.watch(model, batch, shared) for model in models)
+    errors = _errors(expected, actual, batch["attention_mask"] == 1)
     return [(errors[b] - errors.get(a, 0.0), node) for node, a, b in ends if b in errors]
 
 
-def _error(ours: Any, theirs: Any, real: Any) -> float:
-    """Relative, without padding; what is no number is as wrong as can be."""
-    import numpy as np
+def _computed(graph: Any) -> set[str]:
+    return {output for node in graph.node for output in node.output}
 
-    if ours.shape[:2] == real.shape:
-        ours, theirs = ours[real], theirs[real]
-    error = np.linalg.norm(ours - theirs) / max(float(np.linalg.norm(ours)), 1e-30)
-    return float(np.nan_to_num(error, nan=np.inf))
+
+def _errors(
+    expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]], real: NDArray[Any]
+) -> dict[str, float]:
+    """Relative errors by tensor, without padding; NaN counts as infinite."""
+    errors = {}
+    for name, values in expected.items():
+        at = real if values.shape[:2] == real.shape else ...
+        error = relative_error(values[at], actual[name][at])
+        errors[name] = float(np.nan_to_num(error, nan=np.inf))
+    return errors

@@ -18,12 +18,9 @@ that follows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from engine.errors import ExportError
 from engine.export.graphs import graph_edits as graphs
-from engine.export.graphs import storage
 from engine.export.graphs.match_attention import (
     Attention,
     AttentionMatches,
@@ -32,14 +29,12 @@ from engine.export.graphs.match_attention import (
     UnsupportedGraph,
     find,
 )
-from engine.export.graphs.packed_attention_reference import ATTENTION, stood_in
-from engine.runtime.packing import places
+from engine.export.graphs.packed_attention_reference import ATTENTION
 
 CONTRIB = "com.microsoft"
 # Inputs beside those of the graph with padding, int32: see `flow.places`.
-_PLACES = {"kept": ["tokens"], "back": ["rows", "length"], "offsets": ["rows", "length"],
-           "starts": ["edges"]}  # fmt: skip
-_FAULT = "nothing was written; it is a fault of the engine: please report the model"
+_PACKING = {"token_indices": ["tokens"], "inverse_indices": ["rows", "length"],
+            "token_offset": ["rows", "length"], "cu_seqlens": ["edges"]}  # fmt: skip
 # What may lie between an attention and the sum that it is added to.
 _TO_SUM = ("MatMul", "Add", "Mul", "Cast", "SkipLayerNormalization")
 # Along an axis, which has to be the last one.
@@ -52,7 +47,7 @@ _BY_TOKEN = {
 }  # fmt: skip
 
 
-def packed(model: Any, longest: int) -> bool:
+def remove_padding(model: Any, longest: int) -> bool:
     """Rewrite an encoder's float32 graph in place; False, and nothing done, where it has attention
     of another kind (DeBERTa's, or a decoder's behind it).
 
@@ -178,7 +173,7 @@ class _Packing:
         left = [node for node in self.graph.node if node.output[0] not in replaced]
         graphs.set_items(self.graph.node, left)
         for one, matrices in zip(attentions, read, strict=True):
-            inputs = [*matrices, "", "offsets", "starts"]
+            inputs = [*matrices, "", "token_offset", "cu_seqlens"]
             if one.biases:
                 inputs.append(self._sum(one.biases, one.made))
             more = {"num_heads": one.heads, "scale": one.scale, "domain": CONTRIB}
@@ -231,14 +226,14 @@ class _Packing:
     def _remove_padding(self, entries: list[str]) -> None:
         from onnx import helper
 
-        for name, shape in _PLACES.items():
+        for name, shape in _PACKING.items():
             self.graph.input.append(helper.make_tensor_value_info(name, 6, shape))
         for n, name in enumerate(entries):
             rows = f"packed/rows{n}"
             self.flat.add(rows)
             self._rename_inputs(name, rows)
             self._new("Flatten", [name], [f"{rows}/all"], axis=2)
-            self._new("Gather", [f"{rows}/all", "kept"], [rows], axis=0)
+            self._new("Gather", [f"{rows}/all", "token_indices"], [rows], axis=0)
 
     def _spread(self, begun: frozenset[str], last: str = "") -> set[str]:
         """Find out what is flat, behind `last` nothing; and what of it is asked for as rows."""
@@ -305,7 +300,7 @@ class _Packing:
             made = name if name in flat else rows[name]
             if name in flat:
                 self._rename_inputs(rows[name], name)
-            self._new("Gather", [flat.get(name, name), "back"], [made], axis=0)
+            self._new("Gather", [flat.get(name, name), "inverse_indices"], [made], axis=0)
         graphs.sort(self.graph)
 
     def _drop_unused(self) -> None:
@@ -332,50 +327,3 @@ class _Packing:
     def _rename_inputs(self, name: str, new: str) -> None:
         for node in self.graph.node:
             node.input[:] = [new if given == name else given for given in node.input]
-
-
-def outputs(model: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """A graph's outputs, packed or not, float32, by name, with zeros at the padding; it runs on the
-    CPU."""
-    import numpy as np
-
-    fed = {**feeds, **places(feeds["attention_mask"])}
-    with storage.opened(stood_in(model)) as session:
-        names = [output.name for output in session.get_outputs()]
-        try:
-            values = session.run(names, {i.name: fed[i.name] for i in session.get_inputs()})
-        except Exception as error:  # onnxruntime's own classes are not public
-            reason = (str(error).splitlines() or [""])[0][:300]
-            raise ExportError(f"ONNX Runtime does not run the graph: {reason}", _FAULT) from error
-    mask = np.asarray(feeds["attention_mask"], np.float32)
-    found = {}
-    for name, value in zip(names, values, strict=True):
-        by_token = name.endswith("_logits") or value.ndim > 2
-        # Keys and values are by head first.
-        shape = [len(mask), 1, -1, 1] if value.ndim == 4 else [*mask.shape, *[1] * (value.ndim - 2)]
-        found[name] = np.asarray(value, np.float32) * (mask.reshape(shape) if by_token else 1)
-    return found
-
-
-def error(model: Any, wanted: Mapping[str, Any], feeds: Mapping[str, Any]) -> float:
-    """How far a graph's `outputs` are from the wanted ones: the norm of the difference over that of
-    the wanted, of the output where that is most."""
-    import numpy as np
-
-    found = outputs(model, feeds)
-    norms = {name: max(float(np.linalg.norm(value)), 1e-30) for name, value in wanted.items()}
-    return float(max(np.linalg.norm(found[name] - wanted[name]) / norms[name] for name in wanted))
-
-
-def check(file: str, found: float, most: float) -> None:
-    """See that a packed graph's outputs are those of the graph that it was made of.
-
-    Raises:
-        ExportError: They are not, by `found`, which `error` gives; a NaN among them.
-    """
-    if not found <= most:
-        raise ExportError(
-            f"{file}: without its padding it answers otherwise, by {found:.3g} of the norm "
-            f"({most:.3g} allowed)",
-            _FAULT,
-        )

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from engine.bundle.format import WEIGHTS
 from engine.errors import ExportError
-from engine.export.graphs.packed_attention_reference import stood_in
+from engine.export.graphs.packed_attention_reference import with_reference_attention
 
 # Bytes from which on a tensor lies outside of its graph.
 _LEAST = 1024
@@ -122,7 +122,7 @@ def types(model: Any) -> dict[str, int]:
 
     told = {t.lower(): n for t, n in TensorProto.DataType.items()}
     told |= {"float": TensorProto.FLOAT}
-    probe = stood_in(model)
+    probe = with_reference_attention(model)
     declared = {output.name for output in probe.graph.output}
     made = [name for node in probe.graph.node for name in node.output if name]
     probe.graph.output.extend(ValueInfoProto(name=n) for n in made if n not in declared)

@@ -1,4 +1,4 @@
-"""Products of 8-bit integers: with a scale for each row of activations, or one for all of them."""
+"""Products of 8-bit integers: activations with a scale for each token, or one for a whole batch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.export.recipes import smoothquant
-from engine.export.recipes.quantizable_layers import add_domain, drop_unused, is_turned, products
+from engine.export.recipes.quantizable_layers import (
+    is_transposed,
+    quantizable_products,
+    replace_nodes,
+)
 
 # Activations are unsigned, around 128.
 ZERO_POINT = 128
@@ -29,25 +36,27 @@ class Integers:
 # (vpmaddubsw), and 2 * 255 * 127 does not fit. Its kernel for unsigned weights widens to 16 bits
 # before it multiplies (vpmaddwd); with VNNI one kernel serves both pairings. Signed weights of 7
 # bits do fit, 2 * 255 * 63, and are 1.2 times as fast without VNNI. So the sums are exact on every
-# machine with either, whatever stands beside a row in the batch.
+# machine with either, whatever the other rows of a batch are.
 UNSIGNED = Integers(127, 128, "uint8")
 # For smoothed weights: flan-t5-small's error rises from 4.1% to 4.9% with the bit that is missing
 # (4.2% unsmoothed with it), and it gives fp32's whole answer more often than it did unsmoothed.
 SIGNED = Integers(63, 0, "int8")
-# Where an activation's values lie above a bound, the largest of them says how far they reach.
-LOWEST = {"Relu": 0.0, "Gelu": -0.1701, "FastGelu": -0.1701}
-# A row of zeros has no scale of its own; any will do.
+# The smallest value of some activations: where it is near zero, the largest value alone says how
+# far the others reach, and no Abs is needed.
+SMALLEST_VALUE = {"Relu": 0.0, "Gelu": -0.1701, "FastGelu": -0.1701}
+# A token of zeros has no scale of its own; any will do.
 SMALLEST_SCALE = 1e-12
 
 
-def int8(model: Any, smoothed: bool = False, largest: Mapping[str, Any] | None = None) -> int:
+def quantize_per_token(
+    model: Any, smoothed: bool = False, ranges: Mapping[str, NDArray[np.float32]] | None = None
+) -> int:
     """Multiply in 8 bits: weights with a scale per output channel, activations one per token.
 
-    Every MatMul and Gemm with a constant 2-D float32 weight that `products.KEPT` does not name
-    becomes
+    Every `quantizable_products` node becomes
 
         scale  = max|A| over the last axis / 127          one a token, so a row's answer does not
-        q      = QuantizeLinear(A, scale, 128)            depend on its neighbours in the batch
+        q      = QuantizeLinear(A, scale, 128)            depend on the other rows of its batch
         output = (q - 128) @ (W - zero) * weight scales * scale
 
     where the sums of integers are exact in 32 bits. Products of the same A share q. Embeddings are
@@ -55,71 +64,68 @@ def int8(model: Any, smoothed: bool = False, largest: Mapping[str, Any] | None =
 
     Args:
         model: An ONNX ModelProto; changed in place.
-        smoothed: Whether its weights were (see `smooth`); they are `SIGNED` then, else `UNSIGNED`.
-        largest: Of activations by name, the largest magnitude of each channel, float32 (width,):
-            these are smoothed here, A / s @ s W, at the price of a Mul, and all weights `SIGNED`.
+        smoothed: Its weights were smoothed before the export (see `smoothquant.smooth`): they are
+            `SIGNED` then, else `UNSIGNED`.
+        ranges: See `smoothquant.activation_ranges`: these activations are smoothed here,
+            A / s @ s W, at the price of a Mul, and all weights are `SIGNED`.
 
     Returns:
         How many matrix products became integer ones.
     """
-    weight = SIGNED if smoothed or largest else UNSIGNED
-    return _Int8(model, weight, dict(largest or {})).run()
+    weight = SIGNED if smoothed or ranges else UNSIGNED
+    return _Quantizer(model, weight, dict(ranges or {})).run()
 
 
-def int8_tensor(model: Any) -> int:
-    """The same with one scale for all rows of a batch: what ONNX Runtime's quantize_dynamic makes.
+def quantize_per_tensor(model: Any) -> int:
+    """The same with one scale for a batch, as ONNX Runtime's quantize_dynamic makes it.
 
-    Written here because its sorting of the nodes loses sight of what an If's branches read.
+    Written here because quantize_dynamic's sorting of the nodes ignores what an If's branches read.
     """
-    return _Int8(model, UNSIGNED, {}, whole=True).run()
+    return _Quantizer(model, UNSIGNED, {}, per_tensor=True).run()
 
 
 @dataclass
-class _Int8:
+class _Quantizer:
     """One graph on its way to int8; `nodes` is the new list, in topological order."""
 
     model: Any
-    weight: Integers
-    largest: dict[str, Any]
-    whole: bool = False
+    weight_type: Integers
+    ranges: dict[str, NDArray[np.float32]]
+    per_tensor: bool = False
     nodes: list[Any] = field(default_factory=list)
-    quantized: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    # By activation: the names of its integers, of their scale and of their zero point.
+    activations: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
 
     def run(self) -> int:
         graph = self.model.graph
         self.weights = {w.name: w for w in graph.initializer}
         self.makers = {name: node for node in graph.node for name in node.output}
-        chosen = products(graph)
-        if not chosen:
+        products = quantizable_products(graph)
+        if not products:
             return 0
         self.readers: dict[str, list[Any]] = {}
-        for node in chosen:
+        for node in products:
             self.readers.setdefault(node.input[0], []).append(node)
-        self._constants()
-        names = {node.name for node in chosen}
+        self._store_constants()
+        names = {node.name for node in products}
         for node in graph.node:
             if node.name in names:
-                self._product(node)
+                self._quantize_product(node)
             else:
                 self.nodes.append(node)
-        del graph.node[:]
-        graph.node.extend(self.nodes)
-        drop_unused(graph)
-        add_domain(self.model)
-        return len(chosen)
+        replace_nodes(self.model, self.nodes)
+        return len(products)
 
-    def _constants(self) -> None:
-        import numpy as np
-
+    def _store_constants(self) -> None:
+        zero_point = np.array(self.weight_type.zero_point, self.weight_type.dtype)
         self._store("int8.one", np.array(1.0, np.float32))
         self._store("int8.zero_point", np.array(ZERO_POINT, np.uint8))
-        zero_point = np.array(self.weight.zero_point, self.weight.dtype)
         self._store("int8.weight_zero_point", zero_point)
         self._store("int8.levels", np.array(LEVELS, np.float32))
         self._store("int8.last_axis", np.array([-1], np.int64))
 
-    def _store(self, name: str, array: Any) -> str:
+    def _store(self, name: str, array: NDArray[Any]) -> str:
         from onnx import numpy_helper
 
         self.model.graph.initializer.append(numpy_helper.from_array(array, name))
@@ -131,74 +137,83 @@ class _Int8:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
-    def _product(self, node: Any) -> None:
+    def _quantize_product(self, node: Any) -> None:
         """Replace one MatMul or Gemm."""
-        source = node.input[0]
-        integers, scales = self._weight(node)
-        q, scale, zero = self._whole(source) if self.whole else self._rows(source)
-        at = f"{node.name}/int8"
-        # MatMulInteger, Cast and the Mul with the weight's scales in one pass over the output.
-        own = scale if self.whole else "int8.one"
-        inputs = [q, integers, own, scales, zero, "int8.weight_zero_point"]
+        source, output = node.input[0], node.output[0]
+        weight, weight_scales = self._quantize_weight(node)
+        quantize = self._quantize_tensor if self.per_tensor else self._quantize_tokens
+        q, scale, zero_point = quantize(source)
+        prefix = f"{node.name}/int8"
         bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""
-        last = f"{at}/scaled" if bias else node.output[0]
-        made = last if self.whole else f"{at}/product"
-        self._add("MatMulIntegerToFloat", inputs, made, domain="com.microsoft")
-        if not self.whole:
-            self._add("Mul", [made, scale], last)
+        scaled = f"{prefix}/scaled" if bias else output
+        product = scaled if self.per_tensor else f"{prefix}/product"
+        # MatMulInteger, Cast and the Mul with the weight's scales in one pass over the output.
+        factor = scale if self.per_tensor else "int8.one"
+        inputs = [q, weight, factor, weight_scales, zero_point, "int8.weight_zero_point"]
+        self._add("MatMulIntegerToFloat", inputs, product, domain="com.microsoft")
+        if not self.per_tensor:
+            self._add("Mul", [product, scale], scaled)
         if bias:
-            self._add("Add", [last, bias], node.output[0])
+            self._add("Add", [scaled, bias], output)
 
-    def _whole(self, source: str) -> tuple[str, str, str]:
+    def _quantize_tensor(self, source: str) -> tuple[str, str, str]:
         """Names of A in uint8, of its one scale and of its zero point."""
         from onnx import helper
 
-        at = f"{source}/int8"
-        made = (f"{at}/q", f"{at}/scale", f"{at}/zero_point")
-        if source not in self.quantized:
-            self.quantized[source] = made
-            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [source], made, name=at))
-        return made
+        if source not in self.activations:
+            name = f"{source}/int8"
+            outputs = (f"{name}/q", f"{name}/scale", f"{name}/zero_point")
+            self.nodes.append(
+                helper.make_node("DynamicQuantizeLinear", [source], outputs, name=name)
+            )
+            self.activations[source] = outputs
+        return self.activations[source]
 
-    def _rows(self, source: str) -> tuple[str, str, str]:
-        """Names of A in uint8, of its scales (..., 1) and of its zero point; made once for all that
-        read A."""
-        if source in self.quantized:
-            return self.quantized[source]
-        import numpy as np
+    def _quantize_tokens(self, source: str) -> tuple[str, str, str]:
+        """Names of A in uint8, of its scales (..., 1) and of its zero point; once for all readers
+        of A."""
+        if source not in self.activations:
+            scale, smooth = self._token_scales(source)
+            q = self._integers(smooth, scale, f"{source}/int8")
+            self.activations[source] = (q, scale, "int8.zero_point")
+        return self.activations[source]
+
+    def _token_scales(self, source: str) -> tuple[str, str]:
+        """Names of A's scales, (..., 1), and of A, smoothed where its range is known."""
+        prefix, smooth = f"{source}/int8", source
+        if (factors := self._factors(source)) is not None:
+            inverse = self._store(f"{prefix}/factors", 1 / factors)
+            smooth = self._add("Mul", [source, inverse], f"{prefix}/smooth")
+        smallest = self._smallest_value(source)
+        magnitude = smooth if smallest is not None else self._add("Abs", [smooth], f"{prefix}/abs")
+        least = max(SMALLEST_SCALE, (smallest or 0.0) / -LEVELS)
+        bound = self._store(f"{prefix}/smallest", np.array(least, np.float32))
+        largest = self._add("ReduceMax", [magnitude, "int8.last_axis"], f"{prefix}/max", keepdims=1)
+        rough = self._add("Div", [largest, "int8.levels"], f"{prefix}/rough")
+        return self._add("Max", [rough, bound], f"{prefix}/scale"), smooth
+
+    def _integers(self, source: str, scale: str, prefix: str) -> str:
+        """Name of A in uint8: QuantizeLinear takes one scale an index of an axis, so of a matrix of
+        all tokens."""
         from onnx import numpy_helper
 
-        at = f"{source}/int8"
-        given = source
-        if (factors := self._factors(source)) is not None:
-            inverse = self._store(f"{at}/factors", 1 / factors)
-            source = self._add("Mul", [source, inverse], f"{at}/smooth")
-        lowest = self._lowest(given)
-        magnitude = source if lowest is not None else self._add("Abs", [source], f"{at}/abs")
-        least = max(SMALLEST_SCALE, (lowest or 0.0) / -LEVELS)
-        smallest = self._store(f"{at}/smallest", np.array(least, np.float32))
-        largest = self._add("ReduceMax", [magnitude, "int8.last_axis"], f"{at}/max", keepdims=1)
-        rough = self._add("Div", [largest, "int8.levels"], f"{at}/rough")
-        scale = self._add("Max", [rough, smallest], f"{at}/scale")
-        shape = self._add("Shape", [source], f"{at}/shape")
-        vector = self._add("Reshape", [scale, "int8.last_axis"], f"{at}/vector")
-        count = self._add("Shape", [vector], f"{at}/count")
-        width = self._add("Shape", [source], f"{at}/width", start=-1)
-        rows = self._add("Concat", ["int8.last_axis", width], f"{at}/rows", axis=0)
-        flat = self._add("Reshape", [source, rows], f"{at}/flat")
+        shape = self._add("Shape", [source], f"{prefix}/shape")
+        vector = self._add("Reshape", [scale, "int8.last_axis"], f"{prefix}/vector")
+        count = self._add("Shape", [vector], f"{prefix}/count")
+        width = self._add("Shape", [source], f"{prefix}/width", start=-1)
+        rows = self._add("Concat", ["int8.last_axis", width], f"{prefix}/rows", axis=0)
+        flat = self._add("Reshape", [source, rows], f"{prefix}/flat")
         value = numpy_helper.from_array(np.array([ZERO_POINT], np.uint8))
-        zeros = self._add("ConstantOfShape", [count], f"{at}/zero_points", value=value)
-        tokens = self._add("QuantizeLinear", [flat, vector, zeros], f"{at}/tokens", axis=0)
-        q = self._add("Reshape", [tokens, shape], f"{at}/q")
-        self.quantized[given] = (q, scale, "int8.zero_point")
-        return self.quantized[given]
+        zeros = self._add("ConstantOfShape", [count], f"{prefix}/zero_points", value=value)
+        tokens = self._add("QuantizeLinear", [flat, vector, zeros], f"{prefix}/tokens", axis=0)
+        return self._add("Reshape", [tokens, shape], f"{prefix}/q")
 
-    def _lowest(self, source: str) -> float | None:
-        """The least value that an activation can have, where its op says so."""
+    def _smallest_value(self, source: str) -> float | None:
+        """The smallest value that an activation can have, where its op bounds it near zero."""
         node = self.makers.get(source)
-        if node is None or node.op_type in LOWEST:
-            return LOWEST[node.op_type] if node else None
-        return LOWEST["Gelu"] if node.op_type == "Mul" and self._is_gelu(node) else None
+        if node is None or node.op_type in SMALLEST_VALUE:
+            return SMALLEST_VALUE[node.op_type] if node else None
+        return SMALLEST_VALUE["Gelu"] if node.op_type == "Mul" and self._is_gelu(node) else None
 
     def _is_gelu(self, node: Any) -> bool:
         """Whether a Mul ends the product of x, 0.5 and 1 + erf(x / sqrt(2)) and nothing else."""
@@ -208,20 +223,20 @@ class _Int8:
                 continue
             factors = [*inner.input, node.input[1 - n]]
             halved = any(self._number(name) == 0.5 for name in factors)
-            if halved and any(self._erf_of(name) in factors for name in factors):
+            if halved and any(self._erf_argument(name) in factors for name in factors):
                 return True
         return False
 
-    def _erf_of(self, name: str) -> str:
-        """The x of a 1 + erf(x / sqrt(2)), "" of anything else."""
-        for given in self._inputs("Add", name):
-            for turned in self._inputs("Erf", given):
-                inputs = self._inputs("Div", turned) or self._inputs("Mul", turned)
-                return next((one for one in inputs if self._number(one) is None), "")
+    def _erf_argument(self, name: str) -> str:
+        """The x of 1 + erf(x / sqrt(2)), "" of anything else."""
+        for term in self._inputs("Add", name):
+            for quotient in self._inputs("Erf", term):
+                inputs = self._inputs("Div", quotient) or self._inputs("Mul", quotient)
+                return next((x for x in inputs if self._number(x) is None), "")
         return ""
 
     def _inputs(self, op: str, name: str) -> list[str]:
-        """What the op that makes an activation reads; nothing if another op does."""
+        """The inputs of the op that computes a tensor; none if another op does."""
         maker = self.makers.get(name)
         return list(maker.input) if maker is not None and maker.op_type == op else []
 
@@ -236,46 +251,44 @@ class _Int8:
             return None
         return float(numpy_helper.to_array(tensor).reshape(()))
 
-    def _factors(self, source: str) -> Any | None:
-        """What each channel of A is divided by and of W multiplied with, float32 (in,)."""
-        import numpy as np
-
-        if source not in self.largest:
+    def _factors(self, source: str) -> NDArray[np.float32] | None:
+        """What A's channels are divided by and W's multiplied with, (in,); None without a range."""
+        if source not in self.ranges:
             return None
         # Layers may share their weights (ALBERT): these share their factors, too.
-        read = self._read_by(source)
-        alike = [name for name in self.readers if self._read_by(name) & read]
-        if any(name not in self.largest or self._read_by(name) != read for name in alike):
+        weights = self._weights_read_with(source)
+        sharing = [name for name in self.readers if self._weights_read_with(name) & weights]
+        if any(
+            name not in self.ranges or self._weights_read_with(name) != weights for name in sharing
+        ):
             return None
-        activation = np.max([self.largest[name] for name in alike], axis=0)
-        weights = [self._array(node) for node in self.readers[source]]
-        weight = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
+        activation = np.max([self.ranges[name] for name in sharing], axis=0)
+        arrays = [self._array(node) for node in self.readers[source]]
+        weight = np.max([np.abs(array).max(axis=1) for array in arrays], axis=0)
         return smoothquant.factors(activation, weight)
 
-    def _read_by(self, source: str) -> set[str]:
+    def _weights_read_with(self, source: str) -> set[str]:
         return {node.input[1] for node in self.readers[source]}
 
-    def _array(self, node: Any) -> Any:
-        """A product's weight, float32 (in, out)."""
+    def _array(self, node: Any) -> NDArray[np.float32]:
+        """A product's weight, (in, out)."""
         from onnx import numpy_helper
 
-        weight = numpy_helper.to_array(self.weights[node.input[1]])
-        return weight.T if is_turned(node) else weight
+        weight = np.asarray(numpy_helper.to_array(self.weights[node.input[1]]))
+        return weight.T if is_transposed(node) else weight
 
-    def _weight(self, node: Any) -> tuple[str, str]:
+    def _quantize_weight(self, node: Any) -> tuple[str, str]:
         """Names of W in 8 bits (in, out) and of its scales (out,); stored once for equal W."""
-        import numpy as np
-
-        name = node.input[1]
+        name, target = node.input[1], self.weight_type
         integers, scales = f"{name}.int8", f"{name}.scales"
         if name not in self.stored:
             self.stored.add(name)
-            weight, made = self._array(node), self.weight
+            weight = self._array(node)
             if (factors := self._factors(node.input[0])) is not None:
                 weight = weight * factors[:, None]
-            scale = np.maximum(np.abs(weight).max(axis=0) / made.levels, SMALLEST_SCALE)
-            rounded = np.clip(np.rint(weight / scale), -made.levels, made.levels)
-            whole = (rounded + made.zero_point).astype(made.dtype)
-            self._store(integers, np.ascontiguousarray(whole))
+            scale = np.maximum(np.abs(weight).max(axis=0) / target.levels, SMALLEST_SCALE)
+            rounded = np.clip(np.rint(weight / scale), -target.levels, target.levels)
+            stored = (rounded + target.zero_point).astype(target.dtype)
+            self._store(integers, np.ascontiguousarray(stored))
             self._store(scales, scale.astype(np.float32))
         return integers, scales

@@ -12,20 +12,20 @@ from engine.export.graphs.graph_edits import reads
 
 @dataclass(frozen=True)
 class FullPrecision:
-    """One row of `KEPT`: matrix products that stay in float32.
+    """One row of `FULL_PRECISION`: matrix products that stay in float32.
 
     Attributes:
         node: Pattern of the node's name.
         reason: Why.
-        beside: Name of another node that must be there, made from the match's groups; "" for none.
+        sibling: Name of another node that must exist, made from the match's groups; "" for none.
     """
 
     node: str
     reason: str
-    beside: str = ""
+    sibling: str = ""
 
 
-KEPT = (
+FULL_PRECISION = (
     FullPrecision(
         r"/lm_head/MatMul",
         "the head is what int8 hurts: flan-t5-small keeps fp32's top token in 95-96% of the steps "
@@ -33,35 +33,39 @@ KEPT = (
     ),
     FullPrecision(
         r"(.*)/DenseReluDense/wo/MatMul",
-        "the input of a gated feed-forward layer's output is a product with outliers: "
-        "96.5-97.2% of the top tokens with it in float32, 95-96% without, beside a float32 head; "
+        "the input of a gated feed-forward layer's output is a product with outliers: with a "
+        "float32 head, 96.5-97.2% of the top tokens with it in float32, 95-96% without; "
         "float16 overflows there (transformers#4586, CTranslate2#1074)",
-        beside=r"\1/DenseReluDense/wi_1/MatMul",
+        sibling=r"\1/DenseReluDense/wi_1/MatMul",
     ),
     FullPrecision(
         r"layer\.(\d+)/narrow",
-        "the same in a step graph, whose head is scored twice instead",
-        beside=r"layer.\1/gate",
+        "the same in a step graph, which scores its head's best tokens again instead",
+        sibling=r"layer.\1/gate",
     ),
     FullPrecision(
         r"/(.*/)?(classifier|pre_classifier|score|pooler)(/.*)?/(Gemm|MatMul)",
-        "a classification head sees one token of a row: nothing to win, and it makes the answer",
+        "a classification head sees one token of a row: no time to win, and it makes the answer",
     ),
 )
 
 
-def products(graph: Any) -> list[Any]:
-    """The MatMul and Gemm nodes with a constant 2-D float32 weight that `KEPT` does not name.
+def quantizable_products(graph: Any) -> list[Any]:
+    """The `weighted_products` that `FULL_PRECISION` does not name.
 
     Args:
         graph: An ONNX GraphProto.
     """
     names = {node.name for node in graph.node}
-    return [node for node in weighted(graph) if not _is_kept(node.name, names)]
+    return [node for node in weighted_products(graph) if not _stays_full(node.name, names)]
 
 
-def weighted(graph: Any) -> list[Any]:
-    """The MatMul and Gemm nodes with a constant 2-D float32 weight, `KEPT` ones too."""
+def weighted_products(graph: Any) -> list[Any]:
+    """The MatMul and Gemm nodes with a constant 2-D float32 weight.
+
+    Args:
+        graph: An ONNX GraphProto.
+    """
     weights = {w.name: w for w in graph.initializer}
     return [node for node in graph.node if _is_weighted(node, weights)]
 
@@ -70,36 +74,39 @@ def _is_weighted(node: Any, weights: dict[str, Any]) -> bool:
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
         return False
     weight = weights[node.input[1]]
-    attributes = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta")}
-    turned = any(a.name == "transA" and a.i for a in node.attribute)
-    plain = all(value == 1.0 for value in attributes.values()) and not turned
-    return len(weight.dims) == 2 and weight.data_type == 1 and plain
+    scaled = any(a.name in ("alpha", "beta") and a.f != 1.0 for a in node.attribute)
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    return len(weight.dims) == 2 and weight.data_type == 1 and not (scaled or transposed)
 
 
-def is_turned(node: Any) -> bool:
+def is_transposed(node: Any) -> bool:
     """Whether a product's weight is stored (out, in)."""
     return any(a.name == "transB" and a.i for a in node.attribute)
 
 
-def _is_kept(name: str, names: Set[str]) -> bool:
-    for kept in KEPT:
-        found = re.fullmatch(kept.node, name)
-        if found and (not kept.beside or found.expand(kept.beside) in names):
+def _stays_full(name: str, names: Set[str]) -> bool:
+    for row in FULL_PRECISION:
+        match = re.fullmatch(row.node, name)
+        if match and (not row.sibling or match.expand(row.sibling) in names):
             return True
     return False
 
 
-def drop_unused(graph: Any) -> None:
-    """Take out the weights that nothing reads any more."""
-    used = {name for node in graph.node for name in reads(node)}
-    left = [w for w in graph.initializer if w.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(left)
+def replace_nodes(model: Any, nodes: list[Any]) -> None:
+    """Give a model new nodes, ONNX Runtime's own among them, and drop the weights that none reads.
 
-
-def add_domain(model: Any, domain: str = "com.microsoft") -> None:
-    """Declare that a model uses ONNX Runtime's own ops."""
+    Args:
+        model: An ONNX ModelProto; changed in place.
+        nodes: In topological order.
+    """
     from onnx import helper
 
-    if all(o.domain != domain for o in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(domain, 1))
+    graph = model.graph
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in graph.node for name in reads(node)}
+    weights = [w for w in graph.initializer if w.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))

@@ -23,10 +23,10 @@ from engine.bundle import format as bundle_format
 from engine.cli import app
 from engine.errors import ColumnError, ExportError, InputError, SettingsError
 from engine.export import export, quantize
-from engine.export.acceptance import measures
-from engine.export.acceptance.gate import ALONE, judge
+from engine.export.acceptance import limits, measures
+from engine.export.acceptance.gate import compare_bundles
+from engine.export.acceptance.limits import BATCH_EFFECT, LIMITS, Limit
 from engine.export.acceptance.sample import BUNDLED, Sample, bundled, read
-from engine.export.recipes import table
 from engine.export.recipes.table import RECIPES
 from engine.export.sentences import SENTENCES
 
@@ -85,7 +85,7 @@ def test_only_the_scale_of_a_row_makes_its_answer_its_own(
     for recipe in OTHERS:
         quantize(tiny_bundles / "embedder", tmp_path / recipe, recipe=recipe, force=True)
         gate = bundle_format.load(tmp_path / recipe).description.gate
-        apart[recipe] = gate["figures"][ALONE]["value"]
+        apart[recipe] = gate["figures"][BATCH_EFFECT]["value"]
     assert apart["int8"] == 0
     assert apart["int8-tensor"] > 1e-6
 
@@ -95,14 +95,16 @@ def test_every_task_has_figures(plain: Path, tmp_path: Path, task: str) -> None:
     quantize(plain / task, tmp_path / "out", recipe="int8", force=True)
     figures = bundle_format.load(tmp_path / "out").description.gate["figures"]
     kind = {"fill-mask": "token", "text-classification": "label"}.get(task, "span")
-    assert {f"same {kind}", "mean score shift", ALONE} <= set(figures)
+    assert {f"same {kind}", "mean score shift", BATCH_EFFECT} <= set(figures)
     assert figures[f"same {kind}"]["value"] > 0.5
 
 
 def test_a_bundle_that_is_compared_with_itself_is_the_same(plain: Path, tiny_bundles: Path) -> None:
     for folder in (*(plain / task for task in TASKS), tiny_bundles / "t5"):
         rows = bundled(bundle_format.load(folder).description)
-        verdict = judge(folder, folder, RECIPES["int8"].limits, replace(rows, items=rows.items[:9]))
+        verdict = compare_bundles(
+            folder, folder, LIMITS["int8"], replace(rows, items=rows.items[:9])
+        )
         assert verdict.passed
         figures = {name: figure.value for name, figure in verdict.figures.items()}
         same = [value for name, value in figures.items() if name.startswith("same")]
@@ -139,9 +141,9 @@ def ruined(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_that_int8_ruins_is_refused_with_its_layers_named(
     ruined: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ExportError, match="answers otherwise than fp32") as caught:
+    with pytest.raises(ExportError, match="exceeds its accuracy limits") as caught:
         quantize(ruined / "fp32", tmp_path / "out", recipe="int8")
-    first = str(caught.value).partition("moved most: ")[2].split(" ")[0]
+    first = str(caught.value).partition("worst layers: ")[2].split(" ")[0]
     assert first == "/bert/encoder/layer.0/output/dense/MatMul"
     assert "--force" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
@@ -153,9 +155,8 @@ def test_a_model_that_int8_ruins_is_refused_with_its_layers_named(
 def test_float16_is_refused_with_its_layers_named(
     ruined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    impossible = replace(RECIPES["fp16"], limits=(measures.Limit("same label", 2.0),))
-    monkeypatch.setattr(table, "RECIPES", {**RECIPES, "fp16": impossible})
-    with pytest.raises(ExportError, match=r"moved most: .*/bert/encoder/layer"):
+    monkeypatch.setattr(limits, "LIMITS", {"fp16": (Limit("same label", 2.0),)})
+    with pytest.raises(ExportError, match=r"worst layers: .*/bert/encoder/layer"):
         quantize(ruined / "fp32", tmp_path / "out", recipe="fp16")
     assert list(tmp_path.iterdir()) == []
 
@@ -194,7 +195,7 @@ def test_a_recipe_that_is_slower_says_so(
     ("given", "kind", "said"),
     [
         ({"recipe": "int3"}, SettingsError, "not a recipe"),
-        ({"recipe": "bf16"}, SettingsError, "bf16 cannot be made"),
+        ({"recipe": "bf16"}, SettingsError, "bf16 is not supported"),
         ({"recipe": "fp32"}, SettingsError, "is not made from that"),
         ({"text": ("words",)}, SettingsError, "no sample"),
         ({"sample": Path("nowhere.jsonl")}, InputError, "nowhere.jsonl"),
@@ -270,13 +271,13 @@ def test_prompts_as_long_as_the_model_leave_room_for_an_answer(tmp_path: Path) -
 
 def test_masks_that_are_all_cut_off_are_compared_too() -> None:
     none = pa.table({"candidates": pa.array([[], []], pa.list_(pa.null()))})
-    found = measures.compared("fill-mask", none, none)
+    found = measures.compare_answers("fill-mask", none, none)
     assert (found["same token"], found["mean score shift"]) == (1, 0)
 
 
 def test_a_sample_without_a_good_row_is_refused(tiny_bundles: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("no json\n")
-    with pytest.raises(InputError, match="no row of it can be used"):
+    with pytest.raises(InputError, match="none of its rows can be used"):
         read(tmp_path / "rows.jsonl", (), bundle_format.load(tiny_bundles / "embedder").description)
 
 
@@ -333,11 +334,11 @@ def test_a_number_that_is_none_does_not_pass() -> None:
     bad = pa.table(
         {"embedding": pa.array([[1.0, 0.0], [float("nan")] * 2], pa.list_(pa.float32(), 2))}
     )
-    assert measures.compared("feature-extraction", good, bad)["worst cosine"] == 0
-    assert measures.apart(good, bad) == 1
-    limit = measures.Limit("mean cosine", 0.9)
+    assert measures.compare_answers("feature-extraction", good, bad)["worst cosine"] == 0
+    assert measures.batch_effect(good, bad) == 1
+    limit = Limit("mean cosine", 0.9)
     assert not limit.holds(float("nan"))
-    assert not replace(limit, most=True).holds(float("nan"))
+    assert not replace(limit, is_maximum=True).holds(float("nan"))
 
 
 def test_tokens_behind_an_answer_do_not_count() -> None:
@@ -345,7 +346,7 @@ def test_tokens_behind_an_answer_do_not_count() -> None:
         np.array([[5, 1, 9], [4, 4, 4]]), np.array([2, 3]), np.full((2, 3), 2, np.float32)
     )
     theirs = replace(ours, tokens=np.array([[5, 1, 0], [4, 4, 3]]))
-    found = measures.forced(ours, theirs)
+    found = measures.compare_steps(ours, theirs)
     assert found["same top token"] == 0.8
     assert found["same top token where fp32 is sure"] == 0.8
 
@@ -353,4 +354,4 @@ def test_tokens_behind_an_answer_do_not_count() -> None:
 def test_items_are_checked(tiny_bundles: Path) -> None:
     folder = tiny_bundles / "embedder"
     with pytest.raises(InputError, match="item 1"):
-        judge(folder, folder, (), Sample(["a text", 7], "mine"))
+        compare_bundles(folder, folder, (), Sample(["a text", 7], "mine"))

@@ -14,7 +14,7 @@ from support.bundles import bundle_of, checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
 from engine.errors import ExportError
-from engine.runtime.packing import places
+from engine.runtime.packing import packing_inputs
 
 pytest.importorskip("optimum.exporters.onnx")
 onnx = pytest.importorskip("onnx")
@@ -23,9 +23,12 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from engine.export import export  # noqa: E402
+from engine.export.acceptance import packing  # noqa: E402
 from engine.export.graphs import remove_padding, storage  # noqa: E402
-from engine.export.graphs.packed_attention_reference import stood_in  # noqa: E402
-from engine.export.recipes import table  # noqa: E402
+from engine.export.graphs.packed_attention_reference import (  # noqa: E402
+    with_reference_attention,
+)
+from engine.export.quantization import rewritten_graphs  # noqa: E402
 
 ENCODERS = {
     "bert": "feature-extraction",
@@ -80,9 +83,9 @@ def test_a_bias_that_is_a_norm_s_as_well_is_joined_in_its_own_place(tmp_path: Pa
     plain = graph_of(tmp_path / "bundle")
     flat = type(plain)()
     flat.CopyFrom(plain)
-    assert remove_padding.packed(flat, 64)
+    assert remove_padding.remove_padding(flat, 64)
     feeds = rows([9, 3, 8], 9, 0)
-    assert remove_padding.error(flat, remove_padding.outputs(plain, feeds), feeds) < 1e-5
+    assert packing.largest_error(flat, packing.outputs(plain, feeds), feeds) < 1e-5
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
@@ -90,7 +93,7 @@ def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> No
     plain = graph_of(made / family)
     flat = type(plain)()
     flat.CopyFrom(plain)
-    assert remove_padding.packed(flat, 64) == (family not in LEFT)
+    assert remove_padding.remove_padding(flat, 64) == (family not in LEFT)
     if family in LEFT:
         assert flat == plain
         return
@@ -100,34 +103,34 @@ def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> No
     for node in flat.graph.node:
         if node.op_type == "PackedMultiHeadAttention":
             assert [made_by[name] for name in node.input[1:3]] == ["MatMul", "MatMul"]
-    assert len([node for node in flat.graph.node if "back" in node.input]) == 1
+    assert len([node for node in flat.graph.node if "inverse_indices" in node.input]) == 1
     assert not {"Softmax", "Erf"} & set(ops)
     pad = bundle_format.load(made / family).description.model_config.pad_id
     for lengths, width in (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8)):
         feeds = rows(lengths, width, pad)
-        assert remove_padding.error(flat, remove_padding.outputs(plain, feeds), feeds) < 1e-5
+        assert packing.largest_error(flat, packing.outputs(plain, feeds), feeds) < 1e-5
 
 
 def test_a_row_s_numbers_do_not_hang_on_its_neighbours(made: Path) -> None:
     flat = graph_of(made / "bert")
-    remove_padding.packed(flat, 64)
+    remove_padding.remove_padding(flat, 64)
     feeds = rows([16, 3, 9], 16, 0)
-    together = remove_padding.outputs(flat, feeds)["last_hidden_state"]
-    alone = remove_padding.outputs(flat, {n: a[1:2, :8] for n, a in feeds.items()})[
-        "last_hidden_state"
-    ]
+    together = packing.outputs(flat, feeds)["last_hidden_state"]
+    alone = packing.outputs(flat, {n: a[1:2, :8] for n, a in feeds.items()})["last_hidden_state"]
     np.testing.assert_allclose(together[1, :3], alone[0, :3], atol=1e-5)
 
 
 def test_a_bundle_of_fp16_has_both_and_a_gpu_takes_the_one_without(made: Path) -> None:
     for family, file in (("bert", "model"), ("t5", "encoder")):
-        graphs = table.applied("fp16", bundle_format.load(made / family))
+        graphs = rewritten_graphs("fp16", bundle_format.load(made / family))
         assert {f"{file}.onnx", f"{file}.packed.onnx"} <= graphs.keys()
         ops = {n.op_type: n for n in graphs[f"{file}.packed.onnx"].graph.node}
         assert "PackedMultiHeadAttention" in ops
         kinds = storage.types(graphs[f"{file}.packed.onnx"])
         assert kinds[ops["PackedMultiHeadAttention"].output[0]] == TensorProto.FLOAT16
-    assert "model.packed.onnx" not in table.applied("fp16", bundle_format.load(made / "deberta-v2"))
+    assert "model.packed.onnx" not in rewritten_graphs(
+        "fp16", bundle_format.load(made / "deberta-v2")
+    )
     task = ENCODERS["bert"]
     model = checkpoint_of(checkpoints.encoder, "bert", task)
     folder = bundle_format.load(bundle_of(model, task, "fp16", force=True))
@@ -138,7 +141,7 @@ def test_a_bundle_of_fp16_has_both_and_a_gpu_takes_the_one_without(made: Path) -
 def test_one_that_answers_otherwise_is_not_written(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = remove_padding.packed
+    wrong = remove_padding.remove_padding
 
     def scaled(model: Any, longest: int) -> bool:
         done = wrong(model, longest)
@@ -148,11 +151,13 @@ def test_one_that_answers_otherwise_is_not_written(
                     attribute.f *= 1.5
         return done
 
-    monkeypatch.setattr(remove_padding, "packed", scaled)
-    with pytest.raises(ExportError, match=r"model\.onnx: without its padding it answers otherwise"):
-        table.applied("fp16", bundle_format.load(made / "bert"))
+    monkeypatch.setattr(remove_padding, "remove_padding", scaled)
+    with pytest.raises(
+        ExportError, match=r"model\.onnx: the unpadded graph differs from the padded one"
+    ):
+        rewritten_graphs("fp16", bundle_format.load(made / "bert"))
     with pytest.raises(ExportError, match="nan"):
-        remove_padding.check("model.onnx", float("nan"), 1)
+        packing.check("model.onnx", float("nan"), 1)
 
 
 # --- graphs with something that is not known
@@ -204,9 +209,9 @@ def attention(mask: list[Any]) -> Any:
 def test_a_mask_of_the_padding_alone_is_known() -> None:
     model = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
     plain = attention([helper.make_node("Add", ["scores", "hiding"], ["masked"])])
-    assert remove_padding.packed(model, 64)
+    assert remove_padding.remove_padding(model, 64)
     feeds = rows([4, 2, 7], 8, 0) | {"input_ids": np.arange(24).reshape(3, 8) % 9}
-    assert remove_padding.error(model, remove_padding.outputs(plain, feeds), feeds) < 1e-6
+    assert packing.largest_error(model, packing.outputs(plain, feeds), feeds) < 1e-6
 
 
 STRANGE: dict[str, list[tuple[str, list[str], str]]] = {
@@ -255,8 +260,8 @@ def test_a_window_that_only_shows_in_long_rows_is_seen() -> None:
     model = attention([length, twice, *made])
     front = numpy_helper.from_array(np.array([0, 1], np.int64), "front")
     model.graph.initializer.append(front)
-    assert remove_padding.packed(type(model).FromString(model.SerializeToString()), 13)
-    assert not remove_padding.packed(model, 200)
+    assert remove_padding.remove_padding(type(model).FromString(model.SerializeToString()), 13)
+    assert not remove_padding.remove_padding(model, 200)
 
 
 @pytest.mark.parametrize("activation", ["mish", "relu6"])
@@ -265,7 +270,7 @@ def test_an_op_that_is_not_known_between_two_layers_keeps_the_padding(
 ) -> None:
     model = checkpoints.encoder(tmp_path / "m", "bert", "feature-extraction", hidden_act=activation)
     export(str(model), tmp_path / "fp32", task="feature-extraction")
-    assert not remove_padding.packed(graph_of(tmp_path / "fp32"), 64)
+    assert not remove_padding.remove_padding(graph_of(tmp_path / "fp32"), 64)
     export(str(model), tmp_path / "fp16", task="feature-extraction", recipe="fp16", force=True)
     folder = bundle_format.load(tmp_path / "fp16")
     assert folder.graphs_for("cuda:0") == ("model.onnx", "pool.onnx")
@@ -280,16 +285,16 @@ def test_states_of_several_layers_are_gathered_back_each(made: Path) -> None:
     plain.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, shape))
     flat = type(plain)()
     flat.CopyFrom(plain)
-    assert remove_padding.packed(flat, 64)
-    assert len([node for node in flat.graph.node if "back" in node.input]) == 2
+    assert remove_padding.remove_padding(flat, 64)
+    assert len([node for node in flat.graph.node if "inverse_indices" in node.input]) == 2
     feeds = rows([5, 8, 2], 8, 0)
-    assert remove_padding.error(flat, remove_padding.outputs(plain, feeds), feeds) < 1e-5
+    assert packing.largest_error(flat, packing.outputs(plain, feeds), feeds) < 1e-5
 
 
 def test_logits_of_a_vocabulary_are_there_once(made: Path) -> None:
     flat = graph_of(made / "mpnet")
-    remove_padding.packed(flat, 64)
-    (back,) = (node for node in flat.graph.node if "back" in node.input)
+    remove_padding.remove_padding(flat, 64)
+    (back,) = (node for node in flat.graph.node if "inverse_indices" in node.input)
     makers = {name: node for node in flat.graph.node for name in node.output}
     assert makers[back.input[0]].op_type in ("LayerNormalization", "SkipLayerNormalization")
     assert "logits" not in back.output
@@ -299,7 +304,7 @@ def test_logits_of_a_vocabulary_are_there_once(made: Path) -> None:
 def test_what_is_not_known_stays_as_it_is(mask: str) -> None:
     steps = [helper.make_node(op, inputs, [made]) for op, inputs, made in STRANGE[mask]]
     model, plain = attention(steps), attention(steps)
-    assert not remove_padding.packed(model, 200)
+    assert not remove_padding.remove_padding(model, 200)
     assert model == plain
 
 
@@ -310,16 +315,16 @@ def test_what_is_not_known_stays_as_it_is(mask: str) -> None:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3))
 def test_what_is_gathered_is_gathered_back(lengths: list[int], more: int) -> None:
     mask = (np.arange(max(lengths) + more) < np.array(lengths)[:, None]).astype(np.int64)
-    found = places(mask)
+    found = packing_inputs(mask)
     assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
     states = np.random.default_rng(0).normal(size=(*mask.shape, 3))
-    flat = states.reshape(-1, 3)[found["kept"]]
+    flat = states.reshape(-1, 3)[found["token_indices"]]
     np.testing.assert_array_equal(flat, states[mask == 1])
-    np.testing.assert_array_equal(flat[found["back"]][mask == 1], flat)
-    assert found["starts"].tolist() == [0, *np.cumsum(lengths)]
+    np.testing.assert_array_equal(flat[found["inverse_indices"]][mask == 1], flat)
+    assert found["cu_seqlens"].tolist() == [0, *np.cumsum(lengths)]
     # As ContribOperators.md has it: real tokens first, in order, then where the padding was.
     order = np.concatenate([np.flatnonzero(mask), np.flatnonzero(mask == 0)])
-    np.testing.assert_array_equal(found["offsets"].ravel(), order)
+    np.testing.assert_array_equal(found["token_offset"].ravel(), order)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -330,8 +335,8 @@ def test_what_stands_in_for_attention_is_attention(biased: bool) -> None:
     drawn = np.random.default_rng(0)
     q, k, v = (drawn.normal(size=(9, heads * size)).astype(np.float32) for _ in "qkv")
     bias = drawn.normal(size=(1, heads, 6, 6)).astype(np.float32)
-    feeds = {"q": q, "k": k, "v": v, "": None, "offsets": 0, "starts": 0}
-    feeds |= {name: places(mask)[name] for name in ("offsets", "starts")}
+    feeds = {"q": q, "k": k, "v": v, "": None, "token_offset": 0, "cu_seqlens": 0}
+    feeds |= {name: packing_inputs(mask)[name] for name in ("token_offset", "cu_seqlens")}
     feeds |= {"bias": bias} if biased else {}
     kinds = {np.dtype(np.float32): 1, np.dtype(np.int32): 6}
     node = helper.make_node("PackedMultiHeadAttention", list(feeds), ["made"],
@@ -342,7 +347,7 @@ def test_what_stands_in_for_attention_is_attention(biased: bool) -> None:
     graph = helper.make_graph([node], "g", inputs, [helper.make_empty_tensor_value_info("made")])
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    with storage.opened(stood_in(model)) as session:
+    with storage.opened(with_reference_attention(model)) as session:
         (found,) = session.run(["made"], feeds)
     wanted, start = np.empty_like(found), 0
     for length in lengths:

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from support.fake_cuda import Late, carried  # noqa: E402
 
 from engine.export.graphs import storage  # noqa: E402
-from engine.export.recipes.fp16 import half, shortened  # noqa: E402
+from engine.export.recipes.fp16 import convert, shorten  # noqa: E402
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -84,7 +84,7 @@ def test_products_are_narrowed_and_told_ones_are_not() -> None:
     )
     x = drawn.normal(size=(3, 4)).astype(np.float32)
     (wanted,) = ran(model, {"x": x})
-    half(model, kept={"second"})
+    convert(model, full={"second"})
     kinds = {w.name: w.data_type for w in model.graph.initializer}
     assert kinds == {"one/half": HALF, "two": FLOAT}
     (found,) = ran(model, {"x": x})
@@ -99,7 +99,7 @@ def test_what_comes_from_elsewhere_is_narrow_at_the_border() -> None:
         [declared("past.0.key", FLOAT, "n")],
         [declared("present.0.key", FLOAT, "n")],
     )
-    half(model, there=(r"(past|present)\.\d\.key",))
+    convert(model, narrow=(r"(past|present)\.\d\.key",))
     assert [node.op_type for node in model.graph.node] == ["Relu"]
     (found,) = ran(model, {"past.0.key": np.array([-1, 2], np.float16)})
     assert found.dtype == np.float16
@@ -118,7 +118,7 @@ def test_numbers_made_of_ids_are_not_rounded() -> None:
         [declared("ids", TensorProto.INT64, "n")],
         [declared("back", TensorProto.INT64, "n")],
     )
-    half(model)
+    convert(model)
     assert ran(model, {"ids": np.array([4099, 1 << 20])})[0].tolist() == [8198, 1 << 21]
 
 
@@ -129,7 +129,7 @@ def test_weights_beyond_float16_are_its_largest() -> None:
         [declared("x", FLOAT, 2)],
         [declared("y", FLOAT, 2)],
     )
-    half(model)
+    convert(model)
     assert ran(model, {"x": np.zeros(2, np.float32)})[0].tolist() == [-65504, 1]
 
 
@@ -157,10 +157,10 @@ def test_a_t5_s_running_sum_stays_in_float32(made: Path) -> None:
 
 @given(st.floats(width=32, allow_nan=False, min_value=-(2.0**90), max_value=2.0**90))
 def test_a_shortened_number_is_the_nearest_that_tf32_holds(number: float) -> None:
-    (found,) = shortened(np.array([number], np.float32))
+    (found,) = shorten(np.array([number], np.float32))
     assert found.view(np.uint32) & 0x1FFF == 0
     assert abs(found - np.float32(number)) <= 2**-11 * abs(number) + 1e-38
-    assert shortened(np.array([found]))[0] == found
+    assert shorten(np.array([found]))[0] == found
 
 
 @pytest.mark.parametrize("file", ["encoder.onnx", "encoder.packed.onnx", "resident.onnx"])

@@ -1,0 +1,161 @@
+"""An fp32 bundle -> a bundle of another recipe, if its answers stay within the recipe's limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from engine.bundle import format as bundle_format
+from engine.bundle.format import BESIDE, PACKED, RESIDENT, STEP, BundleFolder, Description
+from engine.errors import ExportError, SettingsError
+from engine.export.acceptance import gate, limits, packing, parity, sample
+from engine.export.acceptance.gate import GateReport
+from engine.export.acceptance.sample import Sample
+from engine.export.acceptance.worst_layers import worst_layers
+from engine.export.graphs import remove_padding, step_cpu, storage
+from engine.export.recipes import smoothquant, table
+from engine.export.recipes.table import GraphContext, Recipe
+from engine.export.sentences import encode
+from engine.export.versions import versions
+
+
+def load_sample(file: Path | None, text: Sequence[str], description: Description) -> Sample:
+    """The user's own rows, or the bundled ones.
+
+    Raises:
+        InputError, ColumnError, SettingsError: As `sample.read`.
+    """
+    return sample.read(file, text, description) if file else sample.bundled(description)
+
+
+def write_bundle(
+    plain: BundleFolder,
+    folder: Path,
+    recipe: str,
+    rows: Sample,
+    force: bool,
+    progress: Callable[[str], None],
+) -> Description:
+    """Write a recipe's bundle into `folder`, and compare its answers with the fp32 bundle's.
+
+    Args:
+        plain: The fp32 bundle.
+        folder: Empty.
+        recipe: A name of `table.RECIPES`.
+        rows: What both answer.
+        force: Keep the bundle where it exceeds the recipe's limits, too.
+        progress: Called with one line before each stage.
+
+    Raises:
+        SettingsError: The recipe changes no graph of the bundle.
+        ExportError: The bundle exceeds the limits.
+        InputError: A row is not what the task takes.
+    """
+    progress(f"writing the graphs ({recipe})")
+    graphs = rewritten_graphs(recipe, plain)
+    storage.save(graphs, folder)
+    shutil.copy(plain.path / bundle_format.TOKENIZER, folder)
+    description = dataclasses.replace(plain.description, recipe=recipe, tools=versions())
+    bundle_format.save(folder, description)
+    progress(f"comparing with fp32 ({len(rows.items)} rows: {rows.name})")
+    report = gate.compare_bundles(plain.path, folder, limits.LIMITS[recipe], rows)
+    if not report.passed:
+        layers = worst_layers(plain, folder)
+        report = dataclasses.replace(report, forced=force, worst_layers=layers)
+        if not force:
+            raise _exceeded(recipe, report)
+    notes = description.notes + _notes(recipe, report, graphs)
+    described = dataclasses.replace(description, gate=report.to_dict(), notes=notes)
+    return bundle_format.save(folder, described)
+
+
+def _exceeded(recipe: str, report: GateReport) -> ExportError:
+    failed = ", ".join(
+        f"{name} {figure.value:.4g} (limit {figure.limit:g})"
+        for name, figure in report.figures.items()
+        if not figure.holds
+    )
+    layers = f"; worst layers: {', '.join(report.worst_layers)}" if report.worst_layers else ""
+    return ExportError(
+        f"{recipe} exceeds its accuracy limits ({report.rows} rows: {report.sample}): "
+        f"{failed}{layers}",
+        "nothing was written; take another recipe, a --sample of your own rows, or --force",
+    )
+
+
+def _notes(recipe: str, report: GateReport, graphs: Collection[str]) -> tuple[str, ...]:
+    """What the user should know of a bundle that is written."""
+    notes, for_gpu = [], table.recipe(recipe).for_gpu
+    if report.forced:
+        notes.append(f"{recipe} exceeds its accuracy limits, and was written by --force")
+    padded = any(n in graphs and packed not in graphs for n, packed in PACKED.items())
+    if for_gpu and padded:
+        notes.append("its attention is of a kind that keeps its padding on a GPU")
+    if report.speed < 1 and not for_gpu:
+        notes.append(f"{recipe} is slower than fp32 on this machine: {report.speed:.2f} times")
+    return tuple(notes)
+
+
+def rewritten_graphs(recipe: str, plain: BundleFolder) -> dict[str, Any]:
+    """The graphs of an fp32 bundle after a recipe, ONNX ModelProtos by file name.
+
+    Raises:
+        SettingsError: The recipe changes none of them.
+        ExportError: An encoder without padding differs from the one with padding.
+    """
+    chosen = table.recipe(recipe)
+    on_gpu = chosen.for_gpu and RESIDENT[0] in plain.graphs
+    unused = ((STEP,) if on_gpu else ()) if chosen.for_gpu else (*RESIDENT, *BESIDE)
+    graphs = storage.load(plain.path, tuple(name for name in plain.graphs if name not in unused))
+    unchanged = {"dense.onnx", *BESIDE} | ({STEP} if chosen.for_gpu else set())
+    if not graphs.keys() - unchanged:
+        raise SettingsError(
+            f"recipe: {recipe} changes nothing of {plain.path}, which has no graph for a GPU",
+            "export the model again, or take another recipe, such as int8",
+        )
+    for file in sorted(graphs.keys() - unchanged):
+        graphs |= _rewritten(file, graphs[file], chosen, on_gpu, plain)
+    return graphs
+
+
+def _rewritten(
+    file: str, model: Any, recipe: Recipe, on_gpu: bool, plain: BundleFolder
+) -> dict[str, Any]:
+    description, ranges = plain.description, {}
+    if recipe.needs_ranges and not description.smoothed and file in smoothquant.ENCODERS:
+        ranges = smoothquant.activation_ranges(plain.path, file, description.model_config)
+    if file == STEP and recipe.shortlist:
+        step_cpu.shortlist(model, recipe.shortlist)
+    context = GraphContext(description.smoothed, ranges, on_gpu)
+    if recipe.for_gpu and file in PACKED:
+        return _with_unpadded(file, model, recipe, context, plain)
+    return {file: recipe.rewrite(model, context)}
+
+
+def _with_unpadded(
+    file: str, model: Any, recipe: Recipe, context: GraphContext, plain: BundleFolder
+) -> dict[str, Any]:
+    """An encoder after a recipe, and, where its attention is known, the same without padding.
+
+    The unpadded graph is compared with the fp32 encoder before the recipe, and both after it.
+
+    Raises:
+        ExportError: The unpadded graph differs.
+    """
+    model_config = plain.description.model_config
+    unpadded = deepcopy(model)
+    if not remove_padding.remove_padding(unpadded, model_config.max_length):
+        return {file: recipe.rewrite(model, context)}
+    feeds = encode(plain.path, model_config)
+    expected = packing.outputs(model, feeds)
+    limit = max(parity.TOLERANCE, float(plain.description.proof["relative_tolerance"]))
+    packing.check(file, packing.largest_error(unpadded, expected, feeds), limit)
+    model, unpadded = (recipe.rewrite(graph, context) for graph in (model, unpadded))
+    # Both round, each in its own order.
+    limit += 2 * packing.largest_error(model, expected, feeds)
+    packing.check(PACKED[file], packing.largest_error(unpadded, expected, feeds), limit)
+    return {file: model, PACKED[file]: unpadded}
