@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +70,9 @@ def read(
         ColumnError: A column is missing or is not of the type that the task takes.
     """
     text = [column.name for column in inputs]
-    stretches = _limited(map(_separating(split, text), _stretches(split, inputs, keep)), limit)
+    separated = (_separate(s, split, text) for s in _stretches(split, inputs, keep))
     pending: list[_Stretch] = []
-    for stretch in stretches:
+    for stretch in _limited(separated, limit):
         pending = [*(s for s in pending if len(s)), stretch]
         while sum(len(s.rows) for s in pending) > window or _is_full(pending, window):
             whole, rest = _divide(pending, window)
@@ -120,10 +120,9 @@ def _stretches(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> I
         row += batch.num_rows
 
 
-def _separating(split: Split, text: Sequence[str]) -> Callable[[_Stretch], _Stretch]:
-    """A function that moves rows with a null text or invalid UTF-8 from the good to the bad."""
-
-    def separate(stretch: _Stretch) -> _Stretch:
+def _separate(stretch: _Stretch, split: Split, text: Sequence[str]) -> _Stretch:
+    """The stretch with rows of a null text or of invalid UTF-8 among the bad ones."""
+    with reading(split.path, split.kind):
         columns = _as_text(stretch.columns, text)
         invalid = np.zeros(len(stretch.rows), bool)
         for name in columns.schema.names:
@@ -138,12 +137,6 @@ def _separating(split: Split, text: Sequence[str]) -> Callable[[_Stretch], _Stre
         bad += [(int(r), "null_text") for r in stretch.rows[null & ~invalid]]
         columns = columns.filter(pa.array(good))
         return _Stretch(columns, stretch.rows[good], sorted(stretch.bad + bad))
-
-    def separate_naming_file(stretch: _Stretch) -> _Stretch:
-        with reading(split.path, split.kind):
-            return separate(stretch)
-
-    return separate_naming_file
 
 
 def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:

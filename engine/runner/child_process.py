@@ -60,7 +60,7 @@ class ChildProcess:
         self.tell(settings)
 
     def tell(self, message: object) -> None:
-        """Send a message; that the process is gone shows when it is heard."""
+        """Send a message; whether the process is gone shows in `hear`."""
         with suppress(OSError):
             pickle.dump(message, self._stdin, protocol=5)
             self._stdin.flush()
@@ -100,7 +100,7 @@ class ChildProcess:
 
     def close_input(self) -> None:
         """Have the process end by itself."""
-        with suppress(OSError):  # it may be gone already, with something left to say to it
+        with suppress(OSError):  # it may be gone, with a message not yet written
             self._stdin.close()
 
     def wait(self) -> None:

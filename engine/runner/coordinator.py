@@ -67,7 +67,7 @@ def run(
         model: A bundle's folder, which brings the settings that `engine tune` measured on this
             machine; or a loaded bundle.
         inputs: Files, folders or globs.
-        out: The output folder; made if missing, continued if it holds this very run.
+        out: The output folder; created if missing, continued if it holds the same run.
         on_progress: Called a few times a second from the calling thread.
         settings: Fields of `RunConfig`, and the task's own options by name.
 
@@ -229,7 +229,7 @@ class Coordinator:
             reasons = ", ".join(f"{code} {n}" for code, n in self.rejected.most_common())
             where = f"; the first of the latest window is {first_bad}" if first_bad else ""
             raise TooManyRejects(
-                f"{rejected} bad rows, and at most {allowed} are allowed ({reasons}){where}",
+                f"{rejected} bad rows, where at most {allowed} are allowed ({reasons}){where}",
                 "fix the input, or raise --max-rejects",
             )
 
@@ -256,10 +256,10 @@ class Coordinator:
 def _sized(
     config: RunConfig, device: Device, count: int, *, decoder: bool, loaded: bool
 ) -> RunConfig:
-    """Settings of one of `count` workers, with every size that was left to the engine filled in."""
+    """Settings of one of `count` workers, with every size that was 0 filled in."""
     workers, tokenizers = config.workers, config.tokenizers
     if device.is_gpu:
-        # One batch is made ready while the other is computed; a decoder's rows come and go.
+        # One batch is prepared while another is computed; a decoder refills its slots instead.
         workers = workers or (1 if decoder else 2)
         tokenizers = tokenizers or min(GPU_TOKENIZERS, max(1, cores() // (2 * count)))
     else:
@@ -269,13 +269,13 @@ def _sized(
 
 
 def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...]:
-    """What will run: a loaded bundle stays where it is, and must be where it is wanted."""
+    """The devices that will compute: for a loaded bundle the one that it is on."""
     wanted = config.device
     if wanted == ALL and (isinstance(model, Bundle) or config.limit):
         what = "a loaded bundle" if isinstance(model, Bundle) else f"limit {config.limit}"
         raise SettingsError(
-            f"device is {ALL}, and {what} does not go with it",
-            "give the bundle's folder, and no limit: splits are shared out among processes",
+            f"device is {ALL}, which cannot be combined with {what}",
+            "give the bundle's folder and no limit: the GPUs share the splits, a process each",
         )
     if not isinstance(model, Bundle):
         return devices(wanted)

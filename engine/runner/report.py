@@ -113,7 +113,7 @@ class Report:
         return dataclasses.asdict(self)
 
     def success(self, fingerprint: str) -> dict[str, object]:
-        """The content of _SUCCESS: what holds of the folder, whatever call made it."""
+        """The content of _SUCCESS: what the folder holds, whichever calls computed it."""
         counts = {name: getattr(self, name) for name in COUNTS}
         return {"files": list(self.files), "fingerprint": fingerprint, **counts}
 
@@ -137,5 +137,7 @@ def notes(
     if config.device == AUTO and device == str(CPU) and (reason := why_no_gpu()):
         lines.append(f"auto took the CPU: {reason[0]}")
     if not config.keep:
-        lines.append("no input columns were kept; --keep id or --keep all puts them beside")
+        lines.append(
+            "no input columns were kept; --keep id or --keep all writes them beside the results"
+        )
     return tuple(lines)

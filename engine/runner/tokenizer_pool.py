@@ -1,4 +1,4 @@
-"""Windows tokenized in processes of their own, for a GPU that reads more than one can give it.
+"""Windows tokenized in processes of their own, since a GPU reads more tokens than one can make.
 
 Handing tokens over holds the interpreter: 0.1 to 0.17 µs a token, however many cores find them, so
 that one process gives 6 to 9 million a second at most. Each process here has a window at a time and
@@ -99,7 +99,7 @@ class _TokenizerProcess:
         )
 
     def is_ready(self) -> bool:
-        """Whether it has said so or failed, which `encode` will say."""
+        """Whether it has said so, or has failed, which `encode` will raise."""
         if not self.ready and self.child.has_message():
             try:
                 self.child.hear()
