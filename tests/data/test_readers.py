@@ -1,4 +1,4 @@
-"""Paths to splits to rows: nothing lost, nothing doubled, bad rows told apart by number."""
+"""Paths to splits to rows: nothing lost, nothing doubled, bad rows set aside by number."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_find_takes_a_name_with_glob_characters_literally_where_it_exists(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("name", "says"),
     [
         ("s3://bucket/x.parquet", "only local files"),
         ("table.csv", "unknown ending"),
@@ -134,14 +134,14 @@ def test_find_takes_a_name_with_glob_characters_literally_where_it_exists(tmp_pa
         ("x" * 5000 + ".jsonl", "too long"),
     ],
 )
-def test_find_says_what_is_wrong_with_an_input(tmp_path: Path, given: str, says: str) -> None:
+def test_find_says_what_is_wrong_with_an_input(tmp_path: Path, name: str, says: str) -> None:
     write_jsonl(tmp_path / "corpus.jsonl", ["w1"])
     write_parquet(tmp_path / "more.parquet", ["w1"])
     (tmp_path / "table.csv").write_text("text\na\n")
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow/readme.md").write_text("nothing here")
     with pytest.raises(InputError) as caught:
-        data.find_files([given if "://" in given else tmp_path / given])
+        data.find_files([name if "://" in name else tmp_path / name])
     assert says in str(caught.value)
 
 
@@ -552,10 +552,10 @@ def test_a_parquet_file_without_columns_has_no_text(tmp_path: Path) -> None:
 
 def with_invalid(kind: pa.DataType) -> pa.Array:
     large = kind == pa.large_string()
-    found = pa.array([b"w1", b"\xff\xfe", b"w3"], pa.large_binary() if large else pa.binary())
+    values = pa.array([b"w1", b"\xff\xfe", b"w3"], pa.large_binary() if large else pa.binary())
     if kind == pa.string_view():
-        return found.cast(pa.binary_view()).view(kind)
-    return found.view(kind)
+        return values.cast(pa.binary_view()).view(kind)
+    return values.view(kind)
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
@@ -631,7 +631,7 @@ def test_damage_within_an_arrow_file_is_no_row_policy(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("at", [1, 3, 6])
-def test_a_bad_line_is_told_apart_with_its_reason(
+def test_a_bad_line_is_rejected_with_its_reason(
     tmp_path: Path, line: bytes, code: str, at: int
 ) -> None:
     lines = [b'{"id": %d, "text": "w%d"}' % (i, i) for i in range(6)]
@@ -682,13 +682,13 @@ def test_a_file_may_hold_nothing_but_bad_lines(tmp_path: Path, line: bytes, code
 def test_a_good_line_is_good_whatever_its_neighbours_are(tmp_path: Path, line: bytes) -> None:
     first = b'{"id": 1, "f": 0.5, "text": "w0"}'
     path = tmp_path / "x.jsonl"
-    found = []
+    rows = []
     for neighbour in (first, b"broken", b"", b'{"text": null}'):
         path.write_bytes(b"\n".join([first, neighbour, line]))
         read = windows(path, keep=["id", "f"])
         assert good(read)[-1] == "w1"
-        found.append(kept(read).to_pylist()[-1])
-    assert all(other == found[0] for other in found)
+        rows.append(kept(read).to_pylist()[-1])
+    assert all(other == rows[0] for other in rows)
 
 
 def test_blank_lines_are_no_rows_but_count(tmp_path: Path) -> None:
@@ -839,8 +839,8 @@ def test_good_rows_and_rejects_are_all_lines_in_order_whatever_the_chunks(
     wanted = {}
     for number, line in enumerate(lines):
         try:
-            found = json.loads(line.decode())
-            wanted[number] = (found["text"].encode().decode(), int(found.get("n")))
+            content = json.loads(line.decode())
+            wanted[number] = (content["text"].encode().decode(), int(content.get("n")))
         except (ValueError, TypeError, KeyError, AttributeError):
             if line.strip():
                 wanted[number] = None
@@ -1001,7 +1001,7 @@ def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
         windows(tmp_path / "x.parquet")
 
 
-def test_a_folder_and_a_file_that_is_gone_are_told_in_words(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_errors_that_say_so(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").mkdir()
     split = Split(tmp_path / "x.jsonl", "jsonl", 0, "x", 0, 10)
     with pytest.raises(InputError, match="directory"):
@@ -1045,7 +1045,7 @@ def test_a_column_of_lists_is_read_where_the_task_takes_one(
         windows(path, text=["words"])
 
 
-def test_lists_and_texts_in_one_column_are_told_apart_by_the_first(tmp_path: Path) -> None:
+def test_the_first_value_decides_whether_a_column_holds_lists_or_texts(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"t": ["a"]}\n{"t": "b"}\n{"t": ["c", 5]}\n{"t": ["d"]}\n')
     (split,) = data.split_files([path], 1 << 30)

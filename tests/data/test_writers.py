@@ -57,7 +57,7 @@ def compressions(file: Path) -> set[str]:
         }
     content = file.read_bytes()
     magic = {"zstd": b"\x28\xb5\x2f\xfd", "lz4": b"\x04\x22\x4d\x18"}
-    return {name for name, found in magic.items() if found in content} or {"uncompressed"}
+    return {name for name, mark in magic.items() if mark in content} or {"uncompressed"}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -124,11 +124,11 @@ def test_answers_and_rejects_of_one_split_do_not_meet(tmp_path: Path) -> None:
     for first in range(3):
         answers.write(batch(first, 10))
         rejects.write(writers.rejects_columns(bad))
-    found = [rejects.finish(), answers.finish()]
+    outputs = [rejects.finish(), answers.finish()]
     assert files(tmp_path) == sorted([name, f"rejects/{name}"])
     assert read(tmp_path / name).num_rows == 30
     assert read(tmp_path / "rejects" / name)["row"].to_pylist() == [4, 7] * 3
-    for written in found:
+    for written in outputs:
         content = (tmp_path / written.file).read_bytes()
         assert written.sha256 == hashlib.sha256(content).hexdigest()
 

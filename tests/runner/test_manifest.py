@@ -50,12 +50,12 @@ def entry(out: Path, part: str = PART, *, rejects: bool = False) -> Entry:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     """An output folder with one finished part."""
-    made = Manifest(tmp_path / "out")
-    with made.held():
-        made.begin(RUN, {PART}, overwrite=False)
-        made.commit(entry(made.out, rejects=True))
-        made.succeed({"files": [PART]})
-    return made
+    manifest = Manifest(tmp_path / "out")
+    with manifest.held():
+        manifest.begin(RUN, {PART}, overwrite=False)
+        manifest.commit(entry(manifest.out, rejects=True))
+        manifest.succeed({"files": [PART]})
+    return manifest
 
 
 def test_a_record_comes_back_as_it_was_committed(manifest: Manifest) -> None:
@@ -65,7 +65,7 @@ def test_a_record_comes_back_as_it_was_committed(manifest: Manifest) -> None:
     assert total(manifest.entries()) == dict.fromkeys(COUNTS, 2)
 
 
-def test_the_same_run_goes_on(manifest: Manifest) -> None:
+def test_the_same_run_continues(manifest: Manifest) -> None:
     before = tree(manifest.out)
     for overwrite in (False, True):
         with manifest.held():

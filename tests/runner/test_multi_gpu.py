@@ -88,7 +88,7 @@ def test_all_gpus_give_the_bytes_of_one(corpus: Path, tmp_path: Path) -> None:
     assert again.rows_computed == 0
 
 
-def test_a_stopped_run_goes_on(corpus: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_continues(corpus: Path, tmp_path: Path) -> None:
     def stop(self: Any, number: int, message: Any) -> None:
         if isinstance(message, Committed):
             raise KeyboardInterrupt
@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on(corpus: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "out") == tree(tmp_path / "one")
 
 
-def test_an_error_in_a_process_is_the_run_s_own(corpus: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_process_is_raised_by_the_run(corpus: Path, tmp_path: Path) -> None:
     (corpus / "2.jsonl").write_text('{"id": 1, "text": "uno"}\n{"id": 2, "text": null}\n')
     with pytest.raises(RowError, match=r"2\.jsonl: row 1") as failed:
         go(corpus, tmp_path / "out")
@@ -125,7 +125,7 @@ def test_bad_rows_are_counted_over_all_processes(corpus: Path, tmp_path: Path) -
         go(corpus, tmp_path / "out", on_error="reject", max_rejects=2)
 
 
-def test_a_process_that_is_killed_is_told_and_the_run_goes_on_later(
+def test_a_killed_process_is_an_error_and_the_next_run_continues(
     corpus: Path, tmp_path: Path
 ) -> None:
     killed = threading.Event()
@@ -152,7 +152,7 @@ def test_processes_do_not_outlive_their_run(tmp_path: Path) -> None:
     assert inner.wait(60) == 0
 
 
-def test_what_does_not_go_with_all_gpus_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_combined_with_all_gpus_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="limit 7"):
         go(corpus, tmp_path / "out", limit=7)
     loaded = Bundle.load(BUNDLE, device="cpu")
@@ -177,21 +177,21 @@ def test_one_gpu_needs_no_processes(
         ValueError("a bug" * 2000),
     ],
 )
-def test_errors_come_back_as_they_were_told(error: Exception) -> None:
+def test_errors_travel_between_processes_unchanged(error: Exception) -> None:
     line = json.dumps(errors.to_dict(error))
     assert len(line) < 4096
-    found = errors.from_dict(json.loads(line))
+    copy = errors.from_dict(json.loads(line))
     if isinstance(error, EngineError):
-        assert type(found) is type(error)
-        assert str(found) == str(error)
-        assert vars(found) == vars(error)
+        assert type(copy) is type(error)
+        assert str(copy) == str(error)
+        assert vars(copy) == vars(error)
     else:
-        assert isinstance(found, BackendError)
-        assert "ValueError: a bug" in found.message
-    assert isinstance(found, errors.EngineError)
+        assert isinstance(copy, BackendError)
+        assert "ValueError: a bug" in copy.message
+    assert isinstance(copy, errors.EngineError)
 
 
-def test_what_several_say_comes_as_it_is_said() -> None:
+def test_merge_gives_items_as_they_come() -> None:
     def slow(count: int, pause: float) -> Iterator[int]:
         for n in range(count):
             time.sleep(pause)
@@ -199,10 +199,10 @@ def test_what_several_say_comes_as_it_is_said() -> None:
 
     threads = ThreadGroup()
     sources = [slow(3, 0.001), slow(0, 0), slow(5, 0.002)]
-    found = list(threads.merge(sources))
-    assert [n for number, n in found if number == 0] == [0, 1, 2]
-    assert [n for number, n in found if number == 2] == [0, 1, 2, 3, 4]
-    assert len(found) == 8
+    merged = list(threads.merge(sources))
+    assert [n for number, n in merged if number == 0] == [0, 1, 2]
+    assert [n for number, n in merged if number == 2] == [0, 1, 2, 3, 4]
+    assert len(merged) == 8
     threads.close()
 
     def failing() -> Iterator[int]:

@@ -104,12 +104,12 @@ def failing_at(call: int, error: BaseException | None = None) -> FakeBackend:
 
 
 def rejects_of(out: Path) -> dict[str, list[tuple[int, str]]]:
-    found = {}
+    rejects = {}
     for entry in Manifest(out).entries():
         rows = table(out / entry.rejects.file).to_pylist() if entry.rejects else []
         pairs = [(row["row"], row["code"]) for row in rows]
-        found.setdefault(Path(entry.input.path).name, []).extend(pairs)
-    return found
+        rejects.setdefault(Path(entry.input.path).name, []).extend(pairs)
+    return rejects
 
 
 def expected_embedding(text: str) -> list[float]:
@@ -163,9 +163,9 @@ def test_every_part_holds_the_rows_of_its_split(
         assert tuple(counts) == COUNTS
 
 
-def test_tokens_and_truncated_rows_are_counted_and_told(tmp_path: Path, features: Path) -> None:
-    given = ["w1", "w2 w3 w4 w5 w6 w7", "w8 w9 w10 w11", ""]
-    path = write_jsonl(tmp_path / "x.jsonl", given)
+def test_tokens_and_truncated_rows_are_counted_and_noted(tmp_path: Path, features: Path) -> None:
+    items = ["w1", "w2 w3 w4 w5 w6 w7", "w8 w9 w10 w11", ""]
+    path = write_jsonl(tmp_path / "x.jsonl", items)
     report = go(features, path, tmp_path / "out", max_length=4)
     assert report.tokens == 2 + 4 + 4 + 1
     assert report.truncated == 2
@@ -180,9 +180,9 @@ def test_kept_columns_stand_before_the_results_in_the_order_asked_for(
     path = write_parquet(tmp_path / "x.parquet", ["w1", "w2"])
     for keep, names in (("text,id", ["text", "id"]), ("all", ["id", "text"]), ((), [])):
         report = go(features, path, tmp_path / f"out-{keep}", keep=keep)
-        found = table(tmp_path / f"out-{keep}" / report.files[0])
-        assert found.column_names == [*names, "embedding"]
-        assert found.schema.field("embedding").type == pa.list_(pa.float32(), DIMENSIONS)
+        answers = table(tmp_path / f"out-{keep}" / report.files[0])
+        assert answers.column_names == [*names, "embedding"]
+        assert answers.schema.field("embedding").type == pa.list_(pa.float32(), DIMENSIONS)
 
 
 def test_texts_that_repeat_are_computed_once(tmp_path: Path, features: Path) -> None:
@@ -197,8 +197,10 @@ def test_texts_that_repeat_are_computed_once(tmp_path: Path, features: Path) -> 
     assert [report.repeats for report in reports] == [400 - 4 * 21, 0]
     assert len({report.tokens for report in reports}) == 1
     assert reports[0].rows_computed == reports[1].rows_computed == 400
-    found = [rows_of(tmp_path / f"out-{d}", r) for d, r in zip((True, False), reports, strict=True)]
-    assert found[0] == found[1]
+    answers = [
+        rows_of(tmp_path / f"out-{d}", r) for d, r in zip((True, False), reports, strict=True)
+    ]
+    assert answers[0] == answers[1]
 
 
 def test_zero_rows_everywhere_is_a_run_with_nothing_in_it(tmp_path: Path, features: Path) -> None:
@@ -246,7 +248,7 @@ def test_one_file_with_no_rows_among_others_loses_none(tmp_path: Path, features:
 def test_answers_do_not_depend_on_windows_batches_splits_or_workers(
     tmp_path: Path, features: Path, corpus: Path
 ) -> None:
-    found = []
+    answers = []
     for i, settings in enumerate(
         (
             {},
@@ -257,8 +259,8 @@ def test_answers_do_not_depend_on_windows_batches_splits_or_workers(
         )
     ):
         report = go(features, corpus, tmp_path / str(i), on_error="reject", **settings)
-        found.append(rows_of(tmp_path / str(i), report))
-    assert all(rows == found[0] for rows in found)
+        answers.append(rows_of(tmp_path / str(i), report))
+    assert all(rows == answers[0] for rows in answers)
 
 
 @pytest.mark.parametrize("task", FAKED)
@@ -284,12 +286,12 @@ def test_batches_keep_the_budget(tmp_path: Path, features: Path, corpus: Path) -
 def test_translation_answers_with_tokens_and_reasons(
     tmp_path: Path, bundles: dict[str, Path]
 ) -> None:
-    given = texts(60, seed=5)
-    path = write_jsonl(tmp_path / "x.jsonl", given)
+    items = texts(60, seed=5)
+    path = write_jsonl(tmp_path / "x.jsonl", items)
     report = go(bundles["translation"], path, tmp_path / "out", prefix="w7 ", max_new_tokens=5)
     rows = rows_of(tmp_path / "out", report)
     assert {row["finish_reason"] for row in rows} == {"stop", "length"}
-    for text, row in zip(given, rows, strict=True):
+    for text, row in zip(items, rows, strict=True):
         tokens, ended = decoded(ids_of("w7 " + text), 5)
         assert row["translation_text"] == text_of(tokens)
         assert row["output_tokens"] == len(tokens)
@@ -316,20 +318,20 @@ def test_pairs_reach_the_model_with_their_type_ids(
 def test_a_list_in_memory_is_answered_as_a_run_answers_it(
     tmp_path: Path, bundles: dict[str, Path]
 ) -> None:
-    given = texts(80, seed=9)
-    path = write_jsonl(tmp_path / "x.jsonl", given)
+    items = texts(80, seed=9)
+    path = write_jsonl(tmp_path / "x.jsonl", items)
     for task in FAKED:
         bundle = bundles[task]
         report = go(bundle, path, tmp_path / task, keep=())
-        answered = open_bundle(bundle)(given)
+        answered = open_bundle(bundle)(items)
         assert answered.to_pylist() == rows_of(tmp_path / task, report)
-        alone = [open_bundle(bundle)([text]).to_pylist()[0] for text in given[:10]]
+        alone = [open_bundle(bundle)([text]).to_pylist()[0] for text in items[:10]]
         assert alone == answered.to_pylist()[:10]
         assert open_bundle(bundle)([]).schema == answered.schema
 
 
 @pytest.mark.parametrize(
-    ("task", "given"),
+    ("task", "items"),
     [
         ("translation", "one string"),
         ("translation", ["w1", None]),
@@ -342,10 +344,10 @@ def test_a_list_in_memory_is_answered_as_a_run_answers_it(
     ],
 )
 def test_a_list_of_something_else_is_refused(
-    bundles: dict[str, Path], task: str, given: Any
+    bundles: dict[str, Path], task: str, items: Any
 ) -> None:
     with pytest.raises(InputError):
-        open_bundle(bundles[task])(given)
+        open_bundle(bundles[task])(items)
 
 
 # stopped anywhere, run again
@@ -391,7 +393,7 @@ def test_a_run_that_breaks_again_and_again_gets_done(
 
 @pytest.mark.parametrize("moment", ["rejects named", "part named", "committed"])
 @pytest.mark.parametrize("part", [0, 2])
-def test_a_kill_between_any_two_renames_is_gone_on_from(
+def test_a_run_killed_between_any_two_renames_can_be_continued(
     tmp_path: Path,
     features: Path,
     corpus: Path,
@@ -598,9 +600,9 @@ def test_a_change_that_shifts_the_rows_of_later_splits_shifts_their_rejects(
 ) -> None:
     monkeypatch.setattr("engine.data.splits._CHUNK", 10)
     path, out = tmp_path / "x.jsonl", tmp_path / "out"
-    given: list[str | None] = [*texts(100)]
-    given[90] = None
-    write_jsonl(path, given)
+    items: list[str | None] = [*texts(100)]
+    items[90] = None
+    write_jsonl(path, items)
     go(features, path, out, split_size=1000, on_error="reject")
     before = rejects_of(out)["x.jsonl"]
     lines = path.read_bytes().splitlines(keepends=True)
@@ -613,7 +615,7 @@ def test_a_change_that_shifts_the_rows_of_later_splits_shifts_their_rejects(
     assert content(out) == content(tmp_path / "fresh")
 
 
-def test_an_input_whose_date_alone_changed_is_not_answered_again(
+def test_an_input_of_which_only_the_date_changed_is_not_answered_again(
     tmp_path: Path, features: Path, corpus: Path
 ) -> None:
     go(features, corpus, tmp_path / "out", on_error="reject")
@@ -631,7 +633,7 @@ def test_rejects_go_when_their_rows_were_mended(tmp_path: Path, features: Path) 
 
 
 @pytest.mark.parametrize("lost", ["part", "rejects", "record", "damaged record", "cut part"])
-def test_what_was_lost_from_the_output_is_made_again(
+def test_what_was_lost_from_the_output_is_computed_again(
     tmp_path: Path, features: Path, corpus: Path, uninterrupted: dict[str, Any], lost: str
 ) -> None:
     out = tmp_path / "out"
@@ -746,17 +748,17 @@ def test_rejects_say_which_and_why_without_the_text(tmp_path: Path, features: Pa
     assert report.rejected == {"broken_json": 1, "not_text": 1}
 
 
-@pytest.mark.parametrize(("most", "passes"), [(-1, True), (5, True), (4, False), (0, False)])
+@pytest.mark.parametrize(("allowed", "passes"), [(-1, True), (5, True), (4, False), (0, False)])
 def test_max_rejects_is_the_most_a_run_may_have(
-    tmp_path: Path, features: Path, corpus: Path, most: int, passes: bool
+    tmp_path: Path, features: Path, corpus: Path, allowed: int, passes: bool
 ) -> None:
-    settings: dict[str, Any] = {"on_error": "reject", "max_rejects": most}
+    settings: dict[str, Any] = {"on_error": "reject", "max_rejects": allowed}
     if passes:
         assert go(features, corpus, tmp_path / "out", **settings).rows_rejected == 5
         return
     with pytest.raises(TooManyRejects) as caught:
         go(features, corpus, tmp_path / "out", **settings)
-    assert f"at most {most} are allowed" in caught.value.message
+    assert f"at most {allowed} are allowed" in caught.value.message
     assert "null_text" in caught.value.message
 
 
@@ -847,10 +849,10 @@ def test_a_stage_that_fails_is_seen_while_a_worker_is_still_busy(
     path = write_jsonl(tmp_path / "x.jsonl", texts(200))
     busy, encode, calls = threading.Event(), Tokenizer.encode, []
     stopping: list[threading.Event] = []
-    made = worker.ThreadGroup
+    thread_group = worker.ThreadGroup
 
     def spied() -> Any:
-        threads = made()
+        threads = thread_group()
         stopping.append(threads.stopping)
         return threads
 
@@ -943,7 +945,7 @@ def test_a_kept_column_with_a_results_name_is_refused(tmp_path: Path, features: 
             go(features, tmp_path / "x.parquet", tmp_path / "out", keep=keep)
 
 
-def test_a_kept_type_that_the_format_cannot_hold_is_told(tmp_path: Path, features: Path) -> None:
+def test_a_kept_type_that_the_format_lacks_is_an_error(tmp_path: Path, features: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "w1", "meta": {}}\n')
     with pytest.raises(OutputError, match="meta"):
         go(features, tmp_path / "x.jsonl", tmp_path / "out", keep=("meta",), format="parquet")
@@ -995,7 +997,7 @@ def test_a_setting_and_an_option_may_be_given_by_name_or_among_options(
 
 
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:1"])
-def test_a_loaded_bundle_that_is_not_where_it_is_wanted_is_no_quiet_fallback(
+def test_a_bundle_loaded_on_another_device_is_refused(
     tmp_path: Path, features: Path, wanted: str
 ) -> None:
     path = write_jsonl(tmp_path / "x.jsonl", texts(5))
@@ -1153,7 +1155,7 @@ def test_inspect_shows_a_run_a_part_and_a_bundle(finished: Path, features: Path)
     assert (bundle["kind"], bundle["task"]) == ("bundle", "feature-extraction")
 
 
-def test_inspect_of_something_else_is_told_in_words(tmp_path: Path, finished: Path) -> None:
+def test_inspect_refuses_anything_else_by_name(tmp_path: Path, finished: Path) -> None:
     (tmp_path / "x.arrow").write_bytes(b"junk")
     (tmp_path / "x.txt").write_bytes(b"junk")
     for path in ("x.arrow", "x.txt", "nowhere", "corpus"):

@@ -1,4 +1,4 @@
-"""Stages beside one another: order and bounds kept, the first error seen, no thread left."""
+"""Threads: order and bounds are kept, the first error is raised, no thread is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.runner.threads import PipelineCancelled, ResourcePool, ThreadGroup
-from engine.runtime.gpu_serialization import ReadWriteLock, SerialExecutor
 
 LONG = 30.0  # seconds until a test that hangs fails instead
 
@@ -38,9 +37,9 @@ def no_thread_left() -> Iterator[None]:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadGroup]:
-    made = ThreadGroup()
-    yield made
-    made.close()
+    group = ThreadGroup()
+    yield group
+    group.close()
 
 
 def failing(items: Iterable[int], at: int, error: BaseException) -> Iterator[int]:
@@ -66,15 +65,15 @@ def test_order_is_kept_through_all_stages(
     try:
         ahead = threads.prefetch(range(items), depth)
         outputs = threads.map(call, ahead, workers, waiting)
-        found = list(threads.drive(threads.prefetch(outputs, depth), depth, nothing))
+        results = list(threads.drive(threads.prefetch(outputs, depth), depth, nothing))
     finally:
         threads.close()
-    assert found == [n * n for n in range(items)]
+    assert results == [n * n for n in range(items)]
     assert threads.error is None
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
-def test_no_more_than_depth_items_wait_besides_the_one_in_hand(
+def test_no_more_than_depth_items_wait_besides_the_one_being_produced(
     threads: ThreadGroup, depth: int
 ) -> None:
     asked, excess = 0, []
@@ -86,11 +85,11 @@ def test_no_more_than_depth_items_wait_besides_the_one_in_hand(
             yield n
 
     full = threading.Event()
-    found = threads.prefetch(items(), depth)
+    produced = threads.prefetch(items(), depth)
     full.wait(0.05)  # let the producer run ahead as far as it goes
     for n in range(200):
         asked += 1
-        assert next(found) == n
+        assert next(produced) == n
     assert not excess
 
 
@@ -106,8 +105,8 @@ def test_no_more_than_depth_items_are_submitted_and_not_handed_on(
                 excess.append((n, handed))
             yield n
 
-    for n, found in enumerate(threads.map(lambda item: item, items(), workers, depth)):
-        assert found == n
+    for n, result in enumerate(threads.map(lambda item: item, items(), workers, depth)):
+        assert result == n
         handed += 1
     assert handed == 100
     assert not excess
@@ -116,13 +115,13 @@ def test_no_more_than_depth_items_are_submitted_and_not_handed_on(
 def test_workers_compute_at_the_same_time_and_no_more_of_them(threads: ThreadGroup) -> None:
     together = threading.Barrier(3)
     lock = threading.Lock()
-    inside, most = 0, 0
+    inside, peak = 0, 0
 
     def call(item: int) -> int:
-        nonlocal inside, most
+        nonlocal inside, peak
         with lock:
             inside += 1
-            most = max(most, inside)
+            peak = max(peak, inside)
         if item < 3:
             together.wait(LONG)
         with lock:
@@ -130,7 +129,7 @@ def test_workers_compute_at_the_same_time_and_no_more_of_them(threads: ThreadGro
         return item
 
     assert list(threads.map(call, range(50), 3, 9)) == list(range(50))
-    assert most == 3
+    assert peak == 3
 
 
 def stages(threads: ThreadGroup, fail_at: str, error: BaseException) -> Iterator[int]:
@@ -277,7 +276,7 @@ def test_an_error_of_the_tick_ends_the_run(
 
 @settings(deadline=None, max_examples=12)
 @given(st.tuples(*[st.integers(0, 19)] * 3))
-def test_halted_is_never_what_a_person_sees(at: tuple[int, int, int]) -> None:
+def test_a_cancelled_pipeline_raises_the_first_error_instead(at: tuple[int, int, int]) -> None:
     errors = [OopsError(str(stage)) for stage in range(3)]
 
     def worker(item: int) -> int:
@@ -297,75 +296,7 @@ def test_halted_is_never_what_a_person_sees(at: tuple[int, int, int]) -> None:
         threads.close()
 
 
-def test_a_lane_is_one_thread_for_everybody() -> None:
-    lanes, seen = [SerialExecutor()], []
-
-    def oops() -> None:
-        seen.append(threading.get_ident())
-        raise OopsError
-
-    def call() -> None:
-        with pytest.raises(OopsError):
-            lanes[0](oops)
-
-    threads = [threading.Thread(target=call) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG)
-    assert len(seen) == 5
-    assert len(set(seen)) == 1
-    assert threading.get_ident() not in seen
-    (own,) = (thread for thread in threading.enumerate() if thread.name.startswith("lane"))
-    lanes.clear()
-    own.join(LONG)
-
-
-def test_whoever_is_alone_is_alone_and_nobody_waits_for_ever() -> None:
-    quiet, at_work = ReadWriteLock(), count()
-    beside = [0]
-
-    def shares() -> None:
-        for _ in range(200):
-            with quiet.shared():
-                beside[0] += 1
-                beside[0] -= 1
-
-    def alone() -> None:
-        for _ in range(50):
-            with quiet.alone():
-                assert beside[0] == 0
-                next(at_work)
-
-    threads = [threading.Thread(target=shares), *(threading.Thread(target=alone) for _ in "ab")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG)
-        assert not thread.is_alive()
-    assert next(at_work) == 100
-
-
-def test_those_that_share_do_so() -> None:
-    quiet, both = ReadWriteLock(), threading.Barrier(2)
-
-    def shares() -> None:
-        with quiet.shared():
-            both.wait(LONG)
-
-    threads = [threading.Thread(target=shares) for _ in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG)
-    assert not both.broken
-    with pytest.raises(OopsError), quiet.alone():
-        raise OopsError
-    with quiet.shared():
-        pass
-
-
-def test_a_thing_is_one_thread_s_and_the_first_that_is_ready() -> None:
+def test_a_resource_has_one_user_and_the_first_that_is_ready_is_preferred() -> None:
     ready = {"a": False, "b": True, "c": True}
     pool = ResourcePool(["a", "b", "c"], ready.__getitem__)
     with pool.acquire() as first, pool.acquire() as second:
@@ -373,8 +304,8 @@ def test_a_thing_is_one_thread_s_and_the_first_that_is_ready() -> None:
         with ThreadPoolExecutor(1) as executor:
 
             def waited() -> str:
-                with pool.acquire() as found:
-                    return found
+                with pool.acquire() as resource:
+                    return resource
 
             third = executor.submit(waited)
             ready["a"] = True

@@ -45,10 +45,10 @@ TASKS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Corpora as small as these would be through before a process has begun."""
-    made = tokenizer_pool.TokenizerPool
+    """Corpora as small as these would be finished before a process is ready."""
+    pool = tokenizer_pool.TokenizerPool
     monkeypatch.setattr(
-        worker, "TokenizerPool", lambda settings, count, local: made(settings, count)
+        worker, "TokenizerPool", lambda settings, count, local: pool(settings, count)
     )
 
 
@@ -60,7 +60,7 @@ def corpus(tmp_path: Path) -> Path:
     return file
 
 
-def mine() -> list[psutil.Process]:
+def pool_processes() -> list[psutil.Process]:
     """Processes of this one that tokenize."""
     return [
         child for child in psutil.Process().children(recursive=True) if PROGRAM in child.cmdline()
@@ -72,9 +72,9 @@ def part(out: Path) -> bytes:
     return file.read_bytes()
 
 
-def terms(**changes: Any) -> TokenizerSettings:
-    given = {"folder": Path(BUNDLE), "options": {}, "max_length": 32, "type_ids": False}
-    return TokenizerSettings(**{**given, "dedupe": True, **changes})
+def pool_settings(**changes: Any) -> TokenizerSettings:
+    fields = {"folder": Path(BUNDLE), "options": {}, "max_length": 32, "type_ids": False}
+    return TokenizerSettings(**{**fields, "dedupe": True, **changes})
 
 
 def test_a_run_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
@@ -83,11 +83,11 @@ def test_a_run_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
         assert report.repeats > 0
         assert report.stage_seconds["tokenize"] > 0
     assert part(tmp_path / "1") == part(tmp_path / "3") == part(tmp_path / "0")
-    assert not mine()
+    assert not pool_processes()
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_tasks_lay_by_comes_back_too(tmp_path: Path, task: str) -> None:
+def test_what_a_task_stores_for_finish_comes_back(tmp_path: Path, task: str) -> None:
     pytest.importorskip("optimum.exporters.onnx")
     export_once(checkpoint_of(checkpoints.encoder, "bert", task), tmp_path / "bundle", task=task)
     mask = bundle_format.load(tmp_path / "bundle").description.model_config.mask_token
@@ -103,19 +103,19 @@ def test_what_tasks_lay_by_comes_back_too(tmp_path: Path, task: str) -> None:
 
 def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_pool, "cores", lambda: 6)
-    made = TokenizerPool(terms(), 2)
+    pool = TokenizerPool(pool_settings(), 2)
     try:
-        shares = {process.environ()["RAYON_NUM_THREADS"] for process in mine()}
+        shares = {process.environ()["RAYON_NUM_THREADS"] for process in pool_processes()}
         assert shares == {"3"}
-        found = made(Rows(None, (pa.array(["uno", "dos mil", "uno"]),)))
+        encoded = pool(Rows(None, (pa.array(["uno", "dos mil", "uno"]),)))
         model = Bundle.load(BUNDLE, device="cpu")
-        wanted = model.stages({}, max_length=32).encode(found.rows)
-        assert found.ids.values.tolist() == wanted.ids.values.tolist()
-        assert found.firsts is not None
-        assert found.firsts.tolist() == [0, 1, 0]
+        wanted = model.stages({}, max_length=32).encode(encoded.rows)
+        assert encoded.ids.values.tolist() == wanted.ids.values.tolist()
+        assert encoded.firsts is not None
+        assert encoded.firsts.tolist() == [0, 1, 0]
     finally:
-        made.close()
-    assert not mine()
+        pool.close()
+    assert not pool_processes()
 
 
 def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,24 +131,24 @@ def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPat
     assert tokenizers(CPU) == 0
 
 
-def test_an_error_in_a_process_is_the_run_s_own(
+def test_an_error_in_a_process_is_raised_by_the_run(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = TokenizerPool(terms(folder=tmp_path), 1)
+    pool = TokenizerPool(pool_settings(folder=tmp_path), 1)
     try:
         for _ in range(2):
             with pytest.raises(BundleError, match="not a bundle") as failed:
-                made(Rows(None, (pa.array(["uno"]),)))
+                pool(Rows(None, (pa.array(["uno"]),)))
             assert failed.value.hint
     finally:
-        made.close()
+        pool.close()
     corpus.write_text(corpus.read_text() + '{"text": null}\n', encoding="utf-8")
     with pytest.raises(RowError, match="row 300"):
         run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=40)
-    assert not mine()
+    assert not pool_processes()
 
 
-def test_one_that_is_killed_is_told_and_the_run_goes_on_later(
+def test_a_killed_process_is_an_error_and_the_next_run_continues(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = tokenizer_pool._TokenizerProcess.encode
@@ -163,11 +163,11 @@ def test_one_that_is_killed_is_told_and_the_run_goes_on_later(
         with pytest.raises(BackendError, match="ended by itself, exit code -9") as failed:
             run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=40)
     assert "--tokenizers" in failed.value.hint
-    assert not mine()
+    assert not pool_processes()
     assert run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=40).rows_out == 300
 
 
-def test_a_stopped_run_leaves_none(
+def test_a_stopped_run_leaves_no_process(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(self: Any, answers: Any) -> None:
@@ -176,23 +176,23 @@ def test_a_stopped_run_leaves_none(
     monkeypatch.setattr(worker.Worker, "_write", stop)
     with pytest.raises(Stopped):
         run(BUNDLE, corpus, tmp_path / "out", tokenizers=2, window=10)
-    assert not mine()
+    assert not pool_processes()
 
 
-def test_none_outlives_a_run_that_is_killed(corpus: Path, tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_run(corpus: Path, tmp_path: Path) -> None:
     code = (
         "import engine, sys, time\n"
         "from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings\n"
         "from pathlib import Path\n"
         f"settings = TokenizerSettings(Path({str(BUNDLE)!r}), {{}}, 32, False, True)\n"
         "pool = TokenizerPool(settings, 2)\n"
-        "print('made', flush=True)\n"
+        "print('started', flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
-    assert parent.stdout.readline() == "made\n"
-    children = mine()
+    assert parent.stdout.readline() == "started\n"
+    children = pool_processes()
     assert len(children) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
@@ -200,20 +200,20 @@ def test_none_outlives_a_run_that_is_killed(corpus: Path, tmp_path: Path) -> Non
     assert not alive
 
 
-def test_one_whose_run_is_killed_in_the_middle_of_a_window_says_nothing() -> None:
-    terms = pickle.dumps(TokenizerSettings(BUNDLE, {}, 64, False, True))
+def test_a_process_whose_run_is_killed_within_a_window_ends_silently() -> None:
+    settings = pickle.dumps(TokenizerSettings(BUNDLE, {}, 64, False, True))
     window = pickle.dumps(Rows(None, (pa.array(["a text"] * 1000),), numbers=np.arange(1000)))
     code = [sys.executable, "-c", PROGRAM]
-    gone = subprocess.run(code, input=terms + window[:-9], capture_output=True, check=True)
+    gone = subprocess.run(code, input=settings + window[:-9], capture_output=True, check=True)
     assert (gone.stderr, gone.stdout) == (b"", pickle.dumps(None, protocol=5))
 
 
-def test_until_one_has_begun_the_run_tokenizes_a_window_at_a_time(
+def test_until_a_process_is_ready_the_run_tokenizes_a_window_at_a_time(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, under_way = [], []
 
-    def encoders_of(settings: TokenizerSettings, count: int, local: Any) -> TokenizerPool:
+    def counting_pool(settings: TokenizerSettings, count: int, local: Any) -> TokenizerPool:
         def counted(rows: Rows) -> Any:
             under_way.append(rows)
             seen.append(len(under_way))
@@ -225,19 +225,19 @@ def test_until_one_has_begun_the_run_tokenizes_a_window_at_a_time(
         return TokenizerPool(settings, count, counted)
 
     monkeypatch.setattr(tokenizer_pool._TokenizerProcess, "is_ready", lambda self: False)
-    monkeypatch.setattr(worker, "TokenizerPool", encoders_of)
+    monkeypatch.setattr(worker, "TokenizerPool", counting_pool)
     run(BUNDLE, corpus, tmp_path / "2", tokenizers=2, window=10)
     assert seen == [1] * 30
     run(BUNDLE, corpus, tmp_path / "0", tokenizers=0, window=10)
     assert part(tmp_path / "2") == part(tmp_path / "0")
 
 
-def test_those_that_have_begun_come_first() -> None:
-    made = TokenizerPool(terms(), 1, lambda rows: pytest.fail("it has begun"))
+def test_processes_that_are_ready_come_first() -> None:
+    pool = TokenizerPool(pool_settings(), 1, lambda rows: pytest.fail("it is ready"))
     try:
-        while not made._processes[0].is_ready():
+        while not pool._processes[0].is_ready():
             time.sleep(0.01)
         for _ in range(3):
-            made(Rows(None, (pa.array(["uno"]),), numbers=np.arange(1)))
+            pool(Rows(None, (pa.array(["uno"]),), numbers=np.arange(1)))
     finally:
-        made.close()
+        pool.close()
