@@ -393,7 +393,7 @@ def _host_share(watched: Watched, call: Callable[[], Any]) -> dict[str, Any]:
     total = time.perf_counter() - start
     outside = total - sum(watched.telemetry.seconds.values())
     counts = watched.telemetry.counts
-    steps = counts["resident"] or counts["step"] or 1
+    steps = counts["device_step"] or counts["step"] or 1
     return {
         "steps": steps,
         "host_share": round(outside / total, 4),

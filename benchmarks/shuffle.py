@@ -54,8 +54,7 @@ def outputs_of(bundle: engine.Bundle, texts: list[str]) -> list[bytes]:
 
 
 def _digests(bundle: engine.Bundle, batch: Batch) -> list[bytes]:
-    name = "model" if "model.onnx" in bundle.folder.graphs else "encoder"
-    graph = bundle.backend.graph(name)
+    graph = bundle.backend.graph("model" if "model" in bundle.backend.roles else "encoder")
     feeds = {name: batch.feeds[name] for name in graph.inputs}
     arrays = [bundle.backend.host(value) for value in graph.run(feeds, graph.outputs)]
     lengths = batch.feeds["attention_mask"].sum(axis=1)

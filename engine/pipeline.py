@@ -25,7 +25,7 @@ from engine.errors import OutOfMemory, SettingsError
 from engine.generation import MOST, Count, capacity, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
-from engine.runtime.protocol import Backend, Graph, Value
+from engine.runtime.protocol import Backend, Value
 from engine.tasks.in_memory_inputs import to_columns
 from engine.tasks.keywords import TaskOptions
 
@@ -164,7 +164,6 @@ class Bundle:
             device=chosen,
             threads=threads or cores(),
             gpu_memory=gpu_memory,
-            tensor_cores=folder.tensor_cores,
         )
         return cls(folder, backend)
 
@@ -194,7 +193,8 @@ class Bundle:
         settled = tasks.resolve_options(self.task, self.model_config, options)
         on_gpu = self.backend.device.is_gpu
         budget = batch_tokens or (GPU_TOKENS if on_gpu else self.task.batch_tokens)
-        type_ids = "token_type_ids" in self._first_graph().inputs
+        backend = self.backend
+        type_ids = "model" in backend.roles and "token_type_ids" in backend.graph("model").inputs
         return Stages(
             self.backend,
             self.task,
@@ -239,10 +239,6 @@ class Bundle:
         windows = (_window(columns, start, size) for start in starts)
         answers = [answer(stages, rows).columns for rows in windows]
         return pa.Table.from_batches(answers, schema=stages.schema)
-
-    def _first_graph(self) -> Graph:
-        known = ("model", "encoder", "decoder", "step", "resident")
-        return self.backend.graph(next(n for n in known if n in self.backend.graphs))
 
     def _open_tokenizer(self, max_length: int) -> Tokenizer:
         return Tokenizer(self.folder.path / bundle_format.TOKENIZER, max_length)

@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.bench.sweep import MeasuredRows, Setting, sample, stopping
 from engine.bundle import format as bundle_format
+from engine.core.graphs import Role
 from engine.core.telemetry import Telemetry
 from engine.pipeline import Bundle
 from engine.runner import coordinator
@@ -124,7 +125,6 @@ def _opened(
         device=chosen,
         threads=setting.threads,
         profiles=profiles,
-        tensor_cores=folder.tensor_cores,
     )
 
 
@@ -169,7 +169,7 @@ class Watched:
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.device = backend, backend.device
-        self.ran, self.graphs, self.room = backend.ran, backend.graphs, backend.room
+        self.ran, self.roles, self.room = backend.ran, backend.roles, backend.room
         self.host, self.buffer, self.first = backend.host, backend.buffer, backend.first
         self.put, self.alone = backend.put, backend.alone
         self.telemetry = Telemetry()
@@ -177,8 +177,8 @@ class Watched:
     def forget(self) -> None:
         self.telemetry = Telemetry()
 
-    def graph(self, name: str) -> Graph:
-        return WatchedGraph(name, self.backend.graph(name), self)
+    def graph(self, role: Role) -> Graph:
+        return WatchedGraph(role, self.backend.graph(role), self)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -226,7 +226,7 @@ def _events(file: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _ops(graphs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def _ops(graphs: Mapping[Role, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Calls and shares by graph and op from the profiles' events; those of kernels are in µs."""
     calls: dict[tuple[str, str], int] = defaultdict(int)
     spent: dict[tuple[str, str], float] = defaultdict(float)

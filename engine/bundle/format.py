@@ -1,21 +1,13 @@
 """The exported-model folder: the only contract between export and run.
 
-    BUNDLE/bundle.json       what it is, where it came from, how it was proven, hashes of the rest
+    BUNDLE/bundle.json       what it is, where it came from, how it was proven, what each graph is
+                             for (`GraphRecord`), and hashes of the other files
     BUNDLE/tokenizer.json    the `tokenizers` library's own format
-    BUNDLE/model.onnx        an encoder with its head                     (embedding, labels, spans)
-    BUNDLE/dense.onnx        the layers behind the pooling, where an embedder has any
-    BUNDLE/pool.onnx         weighted sums of its states, and at.onnx, the logits of its masked
-                             places: for a GPU, so that only these leave it
-    BUNDLE/encoder.onnx      or: the encoder, with every layer's cross-attention keys and values
-    BUNDLE/step.onnx         and one decoder step over a cache in place, slot by slot
-    BUNDLE/resident.onnx     the step for a GPU, where all that it reads and writes stays; with
-                             admit, move, grow and pick.onnx, which work on its caches
-    BUNDLE/model.packed.onnx the encoder for a GPU, which computes no padding; and
-                             encoder.packed.onnx, likewise
-    BUNDLE/weights.bin       what the graphs multiply with, equal tensors of all graphs once
+    BUNDLE/*.onnx            the graphs
+    BUNDLE/weights.bin       their weights; equal ones of all graphs once
 
-Graph inputs and outputs, by name, are listed in `GRAPHS` below. Nothing in a bundle is executable
-and nothing is unpickled.
+Inputs and outputs of graphs are listed in `GRAPHS` below. Nothing in a bundle is executable and
+nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,50 +15,40 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from engine.core.device import Device
+from engine.core.graphs import GraphRecord, Role
 from engine.errors import BundleError
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION = "bundle.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 # Of the resident graph: columns of a slot's state (next token, positions cached, tokens it may
 # still say, source tokens), and how many steps back it tells what was said.
 STATE_WIDTH, SYNC_EVERY = 4, 8
-# Graphs for a GPU only: those behind an encoder, and a step with the one that it stands for.
-BESIDE = ("pool.onnx", "at.onnx")
-RESIDENT = ("resident.onnx", "admit.onnx", "move.onnx", "grow.onnx", "pick.onnx")
-STEP = "step.onnx"
-# And what stands for an encoder there, with its inputs and outputs.
-PACKED = {"model.onnx": "model.packed.onnx", "encoder.onnx": "encoder.packed.onnx"}
 
-# Input names, then output names. N runs over the decoder's layers.
-GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "model.onnx": (
+# Input names, then output names, by role. N runs over the decoder's layers. A graph without padding
+# takes `PACKING`, too, and gives anything at the padding.
+PACKING = ("token_indices", "inverse_indices", "token_offset", "cu_seqlens")
+GRAPHS: Mapping[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "model": (
         ("input_ids", "attention_mask", "token_type_ids (if the model has them)"),
         ("last_hidden_state | logits | start_logits, end_logits",),
     ),
-    "model.packed.onnx": (
-        ("as model.onnx", "kept, back, offsets, starts (see flow.places)"),
-        ("as model.onnx, anything at the padding",),
-    ),
-    "encoder.packed.onnx": (
-        ("as encoder.onnx", "kept, back, offsets, starts"),
-        ("as encoder.onnx, anything at the padding",),
-    ),
-    "dense.onnx": (("embedding",), ("projected",)),
-    "pool.onnx": (("last_hidden_state", "weights"), ("pooled",)),
-    "at.onnx": (("logits", "places"), ("found",)),
-    "encoder.onnx": (
+    "dense": (("embedding",), ("projected",)),
+    "pooling": (("last_hidden_state", "weights"), ("pooled",)),
+    "mask_logits": (("logits", "places"), ("found",)),
+    "encoder": (
         ("input_ids", "attention_mask"),
         ("cross.N.key", "cross.N.value"),
     ),
-    "step.onnx": (
+    "step": (
         (
             "tokens",
             "lengths",
@@ -91,7 +73,7 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "kept.N.value",
         ),
     ),
-    "resident.onnx": (
+    "device_step": (
         (
             "state",
             "said",
@@ -106,7 +88,7 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("logits", "next_state", "next_said", "present.N.key", "present.N.value"),
     ),
-    "admit.onnx": (
+    "admit": (
         (
             "slots",
             "taken",
@@ -118,12 +100,12 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("held.N.key", "held.N.value"),
     ),
-    "move.onnx": (
+    "move": (
         ("sources", "past.N.key", "past.N.value"),
         ("moved.N.key", "moved.N.value"),
     ),
-    "grow.onnx": (("pads", "past.N.key", "past.N.value"), ("grown.N.key", "grown.N.value")),
-    "pick.onnx": (("logits", "picks"), ("best", "best_logits", "best_scores")),
+    "grow": (("pads", "past.N.key", "past.N.value"), ("grown.N.key", "grown.N.value")),
+    "pick": (("logits", "picks"), ("best", "best_logits", "best_scores")),
 }
 
 
@@ -278,6 +260,7 @@ class Description:
             `engine.export.acceptance.gate.Verdict`).
         smoothed: Outliers lie in the weights, not in activations (see
             `engine.export.recipes.smoothquant`).
+        graphs: One for each ONNX file.
         files: sha256 (hex) and bytes of every other file in the folder, by name.
         notes: What the person should know, such as a checkpoint default that is not followed.
     """
@@ -291,6 +274,7 @@ class Description:
     proof: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
     smoothed: bool = False
+    graphs: tuple[GraphRecord, ...] = ()
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     format: int = FORMAT
@@ -307,26 +291,9 @@ class BundleFolder:
     description: Description
     fingerprint: str
 
-    @property
-    def graphs(self) -> tuple[str, ...]:
-        """File names of the ONNX graphs."""
-        return tuple(n for n in sorted(self.description.files) if n.endswith(".onnx"))
-
-    def graphs_for(self, device: Device) -> tuple[str, ...]:
-        """Those that a device loads: of a step on the host and one that stays on a GPU, one; and
-        an encoder with its padding or without."""
-        there = set(self.graphs)
-        if not device.is_gpu:
-            left = {*BESIDE, *PACKED.values(), *(RESIDENT if STEP in there else ())}
-        else:
-            left = {plain for plain, packed in PACKED.items() if packed in there}
-            left |= {STEP} if RESIDENT[0] in there else set()
-        return tuple(n for n in self.graphs if n not in left)
-
-    @property
-    def tensor_cores(self) -> tuple[str, ...]:
-        """Graphs whose products of float32 multiply numbers that TF32 holds (`export.half`)."""
-        return ("encoder", "resident") if self.description.recipe == "fp16" else ()
+    def graphs_for(self, device: Device) -> tuple[GraphRecord, ...]:
+        """The graphs that a device loads, one of each role."""
+        return tuple(graph for graph in self.description.graphs if graph.loads_on(device))
 
     def check(self) -> None:
         """Compare every file with its recorded size and sha256.
@@ -380,15 +347,28 @@ def load(path: Path | str) -> BundleFolder:
     raw = file.read_bytes()
     try:
         content = json.loads(raw)
-        found = content["format"]
+        version = content["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: not a bundle description", _AGAIN) from error
-    if found != FORMAT:
+    if version != FORMAT:
         raise BundleError(
-            f"{file}: bundle format {found!r}; this engine reads {FORMAT}",
-            "export the model again with this version of corpus-engine",
+            f"{file}: bundle format {version!r}; this engine reads {FORMAT}",
+            _export_again(folder, content),
         )
     return BundleFolder(folder, _description(file, content), hashlib.sha256(raw).hexdigest())
+
+
+def _export_again(folder: Path, content: Mapping[str, Any]) -> str:
+    """What to run instead of reading a bundle of another format, by its own description."""
+    try:
+        source, recipe = content["source"], content["recipe"]
+        words = ["engine", "export", source["model"], "--task", content["task"]]
+        words += ["--revision", source["revision"]] if source["revision"] else []
+        words += ["--recipe", recipe] if recipe != "fp32" else []
+        command = shlex.join([*words, "-o", str(folder)])
+    except (KeyError, TypeError):
+        command = f"engine export MODEL --task TASK -o {folder}"
+    return f"remove the folder, then: {command}"
 
 
 def _what_it_is(folder: Path) -> str:
@@ -401,11 +381,16 @@ def _what_it_is(folder: Path) -> str:
 
 def _description(file: Path, content: dict[str, Any]) -> Description:
     try:
-        return Description(
-            **_frozen({**content, "model_config": _model_config(content["model_config"])})
-        )
+        graphs = tuple(GraphRecord(**graph) for graph in content["graphs"])
+        model_config = _model_config(content["model_config"])
+        content = _frozen({**content, "model_config": model_config, "graphs": graphs})
+        description = Description(**content)
     except (TypeError, KeyError, ValueError) as error:
         raise BundleError(f"{file}: the description is damaged: {error}", _AGAIN) from error
+    for graph in graphs:
+        if graph.file not in description.files or graph.role not in get_args(Role):
+            raise BundleError(f"{file}: the description is damaged: {graph}", _AGAIN)
+    return description
 
 
 def _model_config(content: Mapping[str, Any]) -> ModelConfig:

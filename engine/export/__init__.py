@@ -158,6 +158,7 @@ def _converted(
     from engine.export.acceptance.reference import reference_outputs
     from engine.export.checkpoint import conversion, model_config
     from engine.export.graphs import architectures, bundle_graphs, dense, storage
+    from engine.export.graphs.records import records
     from engine.export.recipes import smoothquant
 
     progress(f"loading {found.name}")
@@ -176,6 +177,7 @@ def _converted(
 
     graphs = bundle_graphs.build(network, wanted, layers, work, progress)
     storage.save(graphs, made)
+    recorded = records(graphs, "fp32")
 
     progress("comparing with the checkpoint")
 
@@ -184,9 +186,9 @@ def _converted(
         sure = conversion.load(found, wanted).double()
         return reference_outputs(sure, tokenizer, collected.model_config, answers)
 
-    shown = check_parity(made, collected.model_config, answers, layers, exact)
+    shown = check_parity(made, collected.model_config, recorded, answers, layers, exact)
     description = _describe(found, wanted.name, collected, shown, smoothed, notes)
-    return bundle_format.save(made, description)
+    return bundle_format.save(made, dataclasses.replace(description, graphs=recorded))
 
 
 def quantize(

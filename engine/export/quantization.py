@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.bundle import format as bundle_format
-from engine.bundle.format import BESIDE, PACKED, RESIDENT, STEP, BundleFolder, Description
+from engine.bundle.format import BundleFolder, Description
+from engine.core.graphs import GraphRecord
 from engine.errors import ExportError, SettingsError
 from engine.export.acceptance import gate, limits, packing, parity, sample
 from engine.export.acceptance.gate import GateReport
 from engine.export.acceptance.sample import Sample
 from engine.export.acceptance.worst_layers import worst_layers
 from engine.export.graphs import remove_padding, step_cpu, storage
+from engine.export.graphs.records import DEVICE_DECODING, OUTPUT_HEADS, PACKED, records
 from engine.export.recipes import smoothquant, table
 from engine.export.recipes.table import GraphContext, Recipe
 from engine.export.sentences import encode
@@ -59,7 +61,9 @@ def write_bundle(
     graphs = rewritten_graphs(recipe, plain)
     storage.save(graphs, folder)
     shutil.copy(plain.path / bundle_format.TOKENIZER, folder)
-    description = dataclasses.replace(plain.description, recipe=recipe, tools=versions())
+    description = dataclasses.replace(
+        plain.description, recipe=recipe, tools=versions(), graphs=records(graphs, recipe)
+    )
     bundle_format.save(folder, description)
     progress(f"comparing with fp32 ({len(rows.items)} rows: {rows.name})")
     report = gate.compare_bundles(plain.path, folder, limits.LIMITS[recipe], rows)
@@ -68,7 +72,7 @@ def write_bundle(
         report = dataclasses.replace(report, forced=force, worst_layers=layers)
         if not force:
             raise _exceeded(recipe, report)
-    notes = description.notes + _notes(recipe, report, graphs)
+    notes = description.notes + _notes(recipe, report, description.graphs)
     described = dataclasses.replace(description, gate=report.to_dict(), notes=notes)
     return bundle_format.save(folder, described)
 
@@ -87,12 +91,12 @@ def _exceeded(recipe: str, report: GateReport) -> ExportError:
     )
 
 
-def _notes(recipe: str, report: GateReport, graphs: Collection[str]) -> tuple[str, ...]:
+def _notes(recipe: str, report: GateReport, graphs: Collection[GraphRecord]) -> tuple[str, ...]:
     """What the user should know of a bundle that is written."""
     notes, for_gpu = [], table.recipe(recipe).for_gpu
     if report.forced:
         notes.append(f"{recipe} exceeds its accuracy limits, and was written by --force")
-    padded = any(n in graphs and packed not in graphs for n, packed in PACKED.items())
+    padded = any(g.role in smoothquant.ENCODERS and g.device == "any" for g in graphs)
     if for_gpu and padded:
         notes.append("its attention is of a kind that keeps its padding on a GPU")
     if report.speed < 1 and not for_gpu:
@@ -108,29 +112,35 @@ def rewritten_graphs(recipe: str, plain: BundleFolder) -> dict[str, Any]:
         ExportError: An encoder without padding differs from the one with padding.
     """
     chosen = table.recipe(recipe)
-    on_gpu = chosen.for_gpu and RESIDENT[0] in plain.graphs
-    unused = ((STEP,) if on_gpu else ()) if chosen.for_gpu else (*RESIDENT, *BESIDE)
-    graphs = storage.load(plain.path, tuple(name for name in plain.graphs if name not in unused))
-    unchanged = {"dense.onnx", *BESIDE} | ({STEP} if chosen.for_gpu else set())
-    if not graphs.keys() - unchanged:
+    on_gpu = chosen.for_gpu and any(
+        graph.role == "device_step" for graph in plain.description.graphs
+    )
+    unused = DEVICE_DECODING | OUTPUT_HEADS
+    if chosen.for_gpu:
+        unused = frozenset({"step"} if on_gpu else ())
+    unchanged = {"dense", *OUTPUT_HEADS} | ({"step"} if chosen.for_gpu else set())
+    used = [graph for graph in plain.description.graphs if graph.role not in unused]
+    changed = [graph for graph in used if graph.role not in unchanged]
+    if not changed:
         raise SettingsError(
             f"recipe: {recipe} changes nothing of {plain.path}, which has no graph for a GPU",
             "export the model again, or take another recipe, such as int8",
         )
-    for file in sorted(graphs.keys() - unchanged):
-        graphs |= _rewritten(file, graphs[file], chosen, on_gpu, plain)
+    graphs = storage.load(plain.path, tuple(graph.file for graph in used))
+    for graph in changed:
+        graphs |= _rewritten(graph, graphs[graph.file], chosen, on_gpu, plain)
     return graphs
 
 
 def _rewritten(
-    file: str, model: Any, recipe: Recipe, on_gpu: bool, plain: BundleFolder
+    graph: GraphRecord, model: Any, recipe: Recipe, on_gpu: bool, plain: BundleFolder
 ) -> dict[str, Any]:
-    description, ranges = plain.description, {}
-    if recipe.needs_ranges and not description.smoothed and file in smoothquant.ENCODERS:
+    description, file, ranges = plain.description, graph.file, {}
+    if recipe.needs_ranges and not description.smoothed and graph.role in smoothquant.ENCODERS:
         ranges = smoothquant.activation_ranges(plain.path, file, description.model_config)
-    if file == STEP and recipe.shortlist:
+    if graph.role == "step" and recipe.shortlist:
         step_cpu.shortlist(model, recipe.shortlist)
-    context = GraphContext(description.smoothed, ranges, on_gpu)
+    context = GraphContext(graph.role, description.smoothed, ranges, on_gpu)
     if recipe.for_gpu and file in PACKED:
         return _with_unpadded(file, model, recipe, context, plain)
     return {file: recipe.rewrite(model, context)}

@@ -187,7 +187,7 @@ def _cache(
     given["scored"] = job.search.num_beams > 1
     if job.settings.continuous:
         most = job.prompt.shape[1] - 1 + job.max_new_tokens
-        kind = DeviceCache if "resident" in backend.graphs else HostCache
+        kind = DeviceCache if "device_step" in backend.roles else HostCache
         return kind(backend, job.settings, feeds, most=most, **given, **sizes)
     return ConcatCache(backend, job.settings, feeds, job.prompt, **given)
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.format import STATE_WIDTH, SYNC_EVERY, DecoderConfig
+from engine.core.graphs import Role
 from engine.core.types import Ints
 from engine.errors import Stopped
 from engine.generation.buffer_pool import BoundStep, BufferPool
@@ -47,7 +48,8 @@ class DeviceCache:
     """See `loop.Cache`.
 
     Args:
-        backend: Holds the graphs of `bundle.RESIDENT`, and `encoder` unless the model is causal.
+        backend: Holds the graph `device_step` and those around it, and `encoder` unless the model
+            is causal.
         settings, feeds, width, most, picks, scored, budget, count: As `slots.HostCache` takes them.
         memory: What earlier calls have left here, `Kept`, and what this one leaves.
     """
@@ -73,7 +75,7 @@ class DeviceCache:
         self.kept: BufferPool = ({} if memory is None else memory).setdefault(
             "resident", BufferPool()
         )
-        self.graph = backend.graph("resident")
+        self.graph = backend.graph("device_step")
         self.sources = feeds["attention_mask"].sum(axis=1)
         self.most = most
         self.source = 0 if settings.causal else _power(feeds["input_ids"].shape[1], SOURCES)
@@ -273,7 +275,7 @@ class DeviceCache:
         width = min(following.shape[1], self.room)
         self.forced[slots, :width] = following[:, :width]
 
-    def _turned(self, graph: str, made: str, feeds: Mapping[str, Value]) -> None:
+    def _turned(self, graph: Role, made: str, feeds: Mapping[str, Value]) -> None:
         """Run a graph that makes other caches of rows' own: from one side to the other."""
         old, self.side = self._caches("past."), 1 - self.side
         self.held = self._hold()

@@ -20,7 +20,7 @@ import math
 import re
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.device import Device
+from engine.core.graphs import GraphRecord, Role
 from engine.errors import BackendError, OutOfMemory
 from engine.runtime import cuda
 from engine.runtime.device import (
@@ -38,6 +39,7 @@ from engine.runtime.device import (
     check_nodes,
     check_provider,
     execution_info,
+    from_runtime,
     preload,
     runtime,
     start_failure,
@@ -46,9 +48,7 @@ from engine.runtime.gpu_serialization import ReadWriteLock, SerialExecutor
 from engine.runtime.packing import packing_inputs
 from engine.runtime.protocol import T, Value
 
-# Graphs that are launched again and again over the same buffers, and are captured whole.
-_CAPTURED = ("resident",)
-# How the runtime, CUDA and cuBLAS say that there is no room.
+# How the runtime, CUDA and cuBLAS say that memory is full.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 _PAGE = 64
 # Bytes for the caches of a decoder's call on the CPU; and the part of a GPU's memory for those of
@@ -72,8 +72,8 @@ _DTYPES = {
 class OrtGraph:
     """One session."""
 
-    def __init__(self, file: Path, session: Any, device: Device) -> None:
-        self._file, self._session = file, session
+    def __init__(self, file: Path, record: GraphRecord, session: Any, device: Device) -> None:
+        self._file, self._record, self._session = file, record, session
         self._gpu = device.index if device.is_gpu else None
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
@@ -91,7 +91,7 @@ class OrtGraph:
             BackendError: The runtime failed on this batch.
         """
         ids = feeds.get("input_ids")
-        if "token_indices" in self.inputs:
+        if self._record.packed:
             feeds = {**feeds, **packing_inputs(feeds["attention_mask"])}
         with self._failing(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
             if self._gpu is None:
@@ -137,8 +137,8 @@ class OrtGraph:
     def bind(
         self, inputs: Mapping[str, Value], outputs: Mapping[str, OrtBuffer]
     ) -> Callable[[], None]:
-        """See `flow.Graph.bind`. On a GPU a graph of `_CAPTURED` is captured at its first call
-        and launched as a whole from then on.
+        """See `flow.Graph.bind`. On a GPU a graph that is to be captured is captured at its
+        first call and launched as a whole from then on.
 
         Raises:
             OutOfMemory: What it reads does not fit; from the call that is returned, too.
@@ -156,7 +156,7 @@ class OrtGraph:
                     binding.bind_ortvalue_output(name, buffer.value)
         if self._gpu is None:
             return _Bound(self, binding, (inputs, outputs))
-        captured = self._file.stem in _CAPTURED
+        captured = self._record.captured
         number = next(self._captures) if captured else -1
         options = runtime().RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
@@ -181,15 +181,17 @@ class OrtGraph:
     def _failing(self, where: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # the binding's exceptions share no base but Exception
-            told = _first_line(error)
-            if _FULL.search(str(error)):
+        except Exception as error:  # the runtime's exceptions share no base but Exception
+            if not from_runtime(error):
+                raise
+            reason = _first_line(error)
+            if isinstance(error, MemoryError) or _FULL.search(str(error)):
                 raise OutOfMemory(
-                    f"{self._file}: out of memory{where}: {told}",
+                    f"{self._file}: out of memory{where}: {reason}",
                     "a smaller --batch-tokens or a shorter --max-length needs less",
                 ) from error
             raise BackendError(
-                f"{self._file}: inference failed{where}: {told}",
+                f"{self._file}: inference failed{where}: {reason}",
                 "a smaller --batch-tokens needs less memory; engine doctor checks the installation",
             ) from error
 
@@ -252,13 +254,12 @@ class OrtBackend:
 
     Args:
         folder: The bundle.
-        graphs: Names of its ONNX files; NAME.onnx and NAME.packed.onnx are both the graph NAME.
+        graphs: Those to load, one of each role.
         device: What computes.
         threads: Threads for one batch.
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
         gpu_memory: Bytes of the GPU that a graph's arena may take up, and all caches of a decoder;
             0 for no limit of arenas, and a third of the GPU for caches.
-        tensor_cores: Graphs whose products of float32 a GPU computes in TF32.
 
     Raises:
         DeviceError: The device is not what would run.
@@ -268,26 +269,24 @@ class OrtBackend:
     def __init__(
         self,
         folder: Path,
-        graphs: Sequence[str],
+        graphs: Sequence[GraphRecord],
         *,
         device: Device,
         threads: int = 1,
         profiles: Path | None = None,
         gpu_memory: int = 0,
-        tensor_cores: Collection[str] = (),
     ) -> None:
         self.device = device
         self._profiles, self._gpu_memory = profiles, gpu_memory
-        self._tensor_cores = tensor_cores
         self.room: int = _room(device, gpu_memory)
         if device.is_gpu:
             preload()
-        captured = device.is_gpu and any(Path(n).stem in _CAPTURED for n in graphs)
+        captured = device.is_gpu and any(graph.captured for graph in graphs)
         self._lane = SerialExecutor() if captured else None
-        self._graphs = {n.partition(".")[0]: self._load(folder / n, threads) for n in graphs}
+        self._graphs = {graph.role: self._load(folder, graph, threads) for graph in graphs}
 
     @property
-    def graphs(self) -> frozenset[str]:
+    def roles(self) -> frozenset[Role]:
         return frozenset(self._graphs)
 
     @property
@@ -296,12 +295,12 @@ class OrtBackend:
         sessions = {name: graph.session for name, graph in self._graphs.items()}
         return execution_info(self.device, sessions).to_dict()
 
-    def profiled(self) -> dict[str, Path]:
+    def profiled(self) -> dict[Role, Path]:
         """End profiling: the file of every graph, JSON in the format of Chrome's tracing."""
         return {name: graph.profiled() for name, graph in self._graphs.items()}
 
-    def graph(self, name: str) -> OrtGraph:
-        return self._graphs[name]
+    def graph(self, role: Role) -> OrtGraph:
+        return self._graphs[role]
 
     def alone(self, call: Callable[[], T]) -> T:
         return call() if self._lane is None else self._lane(call)
@@ -344,8 +343,10 @@ class OrtBackend:
             try:
                 value = make(list(shape), dtype, "cuda", self.device.index)
             except Exception as error:  # as above: no common base
+                if not from_runtime(error):
+                    raise
                 raise OutOfMemory(
-                    f"{self.device} has no room for {tuple(shape)} of {np.dtype(dtype)}",
+                    f"{self.device} has no memory left for {tuple(shape)} of {np.dtype(dtype)}",
                     "a smaller --batch-tokens or --max-new-tokens needs less",
                 ) from error
             # What lies there is anybody's, NaN among it, which no mask of zeros would keep out.
@@ -356,8 +357,8 @@ class OrtBackend:
         assert buffer.array is not None
         return OrtBuffer(buffer.memory, buffer.array[:rows])
 
-    def _load(self, file: Path, threads: int) -> OrtGraph:
-        ort = runtime()
+    def _load(self, folder: Path, graph: GraphRecord, threads: int) -> OrtGraph:
+        ort, file = runtime(), folder / graph.file
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -375,18 +376,20 @@ class OrtBackend:
                 session = ort.InferenceSession(
                     str(file),
                     options,
-                    providers=self._providers(file),
+                    providers=self._providers(graph),
                     enable_fallback=False,
                     disabled_optimizers=list(_UNWANTED) if on_gpu else None,
                 )
         except Exception as error:  # as above: no common base
+            if not from_runtime(error):
+                raise
             raise start_failure(self.device, error) or BackendError(
                 f"{file}: ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}",
                 "export the model again with this installation",
             ) from error
         check_provider(self.device, session, log)
         check_nodes(file, self.device, session)
-        return OrtGraph(file, session, self.device)
+        return OrtGraph(file, graph, session, self.device)
 
     @contextmanager
     def _loading(self, log: list[str]) -> Iterator[None]:
@@ -396,7 +399,7 @@ class OrtBackend:
         with captured_stderr(log), _QUIET.shared():
             yield
 
-    def _providers(self, file: Path) -> list[Any]:
+    def _providers(self, graph: GraphRecord) -> list[Any]:
         if not self.device.is_gpu:
             return [PROVIDERS["cpu"]]
         options = {
@@ -407,13 +410,13 @@ class OrtBackend:
             # it waits for the host then: on an H200 MiniLM took a fifth longer. They queue up.
             "use_ep_level_unified_stream": "1",
             # float32 is float32, where what is multiplied needs it.
-            "use_tf32": "1" if file.name.partition(".")[0] in self._tensor_cores else "0",
+            "use_tf32": "1" if graph.tf32 else "0",
             # And a norm's mean is summed up in it, of float16, too.
             "enable_skip_layer_norm_strict_mode": "1",
         }
         if self._gpu_memory:
             options["gpu_mem_limit"] = str(self._gpu_memory)
-        if file.stem in _CAPTURED:
+        if graph.captured:
             options["enable_cuda_graph"] = "1"
         return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
 

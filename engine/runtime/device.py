@@ -21,6 +21,7 @@ from typing import Any
 
 from engine.core.config import check_device
 from engine.core.device import ALL, AUTO, CPU, Device, Kind
+from engine.core.graphs import Role
 from engine.errors import DeviceError, MissingDependency, SettingsError
 from engine.runtime import cuda
 
@@ -49,7 +50,7 @@ class ExecutionInfo:
         provider: ONNX Runtime's name of it.
         runtime: onnxruntime's version.
         GPU, driver, cuda, cudnn: Name of the GPU and versions; "" on a CPU.
-        nodes: Of each graph, how many nodes each provider took; where it tells.
+        nodes: By the graph's role, how many nodes each provider took; where it tells.
     """
 
     device: str
@@ -59,15 +60,15 @@ class ExecutionInfo:
     driver: str = ""
     cuda: str = ""
     cudnn: str = ""
-    nodes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    nodes: Mapping[Role, Mapping[str, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 
 
-def execution_info(device: Device, sessions: Mapping[str, Any]) -> ExecutionInfo:
-    """What computes the graphs of these sessions, by their names."""
+def execution_info(device: Device, sessions: Mapping[Role, Any]) -> ExecutionInfo:
+    """What computes the graphs of these sessions."""
     counts = {name: node_counts(session) for name, session in sessions.items()}
     version = str(runtime().__version__)
     info = ExecutionInfo(str(device), PROVIDERS[device.kind], version, nodes=counts)
@@ -95,6 +96,13 @@ def runtime() -> Any:
             "pip uninstall onnxruntime onnxruntime-gpu, then " + _INSTALL,
         )
     return onnxruntime
+
+
+def from_runtime(error: Exception) -> bool:
+    """Whether the runtime raised an error, and not a bug of this engine: it has classes of its own,
+    and its Python bindings raise RuntimeError and MemoryError, no class derived from them."""
+    own = type(error).__module__.startswith("onnxruntime.")
+    return own or type(error) in (RuntimeError, MemoryError)
 
 
 def built_for() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core import hardware
+from engine.core.graphs import GraphRecord
 from engine.errors import EngineError
 from engine.runtime import cuda
 from engine.runtime.backend import OrtBackend
@@ -107,7 +108,7 @@ def _providers(graph: Path) -> tuple[dict[str, str], list[str]]:
         if name not in built:
             continue
         try:
-            OrtBackend(graph.parent, [graph.name], device=resolve(kind))
+            OrtBackend(graph.parent, [GraphRecord(graph.name, "encoder")], device=resolve(kind))
             found[name] = "loads"
         except EngineError as error:
             found[name] = error.message

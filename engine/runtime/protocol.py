@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from engine.core.device import Device
+from engine.core.graphs import Role
 
 T = TypeVar("T")
 Value = Any
@@ -56,11 +57,11 @@ class Backend(Protocol):
         """Bytes that the caches of one call of a decoder may take up."""
 
     @property
-    def graphs(self) -> Collection[str]:
-        """Names that `graph` takes."""
+    def roles(self) -> Collection[Role]:
+        """Of the graphs that are loaded."""
 
-    def graph(self, name: str) -> Graph:
-        """The graph of the bundle's file `name`.onnx."""
+    def graph(self, role: Role) -> Graph:
+        """The one of this role."""
 
     def host(self, value: Value) -> NDArray[Any]:
         """A value as a NumPy array on the host; of a buffer on the CPU, its very memory."""

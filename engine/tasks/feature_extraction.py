@@ -140,11 +140,11 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
 
 def _pooled(backend: Backend, hidden: Value, mask: Ints, pooling: str) -> Floats:
     """One state a row; where there is a graph for it, only that leaves the device."""
-    if "pool" not in backend.graphs or pooling not in WEIGHTS:
+    if "pooling" not in backend.roles or pooling not in WEIGHTS:
         return POOLINGS[pooling](backend.host(hidden), mask)
     weights = WEIGHTS[pooling](mask)
     feeds = {"last_hidden_state": hidden, "weights": weights[:, None, :]}
-    (value,) = backend.graph("pool").run(feeds, ["pooled"])
+    (value,) = backend.graph("pooling").run(feeds, ["pooled"])
     total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
     return np.asarray(backend.host(value)[:, 0] / total, np.float32)
 

@@ -119,10 +119,10 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
 
 def _at(backend: Backend, logits: Value, masks: NDArray[np.bool_]) -> Floats:
     """The logits of masked places; where there is a graph for it, only they leave the device."""
-    if "at" not in backend.graphs or not masks.any():
+    if "mask_logits" not in backend.roles or not masks.any():
         return backend.host(logits)[masks]
     feeds = {"logits": logits, "places": np.argwhere(masks)}
-    (value,) = backend.graph("at").run(feeds, ["found"])
+    (value,) = backend.graph("mask_logits").run(feeds, ["found"])
     return backend.host(value)
 
 

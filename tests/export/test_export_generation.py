@@ -15,6 +15,7 @@ from support import checkpoints
 from support.bundles import checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
+from engine.core.device import CPU
 from engine.errors import ExportError, SettingsError
 from engine.pipeline import Bundle
 
@@ -68,12 +69,12 @@ def test_a_bundle_is_proven(made: Path, family: str, recipe: str) -> None:
     assert found.proof["compared"] == "the logits of 16 teacher-forced steps"
     assert found.proof["relative_error"] < 1e-5
     _check_gate(found)
-    graphs = ("step.onnx",) if family in CAUSAL else ("encoder.onnx", "step.onnx")
-    assert folder.graphs_for("cpu") == graphs
+    graphs = ["step"] if family in CAUSAL else ["encoder", "step"]
+    assert [graph.role for graph in folder.graphs_for(CPU)] == graphs
     # Whole numbers have no step on a GPU.
-    there = {"resident.onnx", "move.onnx", "grow.onnx", "pick.onnx"}
-    there |= set() if family in CAUSAL else {"admit.onnx"}
-    assert set(folder.graphs) - set(graphs) == (there if recipe == "fp32" else set())
+    there = {"device_step", "move", "grow", "pick"} | (set() if family in CAUSAL else {"admit"})
+    roles = {graph.role for graph in found.graphs}
+    assert roles - set(graphs) == (there if recipe == "fp32" else set())
     assert _settings(made / f"{family}-{recipe}").causal == (family in CAUSAL)
 
 

@@ -17,6 +17,7 @@ from support.bundles import checkpoint_of, export_once
 from engine.bundle import format as bundle_format
 from engine.bundle.format import SYNC_EVERY
 from engine.core.device import CPU, Device
+from engine.core.graphs import GraphRecord
 from engine.core.types import Ints
 from engine.errors import OutOfMemory, Stopped
 from engine.generation import device_cache, generate, uncounted, walk
@@ -173,8 +174,8 @@ def test_the_host_looks_once_in_a_few_steps(made: Path) -> None:
     device.looks = 0
     told(device, made / "t5", rows(8), max_new_tokens=32)
     # What was said and the states, each once in LATE steps; a step over idle slots comes first.
-    assert device.looks <= 2 * -(-device.launches["resident"] // SYNC_EVERY)
-    assert device.launches["resident"] % SYNC_EVERY == 1
+    assert device.looks <= 2 * -(-device.launches["device_step"] // SYNC_EVERY)
+    assert device.launches["device_step"] % SYNC_EVERY == 1
 
 
 def test_a_capture_keeps_to_its_thread_and_to_itself(
@@ -187,7 +188,7 @@ def test_a_capture_keeps_to_its_thread_and_to_itself(
     # On this GPU everything is in its place, whatever its ops.
     monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
     gpu = OrtBackend(folder.path, folder.graphs_for(Device("cuda")), device=Device("cuda"))
-    other = OrtBackend(folder.path, ["encoder.onnx"], device=Device("cuda"))
+    other = OrtBackend(folder.path, [GraphRecord("encoder.onnx", "encoder")], device=Device("cuda"))
     parts = [rows(7 + n, seed=n) for n in range(4)]
     given = {"max_new_tokens": 17, "spare": []}
     wanted = [told(near(folder.path), folder.path, part, max_new_tokens=17) for part in parts]
@@ -204,9 +205,9 @@ def test_a_capture_keeps_to_its_thread_and_to_itself(
         for one in busy:
             one.result()
     assert found == wanted
-    steps = gpu.graph("resident").session.runs
+    steps = gpu.graph("device_step").session.runs
     assert len(steps) > len(set(steps)) > 1
-    assert len({thread for thread, _ in gpu.graph("resident").session.captured}) == 1
+    assert len({thread for thread, _ in gpu.graph("device_step").session.captured}) == 1
 
 
 def caches(kept: BufferPool) -> int:
@@ -323,7 +324,7 @@ def test_whoever_is_interrupted_has_decoding_stop_elsewhere_too(made: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         told(device, made / "t5", rows(9), max_new_tokens=100_000, count=count)
     assert SerialExecutor.__call__(lane, lambda: "free") == "free"
-    assert device.launches["resident"] < 5_000
+    assert device.launches["device_step"] < 5_000
 
 
 def test_an_encoder_reads_lengths_that_8_divides(made: Path) -> None:
@@ -353,10 +354,11 @@ def test_it_stops_when_it_is_told_to(made: Path) -> None:
 
 def test_each_device_loads_its_own_step(made: Path) -> None:
     folder = bundle_format.load(made / "t5")
-    assert folder.graphs_for(CPU) == ("encoder.onnx", "step.onnx")
-    there = ("admit.onnx", "encoder.onnx", "grow.onnx", "move.onnx", "pick.onnx", "resident.onnx")
-    assert folder.graphs_for("cuda:1") == there
-    assert "admit.onnx" not in bundle_format.load(made / "gpt2").graphs
+    assert [graph.role for graph in folder.graphs_for(CPU)] == ["encoder", "step"]
+    there = ["admit", "encoder", "grow", "move", "pick", "device_step"]
+    assert [graph.role for graph in folder.graphs_for(Device("cuda", 1))] == there
+    gpt2 = bundle_format.load(made / "gpt2").description.graphs
+    assert "admit" not in {graph.role for graph in gpt2}
 
 
 def test_a_step_computes_no_shapes_on_the_host(made: Path) -> None:
@@ -421,7 +423,7 @@ def test_a_first_call_that_is_carried_out_twice_is_no_step_too_many(
         call, calls = bind(self, inputs, outputs), []
 
         def first_twice() -> None:
-            if not calls and self.name == "resident":
+            if not calls and self.name == "device_step":
                 call()
             calls.append(1)
             call()

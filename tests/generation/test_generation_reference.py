@@ -52,7 +52,7 @@ class TorchBackend:
     layers: int
     device: Device = CPU
     room: int = 1 << 30
-    graphs: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
 
     def names(self, kind: str) -> list[str]:
         return [f"{kind}.{n}.{part}" for n in range(self.layers) for part in ("key", "value")]

@@ -12,6 +12,7 @@ import pytest
 
 from engine.bundle import format as bundle_format
 from engine.core.device import CPU, Device
+from engine.core.graphs import GraphRecord
 from engine.core.types import Ragged, Rows
 from engine.demo import BUNDLE
 from engine.errors import BackendError, DeviceError, OtherRunError, OutOfMemory, SettingsError
@@ -31,8 +32,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
     return pretend(monkeypatch)
 
 
-def open_far(**more: Any) -> OrtBackend:
-    return OrtBackend(BUNDLE, ["encoder.onnx"], device=Device("cuda"), **more)
+ENCODER = GraphRecord("encoder.onnx", "encoder")
+
+
+def open_far(graph: GraphRecord = ENCODER, **more: Any) -> OrtBackend:
+    return OrtBackend(BUNDLE, [graph], device=Device("cuda"), **more)
 
 
 FEEDS = {
@@ -182,7 +186,7 @@ def test_what_ran_is_told(gpu: FarRuntime) -> None:
 
 
 def test_inputs_are_staged_and_outputs_stay(gpu: FarRuntime) -> None:
-    near = OrtBackend(BUNDLE, ["encoder.onnx"], device=CPU)
+    near = OrtBackend(BUNDLE, [ENCODER], device=CPU)
     far = open_far(gpu_memory=1 << 30)
     names = near.graph("encoder").outputs
     wanted = [near.host(v) for v in near.graph("encoder").run(FEEDS, names)]
@@ -201,15 +205,9 @@ def test_inputs_are_staged_and_outputs_stay(gpu: FarRuntime) -> None:
 
 
 def test_tf32_is_for_products_of_numbers_that_it_holds(gpu: FarRuntime) -> None:
-    open_far(tensor_cores=("encoder", "resident"))
-    open_far(tensor_cores=("resident",))
+    open_far(dataclasses.replace(ENCODER, tf32=True))
+    open_far()
     assert [session.options["use_tf32"] for session in gpu.sessions] == ["1", "0"]
-    plain = bundle_format.load(BUNDLE)
-    assert plain.tensor_cores == ()
-    half = dataclasses.replace(
-        plain, description=dataclasses.replace(plain.description, recipe="fp16")
-    )
-    assert half.tensor_cores == ("encoder", "resident")
 
 
 def test_buffers_on_a_gpu_begin_as_zeros_and_are_put_whole(gpu: FarRuntime) -> None:
@@ -219,15 +217,12 @@ def test_buffers_on_a_gpu_begin_as_zeros_and_are_put_whole(gpu: FarRuntime) -> N
     far.put(buffer, np.arange(6, dtype=np.float32).reshape(2, 3))
     assert far.host(buffer).tolist() == [[0, 1, 2], [3, 4, 5]]
     gpu.room = 8
-    with pytest.raises(OutOfMemory, match="no room"):
+    with pytest.raises(OutOfMemory, match="no memory left"):
         far.buffer((2, 3), np.float32)
 
 
-def test_a_bound_call_is_captured_once_and_released_with_its_buffers(
-    gpu: FarRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backends, "_CAPTURED", ("encoder",))
-    far = open_far()
+def test_a_bound_call_is_captured_once_and_released_with_its_buffers(gpu: FarRuntime) -> None:
+    far = open_far(dataclasses.replace(ENCODER, captured=True))
     session = gpu.sessions[0]
     assert session.options["enable_cuda_graph"] == "1"
     graph = far.graph("encoder")
@@ -270,6 +265,43 @@ def test_other_failures_of_a_gpu_are_told_as_such(gpu: FarRuntime) -> None:
     assert not isinstance(failed.value, OutOfMemory)
 
 
+def test_what_the_runtime_raises_is_told_with_the_graph_and_the_shape() -> None:
+    graph = OrtBackend(BUNDLE, [ENCODER], device=CPU).graph("encoder")
+    with pytest.raises(BackendError, match=r"encoder\.onnx: inference failed at \(2, 3\)") as error:
+        graph.run({**FEEDS, "input_ids": FEEDS["input_ids"] + 1_000_000}, graph.outputs)
+    assert "out of data bounds" in error.value.message
+    assert type(error.value.__cause__).__module__.startswith("onnxruntime")
+
+
+@pytest.mark.parametrize("bug", [TypeError("a"), KeyError("b"), AssertionError("c")])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_bug_of_the_engine_keeps_its_own_traceback(
+    gpu: FarRuntime, monkeypatch: pytest.MonkeyPatch, bug: Exception, kind: str
+) -> None:
+    graph = OrtBackend(BUNDLE, [ENCODER], device=Device.parse(kind)).graph("encoder")
+
+    def broken(*given: Any) -> None:
+        raise bug
+
+    monkeypatch.setattr(backends.OrtGraph, "_stage", broken)
+    monkeypatch.setattr(backends, "_value", broken)
+    for call in (lambda: graph.run(FEEDS, graph.outputs), lambda: graph.bind(FEEDS, {})):
+        with pytest.raises(type(bug)) as failed:
+            call()
+        assert failed.value is bug
+
+
+def test_memory_that_python_cannot_have_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = OrtBackend(BUNDLE, [ENCODER], device=CPU).graph("encoder")
+
+    def full(value: Any) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(backends, "_value", full)
+    with pytest.raises(OutOfMemory, match=r"out of memory at \(2, 3\)"):
+        graph.run(FEEDS, graph.outputs)
+
+
 # --- a batch that does not fit
 
 
@@ -298,7 +330,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
 
     from engine import tasks
 
-    loaded = Bundle(bundle_format.load(BUNDLE), OrtBackend(BUNDLE, ["encoder.onnx"], device=CPU))
+    loaded = Bundle(bundle_format.load(BUNDLE), OrtBackend(BUNDLE, [ENCODER], device=CPU))
     counts: dict[str, int] = {}
 
     def count(**more: int) -> None:
@@ -328,7 +360,7 @@ def test_a_decoder_has_a_share_of_the_gpu(gpu: FarRuntime) -> None:
     assert open_far().room == H100.memory // 3 // 2
     assert open_far(gpu_memory=2 << 30).room == 1 << 30
     assert open_far(gpu_memory=H100.memory).room == open_far().room
-    assert OrtBackend(BUNDLE, ["encoder.onnx"], device=CPU).room == 1 << 30
+    assert OrtBackend(BUNDLE, [ENCODER], device=CPU).room == 1 << 30
 
 
 # --- what is said of it

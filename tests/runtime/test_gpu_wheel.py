@@ -140,7 +140,7 @@ def test_no_node_with_work_in_it_falls_back(
     assert ran["gpu"] == "pretended"
     for graph, nodes in ran["nodes"].items():
         assert nodes["CUDAExecutionProvider"] > 0
-        if graph == "resident":
+        if graph == "device_step":
             # Or it could not be captured.
             assert nodes.keys() == {"CUDAExecutionProvider"}
 
@@ -159,7 +159,7 @@ def test_an_encoder_takes_fused_attention_and_waits_for_little(
     folder = bundle_format.load(made / f"{family}-fp16")
     found, said = look(python, libraries, "encoded", folder.path)
     kernels = set(re.findall(r"SdpaKernel=(\w+)", said))
-    if not any(name.endswith(".packed.onnx") for name in folder.graphs):
+    if not any(graph.packed for graph in folder.description.graphs):
         assert family == "deberta-v2"
         return
     biased = family in ("t5", "mpnet")

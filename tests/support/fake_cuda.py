@@ -17,8 +17,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from engine.bundle.format import PACKED, BundleFolder
+from engine.bundle.format import BundleFolder
 from engine.core.device import Device
+from engine.core.graphs import GraphRecord
 from engine.runtime import backend, cuda, device, doctor
 from engine.runtime.cuda import Driver, Gpu
 from engine.runtime.gpu_serialization import SerialExecutor
@@ -216,10 +217,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
     return far
 
 
-def carried(folder: BundleFolder, of: Any = BundleFolder.graphs_for) -> list[str]:
+def carried(folder: BundleFolder, of: Any = BundleFolder.graphs_for) -> list[GraphRecord]:
     """A GPU's graphs of a bundle, as far as a CPU can carry them: encoders with their padding."""
-    plain = {packed: name for name, packed in PACKED.items()}
-    return [plain.get(name, name) for name in of(folder, Device("cuda"))]
+    padded = {graph.role: graph for graph in folder.description.graphs if not graph.packed}
+    return [padded[graph.role] for graph in of(folder, Device("cuda"))]
 
 
 class Late:
@@ -228,7 +229,7 @@ class Late:
 
     def __init__(self, backend: Any) -> None:
         self.backend, self.device = backend, Device("cuda")
-        self.ran, self.graphs = {"device": "cuda:0"}, backend.graphs
+        self.ran, self.roles = {"device": "cuda:0"}, backend.roles
         self.room = backend.room
         self.first = backend.first
         self.lane = SerialExecutor()

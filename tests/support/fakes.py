@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from engine.bundle import format as bundle_format
 from engine.bundle.format import DecoderConfig, Description, ModelConfig
 from engine.core.device import CPU, Device
+from engine.core.graphs import GraphRecord, Role
 from engine.pipeline import Bundle
 
 PAD, END, UNKNOWN = 0, 1, 2
@@ -174,7 +175,7 @@ class FakeBackend:
     device: Device = CPU
     room: int = 1 << 30
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
-    graphs: frozenset[str] = frozenset({"model"})
+    roles: frozenset[Role] = frozenset({"model"})
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -187,7 +188,7 @@ class FakeBackend:
             self.shapes.append((graph, shape))
         self.before(call)
 
-    def graph(self, name: str) -> FakeGraph:
+    def graph(self, name: Role) -> FakeGraph:
         read = ("input_ids", "attention_mask")
         layers = range(GENERATION.layers)
 
@@ -387,12 +388,13 @@ def make_bundle(
     folder.mkdir(parents=True)
     write_tokenizer(folder / "tokenizer.json")
     model_config = model_config or MODEL_CONFIGS[task]
-    graphs: tuple[str, ...] = ("model",)
+    graphs: tuple[Role, ...] = ("model",)
     if model_config.decoder:
         graphs = ("decoder",) if model_config.decoder.causal else ("encoder", "decoder")
     for graph in graphs:
         (folder / f"{graph}.onnx").write_bytes(graph.encode())
-    bundle_format.save(folder, Description(task, "fake", "fp32", model_config))
+    records = tuple(GraphRecord(f"{graph}.onnx", graph) for graph in graphs)
+    bundle_format.save(folder, Description(task, "fake", "fp32", model_config, graphs=records))
     return folder
 
 

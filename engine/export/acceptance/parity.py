@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.format import RESIDENT, STEP, DecoderConfig, ModelConfig
-from engine.core.device import CPU
+from engine.bundle.format import DecoderConfig, ModelConfig
+from engine.core.device import CPU, Device
+from engine.core.graphs import GraphRecord, Role
 from engine.errors import ExportError
 from engine.export.acceptance.measures import relative_error
 from engine.export.acceptance.reference import Reference, real_values
@@ -64,6 +65,7 @@ class ParityReport:
 def check_parity(
     folder: Path,
     model_config: ModelConfig,
+    graphs: Sequence[GraphRecord],
     references: Sequence[Reference],
     layers: Sequence[dense.DenseLayer] = (),
     exact: Callable[[Sequence[Reference]], Sequence[Reference]] | None = None,
@@ -73,7 +75,8 @@ def check_parity(
     Token ids come from the bundle's tokenizer.json. Runs on ONNX Runtime's CPU provider.
 
     Args:
-        layers: The Dense layers that dense.onnx was made from.
+        graphs: The bundle's.
+        layers: The Dense layers that the graph `dense` was made from.
         exact: Gives the checkpoint's outputs in double precision, along the tokens of these; called
             only where a comparison fails without.
 
@@ -84,15 +87,18 @@ def check_parity(
         ExportError: Ids differ, or numbers by more than `TOLERANCE` and more than the checkpoint's
             own rounding allows.
     """
-    reports = [_compare(folder, model_config, reference) for reference in references]
-    if (folder / RESIDENT[0]).exists():
-        reports += [_compare(folder, model_config, reference, "cuda") for reference in references]
+    devices = [CPU, Device("cuda")] if model_config.decoder else [CPU]
+    reports = [
+        _compare(folder, model_config, [g for g in graphs if g.loads_on(device)], reference)
+        for device in devices
+        for reference in references
+    ]
     if exact and not all(report.holds for report in reports):
         # A model that cannot run in double precision is held to the tolerance alone.
         with suppress(RuntimeError):
             reports = _widened(reports, references, exact(references))
     if layers:
-        reports.append(_compare_projection(folder, references[0], layers))
+        reports.append(_compare_projection(_file(folder, graphs, "dense"), references[0], layers))
     for report in reports:
         _check(report)
     nearest = max(reports, key=lambda report: report.largest_difference / report.tolerance)
@@ -128,27 +134,31 @@ def _tolerance(default: float, rounding: float) -> float:
     return max(default, allowed) if allowed <= _LIMIT / TOLERANCE * default else default
 
 
+def _file(folder: Path, graphs: Sequence[GraphRecord], role: Role) -> Path:
+    return folder / next(graph.file for graph in graphs if graph.role == role)
+
+
 def _compare_projection(
-    folder: Path, reference: Reference, layers: Sequence[dense.DenseLayer]
+    file: Path, reference: Reference, layers: Sequence[dense.DenseLayer]
 ) -> ParityReport:
-    """dense.onnx, which stays in float32, on the first token's state of every row."""
+    """The graph `dense`, which stays in float32, on the first token's state of every row."""
     starts = np.cumsum([0, *map(len, reference.ids[:-1])])
     embedding = np.ascontiguousarray(reference.values[starts])
-    outputs = _run(storage.session(folder / "dense.onnx"), {"embedding": embedding})
+    outputs = _run(storage.session(file), {"embedding": embedding})
     expected = dense.reference(layers, embedding)
     return measure("the projected embeddings", expected, outputs["projected"])
 
 
 def _compare(
-    folder: Path, model_config: ModelConfig, reference: Reference, device: str = "cpu"
+    folder: Path, model_config: ModelConfig, graphs: Sequence[GraphRecord], reference: Reference
 ) -> ParityReport:
     """With the graphs that a device loads."""
     batch = encode(folder, model_config, reference.paired)
     _check_tokens(batch, reference)
     if model_config.decoder is None:
-        actual = _encoder_values(folder, batch)
+        actual = _encoder_values(_file(folder, graphs, "model"), batch)
     else:
-        actual = _staggered(folder, model_config.decoder, batch, reference.forced, device)
+        actual = _staggered(folder, model_config.decoder, graphs, batch, reference.forced)
     if reference.values.shape != actual.shape:
         raise ExportError(
             f"the parity check failed: {reference.compared} have the shape {actual.shape}, "
@@ -193,15 +203,19 @@ def _check_tokens(batch: Mapping[str, NDArray[Any]], reference: Reference) -> No
         )
 
 
-def _encoder_values(folder: Path, batch: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _encoder_values(file: Path, batch: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """Logits (rows, labels), or states or logits of the real tokens (tokens, width)."""
-    session = storage.session(folder / "model.onnx")
+    session = storage.session(file)
     outputs = _run(session, {i.name: batch[i.name] for i in session.get_inputs()})
     return real_values(outputs, batch["attention_mask"] == 1)[1]
 
 
 def _staggered(
-    folder: Path, generation: DecoderConfig, batch: Mapping[str, Any], forced: Any, device: str
+    folder: Path,
+    generation: DecoderConfig,
+    graphs: Sequence[GraphRecord],
+    batch: Mapping[str, Any],
+    forced: Any,
 ) -> NDArray[np.float32]:
     """Logits (rows, steps, vocabulary) of a step graph, the CPU's or a GPU's, both on the CPU.
     Every third row begins at once, the others one and two steps later, as rows do in a run."""
@@ -210,8 +224,6 @@ def _staggered(
     from engine.runtime.backend import OrtBackend
 
     causal = generation.causal
-    graphs = [STEP] if device == "cpu" else [n for n in RESIDENT if (folder / n).exists()]
-    graphs += [] if causal else ["encoder.onnx"]
     backend = OrtBackend(folder, graphs, device=CPU, threads=0)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if causal:
@@ -222,7 +234,7 @@ def _staggered(
     rows, steps = forced.shape
     most = steps + (ids.shape[1] if causal else 0)
     feeds = {"input_ids": ids, "attention_mask": mask}
-    kind = HostCache if device == "cpu" else DeviceCache
+    kind = DeviceCache if "device_step" in backend.roles else HostCache
     cache = kind(backend, generation, feeds, width=1, most=most, picks=1)
     if cache.slots < rows:
         raise ExportError(

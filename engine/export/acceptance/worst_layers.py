@@ -34,9 +34,9 @@ def worst_layers(plain: BundleFolder, rewritten: Path) -> tuple[str, ...]:
     """
     added = [
         pair
-        for name in plain.graphs
-        if name in ENCODERS
-        for pair in _added_errors(plain, rewritten, name)
+        for graph in plain.description.graphs
+        if graph.role in ENCODERS
+        for pair in _added_errors(plain, rewritten, graph.file)
     ]
     return tuple(f"{node} (+{error:.1%})" for error, node in sorted(added, reverse=True)[:_NAMED])
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.bundle.format import STEP
 from engine.export.checkpoint import conversion
 from engine.export.checkpoint.task_inference import ExportTask
 from engine.export.graphs import architectures, dense, encoder, heads, step_cpu, step_cuda
@@ -45,4 +44,4 @@ def build(
 def _decoder(model: Any, traced: Any) -> dict[str, Any]:
     plan = architectures.blueprint(model)
     graphs = {} if plan.causal else {"encoder.onnx": encoder.encoder_graph(traced, plan)}
-    return graphs | {STEP: step_cpu.step_graph(plan), **step_cuda.graphs(plan)}
+    return graphs | {"step.onnx": step_cpu.step_graph(plan), **step_cuda.graphs(plan)}

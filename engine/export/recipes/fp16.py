@@ -8,7 +8,7 @@ with its norms and the products that are added to it, because it grows beyond 65
 (transformers#4586, CTranslate2#1074). Weights of these products are rounded to 11 bits, float16's
 precision with float32's range: the tensor cores' TF32 holds them exactly, as it holds the float16
 that they are multiplied with, so a GPU computes these products in TF32 without loss
-(`bundle.BundleFolder.tensor_cores`).
+(`GraphRecord.tf32`).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.format import ModelConfig
+from engine.core.graphs import Role
 from engine.export.checkpoint.silenced import silenced
 from engine.export.graphs import storage
 from engine.export.recipes.quantizable_layers import quantizable_products
@@ -32,7 +33,7 @@ from engine.export.sentences import encode
 
 STRENGTH = 0.5
 # Graphs that run without KV caches, so that their activations can be watched.
-ENCODERS = ("model.onnx", "encoder.onnx")
+ENCODERS: tuple[Role, ...] = ("model", "encoder")
 # Tokens generated for each text, so that the decoder's activations are measured, too.
 NEW_TOKENS = 32
 _SMALLEST = 1e-5
@@ -128,7 +129,7 @@ def activation_ranges(
 
     Args:
         folder: The bundle's.
-        name: One of `ENCODERS`.
+        name: Its file.
         model_config: The bundle's.
 
     Returns:

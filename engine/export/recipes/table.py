@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.format import RESIDENT
+from engine.core.graphs import Role
 from engine.errors import SettingsError
+from engine.export.graphs.records import DEVICE_DECODING
 from engine.export.recipes import blockwise, fp16, int8
 from engine.export.recipes.quantizable_layers import quantizable_products, weighted_products
 
@@ -21,11 +21,13 @@ class GraphContext:
     """Facts about the graph that a recipe rewrites.
 
     Attributes:
+        role: The graph's.
         smoothed: As `bundle.Description.smoothed`.
         ranges: As `smoothquant.activation_ranges`; empty where the recipe does not need them.
         on_gpu: The model decodes on a GPU alone, with its KV caches there in float16.
     """
 
+    role: Role
     smoothed: bool
     ranges: Mapping[str, NDArray[np.float32]]
     on_gpu: bool
@@ -77,18 +79,16 @@ def _int4_weight(model: Any, context: GraphContext) -> Any:
 
 # KV caches and logits stay on the GPU in float16; what the host reads is float32.
 _NARROW = (r"(past|present|cross|given|held|moved|grown)\.\d+\.(key|value)", "logits")
-_DECODES = {Path(name).stem for name in RESIDENT}
 
 
 def _fp16(model: Any, context: GraphContext) -> Any:
     """Inputs and outputs of encoders stay float32, and so do the products of `FULL_PRECISION`."""
     graph = model.graph
-    crosses = any(output.name.startswith("cross.") for output in graph.output)
     quantizable = {node.name for node in quantizable_products(graph)}
     full = {node.name for node in weighted_products(graph)} - quantizable
-    if graph.name == "pick":
+    if context.role == "pick":
         full = {node.name for node in graph.node}
-    decodes = context.on_gpu and (crosses or graph.name in _DECODES)
+    decodes = context.on_gpu and context.role in {"encoder", *DEVICE_DECODING}
     fp16.convert(model, full, _NARROW if decodes else ())
     return model
 

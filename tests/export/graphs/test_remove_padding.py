@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from support import checkpoints
 from support.bundles import bundle_of, checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
+from engine.core.device import CPU, Device
+from engine.core.graphs import GraphRecord
 from engine.errors import ExportError
 from engine.runtime.packing import packing_inputs
 
@@ -56,8 +59,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def files(graphs: Sequence[GraphRecord]) -> list[str]:
+    return [graph.file for graph in graphs]
+
+
 def graph_of(folder: Path) -> Any:
-    (file,) = {"model.onnx", "encoder.onnx"} & set(bundle_format.load(folder).graphs)
+    graphs = bundle_format.load(folder).description.graphs
+    (file,) = {"model.onnx", "encoder.onnx"} & set(files(graphs))
     return storage.load(folder, (file,))[file]
 
 
@@ -134,8 +142,8 @@ def test_a_bundle_of_fp16_has_both_and_a_gpu_takes_the_one_without(made: Path) -
     task = ENCODERS["bert"]
     model = checkpoint_of(checkpoints.encoder, "bert", task)
     folder = bundle_format.load(bundle_of(model, task, "fp16", force=True))
-    assert folder.graphs_for("cuda:0") == ("model.packed.onnx", "pool.onnx")
-    assert folder.graphs_for("cpu") == ("model.onnx",)
+    assert files(folder.graphs_for(Device("cuda"))) == ["model.packed.onnx", "pool.onnx"]
+    assert files(folder.graphs_for(CPU)) == ["model.onnx"]
 
 
 def test_one_that_answers_otherwise_is_not_written(
@@ -273,7 +281,7 @@ def test_an_op_that_is_not_known_between_two_layers_keeps_the_padding(
     assert not remove_padding.remove_padding(graph_of(tmp_path / "fp32"), 64)
     export(str(model), tmp_path / "fp16", task="feature-extraction", recipe="fp16", force=True)
     folder = bundle_format.load(tmp_path / "fp16")
-    assert folder.graphs_for("cuda:0") == ("model.onnx", "pool.onnx")
+    assert files(folder.graphs_for(Device("cuda"))) == ["model.onnx", "pool.onnx"]
     assert any("keeps its padding" in note for note in folder.description.notes)
 
 

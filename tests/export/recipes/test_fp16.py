@@ -13,7 +13,7 @@ from support import checkpoints
 from support.bundles import bundle_of, checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
-from engine.core.device import CPU
+from engine.core.device import CPU, Device
 from engine.pipeline import Bundle
 from engine.runtime.backend import OrtBackend
 from engine.tasks.feature_extraction import POOLINGS, WEIGHTS
@@ -180,11 +180,11 @@ def test_products_left_in_float32_are_of_numbers_that_tf32_holds(made: Path, fil
 @pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
 def test_a_decoder_s_caches_are_narrow(made: Path, family: str) -> None:
     folder = bundle_format.load(made / f"{family}-fp16")
-    assert "step.onnx" not in folder.graphs
-    for device in ("cpu", "cuda:0"):
-        assert "resident.onnx" in folder.graphs_for(device)
+    assert "step" not in {graph.role for graph in folder.description.graphs}
+    for device in (CPU, Device("cuda")):
+        assert "device_step" in {graph.role for graph in folder.graphs_for(device)}
     backend = OrtBackend(folder.path, carried(folder), device=CPU)
-    graph = backend.graph("resident")
+    graph = backend.graph("device_step")
     assert graph.dtypes["past.0.key"] == graph.dtypes["logits"] == np.float16
     texts = ["A dog runs over the green meadow.", "La", "2 people walked"]
     column = {"t5": "translation_text", "bart": "summary_text", "gpt2": "generated_text"}[family]
@@ -200,7 +200,7 @@ def test_a_decoder_s_caches_are_narrow(made: Path, family: str) -> None:
 
 def test_only_pooled_rows_leave_a_gpu(made: Path) -> None:
     folder = bundle_format.load(made / "embedder-fp32")
-    assert folder.graphs_for(CPU) == ("model.onnx",)
+    assert [graph.file for graph in folder.graphs_for(CPU)] == ["model.onnx"]
     near = Bundle.load(folder.path, device="cpu")
     late = Late(OrtBackend(folder.path, carried(folder), device=CPU))
     seen: list[tuple[int, ...]] = []

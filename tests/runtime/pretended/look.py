@@ -24,6 +24,7 @@ import numpy as np
 from engine.bundle import format as bundle_format
 from engine.bundle.format import SYNC_EVERY
 from engine.core.device import Device
+from engine.core.graphs import GraphRecord
 from engine.demo import BUNDLE
 from engine.errors import EngineError
 from engine.generation.device_cache import POSITIONS, DeviceCache
@@ -72,7 +73,7 @@ def fallen(folder: str) -> dict[str, Any]:
 
 def encoded(folder: str) -> dict[str, Any]:
     gpu, backend = Gpu(), opened(folder)
-    graph = backend.graph("model" if "model" in backend.graphs else "encoder")
+    graph = backend.graph("model" if "model" in backend.roles else "encoder")
     feeds = {name: FEEDS[name] for name in graph.inputs if name in FEEDS}
 
     def run() -> None:
@@ -87,7 +88,7 @@ def encoded(folder: str) -> dict[str, Any]:
 
 def stayed(folder: str) -> list[dict[str, int]]:
     gpu, backend = Gpu(), opened(folder)
-    graph = backend.graph("model" if "model" in backend.graphs else "encoder")
+    graph = backend.graph("model" if "model" in backend.roles else "encoder")
     drawn = np.random.default_rng(0)
 
     def window() -> None:
@@ -161,7 +162,7 @@ def refused() -> dict[str, Any]:
         said.append(str(error))
     cuda.look = lambda: cuda.Driver("1", (13, 0), (cuda.Gpu("pretended", 1, "9.0"),))
     try:
-        OrtBackend(BUNDLE, ["encoder.onnx"], device=Device("cuda"))
+        OrtBackend(BUNDLE, [GraphRecord("encoder.onnx", "encoder")], device=Device("cuda"))
     except EngineError as error:
         said.append(str(error))
     found = doctor.diagnose(Path(BUNDLE) / "encoder.onnx")
