@@ -137,7 +137,7 @@ class _Conversion:
         if kind == FLOAT and self.has_rms_norms and node.op_type in _PRODUCTS:
             self.shortened |= self.constants.keys() & set(floats)
         branches = {n for a in node.attribute if a.HasField("g") for n in _reads_within(a.g)}
-        for name in branches & set(floats):
+        for name in sorted(branches & set(floats)):
             self._as(name, FLOAT)
         node.input[:] = [self._as(n, kind) if self.types.get(n) == FLOAT else n for n in node.input]
         for attribute in node.attribute:
