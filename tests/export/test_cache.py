@@ -90,18 +90,18 @@ def test_a_checkpoint_is_exported_once(tiny: Path, own_cache: Path) -> None:
 def test_a_cached_folder_needs_no_extra(
     tiny: Path, exports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import engine.export as room
+    from engine.export import requirements
 
     made = cache.bundle_for(str(tiny / "embedder"))
-    monkeypatch.setattr(room, "_is_installed", lambda module: False)
+    monkeypatch.setattr(requirements, "_is_installed", lambda module: False)
     assert cache.bundle_for(str(tiny / "embedder")) == made
     assert len(exports) == 1
 
 
 def test_what_a_missing_extra_says(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import engine.export as room
+    from engine.export import requirements
 
-    monkeypatch.setattr(room, "_is_installed", lambda module: False)
+    monkeypatch.setattr(requirements, "_is_installed", lambda module: False)
     for model in (str(tiny / "embedder"), "google-t5/t5-small"):
         with pytest.raises(MissingDependency) as caught:
             cache.bundle_for(model)

@@ -25,8 +25,7 @@ from engine.runtime.backend import OrtBackend
 pytest.importorskip("optimum.exporters.onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-import engine.export as room  # noqa: E402
-from engine.export import export  # noqa: E402
+from engine.export import export, requirements  # noqa: E402
 from engine.export.acceptance import parity, reference  # noqa: E402
 from engine.export.checkpoint import conversion, hub, task_inference  # noqa: E402
 from engine.export.graphs import bundle_graphs, dense, encoder, graph_edits, storage  # noqa: E402
@@ -952,7 +951,7 @@ def test_an_empty_output_folder_is_taken(tiny: Path, tmp_path: Path) -> None:
 
 def test_output_below_a_file(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         export(str(tiny / "embedder"), tmp_path / "file/out", task=None)
 
 
@@ -1019,12 +1018,12 @@ def test_the_proof_sees_one_wrong_weight(
 def test_the_proof_sees_another_tokenizer(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.export.checkpoint import model_config
+    from engine.export.checkpoint import tokenizers
 
     def wrong(tokenizer: Any, folder: Path) -> None:
         shutil.copy(tiny / "t5/tokenizer.json", folder)
 
-    monkeypatch.setattr(model_config, "save_tokenizer", wrong)
+    monkeypatch.setattr(tokenizers, "save", wrong)
     _refused(tiny / "embedder", tmp_path / "out", ExportError, "gives other ids")
 
 
@@ -1051,7 +1050,7 @@ def test_a_full_disk_is_an_output_error(
 
 
 def test_missing_extra_names_the_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_is_installed", lambda module: module != "torch")
+    monkeypatch.setattr(requirements, "_is_installed", lambda module: module != "torch")
     with pytest.raises(MissingDependency, match="torch") as caught:
         export("google-t5/t5-small", tmp_path / "out", task=None)
     assert caught.value.hint == 'pip install "corpus-engine[export]"'

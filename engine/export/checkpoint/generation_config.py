@@ -1,6 +1,6 @@
-"""How a checkpoint generates: what transformers' own pipeline would do with it, as facts.
+"""How a checkpoint generates: what transformers' own pipeline would do with it.
 
-The pipeline is built and asked, since its defaults, the checkpoint's generation_config.json and
+The pipeline is built and looked at, since its defaults, the checkpoint's generation_config.json and
 config.json's task_specific_params override one another in an order that only its code knows.
 """
 
@@ -56,29 +56,31 @@ _NOT_DRAWN: Mapping[str, tuple[Any, ...]] = {
 _LANGUAGE_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")
 
 
-def collect(model: Any, tokenizer: Any, task: ExportTask, asked: str, note: Note) -> dict[str, Any]:
-    """The facts of a generating checkpoint: prefix, generation and languages.
+def read(
+    model: Any, tokenizer: Any, task: ExportTask, requested: str, note: Note
+) -> dict[str, Any]:
+    """The fields of ModelConfig that a generating checkpoint has: prefix, decoder and languages.
 
     Where the tokenizer takes language codes, its source language is set to the bundle's, so that
     the tokenizer.json written from it puts that code into every row.
 
     Args:
         model: The transformers model.
-        tokenizer: The transformers tokenizer, fast.
-        asked: The task as the person named it, such as translation_en_to_de.
-        note: Called with what the person should know.
+        tokenizer: The transformers tokenizer, a fast one.
+        requested: The task as the user named it, such as translation_en_to_de.
+        note: Called with each line that the user should know.
 
     Raises:
         ExportError: The checkpoint names no start token.
         SettingsError: The task names a language that the tokenizer does not have.
     """
-    asked = _pair(model.config, asked, note)
-    config, prefix = _pipeline_settings(model, tokenizer, task, asked)
-    languages = _languages(tokenizer, config, task, asked, note)
+    requested = _pair(model.config, requested, note)
+    config, prefix = _pipeline_settings(model, tokenizer, task, requested)
+    languages = _languages(tokenizer, config, task, requested, note)
     _note_not_done(config, note)
     _note_attention(model.config, note)
     if task.name == "translation" and languages is None:
-        _note_prefixes(model.config, prefix, asked, note)
+        _note_prefixes(model.config, prefix, requested, note)
     return {
         # The pipeline leaves the prefix out where it builds the inputs from language codes.
         "prefix": "" if languages else prefix,
@@ -87,17 +89,19 @@ def collect(model: Any, tokenizer: Any, task: ExportTask, asked: str, note: Note
     }
 
 
-def _pair(config: Any, asked: str, note: Note) -> str:
-    """The task as asked; of plain translation the checkpoint's first pair, as pipeline() has it."""
+def _pair(config: Any, requested: str, note: Note) -> str:
+    """The requested task; for plain translation the checkpoint's first pair, as in pipeline()."""
     offered = [n for n in config.task_specific_params or {} if n.startswith("translation_")]
-    if asked != "translation" or not offered:
-        return asked
+    if requested != "translation" or not offered:
+        return requested
     others = f"; the others are {', '.join(offered[1:])}" if offered[1:] else ""
     note(f"translation is {offered[0]} here, as in transformers: --task names another{others}")
     return str(offered[0])
 
 
-def _pipeline_settings(model: Any, tokenizer: Any, task: ExportTask, asked: str) -> tuple[Any, str]:
+def _pipeline_settings(
+    model: Any, tokenizer: Any, task: ExportTask, requested: str
+) -> tuple[Any, str]:
     """The GenerationConfig and the prefix that the pipeline of this task would go by."""
     import torch
     import transformers
@@ -109,7 +113,7 @@ def _pipeline_settings(model: Any, tokenizer: Any, task: ExportTask, asked: str)
                 model=model,
                 tokenizer=tokenizer,
                 framework="pt",
-                task=asked,
+                task=requested,
                 device=torch.device("cpu"),
             )
     finally:
@@ -287,24 +291,24 @@ def _note_attention(config: Any, note: Note) -> None:
             )
 
 
-def _note_prefixes(config: Any, prefix: str, asked: str, note: Note) -> None:
+def _note_prefixes(config: Any, prefix: str, requested: str, note: Note) -> None:
     """Say which task prefixes there are where none is used."""
     if prefix:
         return
     specific = config.task_specific_params or {}
-    offered = sorted(n for n in specific if n.startswith("translation_") and n != asked)
-    if offered and asked not in specific:
+    offered = sorted(n for n in specific if n.startswith("translation_") and n != requested)
+    if offered and requested not in specific:
         note(
             f"no prefix is put before the texts; the checkpoint has one for each of the tasks "
             f"{', '.join(offered)}"
         )
     # A Marian model translates between the languages it was trained on, and needs no prefix.
-    elif asked not in ("translation", *specific) and config.model_type != "marian":
-        note(f"the checkpoint names no prefix for {asked}: none is put before the texts")
+    elif requested not in ("translation", *specific) and config.model_type != "marian":
+        note(f"the checkpoint names no prefix for {requested}: none is put before the texts")
 
 
 def _languages(
-    tokenizer: Any, config: Any, task: ExportTask, asked: str, note: Note
+    tokenizer: Any, config: Any, task: ExportTask, requested: str, note: Note
 ) -> Languages | None:
     """Language codes, where the translation pipeline builds its inputs from them.
 
@@ -315,7 +319,7 @@ def _languages(
         return None
     ids = _language_ids(tokenizer)
     source, target = str(tokenizer.src_lang), _default_target(tokenizer, config, ids)
-    if pair := _LANGUAGE_PAIR.fullmatch(asked):
+    if pair := _LANGUAGE_PAIR.fullmatch(requested):
         source, target = (_language(code, ids) for code in pair.groups())
     elif target:
         note(f"translates from {source} into {target} unless languages are named")

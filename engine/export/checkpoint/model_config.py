@@ -1,21 +1,18 @@
-"""What the run has to know of a checkpoint beyond its graphs, and its tokenizer as one file."""
+"""What a run needs to know of a checkpoint beyond its graphs and its tokenizer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from engine.bundle.format import TOKENIZER, ModelConfig
+from engine.bundle.format import ModelConfig
 from engine.errors import ExportError
-from engine.export.checkpoint import generation_config, marian_tokenizer
+from engine.export.checkpoint import generation_config
 from engine.export.checkpoint.hub import Checkpoint
-from engine.export.checkpoint.silenced import silenced
 from engine.export.checkpoint.task_inference import ExportTask
 
-# transformers' own default for a T5 without a length of its own.
+# Tokens of a row where neither tokenizer nor positions limit them, as transformers has it for T5.
 RELATIVE_LENGTH = 512
 
 # sentence-transformers' flags in 1_Pooling/config.json -> the bundle's pooling.
@@ -25,41 +22,29 @@ POOLINGS = {
     "pooling_mode_max_tokens": "max",
     "pooling_mode_lasttoken": "last",
 }
-# The modules that are done here, in the only order that makes sense of them.
+# The supported modules, in the only order that makes sense of them.
 _MODULES = r"Transformer( Pooling( Dense)*( Normalize)?)?"
 _NOT_SUPPORTED = "export another checkpoint; this one's embeddings would come out different"
 
 
-@dataclass(frozen=True)
-class Collected:
-    """Facts of a checkpoint and what the person should know about them."""
-
-    model_config: ModelConfig
-    notes: tuple[str, ...]
-
-
-@dataclass
-class _Notes:
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, line: str) -> None:
-        self.lines.append(line)
-
-
-def collect(
-    checkpoint: Checkpoint, model: Any, tokenizer: Any, task: ExportTask, asked: str
-) -> Collected:
-    """Read the facts of a checkpoint out of its files and its loaded model.
+def read(
+    checkpoint: Checkpoint, model: Any, tokenizer: Any, task: ExportTask, requested: str
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Read what a run needs to know of a checkpoint out of its files and its loaded model.
 
     Args:
         model: The transformers model.
-        tokenizer: The transformers tokenizer, fast.
-        asked: The task as the person named it, such as translation_en_to_de.
+        tokenizer: The transformers tokenizer, a fast one.
+        requested: The task as the user named it, such as translation_en_to_de.
+
+    Returns:
+        The configuration, and notes for the user.
 
     Raises:
         ExportError: The checkpoint asks for something that the run does not do.
+        SettingsError: The task names a language that the tokenizer does not have.
     """
-    notes = _Notes()
+    notes: list[str] = []
     limit = _position_limit(model)
     shared: dict[str, Any] = {
         "max_length": _max_length(checkpoint, tokenizer, limit, task),
@@ -67,87 +52,33 @@ def collect(
         "pad_id": _pad_id(model, tokenizer),
         **_vocabulary(tokenizer),
     }
-    _cut_at_the_end(tokenizer, notes)
-    own: dict[str, Any] = {}
+    _truncate_at_the_end(tokenizer, notes)
+    specific: dict[str, Any] = {}
     if task.name == "feature-extraction":
-        own = _embedding(checkpoint, model, notes)
+        specific = _embedding(checkpoint, model, notes)
     elif task.auto_class in _LABELLED:
-        own = _labels(checkpoint, model, task)
+        specific = _labels(checkpoint, model, task)
     elif task.name == "fill-mask":
         _check_mask(checkpoint, shared)
     elif task.name == "question-answering":
-        _check_sides(checkpoint, tokenizer)
+        _check_padding_side(checkpoint, tokenizer)
     else:
-        own = generation_config.collect(model, tokenizer, task, asked, notes.add)
-    return Collected(ModelConfig(**shared, **own), tuple(notes.lines))
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's tokenizer, backed by the `tokenizers` library; a slow-only one is converted.
-
-    Raises:
-        ExportError: It needs the repository's code, or cannot be converted.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        with silenced():
-            tokenizer = AutoTokenizer.from_pretrained(
-                checkpoint.folder, use_fast=True, local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # transformers raises a dozen classes here
-        reason = (str(error).splitlines() or [""])[0][:300]
-        raise ExportError(
-            f"{checkpoint.name}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}",
-            "a checkpoint with a tokenizer.json always works",
-        ) from error
-    if type(tokenizer).__name__ == "MarianTokenizer":
-        tokenizer = marian_tokenizer.fast(tokenizer)
-    if not tokenizer.is_fast:
-        raise ExportError(
-            f"{checkpoint.name}: {type(tokenizer).__name__} has no form for the tokenizers library",
-            "take a checkpoint with a tokenizer.json",
-        )
-    _check_case(checkpoint, tokenizer)
-    return tokenizer
-
-
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write tokenizer.json with truncation and padding off: the run sets its own."""
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    backend.save(str(folder / TOKENIZER))
-
-
-def _check_case(checkpoint: Checkpoint, tokenizer: Any) -> None:
-    """sentence-transformers can lower the text before the tokenizer; the run does not."""
-    lowers = any(
-        checkpoint.read_json(file.name).get("do_lower_case")
-        for file in checkpoint.folder.glob("sentence_*_config.json")
-    )
-    if lowers and tokenizer("A b").input_ids != tokenizer("a b").input_ids:
-        raise ExportError(
-            f"{checkpoint.name}: sentence-transformers lower-cases the text before the tokenizer "
-            "(do_lower_case), which is not supported yet",
-            _NOT_SUPPORTED,
-        )
+        specific = generation_config.read(model, tokenizer, task, requested, notes.append)
+    return ModelConfig(**shared, **specific), tuple(notes)
 
 
 def _position_limit(model: Any) -> int:
-    """Positions that the weights have; 0 where they are relative.
+    """How many positions the weights have; 0 where they are relative.
 
-    RoBERTa and its kin count positions from padding_idx + 1, so that many rows of the table are
-    never used.
+    RoBERTa and its relatives count positions from padding_idx + 1: the rows of the table before
+    that are never used.
     """
     config = model.config
     for name, module in model.named_modules():
         if name.endswith(("position_embeddings", "embed_positions")) and hasattr(module, "weight"):
-            behind = 0 if module.padding_idx is None else module.padding_idx + 1
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
             # BART and OPT have an offset of their own.
-            return int(module.num_embeddings - getattr(module, "offset", behind))
+            return int(module.num_embeddings - getattr(module, "offset", first))
     if hasattr(config, "relative_attention_num_buckets") or getattr(
         config, "relative_attention", False
     ):
@@ -156,29 +87,29 @@ def _position_limit(model: Any) -> int:
 
 
 def _max_length(checkpoint: Checkpoint, tokenizer: Any, limit: int, task: ExportTask) -> int:
-    """Tokens of a row: sentence-transformers' own, else the tokenizer's, within the positions.
+    """Tokens of a row: by sentence-transformers, else by the tokenizer, within the positions.
 
-    Of a prompt the pipeline lets stand what the positions can hold, whatever the tokenizer says.
+    The pipeline keeps as much of a prompt as there are positions, whatever the tokenizer says.
     """
     if task.name == "text-generation" and limit:
         return limit
-    own = [
+    lengths = [
         checkpoint.read_json(file.name).get("max_seq_length")
         for file in sorted(checkpoint.folder.glob("sentence_*_config.json"))
     ]
-    length = next((n for n in own if n), None) or tokenizer.model_max_length
+    length = next((n for n in lengths if n), None) or tokenizer.model_max_length
     # transformers writes 1e30 where a tokenizer names no length.
     length = int(length) if length < 1e9 else (limit or RELATIVE_LENGTH)
     return min(length, limit) if limit else length
 
 
 def _pad_id(model: Any, tokenizer: Any) -> int:
-    found = (model.config.pad_token_id, tokenizer.pad_token_id)
-    return next((int(n) for n in found if n is not None), 0)
+    ids = (model.config.pad_token_id, tokenizer.pad_token_id)
+    return next((int(n) for n in ids if n is not None), 0)
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:
-    """What the tokenizer says of itself beyond its tokenizer.json."""
+    """What the tokenizer's settings say beyond its tokenizer.json."""
     special = tokenizer.special_tokens_map
     ids = {
         f"{name}_id": int(tokenizer.convert_tokens_to_ids(special[f"{name}_token"]))
@@ -189,31 +120,31 @@ def _vocabulary(tokenizer: Any) -> dict[str, Any]:
     return {**ids, "mask_token": mask, "clean_up": bool(tokenizer.clean_up_tokenization_spaces)}
 
 
-def _cut_at_the_end(tokenizer: Any, notes: _Notes) -> None:
+def _truncate_at_the_end(tokenizer: Any, notes: list[str]) -> None:
     if tokenizer.truncation_side != "right":
-        notes.add(
-            "the checkpoint's tokenizer cuts long texts at their beginning (truncation_side); "
-            "here they are cut at their end"
+        notes.append(
+            "the checkpoint's tokenizer truncates long texts at their beginning (truncation_side); "
+            "the engine truncates them at their end"
         )
-        # The proof's reference is cut as the run cuts.
+        # The reference of the acceptance test is truncated as a run truncates.
         tokenizer.truncation_side = "right"
 
 
-def _embedding(checkpoint: Checkpoint, model: Any, notes: _Notes) -> dict[str, Any]:
+def _embedding(checkpoint: Checkpoint, model: Any, notes: list[str]) -> dict[str, Any]:
     """Pooling, widths, normalization and prompts as sentence-transformers' modules have them."""
     modules = checkpoint.modules
     kinds = " ".join(kind for kind, _ in modules)
     if modules and not re.fullmatch(_MODULES, kinds):
         raise ExportError(
             f"{checkpoint.name}: modules.json has the layers {kinds.replace(' ', ', ')}; "
-            "done here are Transformer, Pooling, any number of Dense, and Normalize, in that order",
+            "supported are Transformer, Pooling, any number of Dense, and Normalize, in that order",
             _NOT_SUPPORTED,
         )
     pooling = "mean"
     if "Pooling" in kinds:
         pooling = _pooling(checkpoint, f"{modules[1][1]}/config.json")
     elif not modules:
-        notes.add("the checkpoint names no pooling: mean over the tokens, not normalized")
+        notes.append("the checkpoint names no pooling: mean over the tokens, not normalized")
     hidden = int(model.config.hidden_size)
     return {
         "pooling": pooling,
@@ -226,7 +157,7 @@ def _embedding(checkpoint: Checkpoint, model: Any, notes: _Notes) -> dict[str, A
 
 
 def _width(checkpoint: Checkpoint, hidden: int) -> int:
-    """Numbers of an embedding: what the last Dense layer gives, else the transformer's own."""
+    """Width of an embedding: the last Dense layer's output, else the transformer's own."""
     width = hidden
     for path in (path for kind, path in checkpoint.modules if kind == "Dense"):
         settings = checkpoint.read_json(f"{path}/config.json")
@@ -250,7 +181,7 @@ def _pooling(checkpoint: Checkpoint, name: str) -> str:
     if settings.get("include_prompt") is False:
         raise ExportError(
             f"{checkpoint.name}: {name} leaves the prompt out of the pooling (include_prompt), "
-            "which is not done here",
+            "which is not supported",
             _NOT_SUPPORTED,
         )
     on = [key for key, value in settings.items() if key.startswith("pooling_mode_") and value]
@@ -263,21 +194,21 @@ def _pooling(checkpoint: Checkpoint, name: str) -> str:
     return POOLINGS[on[0]]
 
 
-def _prompts(checkpoint: Checkpoint, notes: _Notes) -> dict[str, Any]:
+def _prompts(checkpoint: Checkpoint, notes: list[str]) -> dict[str, Any]:
     """The prompts by name, and the default one as the prefix."""
     settings = checkpoint.read_json("config_sentence_transformers.json")
     prompts = {str(name): str(text) for name, text in (settings.get("prompts") or {}).items()}
     default = settings.get("default_prompt_name")
     others = [name for name, text in prompts.items() if text and name != default]
     if others:
-        notes.add(
+        notes.append(
             f"the checkpoint has the prompts {', '.join(others)}: "
             f"a run takes one by name, such as --prompt {others[0]}"
         )
     return {"prompts": prompts, "prefix": prompts.get(default, "")}
 
 
-# Classes of transformers whose models have a class name for each of their logits.
+# transformers' classes of models whose logits have labels.
 _LABELLED = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
 
 
@@ -286,7 +217,7 @@ def _labels(checkpoint: Checkpoint, model: Any, task: ExportTask) -> dict[str, A
     labels = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
     if task.name == "zero-shot-classification":
         _check_entailment(checkpoint, labels)
-    # Where the checkpoint names no problem type, the run goes by the number of labels, as the
+    # Where the checkpoint names no problem type, a run decides by the number of labels, as the
     # pipeline does.
     return {"labels": labels, "problem_type": config.problem_type or ""}
 
@@ -298,7 +229,7 @@ def _check_entailment(checkpoint: Checkpoint, labels: tuple[str, ...]) -> None:
     raise ExportError(
         f"{checkpoint.name}: no label of the checkpoint starts with 'entail', so it cannot tell "
         f"whether a text entails a hypothesis; its labels: {named}",
-        "take a checkpoint trained on natural language inference, or name its labels in "
+        "export a checkpoint trained on natural language inference, or name its labels in "
         "config.json's id2label and label2id",
     )
 
@@ -307,15 +238,15 @@ def _check_mask(checkpoint: Checkpoint, vocabulary: Mapping[str, Any]) -> None:
     if not vocabulary["mask_token"]:
         raise ExportError(
             f"{checkpoint.name}: its tokenizer has no mask token, so there is nothing to fill in",
-            "add a mask_token to the checkpoint's special_tokens_map.json, or take another one",
+            "add a mask_token to the checkpoint's special_tokens_map.json, or export another one",
         )
 
 
-def _check_sides(checkpoint: Checkpoint, tokenizer: Any) -> None:
+def _check_padding_side(checkpoint: Checkpoint, tokenizer: Any) -> None:
     """The pipeline puts the context first where a tokenizer pads on the left; the run does not."""
     if tokenizer.padding_side != "right":
         raise ExportError(
             f"{checkpoint.name}: its tokenizer pads on the left (padding_side), "
-            "which question-answering does not do here",
-            "take another checkpoint",
+            "which is not supported for question-answering",
+            "export a checkpoint whose tokenizer pads on the right",
         )

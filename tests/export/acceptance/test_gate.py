@@ -196,7 +196,7 @@ def test_a_recipe_that_is_slower_says_so(
     [
         ({"recipe": "int3"}, SettingsError, "not a recipe"),
         ({"recipe": "bf16"}, SettingsError, "bf16 is not supported"),
-        ({"recipe": "fp32"}, SettingsError, "is not made from that"),
+        ({"recipe": "fp32"}, SettingsError, "cannot be made from that"),
         ({"text": ("words",)}, SettingsError, "no sample"),
         ({"sample": Path("nowhere.jsonl")}, InputError, "nowhere.jsonl"),
     ],

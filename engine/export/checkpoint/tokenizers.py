@@ -1,0 +1,67 @@
+"""A checkpoint's tokenizer, and how it becomes one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.bundle.format import TOKENIZER
+from engine.errors import ExportError
+from engine.export.checkpoint import marian_tokenizer
+from engine.export.checkpoint.hub import Checkpoint
+from engine.export.checkpoint.silenced import silenced
+
+
+def load(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's tokenizer, backed by the `tokenizers` library; a slow-only one is converted.
+
+    Raises:
+        ExportError: It needs the repository's code, or cannot be converted.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with silenced():
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.folder, use_fast=True, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # transformers raises a dozen classes here
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise ExportError(
+            f"{checkpoint.name}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}",
+            "a checkpoint with a tokenizer.json always works",
+        ) from error
+    if type(tokenizer).__name__ == "MarianTokenizer":
+        tokenizer = marian_tokenizer.fast(tokenizer)
+    if not tokenizer.is_fast:
+        raise ExportError(
+            f"{checkpoint.name}: {type(tokenizer).__name__} cannot be converted for the tokenizers "
+            "library",
+            "export a checkpoint with a tokenizer.json",
+        )
+    _check_case(checkpoint, tokenizer)
+    return tokenizer
+
+
+def save(tokenizer: Any, folder: Path) -> None:
+    """Write tokenizer.json without truncation and padding: the run sets its own."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(folder / TOKENIZER))
+
+
+def _check_case(checkpoint: Checkpoint, tokenizer: Any) -> None:
+    """sentence-transformers can lower-case the text before the tokenizer; the run does not."""
+    lower_cases = any(
+        checkpoint.read_json(file.name).get("do_lower_case")
+        for file in checkpoint.folder.glob("sentence_*_config.json")
+    )
+    if lower_cases and tokenizer("A b").input_ids != tokenizer("a b").input_ids:
+        raise ExportError(
+            f"{checkpoint.name}: sentence-transformers lower-cases the text before the tokenizer "
+            "(do_lower_case), which is not supported",
+            "export another checkpoint; this one's embeddings would come out different",
+        )
