@@ -3,8 +3,8 @@
     inputs ─► splits ─► assignments ─► worker ─► committed parts ─► report
     data      fingerprint, manifest    worker    manifest           report
 
-A worker does the rest (`worker`), in this process or, on several GPUs, in one of its own each
-(`multi_gpu`). `messages` has what they tell each other.
+A worker reads, computes and writes (`worker`): in this process or, on several GPUs, in a process
+for each (`multi_gpu`). `messages` has what coordinator and workers tell each other.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, ob
 
 
 class Coordinator:
-    """One run: hands out its splits, counts what workers tell, and reports.
+    """One run: hands out its splits, counts what its workers do, and reports.
 
     Args:
         model: The bundle's folder, or the bundle where it is loaded already.
