@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,12 @@ def test_every_part_holds_the_rows_of_its_split(
 def test_tokens_and_truncated_rows_are_counted_and_noted(tmp_path: Path, features: Path) -> None:
     items = ["w1", "w2 w3 w4 w5 w6 w7", "w8 w9 w10 w11", ""]
     path = write_jsonl(tmp_path / "x.jsonl", items)
+    started = time.perf_counter()
     report = go(features, path, tmp_path / "out", max_length=4)
+    assert 0 < report.seconds <= time.perf_counter() - started + 0.001
+    assert report.rows_per_second == pytest.approx(4 / report.seconds, rel=0.2)
+    assert report.tokens_per_second == pytest.approx(11 / report.seconds, rel=0.2)
+    assert report.padding == round(report.padded_tokens / 11, 3)
     assert report.tokens == 2 + 4 + 4 + 1
     assert report.truncated == 2
     assert any("2 rows were cut at 4 tokens" in note for note in report.notes)
