@@ -16,7 +16,7 @@ from engine.core.types import Arrays, Ints, Ragged
 from engine.errors import BundleError, SettingsError
 from engine.generation import generate
 from engine.runtime.protocol import Backend
-from engine.tasks.task import Context
+from engine.tasks.task import Context, ragged
 
 # Padded tokens that an encoder reads in one batch.
 BATCH_TOKENS = 1024
@@ -191,16 +191,10 @@ def _completes(text: str, before: str, stops: tuple[str, ...]) -> bool:
     return any(text.find(stop, max(0, len(before) - len(stop) + 1)) >= 0 for stop in stops)
 
 
-def generated_tokens(arrays: Arrays) -> Ragged:
-    tokens = arrays["tokens"]
-    assert isinstance(tokens, Ragged)
-    return tokens
-
-
 def length_columns(arrays: Arrays) -> list[pa.Array]:
     """The columns output_tokens and finish_reason."""
     reasons = np.where(np.asarray(arrays["ended"]), "stop", "length")
-    lengths = generated_tokens(arrays).lengths
+    lengths = ragged(arrays, "tokens").lengths
     return [pa.array(lengths, pa.int32()), pa.array(reasons.tolist(), pa.string())]
 
 

@@ -11,7 +11,7 @@ from engine.core.types import TEXT, Arrays, Encoded
 from engine.errors import SettingsError
 from engine.tasks import decoding
 from engine.tasks.decoding import Decoding
-from engine.tasks.task import Context, Task, encode_prefixed
+from engine.tasks.task import Context, Task, encode_prefixed, ragged
 
 
 def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Task:
@@ -54,5 +54,5 @@ def check_positions(model_config: ModelConfig, options: Decoding, columns: int) 
 
 
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
-    tokens = decoding.generated_tokens(arrays)
+    tokens = ragged(arrays, "tokens")
     return [context.tokenizer.decode(tokens), *decoding.length_columns(arrays)]

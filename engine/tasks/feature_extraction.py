@@ -1,4 +1,4 @@
-"""feature-extraction: one embedding a row, or one for each of its tokens."""
+"""feature-extraction: an embedding for each text, or the hidden state of each of its tokens."""
 
 from __future__ import annotations
 
@@ -12,34 +12,32 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import ModelConfig
 from engine.core.settings import check_names, check_settings, option
-from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
+from engine.core.types import TEXT, Arrays, Encoded, Floats, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend, Value
 from engine.tasks.task import WINDOW, Context, Task, encode_with_prefix
 
-Floats = NDArray[np.float32]
-
 
 def mean(hidden: Floats, mask: Ints) -> Floats:
-    """Mean over the real tokens: (rows, length, d) and (rows, length) to (rows, d)."""
+    """Mean over the tokens: hidden (rows, length, d) and mask (rows, length) to (rows, d)."""
     weights = mask.astype(np.float32)
     total = np.matmul(weights[:, None, :], hidden)[:, 0]
     return np.asarray(total / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), np.float32)
 
 
 def cls(hidden: Floats, mask: Ints) -> Floats:
-    """The first token's state."""
+    """The hidden state of the first token."""
     return np.asarray(hidden[:, 0])
 
 
 def highest(hidden: Floats, mask: Ints) -> Floats:
-    """The highest value of each dimension over the real tokens; of a row without any, -1e9."""
+    """The highest value of each dimension over the tokens; -1e9 for a row without tokens."""
     real = np.where(mask[:, :, None] == 1, hidden, np.float32(-1e9))
     return np.asarray(real.max(axis=1))
 
 
 def last(hidden: Floats, mask: Ints) -> Floats:
-    """The last real token's state; of a row without any, the first position's."""
+    """The hidden state of the last token; of the first position for a row without tokens."""
     return np.asarray(hidden[np.arange(len(hidden)), np.maximum(mask.sum(axis=1) - 1, 0)])
 
 
@@ -49,18 +47,18 @@ POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {
     "max": highest,
     "last": last,
 }
-# The same as weights of a sum over a row's tokens, by which it is divided: (rows, length) each.
+# The same as weights (rows, length) of a weighted mean over the tokens.
 WEIGHTS: Mapping[str, Callable[[Ints], Floats]] = {
     "mean": lambda mask: mask.astype(np.float32),
-    "cls": lambda mask: _one(mask, np.zeros(len(mask), np.int64)),
-    "last": lambda mask: _one(mask, np.maximum(mask.sum(axis=1) - 1, 0)),
+    "cls": lambda mask: _one_hot(mask, np.zeros(len(mask), np.int64)),
+    "last": lambda mask: _one_hot(mask, np.maximum(mask.sum(axis=1) - 1, 0)),
 }
 TOKENS = "none"
 
 
-def _one(mask: Ints, place: Ints) -> Floats:
-    """1 at each row's place, 0 elsewhere."""
-    return np.asarray(np.arange(mask.shape[1]) == place[:, None], np.float32)
+def _one_hot(mask: Ints, position: Ints) -> Floats:
+    """1 at the position of each row, 0 elsewhere."""
+    return np.asarray(np.arange(mask.shape[1]) == position[:, None], np.float32)
 
 
 DTYPES = ("float32", "float16", "int8", "binary")
@@ -71,9 +69,9 @@ _TOKEN_WINDOW = 256
 class FeatureExtractionOptions:
     """How texts become embeddings.
 
-    int8 is scaled for each row by its largest value, which the column `scale` undoes; binary is one
-    bit a dimension, set where the value is above 0, the first in a byte's highest bit (what
-    sentence-transformers calls ubinary).
+    int8 is scaled for each row by its largest value: multiply by the column `scale` to undo it.
+    binary has one bit for each dimension, set where the value is above 0, the first dimension in
+    the highest bit of a byte (what sentence-transformers calls ubinary).
     """
 
     pooling: str = option(
@@ -139,7 +137,7 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
 
 
 def _pooled(backend: Backend, hidden: Value, mask: Ints, pooling: str) -> Floats:
-    """One state a row; where there is a graph for it, only that leaves the device."""
+    """One state for each row; with a pooling graph, only that is copied to the host."""
     if "pooling" not in backend.roles or pooling not in WEIGHTS:
         return POOLINGS[pooling](backend.host(hidden), mask)
     weights = WEIGHTS[pooling](mask)
@@ -157,9 +155,8 @@ def _scaled(embedding: Floats, context: Context) -> Floats:
     if not context.options.normalize:
         return embedding
     norms = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return np.asarray(
-        embedding / np.maximum(norms, 1e-12)
-    )  # torch.nn.functional.normalize's epsilon
+    # The epsilon of torch.nn.functional.normalize.
+    return np.asarray(embedding / np.maximum(norms, 1e-12))
 
 
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
@@ -205,7 +202,7 @@ def _schema(context: Context) -> pa.Schema:
     options = context.options
     kind = _ARROW[options.dtype]
     if options.pooling == TOKENS:
-        # Without a dense.onnx, an embedding is as wide as a state.
+        # Without dense layers, an embedding is as wide as a hidden state.
         hidden = context.model_config.hidden or context.model_config.dimensions
         return pa.schema([("embedding", pa.list_(pa.list_(kind, hidden)))])
     width = -(-_width(context) // 8) if options.dtype == "binary" else _width(context)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +16,15 @@ from numpy.typing import NDArray
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer, clean_up
 from engine.core.settings import as_texts, check_settings, option
-from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
+from engine.core.types import TEXT, Arrays, Encoded, Floats, Ints, Ragged, Rows
 from engine.errors import BundleError, SettingsError
 from engine.runtime.protocol import Backend, Value
-from engine.tasks.task import WINDOW, Context, Task
+from engine.tasks.task import WINDOW, Context, Task, ragged
 from engine.tasks.text_classification import softmax
 
-Floats = NDArray[np.float32]
-
-# Sequences that are decoded at a time; every one is a list of Python integers meanwhile.
+# Sequences that are decoded together; each is a list of Python integers meanwhile.
 DECODED = 1024
-FEWEST_ROWS = 32
+LEAST_WINDOW = 32
 CANDIDATE = pa.struct(
     [
         ("mask", pa.int32()),
@@ -41,7 +38,7 @@ CANDIDATE = pa.struct(
 
 @dataclass(frozen=True, kw_only=True)
 class FillMaskOptions:
-    """`targets` as one text is one target."""
+    """A single text as `targets` is one target."""
 
     top_k: int = option("number of best tokens for each mask", least=1)
     targets: tuple[str, ...] = option(
@@ -58,38 +55,39 @@ def _defaults(model_config: ModelConfig) -> dict[str, object]:
 
 def _check(model_config: ModelConfig, options: FillMaskOptions, columns: int) -> None:
     if model_config.mask_id < 0:
-        raise BundleError("the model's tokenizer has no mask", "export a masked language model")
+        raise BundleError(
+            "the tokenizer of the model has no mask", "export a masked language model"
+        )
 
 
 def _window(options: FillMaskOptions) -> int:
-    return max(FEWEST_ROWS, WINDOW // options.top_k)
+    return max(LEAST_WINDOW, WINDOW // options.top_k)
 
 
 def _encode(rows: Rows, context: Context) -> Encoded:
-    """The rows that have a mask; one that was cut off is not there."""
+    """A sequence for each row that has a mask and did not lose it by truncation."""
     if context.options.targets:
         targets(context.options.targets, context.tokenizer)
     ids, types, truncated = context.tokenizer.encode(rows.texts, type_ids=context.type_ids)
-    owners = np.unique(_places(ids, context)[0])
+    owners = np.unique(_mask_positions(ids, context)[0])
     types = types.take(owners) if types is not None else None
     return Encoded(rows, ids.take(owners), types, truncated, owners)
 
 
-def _places(ids: Ragged, context: Context) -> tuple[Ints, Ints]:
-    """Sequence and position of every mask, in order."""
+def _mask_positions(ids: Ragged, context: Context) -> tuple[Ints, Ints]:
+    """Sequence and position of each mask, in order; int64 (masks,) both."""
     flat = np.flatnonzero(ids.values == context.model_config.mask_id)
     sequence = np.searchsorted(ids.offsets, flat, side="right") - 1
     return sequence, flat - ids.offsets[sequence]
 
 
 def targets(texts: tuple[str, ...], tokenizer: Tokenizer) -> Ints:
-    """Ids of the tokens to choose from, ascending, each once; int64.
+    """Ids of the tokens to choose from, int64, ascending and unique.
 
-    A text that is no token of the vocabulary stands for its first token, and one without any is
-    left out.
+    A text that is not in the vocabulary stands for its first token, and is left out if it has none.
 
     Raises:
-        SettingsError: None is left.
+        SettingsError: No target is left.
     """
     ids = np.array([tokenizer.id_of(text) for text in texts], np.int64)
     encoded = tokenizer.ids(pa.array(texts, pa.string()))
@@ -110,15 +108,15 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
     if not context.options.targets:
         token, score = best(scores, context.options.top_k)
     else:
-        chosen = targets(context.options.targets, context.tokenizer)
-        token, score = best(scores[:, chosen], context.options.top_k)
-        token = chosen[token]
+        choices = targets(context.options.targets, context.tokenizer)
+        token, score = best(scores[:, choices], context.options.top_k)
+        token = choices[token]
     counts = masks.sum(axis=1)
     return {"token": Ragged.of(token, counts), "score": Ragged.of(score, counts)}
 
 
 def _at(backend: Backend, logits: Value, masks: NDArray[np.bool_]) -> Floats:
-    """The logits of masked places; where there is a graph for it, only they leave the device."""
+    """The logits at the masks; with a graph for it, only those are copied to the host."""
     if "mask_logits" not in backend.roles or not masks.any():
         return backend.host(logits)[masks]
     feeds = {"logits": logits, "places": np.argwhere(masks)}
@@ -127,7 +125,7 @@ def _at(backend: Backend, logits: Value, masks: NDArray[np.bool_]) -> Floats:
 
 
 def best(scores: Floats, top_k: int) -> tuple[Ints, Floats]:
-    """Columns and values of the best of each row, best first, equals by column.
+    """Columns and values of the best scores of each row, best first, equal ones by column.
 
     Args:
         scores: float32 (rows, columns).
@@ -138,7 +136,7 @@ def best(scores: Floats, top_k: int) -> tuple[Ints, Floats]:
     """
     top_k = min(top_k, scores.shape[1])
     least = np.partition(scores, -top_k, axis=1)[:, [-top_k]]
-    # So written, NaN passes: a row of them has its columns, too.
+    # Not `scores >= least`: a row of NaN must have its columns, too.
     rows, columns = np.nonzero(~(scores < least))
     order = np.lexsort((columns, -scores[rows, columns], rows))
     starts = np.searchsorted(rows, np.arange(len(scores)))
@@ -150,8 +148,8 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
     kind = pa.list_(CANDIDATE)
     if not len(window.ids):
         return [pa.array([[]] * len(window.rows), kind)]
-    token, score = (_values(arrays, name) for name in ("token", "score"))
-    sequence, position = _places(window.ids, context)
+    token, score = (ragged(arrays, name).values for name in ("token", "score"))
+    sequence, position = _mask_positions(window.ids, context)
     masks = np.bincount(sequence, minlength=len(window.ids))
     number = np.arange(len(sequence)) - np.repeat(np.cumsum(masks) - masks, masks)
     top_k = token.shape[1]
@@ -159,7 +157,7 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
         pa.array(np.repeat(number, top_k), pa.int32()),
         pa.array(score.ravel(), pa.float32()),
         pa.array(token.ravel(), pa.int32()),
-        _each(token.ravel(), context),
+        _token_texts(token.ravel(), context),
         _filled(window.ids, sequence, position, token, context),
     ]
     counts = np.zeros(len(window.rows), np.int64)
@@ -169,26 +167,20 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
     return [pa.ListArray.from_arrays(offsets, structs).cast(kind)]
 
 
-def _values(arrays: Arrays, name: str) -> NDArray[Any]:
-    found = arrays[name]
-    assert isinstance(found, Ragged)
-    return found.values
-
-
-def _each(tokens: Ints, context: Context) -> pa.StringArray:
-    """Every token as text, by itself."""
-    known, which = np.unique(tokens, return_inverse=True)
-    alone = Ragged.of(known, np.ones(len(known), np.int64))
-    return _decoded(alone, context, skip_special=False).take(pa.array(which))
+def _token_texts(tokens: Ints, context: Context) -> pa.StringArray:
+    """Each token decoded on its own."""
+    unique, which = np.unique(tokens, return_inverse=True)
+    single = Ragged.of(unique, np.ones(len(unique), np.int64))
+    return _decoded(single, context, skip_special=False).take(pa.array(which))
 
 
 def _filled(
     ids: Ragged, sequence: Ints, position: Ints, token: Ints, context: Context
 ) -> pa.StringArray:
-    """The texts with each candidate in the place of its mask, in the order of `token.ravel()`.
+    """The texts with each candidate in place of its mask, in the order of `token.ravel()`.
 
-    Special tokens are left out where a text has one mask. Where it has several they are to be
-    seen, the other masks among them.
+    A text with one mask is decoded without special tokens. With several masks the special tokens
+    stay, so that the other masks show.
     """
     top_k, tokens = token.shape[1], token.ravel()
     sequence, position = np.repeat(sequence, top_k), np.repeat(position, top_k)
@@ -197,17 +189,17 @@ def _filled(
     for group, skip_special in zip(order, (True, False), strict=True):
         for start in range(0, len(group), DECODED):
             some = group[start : start + DECODED]
-            made = _put(ids.take(sequence[some]), position[some], tokens[some], context)
-            parts.append(_decoded(made, context, skip_special=skip_special))
+            filled = _replaced(ids.take(sequence[some]), position[some], tokens[some], context)
+            parts.append(_decoded(filled, context, skip_special=skip_special))
     return pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(order))))
 
 
-def _put(copies: Ragged, position: Ints, token: Ints, context: Context) -> Ragged:
-    """Sequences with one token changed in each, and padding that stood in the text left out."""
+def _replaced(copies: Ragged, position: Ints, token: Ints, context: Context) -> Ragged:
+    """Sequences with one token replaced in each, without padding tokens that a text contains."""
     copies.values[copies.offsets[:-1] + position] = token
-    kept = copies.values != context.model_config.pad_id
-    before = np.concatenate(([0], np.cumsum(kept)))
-    return Ragged(copies.values[kept], before[copies.offsets])
+    real = copies.values != context.model_config.pad_id
+    before = np.concatenate(([0], np.cumsum(real)))
+    return Ragged(copies.values[real], before[copies.offsets])
 
 
 def _decoded(ids: Ragged, context: Context, *, skip_special: bool) -> pa.StringArray:

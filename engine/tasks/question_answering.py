@@ -1,7 +1,7 @@
-"""question-answering: the spans of a context that answer a question best, over all its windows.
+"""question-answering: the best answers to a question, as spans of a context of any length.
 
-The rules are those of transformers' QuestionAnsweringPipeline (4.57), its handling of equal scores
-among them: an answer is the same text wherever it stands, and its score is the sum over the spans.
+The rules are those of transformers' QuestionAnsweringPipeline (4.57), including its order of equal
+scores. Spans with the same text are one answer, whose score is the sum of theirs.
 """
 
 from __future__ import annotations
@@ -9,32 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from engine.bundle import chunking
 from engine.bundle.format import ModelConfig
 from engine.core.settings import check_settings, option
-from engine.core.types import Arrays, Column, Encoded, Ints, Ragged, Rows
+from engine.core.types import Arrays, Column, Encoded, Flags, Floats, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend
-from engine.tasks.task import Context, Task
+from engine.tasks.task import Context, Task, ragged
 
-Floats = NDArray[np.float32]
-Flags = NDArray[np.bool_]
 Answer = tuple[str, float, int, int]
-"""Text, score, first character in the context and the one behind the last."""
+"""Text, score, and start and end (exclusive) in characters of the context."""
 
-# Fewer rows than usual travel together: a long context has many sequences.
+# Fewer rows than usual: a long context has many sequences.
 WINDOW = 512
-# Products of one array at most, so that it stays in the processor's cache.
-PRODUCTS = 1 << 18
-# The pipeline's logit of a token that cannot be in an answer.
+# Values of one array of scores at most, so that it fits into the CPU's cache.
+MAX_SCORES = 1 << 18
+# The pipeline's logit for a token that cannot be in an answer.
 FORBIDDEN = np.float32(-10000)
 NO_ANSWER: Answer = ("", 0.0, 0, 0)
 COLUMNS = {"answer": pa.string(), "score": pa.float32(), "start": pa.int32(), "end": pa.int32()}
@@ -42,7 +38,7 @@ COLUMNS = {"answer": pa.string(), "score": pa.float32(), "start": pa.int32(), "e
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnsweringOptions:
-    """With top_k 1 a row has one answer; otherwise the columns are lists, best first."""
+    """With top_k 1 a row has one answer, otherwise the columns are lists, best first."""
 
     top_k: int = option("number of best answers", least=1)
     doc_stride: int = option(
@@ -71,26 +67,26 @@ def _defaults(model_config: ModelConfig) -> dict[str, object]:
 
 
 def _encode(rows: Rows, context: Context) -> Encoded:
-    """Question and window for each window of a context; nothing where one of the two is empty.
+    """Question and window for each window of a context; none where one of the two is empty.
 
-    A question that leaves the windows no room is cut.
+    A question that leaves no tokens for the windows is truncated.
     """
     length, stride = _sizes(context)
     filled = np.flatnonzero(_filled(rows.texts[0]) & _filled(rows.texts[1]))
     question, passage = (context.tokenizer.tokens(text.take(filled)) for text in rows.texts)
     layout = context.tokenizer.paired
-    made = chunking.pair(question, passage, layout, max_length=length, stride=stride)
+    pieces = chunking.pair(question, passage, layout, max_length=length, stride=stride)
     truncated = np.zeros(len(rows), np.bool_)
-    truncated[filled] = made.truncated
-    inside = made.sides == 1
+    truncated[filled] = pieces.truncated
+    inside = pieces.sides == 1
     extra = {
         "inside": inside,
-        "allowed": inside | (made.ids.values == context.model_config.cls_id),
-        "chars": made.chars.astype(np.int32),
-        "words": made.words.astype(np.int32),
+        "allowed": inside | (pieces.ids.values == context.model_config.cls_id),
+        "chars": pieces.chars.astype(np.int32),
+        "words": pieces.words.astype(np.int32),
     }
-    types = made.type_ids if context.type_ids else None
-    return Encoded(rows, made.ids, types, truncated, filled[made.owners], extra)
+    types = pieces.type_ids if context.type_ids else None
+    return Encoded(rows, pieces.ids, types, truncated, filled[pieces.owners], extra)
 
 
 def _filled(texts: pa.Array) -> Flags:
@@ -98,7 +94,7 @@ def _filled(texts: pa.Array) -> Flags:
 
 
 def _sizes(context: Context) -> tuple[int, int]:
-    """Tokens of a sequence and of two windows' overlap."""
+    """Tokens of a sequence, and tokens that two windows share."""
     options, limit = context.options, context.model_config.position_limit
     length = options.max_seq_len or min(context.tokenizer.max_length, 384)
     if limit and length > limit:
@@ -112,24 +108,24 @@ def _sizes(context: Context) -> tuple[int, int]:
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
-    """The logits of every real token, float32: start and end, (tokens,) for each sequence."""
-    found = backend.graph("model").run(feeds, ["start_logits", "end_logits"])
+    """Start and end logits of each token without padding, float32 (tokens,) for each sequence."""
+    logits = backend.graph("model").run(feeds, ["start_logits", "end_logits"])
     lengths = feeds["attention_mask"].sum(axis=1)
-    start, end = (Ragged.of_padded(backend.host(v), lengths) for v in found)
-    return {"start": _single(start), "end": _single(end)}
+    start, end = (Ragged.of_padded(backend.host(v), lengths) for v in logits)
+    return {"start": _as_float32(start), "end": _as_float32(end)}
 
 
-def _single(logits: Ragged) -> Ragged:
+def _as_float32(logits: Ragged) -> Ragged:
     return Ragged(logits.values.astype(np.float32, copy=False), logits.offsets)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpans:
-    """Candidates, those of one sequence together and best first.
+    """Candidates, grouped by sequence, best first.
 
     Attributes:
-        sequence: Which one they are of, int64 (spans,), ascending.
-        start, end: First and last token, as positions in the sequence, int64 (spans,).
+        sequence: The sequence of each span, int64 (spans,), ascending.
+        start, end: First and last token (inclusive), positions in the sequence, int64 (spans,).
         score: Product of the two probabilities, float32 (spans,).
     """
 
@@ -161,39 +157,40 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
 
 
 def _answers(window: Encoded, arrays: Arrays, context: Context) -> list[list[Answer]]:
-    """The best answers of every row, best first."""
+    """The answers of each row, best first."""
     spans, null = _spans(window, arrays, context.options)
     chars = _characters(window, spans, aligned=context.options.align_to_words)
     rows = np.arange(len(window.rows) + 1)
     bounds = np.searchsorted(window.owners[spans.sequence], rows).tolist()
-    pieces_of = np.searchsorted(window.owners, rows).tolist()
+    sequence_bounds = np.searchsorted(window.owners, rows).tolist()
     answers = []
     for text, (a, b), (first, stop) in zip(
-        window.rows.texts[1].to_pylist(), pairwise(bounds), pairwise(pieces_of), strict=True
+        window.rows.texts[1].to_pylist(), pairwise(bounds), pairwise(sequence_bounds), strict=True
     ):
-        found = _merged(text, spans.score[a:b], chars[a:b])
+        row = _merged(text, spans.score[a:b], chars[a:b])
         if context.options.handle_impossible_answer and stop > first:
-            found.append(("", float(null[first:stop].min()), 0, 0))
-        # A stable sort: of equal scores the earlier window's comes first.
-        found.sort(key=lambda answer: answer[1], reverse=True)
-        answers.append(found[: context.options.top_k])
+            row.append(("", float(null[first:stop].min()), 0, 0))
+        # The sort is stable: of equal scores that of the earlier window comes first.
+        row.sort(key=lambda answer: answer[1], reverse=True)
+        answers.append(row[: context.options.top_k])
     return answers
 
 
 def _merged(text: str, scores: Floats, chars: Ints) -> list[Answer]:
-    """One answer for each text among the spans, case aside; it stands where the first one does."""
-    found: dict[str, list[Any]] = {}
+    """One answer for each text (ignoring case) among the spans, at the position of the first."""
+    answers: dict[str, Answer] = {}
     for score, (start, end) in zip(scores.tolist(), chars.tolist(), strict=True):
         answer = text[start:end]
-        found.setdefault(answer.lower(), [answer, 0.0, start, end])[1] += score
-    return [(answer, score, start, end) for answer, score, start, end in found.values()]
+        first = answers.get(answer.lower(), (answer, 0.0, start, end))
+        answers[answer.lower()] = (first[0], first[1] + score, first[2], first[3])
+    return list(answers.values())
 
 
 def _characters(window: Encoded, spans: AnswerSpans, *, aligned: bool) -> Ints:
-    """First character of every span in its context and the one behind its last; (spans, 2).
+    """Start and end (exclusive) of each span in characters of its context, int64 (spans, 2).
 
-    Aligned, a span grows to the words of its ends, as far as their tokens are in the window. Where
-    one end has no word (the CLS token, some tokenizers) both stay as they are.
+    With `aligned`, a span grows to whole words, as far as their tokens are in the window. Where one
+    end has no word (the CLS token, some tokenizers) the span stays as it is.
     """
     chars, words = window.extra["chars"], window.extra["words"]
     base = window.ids.offsets[spans.sequence]
@@ -205,11 +202,11 @@ def _characters(window: Encoded, spans: AnswerSpans, *, aligned: bool) -> Ints:
     sequences = np.repeat(np.arange(len(window.ids)), window.ids.lengths)
     step = int(words.max()) + 2
     keys = sequences[inside] * step + words[inside] + 1
-    wanted = spans.sequence[:, None] * step + words[ends] + 1
-    first = np.searchsorted(keys, wanted[:, 0], "left")
-    last = np.searchsorted(keys, wanted[:, 1], "right") - 1
+    end_keys = spans.sequence[:, None] * step + words[ends] + 1
+    first = np.searchsorted(keys, end_keys[:, 0], "left")
+    last = np.searchsorted(keys, end_keys[:, 1], "right") - 1
     first, last = np.minimum(first, len(keys) - 1), np.maximum(last, 0)
-    known = (keys[first] == wanted[:, 0]) & (keys[last] == wanted[:, 1])
+    known = (keys[first] == end_keys[:, 0]) & (keys[last] == end_keys[:, 1])
     known &= (words[ends] >= 0).all(axis=1)
     grown = np.stack([chars[inside[first], 0], chars[inside[last], 1]], axis=1)
     return np.where(known[:, None], grown, plain)
@@ -218,44 +215,42 @@ def _characters(window: Encoded, spans: AnswerSpans, *, aligned: bool) -> Ints:
 def _spans(
     window: Encoded, arrays: Arrays, options: QuestionAnsweringOptions
 ) -> tuple[AnswerSpans, Floats]:
-    """Candidates of every sequence, and the score of its empty answer (sequences,)."""
-    start, end = arrays["start"], arrays["end"]
-    assert isinstance(start, Ragged)
-    assert isinstance(end, Ragged)
+    """Candidates of each sequence, and the score of its empty answer, float32 (sequences,)."""
+    start, end = ragged(arrays, "start"), ragged(arrays, "end")
     allowed = Ragged(window.extra["allowed"], window.ids.offsets)
-    # Some candidates become one when they grow to words.
+    # Some candidates become one answer when they grow to whole words.
     count = 2 * options.top_k + 10 if options.align_to_words else options.top_k
     null = np.zeros(len(start), np.float32)
     parts = []
     for index in _groups(start.lengths, options.max_answer_len):
-        group = _Group.of(*(ragged.take(index) for ragged in (start, end, allowed)))
+        group = _Group.of(*(each.take(index) for each in (start, end, allowed)))
         null[index] = group.null
-        found = group.best(count, options.max_answer_len)
-        parts.append(AnswerSpans(index[found.sequence], found.start, found.end, found.score))
+        best = group.best(count, options.max_answer_len)
+        parts.append(AnswerSpans(index[best.sequence], best.start, best.end, best.score))
     spans = AnswerSpans.concat(parts)
     return spans.take(np.argsort(spans.sequence, kind="stable")), null
 
 
 def _groups(lengths: Ints, longest: int) -> Iterator[Ints]:
-    """Sequences of about one length, few enough for PRODUCTS."""
+    """Sequences of similar length, few enough for MAX_SCORES."""
     order = np.argsort(-lengths, kind="stable")
     first = 0
     while first < len(order):
         width = int(lengths[order[first]])
-        stop = first + max(1, PRODUCTS // max(1, width * min(width, longest)))
+        stop = first + max(1, MAX_SCORES // max(1, width * min(width, longest)))
         yield order[first:stop]
         first = stop
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Sequences as one matrix.
+    """Sequences padded to one width.
 
     Attributes:
         start, end: Probabilities, float32 (sequences, width); 0 for padding and the first token.
-        allowed: What can be an end of a span, bool (sequences, width).
+        allowed: Tokens at which a span may start or end, bool (sequences, width).
         null: Probability that both ends are the first token, float32 (sequences,).
-        lengths: Int64 (sequences,).
+        lengths: Tokens of each sequence, int64 (sequences,).
     """
 
     start: Floats
@@ -277,31 +272,31 @@ class _Group:
         )
         null = first[:, 0] * last[:, 0]
         first[:, 0] = last[:, 0] = 0
-        # The pipeline looks for tokens in a tuple of row and column numbers: 0 is always there.
+        # The pipeline looks for a token in a tuple of row and column numbers, which has a 0 in it.
         free[:, 0] |= free.any(axis=1)
         return cls(first, last, free, null, lengths)
 
     def best(self, count: int, longest: int) -> AnswerSpans:
-        """The `count` best spans of `longest` tokens of each sequence, without forbidden ones."""
+        """The `count` best spans of each sequence, of up to `longest` tokens, if allowed."""
         band = min(longest, self.start.shape[1])
         ends = sliding_window_view(np.pad(self.end, ((0, 0), (0, band - 1))), band, axis=1)
         scores = (self.start[:, :, None] * ends).reshape(len(self.start), -1)
         best, clear = _highest(scores, count)
         which = np.flatnonzero(clear)
-        places = best[which].ravel()
-        first, behind = np.divmod(places, band)
+        flat = best[which].ravel()
+        first, further = np.divmod(flat, band)
         sequence = np.repeat(which, best.shape[1])
-        parts = [AnswerSpans(sequence, first, first + behind, scores[sequence, places])]
+        parts = [AnswerSpans(sequence, first, first + further, scores[sequence, flat])]
         parts += [self._tied(int(i), count, longest) for i in np.flatnonzero(~clear)]
-        found = AnswerSpans.concat(parts)
-        ours = self.allowed[found.sequence, found.start] & self.allowed[found.sequence, found.end]
-        return found.take(ours)
+        spans = AnswerSpans.concat(parts)
+        good = self.allowed[spans.sequence, spans.start] & self.allowed[spans.sequence, spans.end]
+        return spans.take(good)
 
     def _tied(self, i: int, count: int, longest: int) -> AnswerSpans:
-        """The same of one sequence, letter by letter as the pipeline does it.
+        """The same for one sequence, with exactly the calls of the pipeline.
 
-        Which of several equal scores come first, and which impossible spans fill up where there
-        are too few possible ones, follows from this order of calls alone.
+        They alone decide which of several equal scores come first, and which impossible spans are
+        taken where there are too few possible ones.
         """
         length = int(self.lengths[i])
         outer = np.outer(self.start[i, :length], self.end[i, :length])
@@ -316,16 +311,16 @@ class _Group:
 
 
 def _softmax(logits: Floats, lengths: Ints) -> Floats:
-    """Along the rows; each is summed at its own length, whose rounding decides between ties."""
+    """For each row; summed at the row's length, because that rounding decides between ties."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     sums = [row[:length].sum() for row, length in zip(powers, lengths.tolist(), strict=True)]
     return np.asarray(powers / np.array(sums, np.float32)[:, None], np.float32)
 
 
 def _highest(scores: Floats, count: int) -> tuple[Ints, Flags]:
-    """Places of the `count` highest scores of each row, best first, (rows, count).
+    """Columns of the `count` highest scores of each row, best first, int64 (rows, count).
 
-    The second array tells the rows whose choice and order no tie leaves open.
+    The second array marks the rows where no tie affects choice or order, bool (rows,).
     """
     if count == 1:
         return scores.argmax(axis=1)[:, None], np.ones(len(scores), np.bool_)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from engine.bundle import batching
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer
-from engine.core.types import Arrays, Column, Encoded, Ints, Rows
+from engine.core.types import Arrays, Column, Encoded, Ints, Ragged, Rows
 from engine.generation import Count, uncounted
 from engine.runtime.protocol import Backend, Value
 
@@ -134,3 +134,10 @@ def encode_with_prefix(prefix: str, rows: Rows, context: Context) -> Encoded:
 
 def prepend(prefix: str, texts: pa.StringArray) -> pa.StringArray:
     return pc.binary_join_element_wise(pa.scalar(prefix), texts, "") if prefix else texts
+
+
+def ragged(arrays: Arrays, name: str) -> Ragged:
+    """One of the results of `infer` that has a different length in each sequence."""
+    values = arrays[name]
+    assert isinstance(values, Ragged)
+    return values

@@ -1,4 +1,4 @@
-"""text-classification: labels and scores from one row of logits."""
+"""text-classification: labels with their scores for each text."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from engine.bundle.format import ModelConfig
 from engine.core.settings import check_settings, option
-from engine.core.types import TEXT, Arrays, Column, Encoded, Ints
+from engine.core.types import TEXT, Arrays, Column, Encoded, Floats, Ints
 from engine.runtime.protocol import Backend
 from engine.tasks.task import Context, Task, encode_texts
 
-Floats = NDArray[np.float32]
-
 
 def softmax(logits: Floats) -> Floats:
-    """Along the last axis, with the row's maximum taken off first."""
+    """Along the last axis, the maximum subtracted first."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
 def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)), by tanh so that nothing overflows."""
+    """1 / (1 + exp(-x)), computed with tanh so that nothing overflows."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
 
 
@@ -42,7 +39,7 @@ FUNCTIONS: Mapping[str, Callable[[Floats], Floats]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TextClassificationOptions:
-    """With top_k 1 the columns are label and score; otherwise the lists labels and scores."""
+    """With top_k 1 the columns are label and score, otherwise the lists labels and scores."""
 
     top_k: int = option("number of best labels; 0 for all", least=0)
     function_to_apply: str = option("softmax, sigmoid or none", choices=tuple(FUNCTIONS))

@@ -15,7 +15,7 @@ from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.tasks import decoding
 from engine.tasks.decoding import Decoding
-from engine.tasks.task import Context, Task, prepend
+from engine.tasks.task import Context, Task, prepend, ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def _first_tokens(ids: Ragged, context: Context) -> Ragged:
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     """Prompt and answer are decoded together and the prompt's text is cut off, so that the space
     between them is right."""
-    tokens = Ragged.join_rows([window.ids, decoding.generated_tokens(arrays)])
+    tokens = Ragged.join_rows([window.ids, ragged(arrays, "tokens")])
     wholes = context.tokenizer.decode(tokens).to_pylist()
     prompts = context.tokenizer.decode(window.ids).to_pylist()
     pairs = zip(wholes, prompts, strict=True)

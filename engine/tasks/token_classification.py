@@ -1,7 +1,7 @@
-"""token-classification: named entities and other labelled stretches of a text, with their places.
+"""token-classification: named entities and other labelled spans of a text, with their positions.
 
-The rules are those of transformers' TokenClassificationPipeline (4.57). Where it refuses a stride
-without aggregation, every token is answered once here.
+The rules are those of transformers' TokenClassificationPipeline (4.57). It refuses a stride without
+aggregation; here every token is answered once then.
 """
 
 from __future__ import annotations
@@ -9,38 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from engine.bundle import chunking
 from engine.bundle.format import ModelConfig
 from engine.core.settings import check_settings, comma_separated, option
-from engine.core.types import Arrays, Column, Encoded, Ints, Ragged, Rows, Tokens
+from engine.core.types import Arrays, Column, Encoded, Flags, Floats, Ints, Ragged, Rows, Tokens
 from engine.errors import BundleError, SettingsError
 from engine.runtime.protocol import Backend
-from engine.tasks.task import WINDOW, Context, Task
+from engine.tasks.task import WINDOW, Context, Task, ragged
 from engine.tasks.text_classification import softmax
-
-Floats = NDArray[np.float32]
-Flags = NDArray[np.bool_]
 
 AVERAGE = "average"
 STRATEGIES = ("none", "simple", "first", AVERAGE, "max")
 # Strategies that give all tokens of a word one label.
 BY_WORD = ("first", AVERAGE, "max")
-# As byte-level vocabularies write it.
+# A space in a byte-level vocabulary.
 SPACE = "Ġ"
-# Fewer rows than usual travel together where every token brings the scores of all labels.
+# Fewer rows than usual, for a strategy that needs the scores of all labels of each token.
 WINDOW_OF_SCORES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClassificationOptions:
-    """`ignore_labels` as one text is split at its commas."""
+    """A single text as `ignore_labels` is split at its commas."""
 
     aggregation_strategy: str = option(
         "how tokens become entities: none, simple, first, average or max", choices=STRATEGIES
@@ -74,87 +69,89 @@ def _window(options: TokenClassificationOptions) -> int:
 
 
 def _encode(rows: Rows, context: Context) -> Encoded:
-    """Each text in its windows, or cut; nothing where it has no tokens."""
+    """The windows of each text, or the truncated text; none where it has no tokens."""
     texts, layout = rows.texts[0], context.tokenizer.alone
     words, stride = pa.types.is_list(texts.type), _stride(context)
-    read = context.tokenizer.tokens(texts)
-    found, sentences = (
-        _in_sentences(read, texts, context.options.delimiter) if words else (read, texts)
+    raw = context.tokenizer.tokens(texts)
+    tokens, sentences = (
+        _in_sentences(raw, texts, context.options.delimiter) if words else (raw, texts)
     )
-    lengths = found.ids.lengths
+    lengths = tokens.ids.lengths
     filled = np.flatnonzero(lengths > 0)
-    place = np.arange(len(found.words)) - np.repeat(found.ids.offsets[:-1], lengths)
-    whole = Tokens(Ragged.of(found.ids.values, lengths[filled]), found.chars, place)
+    position = np.arange(len(tokens.words)) - np.repeat(tokens.ids.offsets[:-1], lengths)
+    whole = Tokens(Ragged.of(tokens.ids.values, lengths[filled]), tokens.chars, position)
     length = context.tokenizer.max_length
-    made = chunking.single(whole, layout, max_length=length, stride=stride)
+    pieces = chunking.single(whole, layout, max_length=length, stride=stride)
     grouped = context.options.aggregation_strategy != "none"
     if stride is not None and grouped and context.tokenizer.widens[words]:
-        _widen(made, whole.ids.offsets, read.chars, context)
+        _widen(pieces, whole.ids.offsets, raw.chars, context)
     truncated = np.zeros(len(rows), np.bool_)
-    truncated[filled] = made.truncated
+    truncated[filled] = pieces.truncated
     extra = {
         "sentences": sentences,
-        "inside": made.sides == 0,
-        "chars": made.chars.astype(np.int32),
-        # As if the text were one sequence, however many windows it has.
-        "index": (made.words + len(layout.special[0])).astype(np.int32),
+        "inside": pieces.sides == 0,
+        "chars": pieces.chars.astype(np.int32),
+        # As if the text were one sequence, whatever its windows.
+        "index": (pieces.words + len(layout.special[0])).astype(np.int32),
     }
-    types = made.type_ids if context.type_ids else None
-    return Encoded(rows, made.ids, types, truncated, filled[made.owners], extra)
+    types = pieces.type_ids if context.type_ids else None
+    return Encoded(rows, pieces.ids, types, truncated, filled[pieces.owners], extra)
 
 
 def _stride(context: Context) -> int | None:
-    stride, room = context.options.stride, context.tokenizer.max_length
-    room -= context.tokenizer.alone.count
-    if stride >= room:
+    stride, tokenizer = context.options.stride, context.tokenizer
+    window = tokenizer.max_length - tokenizer.alone.count
+    if stride >= window:
         raise SettingsError(
-            f"stride is {stride}", f"less than {room}, the tokens of a window without special ones"
+            f"stride is {stride}",
+            f"less than {window}, the tokens of a window without special tokens",
         )
     return stride if stride >= 0 else None
 
 
-def _widen(made: chunking.Pieces, offsets: Ints, chars: Ints, context: Context) -> None:
+def _widen(pieces: chunking.Pieces, offsets: Ints, chars: Ints, context: Context) -> None:
     """Let the first token of every window but a row's first begin at the space before it.
 
     The pipeline's tokenizer does so, and its spans begin there.
 
     Args:
-        offsets, chars: Of the whole texts' tokens, as `flow.Tokens` has them.
+        pieces: The windows; changed in place.
+        offsets, chars: Of the tokens of whole texts, as in `Tokens`.
     """
-    again = np.flatnonzero(made.owners[1:] == made.owners[:-1]) + 1
-    first = made.ids.offsets[again] + len(context.tokenizer.alone.special[0])
-    inner = chars[offsets[made.owners[again]] + made.words[first], 0] > 0
-    tokens = context.tokenizer.tokens_of(made.ids.values[first])
+    later = np.flatnonzero(pieces.owners[1:] == pieces.owners[:-1]) + 1
+    first = pieces.ids.offsets[later] + len(context.tokenizer.alone.special[0])
+    inner = chars[offsets[pieces.owners[later]] + pieces.words[first], 0] > 0
+    tokens = context.tokenizer.tokens_of(pieces.ids.values[first])
     spaced = np.array([token.startswith(SPACE) for token in tokens], np.bool_)
-    moved = first[spaced & inner]
-    empty = made.chars[moved, 0] == made.chars[moved, 1]
-    made.chars[moved, 0] -= 1
-    made.chars[moved[empty], 1] -= 1
+    wider = first[spaced & inner]
+    empty = pieces.chars[wider, 0] == pieces.chars[wider, 1]
+    pieces.chars[wider, 0] -= 1
+    pieces.chars[wider[empty], 1] -= 1
 
 
 def _in_sentences(
-    found: Tokens, texts: pa.ListArray, delimiter: str
+    tokens: Tokens, texts: pa.ListArray, delimiter: str
 ) -> tuple[Tokens, pa.StringArray]:
-    """Tokens of words with their places in the words joined, and the words so joined."""
+    """Tokens of words with their positions in the joined words, and the joined words."""
     counts = np.asarray(pc.list_value_length(texts), np.int64)
     steps = np.asarray(pc.utf8_length(texts.flatten()), np.int64) + len(delimiter)
     ends = np.concatenate(([0], np.cumsum(steps)))
     first = np.cumsum(counts) - counts
-    rows = np.repeat(np.arange(len(counts)), found.ids.lengths)
-    moved = ends[first[rows] + np.maximum(found.words, 0)] - ends[first[rows]]
-    chars = found.chars + np.where(found.words < 0, 0, moved)[:, None]
-    return Tokens(found.ids, chars, found.words), pc.binary_join(texts, delimiter)
+    rows = np.repeat(np.arange(len(counts)), tokens.ids.lengths)
+    shift = ends[first[rows] + np.maximum(tokens.words, 0)] - ends[first[rows]]
+    chars = tokens.chars + np.where(tokens.words < 0, 0, shift)[:, None]
+    return Tokens(tokens.ids, chars, tokens.words), pc.binary_join(texts, delimiter)
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
-    """The best label of every real token and its score; all scores where they are averaged."""
+    """The best label of each token and its score; the scores of all labels for averaging."""
     (value,) = backend.graph("model").run(feeds, ["logits"])
-    kept = Ragged.of_padded(backend.host(value), feeds["attention_mask"].sum(axis=1))
-    scores = softmax(kept.values.astype(np.float32, copy=False))
+    logits = Ragged.of_padded(backend.host(value), feeds["attention_mask"].sum(axis=1))
+    scores = softmax(logits.values.astype(np.float32, copy=False))
     if context.options.aggregation_strategy == AVERAGE:
-        return {"scores": Ragged(scores, kept.offsets)}
+        return {"scores": Ragged(scores, logits.offsets)}
     label, score = _best(scores)
-    return {"label": Ragged(label, kept.offsets), "score": Ragged(score, kept.offsets)}
+    return {"label": Ragged(label, logits.offsets), "score": Ragged(score, logits.offsets)}
 
 
 def _best(scores: Floats) -> tuple[Ints, Floats]:
@@ -164,11 +161,12 @@ def _best(scores: Floats) -> tuple[Ints, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpans:
-    """Tokens that follow one another, as tokens, words or entities.
+    """Spans of adjacent tokens: tokens, words or entities.
 
     Attributes:
-        sequence: Which one they are of, int64 (spans,).
-        first, last: Their tokens, as places among all tokens of the window, int64 (spans,).
+        sequence: The sequence of each span, int64 (spans,).
+        first, last: First and last token (inclusive), as positions among all tokens of the window,
+            int64 (spans,).
         label: Int64 (spans,).
         score: Float32 (spans,).
     """
@@ -184,14 +182,14 @@ class TokenSpans:
         return TokenSpans(*(getattr(self, name)[index] for name in names))
 
     def joined(self, starts: Ints, label: Ints, score: Floats) -> TokenSpans:
-        """Those from each of `starts` to the next as one, with a label and a score for each."""
+        """Join the spans from each of `starts` up to the next, with these labels and scores."""
         stops = np.append(starts[1:], len(self.first))
         return TokenSpans(
             self.sequence[starts], self.first[starts], self.last[stops - 1], label, score
         )
 
     def begin(self, others: Flags) -> Ints:
-        """The first of each sequence, and those that `others` marks."""
+        """The first span of each sequence, and those that `others` marks."""
         marked = others.copy()
         marked[:1] = True
         marked[1:] |= self.sequence[1:] != self.sequence[:-1]
@@ -205,88 +203,83 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
     units = _tokens(window, arrays)
     names, heads = list(labels), None
     if strategy in BY_WORD:
-        starts = units.begin(~_go_on(units, window, context))
+        starts = units.begin(~_continues_word(units, window, context))
         units = CHOICES[strategy](units, starts, arrays)
         heads = units.first
     if strategy != "none":
         units = _entities(units, labels)
         names = [label.split("-", 1)[-1] for label in labels]
-    wanted = np.array([name not in context.options.ignore_labels for name in names], np.bool_)
-    found = units.take(wanted[units.label])
+    shown = np.array([name not in context.options.ignore_labels for name in names], np.bool_)
+    spans = units.take(shown[units.label])
     if len(window.owners) > len(np.unique(window.owners)):
-        found = _each_once(found, window) if strategy == "none" else _longest(found, window)
-    named = pa.array(names, pa.string()).take(pa.array(found.label))
-    return [_by_row(found, named, heads, window, context)]
+        spans = _each_once(spans, window) if strategy == "none" else _longest(spans, window)
+    entities = pa.array(names, pa.string()).take(pa.array(spans.label))
+    return [_by_row(spans, entities, heads, window, context)]
 
 
 def _tokens(window: Encoded, arrays: Arrays) -> TokenSpans:
-    """Every token that is not special."""
-    places = np.flatnonzero(window.extra["inside"])
-    sequence = np.repeat(np.arange(len(window.ids)), window.ids.lengths)[places]
+    """Each token that is not special, as a span."""
+    tokens = np.flatnonzero(window.extra["inside"])
+    sequence = np.repeat(np.arange(len(window.ids)), window.ids.lengths)[tokens]
     if "scores" in arrays:
-        # Words get theirs later.
-        label, score = np.zeros(len(places), np.int64), np.zeros(len(places), np.float32)
+        # Words get label and score later.
+        label, score = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.float32)
     else:
-        label, score = (_values(arrays, name)[places] for name in ("label", "score"))
-    return TokenSpans(sequence, places, places, label, score)
+        label, score = (ragged(arrays, name).values[tokens] for name in ("label", "score"))
+    return TokenSpans(sequence, tokens, tokens, label, score)
 
 
-def _values(arrays: Arrays, name: str) -> NDArray[Any]:
-    found = arrays[name]
-    assert isinstance(found, Ragged)
-    return found.values
+def _continues_word(tokens: TokenSpans, window: Encoded, context: Context) -> Flags:
+    """Which tokens continue a word.
 
-
-def _go_on(tokens: TokenSpans, window: Encoded, context: Context) -> Flags:
-    """Which tokens go on with a word.
-
-    Where the tokenizer marks them they are longer than their text; else by the spaces around.
+    With a tokenizer that marks such tokens, those longer than their text; otherwise decided by the
+    spaces around them.
     """
     ids, chars = window.ids.values[tokens.first], window.extra["chars"][tokens.first]
     if context.tokenizer.subword_prefix:
-        known, which = np.unique(ids, return_inverse=True)
-        lengths = np.array([len(t) for t in context.tokenizer.tokens_of(known)], np.int64)
-        going = lengths[which] != chars[:, 1] - chars[:, 0]
+        unique, which = np.unique(ids, return_inverse=True)
+        lengths = np.array([len(t) for t in context.tokenizer.tokens_of(unique)], np.int64)
+        continues = lengths[which] != chars[:, 1] - chars[:, 0]
     else:
         rows = window.owners[tokens.sequence]
-        going = _inside_words(window.extra["sentences"], rows, chars[:, 0].astype(np.int64))
-    return np.asarray(going & (ids != context.model_config.unk_id))
+        continues = _inside_words(window.extra["sentences"], rows, chars[:, 0].astype(np.int64))
+    return np.asarray(continues & (ids != context.model_config.unk_id))
 
 
 def _inside_words(sentences: pa.StringArray, rows: Ints, chars: Ints) -> Flags:
-    """Which characters are not their sentence's first, no space, and not behind one."""
+    """Which characters are neither a space, nor after one, nor the first of their sentence."""
     data = np.frombuffer("".join(sentences.to_pylist()).encode(), np.uint8)
     # A character's first byte; the others are 10xxxxxx.
     spaces = np.append(data[data & 0xC0 != 0x80] == ord(" "), False)
     ends = np.cumsum(np.asarray(pc.utf8_length(sentences), np.int64))
     lengths = np.diff(ends, prepend=0)[rows]
-    here = ends[rows] - lengths + chars
-    behind = spaces[np.maximum(here - 1, 0)] & (chars > 0)
-    return np.asarray((chars > 0) & ~behind & ~(spaces[here] & (chars < lengths)))
+    index = ends[rows] - lengths + chars
+    after_space = spaces[np.maximum(index - 1, 0)] & (chars > 0)
+    return np.asarray((chars > 0) & ~after_space & ~(spaces[index] & (chars < lengths)))
 
 
 def _by_first(tokens: TokenSpans, starts: Ints, arrays: Arrays) -> TokenSpans:
-    """Words with what their first token has."""
+    """Words with the label and score of their first token."""
     return tokens.joined(starts, tokens.label[starts], tokens.score[starts])
 
 
 def _by_max(tokens: TokenSpans, starts: Ints, arrays: Arrays) -> TokenSpans:
-    """Words with what their surest token has, the first of equals."""
+    """Words with the label and score of their highest-scoring token, the first of equal ones."""
     if not len(starts):
         return tokens
     counts = np.diff(np.append(starts, len(tokens.first)))
     highest = np.repeat(np.maximum.reduceat(tokens.score, starts), counts)
-    # So written, NaN passes: a word of them has its label, too.
-    surest = np.flatnonzero(~(tokens.score < highest))
-    chosen = surest[np.searchsorted(surest, starts)]
-    return tokens.joined(starts, tokens.label[chosen], tokens.score[chosen])
+    # Not `score >= highest`: a word of NaN scores must have a label, too.
+    candidates = np.flatnonzero(~(tokens.score < highest))
+    best = candidates[np.searchsorted(candidates, starts)]
+    return tokens.joined(starts, tokens.label[best], tokens.score[best])
 
 
 def _by_average(tokens: TokenSpans, starts: Ints, arrays: Arrays) -> TokenSpans:
-    """Words with the best of their tokens' mean scores."""
+    """Words with the label that has the highest mean score over their tokens."""
     if not len(starts):
         return tokens
-    scores = _values(arrays, "scores")[tokens.first]
+    scores = ragged(arrays, "scores").values[tokens.first]
     counts = np.diff(np.append(starts, len(tokens.first)))
     means: Floats = np.add.reduceat(scores, starts, axis=0)
     means /= counts[:, None]
@@ -301,7 +294,7 @@ CHOICES: Mapping[str, Callable[[TokenSpans, Ints, Arrays], TokenSpans]] = {
 
 
 def _entities(units: TokenSpans, labels: tuple[str, ...]) -> TokenSpans:
-    """Neighbours of one tag as one, unless the later one's label starts with B-."""
+    """Join neighbours with the same tag, unless the label of the later one starts with B-."""
     tags = [label[2:] if label.startswith(("B-", "I-")) else label for label in labels]
     tag = np.unique(tags, return_inverse=True)[1][units.label]
     begins = np.array([label.startswith("B-") for label in labels], np.bool_)[units.label]
@@ -312,7 +305,7 @@ def _entities(units: TokenSpans, labels: tuple[str, ...]) -> TokenSpans:
 
 
 def _means(scores: Floats, starts: Ints, counts: Ints) -> Floats:
-    """Of `counts` scores from each of `starts`, as numpy.mean adds up a list of them."""
+    """The mean of `counts` scores from each of `starts`, rounded as numpy.mean does for a list."""
     out = np.zeros(len(starts), np.float32)
     for count in np.unique(counts):
         which = np.flatnonzero(counts == count)
@@ -320,105 +313,106 @@ def _means(scores: Floats, starts: Ints, counts: Ints) -> Floats:
     return out
 
 
-def _each_once(found: TokenSpans, window: Encoded) -> TokenSpans:
-    """A token that several windows see as the surest of them has it."""
-    rows, index = window.owners[found.sequence], window.extra["index"][found.first]
-    order = np.lexsort((-found.score, index, rows))
+def _each_once(tokens: TokenSpans, window: Encoded) -> TokenSpans:
+    """Of a token that is in several windows, the one with the highest score."""
+    rows, index = window.owners[tokens.sequence], window.extra["index"][tokens.first]
+    order = np.lexsort((-tokens.score, index, rows))
     rows, index = rows[order], index[order]
     new = np.ones(len(order), np.bool_)
     new[1:] = (rows[1:] != rows[:-1]) | (index[1:] != index[:-1])
-    return found.take(order[new])
+    return tokens.take(order[new])
 
 
-def _longest(found: TokenSpans, window: Encoded) -> TokenSpans:
-    """Of entities that overlap in a text of several windows, the longest, then the surest."""
-    rows = window.owners[found.sequence]
+def _longest(entities: TokenSpans, window: Encoded) -> TokenSpans:
+    """Of entities that overlap in a text of several windows, the longest with the best score."""
+    rows = window.owners[entities.sequence]
     several = np.bincount(window.owners, minlength=len(window.rows)) > 1
-    begin = window.extra["chars"][found.first, 0]
-    end = window.extra["chars"][found.last, 1]
-    chosen = [np.flatnonzero(~several[rows])]
+    begin = window.extra["chars"][entities.first, 0]
+    end = window.extra["chars"][entities.last, 1]
+    parts = [np.flatnonzero(~several[rows])]
     for row in np.unique(rows[several[rows]]):
-        own = np.arange(*np.searchsorted(rows, (row, row + 1)))
-        chosen.append(own[_without_overlaps(begin[own], end[own], found.score[own])])
-    index = np.concatenate(chosen)
-    return found.take(index[np.argsort(rows[index], kind="stable")])
+        of_row = np.arange(*np.searchsorted(rows, (row, row + 1)))
+        scores = entities.score[of_row]
+        parts.append(of_row[_without_overlaps(begin[of_row], end[of_row], scores)])
+    index = np.concatenate(parts)
+    return entities.take(index[np.argsort(rows[index], kind="stable")])
 
 
 def _without_overlaps(begin: Ints, end: Ints, score: Floats) -> list[int]:
     """The pipeline's aggregate_overlapping_entities, step by step.
 
-    It compares with the entity kept last alone, and gives an empty one that comes first twice.
+    It compares only with the current best entity, and repeats an empty entity that comes first.
     """
     order = np.argsort(begin, kind="stable").tolist()
-    kept, best = [], order[0]
+    chosen, best = [], order[0]
     for i in order:
         if begin[best] <= begin[i] < end[best]:
             longer = (end[i] - begin[i]) - (end[best] - begin[best])
             if longer > 0 or (longer == 0 and score[i] > score[best]):
                 best = i
         else:
-            kept.append(best)
+            chosen.append(best)
             best = i
-    return [*kept, best]
+    return [*chosen, best]
 
 
 def _by_row(
-    found: TokenSpans, names: pa.StringArray, heads: Ints | None, window: Encoded, context: Context
+    spans: TokenSpans, names: pa.StringArray, heads: Ints | None, window: Encoded, context: Context
 ) -> pa.ListArray:
     kind = _kind(context.options)
     chars, index = window.extra["chars"], window.extra["index"]
     columns = {
         "entity": names,
         "entity_group": names,
-        "score": pa.array(found.score, pa.float32()),
-        "index": pa.array(index[found.first], pa.int32()),
-        "word": pa.array(_words(found, heads, window, context), pa.string()),
-        "start": pa.array(chars[found.first, 0], pa.int32()),
-        "end": pa.array(chars[found.last, 1], pa.int32()),
+        "score": pa.array(spans.score, pa.float32()),
+        "index": pa.array(index[spans.first], pa.int32()),
+        "word": pa.array(_words(spans, heads, window, context), pa.string()),
+        "start": pa.array(chars[spans.first, 0], pa.int32()),
+        "end": pa.array(chars[spans.last, 1], pa.int32()),
     }
     fields = list(kind.value_type)
     structs = pa.StructArray.from_arrays([columns[f.name] for f in fields], fields=fields)
-    counts = np.bincount(window.owners[found.sequence], minlength=len(window.rows))
+    counts = np.bincount(window.owners[spans.sequence], minlength=len(window.rows))
     offsets = pa.array(np.concatenate(([0], np.cumsum(counts))), pa.int32())
     return pa.ListArray.from_arrays(offsets, structs).cast(kind)
 
 
-def _words(found: TokenSpans, heads: Ints | None, window: Encoded, context: Context) -> list[str]:
-    """What the spans' tokens say: a token as the vocabulary has it, an entity as a text.
+def _words(spans: TokenSpans, heads: Ints | None, window: Encoded, context: Context) -> list[str]:
+    """The text of each span: a token as in the vocabulary, an entity decoded.
 
     Args:
-        heads: Places of the words' first tokens, where the words are made texts before the entity.
+        heads: Positions of the first tokens of words, where each word is decoded on its own.
     """
-    if not len(found.first):
+    if not len(spans.first):
         return []
-    counts = found.last - found.first + 1
+    counts = spans.last - spans.first + 1
     offsets = np.concatenate(([0], np.cumsum(counts)))
-    places = np.arange(offsets[-1]) + np.repeat(found.first - offsets[:-1], counts)
-    spelled = _spelled(places, np.repeat(found.sequence, counts), window, context)
+    tokens = np.arange(offsets[-1]) + np.repeat(spans.first - offsets[:-1], counts)
+    spelled = _spelled(tokens, np.repeat(spans.sequence, counts), window, context)
     if context.options.aggregation_strategy == "none":
         return spelled
     joined = context.tokenizer.joined
     if heads is not None:
-        starts = np.flatnonzero(np.isin(places, heads))
+        starts = np.flatnonzero(np.isin(tokens, heads))
         spelled = [joined(word) for word in _cut(spelled, starts)]
         offsets = np.searchsorted(starts, offsets)
     return [joined(entity) for entity in _cut(spelled, offsets[:-1])]
 
 
 def _cut(tokens: list[str], starts: Ints) -> list[list[str]]:
-    """From each of `starts` to the next."""
+    """Lists from each of `starts` up to the next."""
     return [tokens[a:b] for a, b in pairwise([*starts.tolist(), len(tokens)])]
 
 
-def _spelled(places: Ints, sequence: Ints, window: Encoded, context: Context) -> list[str]:
-    """Tokens as the vocabulary has them, and the text itself for those that it does not have."""
-    ids = window.ids.values[places]
-    known, which = np.unique(ids, return_inverse=True)
-    vocabulary = context.tokenizer.tokens_of(known)
+def _spelled(tokens: Ints, sequence: Ints, window: Encoded, context: Context) -> list[str]:
+    """Tokens as in the vocabulary; for unknown ones the text itself."""
+    ids = window.ids.values[tokens]
+    unique, which = np.unique(ids, return_inverse=True)
+    vocabulary = context.tokenizer.tokens_of(unique)
     spelled = [vocabulary[w] for w in which.tolist()]
     for n in np.flatnonzero(ids == context.model_config.unk_id).tolist():
         sentence = window.extra["sentences"][int(window.owners[sequence[n]])].as_py()
-        start, end = window.extra["chars"][places[n]].tolist()
+        start, end = window.extra["chars"][tokens[n]].tolist()
         spelled[n] = sentence[start:end]
     return spelled
 
@@ -439,7 +433,7 @@ def _schema(context: Context) -> pa.Schema:
 TASK = Task(
     name="token-classification",
     aliases=("ner",),
-    summary="named entities, or a label for each token, with their places in the text",
+    summary="named entities, or a label for each token, with their positions in the text",
     inputs=(Column("text", holds="either"),),
     batch_tokens=2048,
     options=TokenClassificationOptions,

@@ -1,7 +1,7 @@
-"""zero-shot-classification: how well each of a row's labels fits, asked of an entailment model.
+"""zero-shot-classification: how well each label fits a text, by a model for entailment.
 
-Every label makes a hypothesis, and the text with the hypothesis makes a pair. The rules are those
-of transformers' ZeroShotClassificationPipeline (4.57).
+Each label becomes a hypothesis, and text and hypothesis become a pair. The rules are those of
+transformers' ZeroShotClassificationPipeline (4.57).
 """
 
 from __future__ import annotations
@@ -13,25 +13,22 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from engine.bundle import chunking
 from engine.bundle.format import ModelConfig
 from engine.core.settings import check_settings, comma_separated, option
-from engine.core.types import TEXT, Arrays, Column, Encoded, Ints, Ragged, Rows
+from engine.core.types import TEXT, Arrays, Column, Encoded, Floats, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend
 from engine.tasks.task import WINDOW, Context, Task
 
-Floats = NDArray[np.float32]
-
-# Labels that a row is taken to have where each brings its own.
+# Labels that a row is assumed to have where each row has its own.
 USUAL_LABELS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotOptions:
-    """`candidate_labels` as one text is split at its commas."""
+    """A single text as `candidate_labels` is split at its commas."""
 
     candidate_labels: tuple[str, ...] = option(
         "labels for every row, a,b; without them a column has a list for each row",
@@ -52,7 +49,7 @@ def _check_template(template: str) -> None:
         fits = False
     if not fits:
         raise SettingsError(
-            f"hypothesis_template is {template!r}, which has no place for the label",
+            f"hypothesis_template is {template!r}, which has no {{}} for the label",
             "put {} where the label goes, such as 'This example is {}.'",
         )
 
@@ -82,7 +79,7 @@ _WHERE_LABELS = (
 
 
 def entailment(model_config: ModelConfig) -> int:
-    """Number of the label that says that the hypothesis follows.
+    """Index of the label that says that the text entails the hypothesis.
 
     Raises:
         SettingsError: No label's name starts with "entail".
@@ -105,18 +102,18 @@ def _window(options: ZeroShotOptions) -> int:
 def _encode(rows: Rows, context: Context) -> Encoded:
     """A pair for each label of each row.
 
-    Labels of a row whose hypotheses are the same tokens share a pair, so that their scores are the
-    same to the last bit, and the order of equals is the pipeline's.
+    Labels of a row whose hypotheses have the same tokens share a pair, so that their scores are
+    equal to the last bit and come in the pipeline's order of equal scores.
     """
     names, labels = _labels(rows, context.options)
     template = context.options.hypothesis_template
-    told = pa.array([template.format(name) for name in names.to_pylist()], pa.string())
-    hypotheses = context.tokenizer.ids(told)
+    sentences = pa.array([template.format(name) for name in names.to_pylist()], pa.string())
+    hypotheses = context.tokenizer.ids(sentences)
     row = np.repeat(np.arange(len(rows)), labels.lengths)
-    wanted = row * len(names) + _same(hypotheses)[labels.values]
-    pairs, pair = np.unique(wanted, return_inverse=True)
+    keys = row * len(names) + _first_equal(hypotheses)[labels.values]
+    pairs, pair = np.unique(keys, return_inverse=True)
     owners, which = np.divmod(pairs, max(1, len(names)))
-    made = chunking.first_cut(
+    cut = chunking.first_cut(
         context.tokenizer.ids(rows.texts[0]),
         hypotheses,
         (owners, which),
@@ -125,14 +122,14 @@ def _encode(rows: Rows, context: Context) -> Encoded:
         longest=context.model_config.position_limit,
     )
     truncated = np.zeros(len(rows), np.bool_)
-    truncated[owners[made.truncated]] = True
-    types = made.type_ids if context.type_ids else None
+    truncated[owners[cut.truncated]] = True
+    types = cut.type_ids if context.type_ids else None
     extra = {"names": names, "labels": labels, "pair": pair.astype(np.int64)}
-    return Encoded(rows, made.ids, types, truncated, owners, extra)
+    return Encoded(rows, cut.ids, types, truncated, owners, extra)
 
 
 def _labels(rows: Rows, options: ZeroShotOptions) -> tuple[pa.StringArray, Ragged]:
-    """The labels' names, each once, and the numbers of every row's labels among them."""
+    """The unique labels, and for each row the indices of its labels."""
     if options.candidate_labels:
         count = len(options.candidate_labels)
         numbers = np.tile(np.arange(count), len(rows))
@@ -140,12 +137,12 @@ def _labels(rows: Rows, options: ZeroShotOptions) -> tuple[pa.StringArray, Ragge
             numbers, np.full(len(rows), count)
         )
     column = rows.texts[1]
-    found = column.flatten().dictionary_encode()
+    encoded = column.flatten().dictionary_encode()
     lengths = np.asarray(pc.list_value_length(column), np.int64)
-    return found.dictionary, Ragged.of(np.asarray(found.indices, np.int64), lengths)
+    return encoded.dictionary, Ragged.of(np.asarray(encoded.indices, np.int64), lengths)
 
 
-def _same(texts: Ragged) -> Ints:
+def _first_equal(texts: Ragged) -> Ints:
     """For each text the first that has the same tokens."""
     first: dict[bytes, int] = {}
     keys = (texts.values[a:b].tobytes() for a, b in pairwise(texts.offsets.tolist()))
@@ -154,10 +151,10 @@ def _same(texts: Ragged) -> Ints:
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
     (logits,) = backend.graph("model").run(feeds, ["logits"])
-    agrees = entailment(context.model_config)
-    # The pipeline's rule; the neutral label, where there is one, is neither.
-    contradicts = -1 if agrees == 0 else 0
-    return {"logits": np.asarray(backend.host(logits)[:, [contradicts, agrees]], np.float32)}
+    entails = entailment(context.model_config)
+    # The pipeline's rule; a neutral label is not used.
+    contradicts = -1 if entails == 0 else 0
+    return {"logits": np.asarray(backend.host(logits)[:, [contradicts, entails]], np.float32)}
 
 
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
@@ -169,11 +166,11 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
     scores = np.zeros(len(labels.values), np.float32)
     for count in np.unique(labels.lengths[labels.lengths > 0]):
         at = labels.offsets[:-1][labels.lengths == count][:, None] + np.arange(count)
-        found = _scores(logits[at], context.options.multi_label)
-        # The same call as in the pipeline: NumPy's default sort decides the order of equals.
-        best = np.argsort(found, axis=1)[:, ::-1]
+        row_scores = _scores(logits[at], context.options.multi_label)
+        # The same call as in the pipeline: NumPy's default sort decides the order of equal scores.
+        best = np.argsort(row_scores, axis=1)[:, ::-1]
         order[at] = np.take_along_axis(at, best, axis=1)
-        scores[at] = np.take_along_axis(found, best, axis=1)
+        scores[at] = np.take_along_axis(row_scores, best, axis=1)
     offsets = pa.array(labels.offsets.astype(np.int32))
     names = window.extra["names"].take(pa.array(labels.values[order]))
     values = pa.array(scores, pa.float32())
@@ -181,17 +178,17 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
 
 
 def _scores(logits: Floats, multi_label: bool) -> Floats:
-    """(rows, labels, contradiction and entailment) to (rows, labels)."""
+    """Logits (rows, labels, 2: contradiction, entailment) to scores (rows, labels)."""
     if multi_label or logits.shape[1] == 1:
         return _softmax(logits)[..., 1]
     return _softmax(logits[..., 1])
 
 
 def _softmax(logits: Floats) -> Floats:
-    """Along the last axis. As in the pipeline nothing is taken off before, so that scores come out
-    equal, or not, as they do there; unless they would leave the range of float32."""
-    most = logits.max(axis=-1, keepdims=True)
-    powers = np.exp(logits - (most - np.clip(most, -60, 60)))
+    """Along the last axis. As in the pipeline the maximum is not subtracted first, so that the same
+    scores come out equal as there; except where they would exceed the range of float32."""
+    highest = logits.max(axis=-1, keepdims=True)
+    powers = np.exp(logits - (highest - np.clip(highest, -60, 60)))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
@@ -202,7 +199,7 @@ def _schema(context: Context) -> pa.Schema:
 TASK = Task(
     name="zero-shot-classification",
     aliases=(),
-    summary="labels of one's own choice with their scores for each text",
+    summary="scores for labels of your choice for each text",
     inputs=(TEXT, Column("labels", holds="texts", needed=False)),
     batch_tokens=2048,
     options=ZeroShotOptions,
