@@ -32,6 +32,18 @@ FLOORS: tuple[set[str], ...] = (
     {"errors", "version"},
 )
 
+# The same within export.
+EXPORT_FLOORS: tuple[set[str], ...] = (
+    {"cache"},
+    {"__init__"},
+    {"quantization"},
+    {"acceptance"},
+    {"recipes"},
+    {"graphs"},
+    {"checkpoint"},
+    {"sentences", "versions", "requirements", "output_folder", "report"},
+)
+
 # Where a module may be imported: a file, or a whole room.
 HOMES = {
     "torch": {"export"},
@@ -97,8 +109,8 @@ def engine_room(name: str) -> str | None:
     return None if top != "engine" else first if first in ROOMS else "__init__"
 
 
-def floor(name: str) -> int:
-    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+def floor(name: str, floors: tuple[set[str], ...] = FLOORS) -> int:
+    return next(i for i, rooms in enumerate(floors) if name in rooms)
 
 
 def within(path: Path, places: set[str]) -> bool:
@@ -130,6 +142,26 @@ def test_imports_only_go_down() -> None:
             if there in (None, here):
                 continue
             if floor(there) <= floor(here):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong
+
+
+def test_imports_within_export_only_go_down() -> None:
+    names = {path.relative_to(ROOT).parts[1].removesuffix(".py"): path for path in FILES
+             if room(path) == "export"}  # fmt: skip
+    assert {name for floor_ in EXPORT_FLOORS for name in floor_} == names.keys()
+    wrong = []
+    for path, tree in TREES.items():
+        if room(path) != "export":
+            continue
+        here = path.relative_to(ROOT).parts[1].removesuffix(".py")
+        for line, name in imported(tree):
+            top, _, rest = name.partition("engine.export.")
+            if top or not rest:
+                continue
+            there = rest.partition(".")[0]
+            there = there if there in names else "__init__"
+            if there != here and floor(there, EXPORT_FLOORS) <= floor(here, EXPORT_FLOORS):
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     assert not wrong
 

@@ -112,14 +112,12 @@ def rewritten_graphs(recipe: str, plain: BundleFolder) -> dict[str, Any]:
         ExportError: An encoder without padding differs from the one with padding.
     """
     chosen = table.recipe(recipe)
-    on_gpu = chosen.for_gpu and any(
-        graph.role == "device_step" for graph in plain.description.graphs
-    )
-    unused = DEVICE_DECODING | OUTPUT_HEADS
+    recorded = plain.description.graphs
+    on_gpu = chosen.for_gpu and any(graph.role == "device_step" for graph in recorded)
+    unused, unchanged = DEVICE_DECODING | OUTPUT_HEADS, {"dense", *OUTPUT_HEADS}
     if chosen.for_gpu:
-        unused = frozenset({"step"} if on_gpu else ())
-    unchanged = {"dense", *OUTPUT_HEADS} | ({"step"} if chosen.for_gpu else set())
-    used = [graph for graph in plain.description.graphs if graph.role not in unused]
+        unused, unchanged = frozenset({"step"} if on_gpu else ()), {"step", *unchanged}
+    used = [graph for graph in recorded if graph.role not in unused]
     changed = [graph for graph in used if graph.role not in unchanged]
     if not changed:
         raise SettingsError(
@@ -142,30 +140,30 @@ def _rewritten(
         step_cpu.shortlist(model, recipe.shortlist)
     context = GraphContext(graph.role, description.smoothed, ranges, on_gpu)
     if recipe.for_gpu and file in PACKED:
-        return _with_unpadded(file, model, recipe, context, plain)
+        return _padded_and_packed(file, model, recipe, context, plain)
     return {file: recipe.rewrite(model, context)}
 
 
-def _with_unpadded(
+def _padded_and_packed(
     file: str, model: Any, recipe: Recipe, context: GraphContext, plain: BundleFolder
 ) -> dict[str, Any]:
     """An encoder after a recipe, and, where its attention is known, the same without padding.
 
-    The unpadded graph is compared with the fp32 encoder before the recipe, and both after it.
+    The packed graph is compared with the fp32 encoder before the recipe, and both after it.
 
     Raises:
-        ExportError: The unpadded graph differs.
+        ExportError: The packed graph differs.
     """
     model_config = plain.description.model_config
-    unpadded = deepcopy(model)
-    if not remove_padding.remove_padding(unpadded, model_config.max_length):
+    packed = deepcopy(model)
+    if not remove_padding.remove_padding(packed, model_config.max_length):
         return {file: recipe.rewrite(model, context)}
     feeds = encode(plain.path, model_config)
     expected = packing.outputs(model, feeds)
     limit = max(parity.TOLERANCE, float(plain.description.proof["relative_tolerance"]))
-    packing.check(file, packing.largest_error(unpadded, expected, feeds), limit)
-    model, unpadded = (recipe.rewrite(graph, context) for graph in (model, unpadded))
+    packing.check(file, packing.largest_error(packed, expected, feeds), limit)
+    model, packed = (recipe.rewrite(graph, context) for graph in (model, packed))
     # Both round, each in its own order.
     limit += 2 * packing.largest_error(model, expected, feeds)
-    packing.check(PACKED[file], packing.largest_error(unpadded, expected, feeds), limit)
-    return {file: model, PACKED[file]: unpadded}
+    packing.check(PACKED[file], packing.largest_error(packed, expected, feeds), limit)
+    return {file: model, PACKED[file]: packed}

@@ -102,11 +102,9 @@ def check_parity(
     for report in reports:
         _check(report)
     nearest = max(reports, key=lambda report: report.largest_difference / report.tolerance)
-    return dataclasses.replace(
-        nearest,
-        compared=" and ".join(dict.fromkeys(report.compared for report in reports)),
-        sentences=sum(len(reference.ids) for reference in references),
-    )
+    compared = " and ".join(dict.fromkeys(report.compared for report in reports))
+    rows = sum(len(reference.ids) for reference in references)
+    return dataclasses.replace(nearest, compared=compared, sentences=rows)
 
 
 def _widened(
