@@ -249,6 +249,13 @@ def test_split_names_do_not_depend_on_the_glob_nor_on_other_inputs(
         assert len({(s.name, s.ordinal) for s in splits}) == len(splits)
 
 
+def test_a_split_is_named_after_its_file_and_the_hash_of_its_path(tmp_path: Path) -> None:
+    """Part files are called after it, and a later version has to find them."""
+    path = write_jsonl(tmp_path / "rows.of.2024.jsonl", ["w1"])
+    (split,) = data.split_files([path], 1 << 20)
+    assert split.name == f"rows-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+
+
 def test_a_split_name_fits_a_file_system_whatever_the_file_is_called(tmp_path: Path) -> None:
     long = write_jsonl(tmp_path / ("é" * 120 + ".jsonl"), ["w1"])
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl"))

@@ -156,8 +156,9 @@ def test_rows_in_are_rows_out_and_rejected_in_order(
 def test_every_part_holds_the_rows_of_its_split(
     tmp_path: Path, features: Path, corpus: Path
 ) -> None:
-    go(features, corpus, tmp_path / "out", on_error="reject", split_size=500)
+    report = go(features, corpus, tmp_path / "out", on_error="reject", split_size=500)
     for entry in Manifest(tmp_path / "out").entries():
+        assert 0 < entry.seconds <= report.seconds + 0.001
         counts = entry.counts
         assert counts["rows_in"] == counts["rows_out"] + counts["rows_rejected"]
         assert table(tmp_path / "out" / entry.part.file).num_rows == counts["rows_out"]
