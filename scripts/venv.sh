@@ -1,8 +1,8 @@
 # Sourced by the other scripts: makes .venv from Python 3.11+ and pip, once.
 #
-#   ensure cpu,test     installs the project with these extras, under constraints.txt
+#   ensure cpu,test     installs the project with these extras, in the versions of constraints.txt
 #
-# What was installed is remembered by a hash of what asked for it, so a second call takes no time.
+# A stamp named by the hash of pyproject.toml and constraints.txt makes a second call take no time.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

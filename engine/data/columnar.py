@@ -149,7 +149,7 @@ def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
     """A batch without rows, of some columns of a schema."""
     fields = [schema.field(name) for name in columns]
     return pa.RecordBatch.from_arrays(
-        [pa.array([], f.type) for f in fields], schema=pa.schema(fields)
+        [pa.nulls(0, f.type) for f in fields], schema=pa.schema(fields)
     )
 
 

@@ -244,7 +244,7 @@ def test_what_is_wrong_is_said_before_a_model_is_looked_up(
 ) -> None:
     done = call("run", "some-one/some-model", *given, "-o", tmp_path / "out")
     assert said in done.stderr
-    assert "hub" not in done.stderr
+    assert "on the hub" not in done.stderr
 
 
 def test_cuda_without_cuda_is_an_error(numbers: Path, tmp_path: Path) -> None:
