@@ -101,7 +101,7 @@ def profile(
         files.mkdir()
         profiled = _opened(folder, setting, device, files)
         run(profiled)
-        ops = _ops({name: _events(file) for name, file in profiled.profiled().items()})
+        ops = _ops({name: _events(file) for name, file in profiled.end_profiling().items()})
     inference = report.stage_seconds["infer"]
     graphs = watched.told(inference)
     return Profile(
@@ -169,9 +169,9 @@ class Watched:
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.device = backend, backend.device
-        self.ran, self.roles, self.room = backend.ran, backend.roles, backend.room
+        self.ran, self.roles, self.cache_bytes = backend.ran, backend.roles, backend.cache_bytes
         self.host, self.buffer, self.first = backend.host, backend.buffer, backend.first
-        self.put, self.alone = backend.put, backend.alone
+        self.put, self.serially = backend.put, backend.serially
         self.telemetry = Telemetry()
 
     def forget(self) -> None:

@@ -117,11 +117,11 @@ def generate(
 def _alone(
     backend: Backend, call: Callable[[Callable[[], bool]], T], stopped: Callable[[], bool]
 ) -> T:
-    """call(whether to stop) as `Backend.alone` has it. Whoever is interrupted while it is carried
-    out elsewhere has it stop there, too."""
+    """call(whether to stop) through `Backend.serially`. If this thread is interrupted while the
+    call runs on another, the call stops there, too."""
     left = False
     try:
-        return backend.alone(lambda: call(lambda: left or stopped()))
+        return backend.serially(lambda: call(lambda: left or stopped()))
     except BaseException:
         left = True
         raise

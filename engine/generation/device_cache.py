@@ -293,7 +293,7 @@ class DeviceCache:
         What earlier calls have left does not matter, or a row's answer might hang on them."""
         s, own = self.settings, 2 * _graded(self.most)
         each = 2 * s.layers * s.heads * s.head_dim * (own + self.source) * self._size() * self.width
-        fit = max(1, min(MOST // self.width, self.backend.room // max(1, each)))
+        fit = max(1, min(MOST // self.width, self.backend.cache_bytes // max(1, each)))
         return min(_power(len(self.sources)), _power(fit + 1) // 2) * self.width
 
     def _rounded(self, positions: int) -> int:

@@ -187,7 +187,7 @@ class HostCache:
         settings = self.settings
         positions = most + (0 if settings.causal else self.feeds["input_ids"].shape[1])
         each = 8 * settings.layers * settings.heads * settings.head_dim * positions
-        fit = max(1, min(capacity(settings), self.backend.room // each) // self.width)
+        fit = max(1, min(capacity(settings), self.backend.cache_bytes // each) // self.width)
         return min(fit, len(self.sources)) * self.width
 
     def _spared(self) -> int:

@@ -1,16 +1,15 @@
 """ONNX Runtime behind the Backend protocol: sessions, bindings and buffers on one device.
 
 Sessions are created from a bundle's graphs and shared by all workers, since `run` may be called
-from many threads: weights are held once. What the runtime raises is translated here only.
+from many threads: weights are in memory once. What the runtime raises is translated here only.
 
-On a GPU inputs go through page-locked memory, one piece for each thread, and outputs stay where
-they are until `host` asks for them; two threads keep two batches in flight, which queue up on one
-stream: one is made ready, or read, while the other is computed.
+On a GPU inputs go through page-locked memory, one buffer for each thread, and outputs stay on the
+GPU until `host` asks for them. Two threads keep two batches in flight, which queue up on one
+stream: one is prepared, or read, while the other is computed.
 
-A step that is launched again and again is captured there, whole. ONNX Runtime keeps a capture with
-the thread that made it, and another thread's first launch would capture anew: the step is carried
-out twice then. And while CUDA captures, no other thread of the process may allocate or copy
-(cudaStreamCaptureModeGlobal).
+A decoder step is captured as a CUDA graph. ONNX Runtime keeps a capture with the thread that made
+it: another thread's first launch would capture again, and run the step twice. And while CUDA
+captures, no other thread of the process may allocate or copy (cudaStreamCaptureModeGlobal).
 """
 
 from __future__ import annotations
@@ -50,16 +49,17 @@ from engine.runtime.protocol import T, Value
 
 # How the runtime, CUDA and cuBLAS say that memory is full.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
-_PAGE = 64
-# Bytes for the caches of a decoder's call on the CPU; and the part of a GPU's memory for those of
-# all calls, of which two may be kept at most: the longest sources and the longest answers.
-_ROOM, _PART = 1 << 30, 3
-# The first makes a Slice of positions whose ends are computed on the GPU and waited for; the other
-# a Gemm, for which a bias is written out for every row first and read back: on an H200 that took a
-# quarter of BERT-base's time.
-_UNWANTED = ("GatherToSliceFusion", "MatMulAddFusion")
-# Of all GPUs of this process: what is done on them, and alone what is captured.
-_QUIET = ReadWriteLock()
+# Bytes that arrays in page-locked memory are aligned to.
+_ALIGNMENT = 64
+# Bytes of one decoding's KV caches on the CPU; on a GPU one third of its memory is for those of all
+# decodings, of which at most two are kept: the longest sources and the longest answers.
+_CPU_CACHE_BYTES, _GPU_CACHE_SHARE, _GPU_CACHES = 1 << 30, 3, 2
+# The first turns a Gather of positions into a Slice, whose ends the host waits for; the second
+# makes a Gemm, for which the bias is written out for every row first and read back: on an H200 that
+# took a quarter of BERT-base's time.
+_DISABLED_FUSIONS = ("GatherToSliceFusion", "MatMulAddFusion")
+# Shared by all work on the GPUs of this process; a capture holds it alone.
+_GPU_LOCK = ReadWriteLock()
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -70,7 +70,7 @@ _DTYPES = {
 
 
 class OrtGraph:
-    """One session."""
+    """One graph, in a session of its own."""
 
     def __init__(self, file: Path, record: GraphRecord, session: Any, device: Device) -> None:
         self._file, self._record, self._session = file, record, session
@@ -80,11 +80,11 @@ class OrtGraph:
         self.dtypes: dict[str, Any] = {
             v.name: _DTYPES.get(v.type) for v in (*session.get_inputs(), *session.get_outputs())
         }
-        self._staged = threading.local()
+        self._page_locked = threading.local()
         self._captures = itertools.count(1)
 
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
-        """See `flow.Graph.run`; values stay with the runtime until `host` asks for them.
+        """See `protocol.Graph.run`; values stay with the runtime until `host` asks for them.
 
         Raises:
             OutOfMemory: The batch does not fit.
@@ -93,18 +93,18 @@ class OrtGraph:
         ids = feeds.get("input_ids")
         if self._record.packed:
             feeds = {**feeds, **packing_inputs(feeds["attention_mask"])}
-        with self._failing(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
+        with self._translated(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
             if self._gpu is None:
-                return self._here(feeds, fetch)
-            with _QUIET.shared():
-                return self._there(feeds, fetch)
+                return self._run_on_cpu(feeds, fetch)
+            with _GPU_LOCK.shared():
+                return self._run_on_gpu(feeds, fetch)
 
-    def _here(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
-        held = {name: _value(given) for name, given in feeds.items()}
-        values: list[Value] = self._session.run_with_ort_values(list(fetch), held)
-        return values
+    def _run_on_cpu(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
+        inputs = {name: _ort_value(value) for name, value in feeds.items()}
+        outputs: list[Value] = self._session.run_with_ort_values(list(fetch), inputs)
+        return outputs
 
-    def _there(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
+    def _run_on_gpu(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         binding = self._session.io_binding()
         arrays = {name: v for name, v in feeds.items() if isinstance(v, np.ndarray)}
         for name, staged in self._stage(arrays).items():
@@ -121,64 +121,66 @@ class OrtGraph:
         return values
 
     def _stage(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The arrays in page-locked memory of this thread, which is there until its next run."""
-        sizes = {name: -(-array.nbytes // _PAGE) * _PAGE for name, array in arrays.items()}
+        """Copies of the arrays in this thread's page-locked memory, valid until its next run."""
+        sizes = {
+            name: -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for name, array in arrays.items()
+        }
         size = sum(sizes.values())
-        memory = getattr(self._staged, "memory", None)
+        memory = getattr(self._page_locked, "memory", None)
         if memory is None or memory.nbytes < size:
-            self._staged.memory = memory = cuda.page_locked(2 * size, built_for())
-        staged, at = {}, 0
+            self._page_locked.memory = memory = cuda.page_locked(2 * size, built_for())
+        staged, start = {}, 0
         for name, array in arrays.items():
-            place = memory[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
-            place[...] = array
-            staged[name], at = place, at + sizes[name]
+            copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            copy[...] = array
+            staged[name], start = copy, start + sizes[name]
         return staged
 
     def bind(
         self, inputs: Mapping[str, Value], outputs: Mapping[str, OrtBuffer]
     ) -> Callable[[], None]:
-        """See `flow.Graph.bind`. On a GPU a graph that is to be captured is captured at its
-        first call and launched as a whole from then on.
+        """See `protocol.Graph.bind`. On a GPU the first call of a graph whose record says so is
+        captured as a CUDA graph, which later calls launch.
 
         Raises:
-            OutOfMemory: What it reads does not fit; from the call that is returned, too.
-            BackendError: The runtime failed; likewise.
+            OutOfMemory: An input does not fit; the returned call raises it, too.
+            BackendError: The runtime failed; the returned call raises it, too.
         """
-        # What is not there yet is copied to the GPU now.
-        with self._failing(""), _QUIET.shared() if self._gpu is not None else nullcontext():
+        # Inputs that are not on the GPU yet are copied there now.
+        with self._translated(""), _GPU_LOCK.shared() if self._gpu is not None else nullcontext():
             binding = self._session.io_binding()
-            for name, given in inputs.items():
-                self._bind_input(binding, name, given)
+            for name, value in inputs.items():
+                self._bind_input(binding, name, value)
             for name, buffer in outputs.items():
                 if buffer.view:
                     binding.bind_output(name, *buffer.address(self._gpu))
                 else:
                     binding.bind_ortvalue_output(name, buffer.value)
         if self._gpu is None:
-            return _Bound(self, binding, (inputs, outputs))
+            return _BoundCall(self, binding, (inputs, outputs))
         captured = self._record.captured
         number = next(self._captures) if captured else -1
         options = runtime().RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
-        bound = _Bound(self, binding, (inputs, outputs), options, captured)
-        # ONNX Runtime 1.31.1 does nothing then for CUDA: a capture lives as long as its session.
+        bound = _BoundCall(self, binding, (inputs, outputs), options, captured)
+        # For CUDA this does nothing in ONNX Runtime 1.31.1: a capture lives as long as its session.
         release = getattr(self._session, "release_captured_graph", None)
         if captured and release:
             weakref.finalize(bound, release, number)
         return bound
 
-    def _bind_input(self, binding: Any, name: str, given: Value) -> None:
-        if isinstance(given, OrtBuffer) and given.view:
-            binding.bind_input(name, *given.address(self._gpu))
+    def _bind_input(self, binding: Any, name: str, value: Value) -> None:
+        if isinstance(value, OrtBuffer) and value.view:
+            binding.bind_input(name, *value.address(self._gpu))
         else:
-            binding.bind_ortvalue_input(name, _value(given))
+            binding.bind_ortvalue_input(name, _ort_value(value))
 
     def launch(self, binding: Any, options: Any) -> None:
-        with self._failing(" in a decoder step"):
+        with self._translated(" in a decoder step"):
             self._session.run_with_iobinding(binding, options)
 
     @contextmanager
-    def _failing(self, where: str) -> Iterator[None]:
+    def _translated(self, where: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # the runtime's exceptions share no base but Exception
@@ -195,8 +197,8 @@ class OrtGraph:
                 "a smaller --batch-tokens needs less memory; engine doctor checks the installation",
             ) from error
 
-    def profiled(self) -> Path:
-        """End this session's profile and name its file."""
+    def end_profiling(self) -> Path:
+        """End this session's profile and return its file."""
         return Path(self._session.end_profiling())
 
     @property
@@ -204,9 +206,9 @@ class OrtGraph:
         return self._session
 
 
-class _Bound:
-    """A call of a graph over fixed buffers, which it holds; `captures` says that the first one is
-    captured."""
+class _BoundCall:
+    """A call of a graph over fixed buffers, which it keeps alive; with `captures`, the first call
+    is captured."""
 
     def __init__(
         self,
@@ -222,15 +224,15 @@ class _Bound:
 
     def __call__(self) -> None:
         on_gpu = self._options is not None
-        around = _QUIET.alone if self._captures else _QUIET.shared if on_gpu else nullcontext
-        with around():
+        lock = _GPU_LOCK.exclusive if self._captures else _GPU_LOCK.shared
+        with lock() if on_gpu else nullcontext():
             self._graph.launch(self._binding, self._options)
         self._captures = False
 
 
 class OrtBuffer:
-    """Memory that an array on the host and a value of the runtime share; or, on a GPU, the
-    runtime's value alone, or its beginning, of a shape and a dtype of its own."""
+    """Memory at a fixed address. On the host an array and a value of the runtime share it; on a GPU
+    it is the runtime's value, or its first bytes, viewed in another shape and dtype."""
 
     def __init__(
         self,
@@ -243,14 +245,14 @@ class OrtBuffer:
         self.value = runtime().OrtValue.ortvalue_from_numpy(array) if value is None else value
 
     def address(self, gpu: int | None) -> tuple[Any, ...]:
-        """A view as a binding takes it."""
+        """The view, as arguments of a binding."""
         assert self.view
         shape, dtype = self.view
         return "cuda", gpu, dtype, list(shape), self.value.data_ptr()
 
 
 class OrtBackend:
-    """A bundle's graphs on one device; what its methods do, `flow.Backend` says.
+    """A bundle's graphs on one device; see `protocol.Backend` for its methods.
 
     Args:
         folder: The bundle.
@@ -258,8 +260,8 @@ class OrtBackend:
         device: What computes.
         threads: Threads for one batch.
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
-        gpu_memory: Bytes of the GPU that a graph's arena may take up, and all caches of a decoder;
-            0 for no limit of arenas, and a third of the GPU for caches.
+        gpu_memory: Bytes of the GPU that each graph's arena may take up, and all KV caches; 0 for
+            no limit on arenas, and a third of the GPU for KV caches.
 
     Raises:
         DeviceError: The device is not what would run.
@@ -278,11 +280,11 @@ class OrtBackend:
     ) -> None:
         self.device = device
         self._profiles, self._gpu_memory = profiles, gpu_memory
-        self.room: int = _room(device, gpu_memory)
+        self.cache_bytes: int = _cache_bytes(device, gpu_memory)
         if device.is_gpu:
             preload()
-        captured = device.is_gpu and any(graph.captured for graph in graphs)
-        self._lane = SerialExecutor() if captured else None
+        captures = device.is_gpu and any(graph.captured for graph in graphs)
+        self._serial = SerialExecutor() if captures else None
         self._graphs = {graph.role: self._load(folder, graph, threads) for graph in graphs}
 
     @property
@@ -291,19 +293,19 @@ class OrtBackend:
 
     @property
     def ran(self) -> dict[str, Any]:
-        """See `flow.Backend`."""
-        sessions = {name: graph.session for name, graph in self._graphs.items()}
+        """See `protocol.Backend`."""
+        sessions = {role: graph.session for role, graph in self._graphs.items()}
         return execution_info(self.device, sessions).to_dict()
 
-    def profiled(self) -> dict[Role, Path]:
-        """End profiling: the file of every graph, JSON in the format of Chrome's tracing."""
-        return {name: graph.profiled() for name, graph in self._graphs.items()}
+    def end_profiling(self) -> dict[Role, Path]:
+        """End profiling; the file of every graph, JSON in the format of Chrome's tracing."""
+        return {role: graph.end_profiling() for role, graph in self._graphs.items()}
 
     def graph(self, role: Role) -> OrtGraph:
         return self._graphs[role]
 
-    def alone(self, call: Callable[[], T]) -> T:
-        return call() if self._lane is None else self._lane(call)
+    def serially(self, call: Callable[[], T]) -> T:
+        return call() if self._serial is None else self._serial(call)
 
     def host(self, value: Value) -> NDArray[Any]:
         if isinstance(value, np.ndarray):
@@ -311,35 +313,35 @@ class OrtBackend:
         if isinstance(value, OrtBuffer):
             if value.array is not None:
                 return value.array
-            assert value.view is None, "a part of a buffer stays on the GPU"
+            assert value.view is None, "a view of a buffer stays on the GPU"
             value = value.value
-        with _QUIET.shared() if self.device.is_gpu else nullcontext():
+        with _GPU_LOCK.shared() if self.device.is_gpu else nullcontext():
             return np.asarray(value.numpy())
 
     def put(self, buffer: OrtBuffer, array: NDArray[Any]) -> None:
         if buffer.array is not None:
             buffer.array[...] = array
             return
-        assert buffer.view is None, "a part of a buffer stays on the GPU"
-        with _QUIET.shared():
+        assert buffer.view is None, "a view of a buffer stays on the GPU"
+        with _GPU_LOCK.shared():
             buffer.value.update_inplace(np.ascontiguousarray(array))
 
     def buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None = None) -> OrtBuffer:
         if self.device.is_gpu:
-            return self._there(shape, dtype, old)
+            return self._gpu_buffer(shape, dtype, old)
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        # Pages that are never written take up no memory: a cache costs what its rows fill.
+        # Pages that are never written take up no memory: a cache costs what its rows use.
         fits = old is not None and old.memory is not None and old.memory.nbytes >= size
         memory = old.memory if old and fits else np.zeros(size, np.uint8)
         assert memory is not None
         return OrtBuffer(memory, memory[:size].view(dtype).reshape(shape))
 
-    def _there(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None) -> OrtBuffer:
+    def _gpu_buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None) -> OrtBuffer:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if old and old.value.tensor_size_in_bytes() >= size:
             return OrtBuffer(None, None, old.value, (shape, dtype))
         make = runtime().OrtValue.ortvalue_from_shape_and_type
-        with _QUIET.shared():
+        with _GPU_LOCK.shared():
             try:
                 value = make(list(shape), dtype, "cuda", self.device.index)
             except Exception as error:  # as above: no common base
@@ -349,7 +351,7 @@ class OrtBackend:
                     f"{self.device} has no memory left for {tuple(shape)} of {np.dtype(dtype)}",
                     "a smaller --batch-tokens or --max-new-tokens needs less",
                 ) from error
-            # What lies there is anybody's, NaN among it, which no mask of zeros would keep out.
+            # Fresh memory may hold NaN, which masking with zero weights would not remove.
             value.update_inplace(np.zeros(shape, dtype))
         return OrtBuffer(None, None, value)
 
@@ -371,14 +373,14 @@ class OrtBackend:
             options.profile_file_prefix = str(self._profiles / file.stem)
         log: list[str] = []
         try:
-            with self._loading(log):
-                # Its own way back to the CPU prints, and is refused here all the same.
+            with self._logged(log):
+                # Its own fallback to the CPU prints, and would be refused below anyway.
                 session = ort.InferenceSession(
                     str(file),
                     options,
                     providers=self._providers(graph),
                     enable_fallback=False,
-                    disabled_optimizers=list(_UNWANTED) if on_gpu else None,
+                    disabled_optimizers=list(_DISABLED_FUSIONS) if on_gpu else None,
                 )
         except Exception as error:  # as above: no common base
             if not from_runtime(error):
@@ -392,11 +394,12 @@ class OrtBackend:
         return OrtGraph(file, graph, session, self.device)
 
     @contextmanager
-    def _loading(self, log: list[str]) -> Iterator[None]:
+    def _logged(self, log: list[str]) -> Iterator[None]:
+        """Around the creation of a session; on a GPU it adds what the runtime logs to `log`."""
         if not self.device.is_gpu:
             yield
             return
-        with captured_stderr(log), _QUIET.shared():
+        with captured_stderr(log), _GPU_LOCK.shared():
             yield
 
     def _providers(self, graph: GraphRecord) -> list[Any]:
@@ -404,14 +407,14 @@ class OrtBackend:
             return [PROVIDERS["cpu"]]
         options = {
             "device_id": str(self.device.index),
-            # Grows by what is needed, not by powers of two.
+            # Grow by what is needed, not by powers of two.
             "arena_extend_strategy": "kSameAsRequested",
-            # Of batches that a GPU computes at once, all are finished at about the same time, and
-            # it waits for the host then: on an H200 MiniLM took a fifth longer. They queue up.
+            # One stream: batches that are computed at once finish at about the same time, and the
+            # GPU then waits for the host. On an H200 MiniLM took a fifth longer.
             "use_ep_level_unified_stream": "1",
-            # float32 is float32, where what is multiplied needs it.
+            # float32 stays float32 where TF32 would not hold the numbers.
             "use_tf32": "1" if graph.tf32 else "0",
-            # And a norm's mean is summed up in it, of float16, too.
+            # A norm's mean is summed in float32, for float16, too.
             "enable_skip_layer_norm_strict_mode": "1",
         }
         if self._gpu_memory:
@@ -421,14 +424,14 @@ class OrtBackend:
         return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
 
 
-def _room(device: Device, gpu_memory: int) -> int:
+def _cache_bytes(device: Device, gpu_memory: int) -> int:
     if not device.is_gpu:
-        return _ROOM
-    most = cuda.look().gpus[device.index].memory // _PART
-    return min(most, gpu_memory or most) // 2
+        return _CPU_CACHE_BYTES
+    share = cuda.look().gpus[device.index].memory // _GPU_CACHE_SHARE
+    return min(share, gpu_memory or share) // _GPU_CACHES
 
 
-def _value(value: Value) -> Any:
+def _ort_value(value: Value) -> Any:
     if isinstance(value, OrtBuffer):
         return value.value
     return runtime().OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value

@@ -1,4 +1,4 @@
-"""Around a GPU: calls that must come from one thread, and calls that must be alone."""
+"""Order among the calls of a GPU: some must come from one thread, some must not overlap."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ R = TypeVar("R")
 
 
 class SerialExecutor:
-    """One thread for calls that have to come from one, in their order; it ends with this object."""
+    """Runs calls one after another on one thread of its own, which ends with this object."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="lane")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="gpu-serial")
 
     def __call__(self, call: Callable[[], R]) -> R:
-        """Have it called there, and wait for it; what it raises is raised here."""
+        """Run it there and return its result, or raise what it raised."""
         return self._pool.submit(call).result()
 
 
 class ReadWriteLock:
-    """What may happen beside other things of its kind, and what only while none of them does.
+    """A readers-writer lock: many `shared` holders, or one `exclusive` holder.
 
-    Whoever wants to be alone waits for those that are at it, and whoever comes then waits in turn.
+    Whoever waits for `exclusive` goes before whoever asks for `shared` later. The lock cannot be
+    upgraded: a thread that holds `shared` must not ask for `exclusive`.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._shared, self._alone = 0, 0
+        self._shared, self._exclusive = 0, False
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Others may be at it, too."""
+        """Hold the lock along with other `shared` holders."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
+            self._changed.wait_for(lambda: not self._exclusive)
             self._shared += 1
         try:
             yield
@@ -46,16 +47,16 @@ class ReadWriteLock:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else is; not to be asked for from within `shared`."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock alone."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._alone = 1
+            self._changed.wait_for(lambda: not self._exclusive)
+            self._exclusive = True
         try:
             with self._changed:
                 self._changed.wait_for(lambda: not self._shared)
             yield
         finally:
             with self._changed:
-                self._alone = 0
+                self._exclusive = False
                 self._changed.notify_all()

@@ -26,7 +26,7 @@ class Graph(Protocol):
 
     @property
     def dtypes(self) -> Mapping[str, Any]:
-        """NumPy dtype of each input and output."""
+        """NumPy dtype of each input and output; None for types that the engine does not use."""
 
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         """Compute the outputs named in `fetch`, in that order; may be called by many threads.
@@ -36,47 +36,48 @@ class Graph(Protocol):
 
     def bind(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> Callable[[], None]:
         """A call that computes from buffers into buffers; one may be both. Arrays and values among
-        the inputs stay what they are.
+        the inputs are read as they are now.
 
-        It need not be over when the call returns, but whatever is asked for behind it waits."""
+        The call may return before it has finished; whatever reads its results waits for it."""
 
 
 class Backend(Protocol):
-    """Where the heavy thing begins. `backend.OrtBackend` is the real one; tests have fakes."""
+    """An inference runtime on one device. Tests have fakes of it."""
 
     @property
     def device(self) -> Device:
-        """What really runs."""
+        """What computes."""
 
     @property
     def ran(self) -> Mapping[str, Any]:
-        """The same at length, as JSON values: `device.ExecutionInfo` of the real one."""
+        """The same in detail, as JSON values: `device.ExecutionInfo` of the real one."""
 
     @property
-    def room(self) -> int:
-        """Bytes that the caches of one call of a decoder may take up."""
+    def cache_bytes(self) -> int:
+        """Bytes that the KV caches of one decoding may take up."""
 
     @property
     def roles(self) -> Collection[Role]:
-        """Of the graphs that are loaded."""
+        """Those of the graphs that are loaded."""
 
     def graph(self, role: Role) -> Graph:
-        """The one of this role."""
+        """The graph of this role."""
 
     def host(self, value: Value) -> NDArray[Any]:
-        """A value as a NumPy array on the host; of a buffer on the CPU, its very memory."""
+        """A value as a NumPy array on the host; for a buffer on the CPU, a view of its memory."""
 
     def buffer(self, shape: Sequence[int], dtype: Any, old: Value | None = None) -> Value:
-        """Memory that stays where it is, for `Graph.bind`: that of an old buffer where it is large
-        enough, with whatever is in it, or else zeros. On a GPU, nothing but `Graph.bind` takes
-        what lies in an old one."""
+        """Memory at a fixed address, for `Graph.bind`: an old buffer's where that is large enough,
+        with its content, or else zeros. On a GPU only `Graph.bind` takes a buffer in an old one's
+        memory."""
 
     def put(self, buffer: Value, array: NDArray[Any]) -> None:
-        """Write a buffer, whole."""
+        """Overwrite a whole buffer."""
 
-    def alone(self, call: Callable[[], T]) -> T:
-        """call(), which binds graphs and launches them: where the device captures launches, on one
-        thread always, since a capture belongs to its thread, and one such call after the other."""
+    def serially(self, call: Callable[[], T]) -> T:
+        """The result of call(), which binds graphs and launches them. Where launches are captured,
+        all such calls run one after another on one thread, since a capture belongs to its thread.
+        """
 
     def first(self, buffer: Value, rows: int) -> Value:
         """The first rows of a buffer on the host, as a buffer over the same memory."""

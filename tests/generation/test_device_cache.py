@@ -246,14 +246,14 @@ def test_a_call_has_slots_for_its_room_whatever_came_before(made: Path) -> None:
     own = 2 * 16 + 16  # positions of two sides, and of a source
     model_config = decoder_config(bundle_format.load(made / "t5").description.model_config)
     each = 2 * model_config.layers * model_config.heads * model_config.head_dim * 4
-    device.room = 40 * each * own
+    device.cache_bytes = 40 * each * own
     spare: list[dict[str, Any]] = [{}]
     for given in (long, feeds, long, feeds):
         told(device, made / "t5", given, spare=spare)
         kept = spare[0]["resident"]
         assert {key.split(".")[0] for key in kept.held if key.split(".")[2] == "16"} <= {"32"}
         assert {key.split(".")[0] for key in kept.held if key.split(".")[2] == "64"} <= {"16"}
-        assert caches(kept) <= 2 * device.room
+        assert caches(kept) <= 2 * device.cache_bytes
 
 
 def test_a_call_that_has_no_memory_leaves_the_next_one_alone(
@@ -267,10 +267,10 @@ def test_a_call_that_has_no_memory_leaves_the_next_one_alone(
     given = {"max_new_tokens": 40, "spare": spare}
     wanted = told(near(folder.path), folder.path, rows(3), max_new_tokens=40)
     assert told(gpu, folder.path, rows(3), **given) == wanted
-    runtime.room = 1000
+    runtime.largest_buffer = 1000
     with pytest.raises(OutOfMemory):
         told(gpu, folder.path, rows(30), **given)
-    runtime.room = 1 << 40
+    runtime.largest_buffer = 1 << 40
     assert told(gpu, folder.path, rows(3), **given) == wanted
 
 

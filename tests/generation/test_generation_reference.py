@@ -51,7 +51,7 @@ class TorchBackend:
     model: Any
     layers: int
     device: Device = CPU
-    room: int = 1 << 30
+    cache_bytes: int = 1 << 30
     roles: frozenset[str] = frozenset()
 
     def names(self, kind: str) -> list[str]:
@@ -68,7 +68,7 @@ class TorchBackend:
         positions = ["position_ids"] if self.model.config.model_type == "gpt2" else []
         return TorchGraph(("input_ids", "attention_mask", *positions, *past), self.causal)
 
-    def alone(self, call: Any) -> Any:
+    def serially(self, call: Any) -> Any:
         return call()
 
     def host(self, value: Any) -> NDArray[Any]:

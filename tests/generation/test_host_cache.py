@@ -207,7 +207,7 @@ def test_a_run_that_is_stopped_leaves_nothing_behind() -> None:
 
 def test_a_cache_too_large_for_its_room_has_fewer_slots() -> None:
     feeds = feeds_of([ids_of("w1 w2")] * 30)
-    backend = FakeBackend(room=8 * 2 * 2 * 3 * (5 + 3) * 7)
+    backend = FakeBackend(cache_bytes=8 * 2 * 2 * 3 * (5 + 3) * 7)
     cache = HostCache(backend, SLOTTED, feeds, width=2, most=5, picks=1)
     assert cache.slots == 6
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_buffers_on_a_gpu_begin_as_zeros_and_are_put_whole(gpu: FarRuntime) -> N
     assert not far.host(buffer).any()
     far.put(buffer, np.arange(6, dtype=np.float32).reshape(2, 3))
     assert far.host(buffer).tolist() == [[0, 1, 2], [3, 4, 5]]
-    gpu.room = 8
+    gpu.largest_buffer = 8
     with pytest.raises(OutOfMemory, match="no memory left"):
         far.buffer((2, 3), np.float32)
 
@@ -243,6 +244,23 @@ def test_a_bound_call_is_captured_once_and_released_with_its_buffers(gpu: FarRun
     del bound
     gc.collect()
     assert session.released == [1]
+
+
+def test_only_the_launch_that_captures_is_alone_on_the_gpu(gpu: FarRuntime) -> None:
+    far = open_far(dataclasses.replace(ENCODER, captured=True))
+    graph = far.graph("encoder")
+    arrays = [far.host(value) for value in graph.run(FEEDS, graph.outputs)]
+    outputs = dict(zip(graph.outputs, (far.buffer(a.shape, a.dtype) for a in arrays), strict=True))
+    bound = graph.bind({n: far.buffer(a.shape, a.dtype) for n, a in FEEDS.items()}, outputs)
+    with ThreadPoolExecutor(1) as pool:
+        with backends._GPU_LOCK.shared():
+            first = pool.submit(bound)
+            with pytest.raises(TimeoutError):
+                first.result(0.2)
+        first.result(60)
+        with backends._GPU_LOCK.shared():
+            pool.submit(bound).result(60)
+    assert gpu.sessions[0].runs[1:] == ["1", "1"]
 
 
 def test_what_does_not_fit_when_it_is_bound_is_told_as_such(
@@ -284,7 +302,7 @@ def test_a_bug_of_the_engine_keeps_its_own_traceback(
         raise bug
 
     monkeypatch.setattr(backends.OrtGraph, "_stage", broken)
-    monkeypatch.setattr(backends, "_value", broken)
+    monkeypatch.setattr(backends, "_ort_value", broken)
     for call in (lambda: graph.run(FEEDS, graph.outputs), lambda: graph.bind(FEEDS, {})):
         with pytest.raises(type(bug)) as failed:
             call()
@@ -297,7 +315,7 @@ def test_memory_that_python_cannot_have_is_out_of_memory(monkeypatch: pytest.Mon
     def full(value: Any) -> None:
         raise MemoryError("std::bad_alloc")
 
-    monkeypatch.setattr(backends, "_value", full)
+    monkeypatch.setattr(backends, "_ort_value", full)
     with pytest.raises(OutOfMemory, match=r"out of memory at \(2, 3\)"):
         graph.run(FEEDS, graph.outputs)
 
@@ -306,14 +324,16 @@ def test_memory_that_python_cannot_have_is_out_of_memory(monkeypatch: pytest.Mon
 
 
 class Narrow:
-    """A task whose device takes two sequences at a time."""
+    """A task whose device takes two sequences at a time; every call leaves a buffer for later."""
 
     def __init__(self, most: int) -> None:
-        self.most, self.sizes = most, []
+        self.most, self.sizes, self.spare = most, [], []
 
     def infer(self, backend: Any, feeds: Any, context: Any) -> dict[str, Any]:
         rows = len(feeds["input_ids"])
         self.sizes.append(rows)
+        self.spare.append(len(context.spare))
+        context.spare.append({"buffer": object()})
         assert len(context.numbers) == rows
         if rows > self.most:
             raise OutOfMemory("no room")
@@ -345,6 +365,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
     (batch,) = halving.cut(halving.encode(Rows(None, (texts,), numbers=np.arange(7) + 40)))
     arrays = halving.infer(batch).arrays
     assert narrow.sizes == [7, 3, 1, 2, 4, 2, 2]
+    # Buffers of earlier calls are given up where memory is full: they may be all that is missing.
+    assert narrow.spare == [0, 0, 0, 1, 2, 0, 1]
     assert counts["halved"] == 3
     np.testing.assert_array_equal(arrays["sum"], batch.feeds["input_ids"].sum(axis=1))
     np.testing.assert_array_equal(arrays["number"], batch.numbers)
@@ -357,10 +379,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_goes_on() -> None:
 
 def test_a_decoder_has_a_share_of_the_gpu(gpu: FarRuntime) -> None:
     # Two calls' caches may be kept.
-    assert open_far().room == H100.memory // 3 // 2
-    assert open_far(gpu_memory=2 << 30).room == 1 << 30
-    assert open_far(gpu_memory=H100.memory).room == open_far().room
-    assert OrtBackend(BUNDLE, [ENCODER], device=CPU).room == 1 << 30
+    assert open_far().cache_bytes == H100.memory // 3 // 2
+    assert open_far(gpu_memory=2 << 30).cache_bytes == 1 << 30
+    assert open_far(gpu_memory=H100.memory).cache_bytes == open_far().cache_bytes
+    assert OrtBackend(BUNDLE, [ENCODER], device=CPU).cache_bytes == 1 << 30
 
 
 # --- what is said of it

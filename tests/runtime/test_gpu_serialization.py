@@ -35,7 +35,7 @@ def test_a_serial_executor_has_one_thread_for_all_callers() -> None:
     assert len(seen) == 5
     assert len(set(seen)) == 1
     assert threading.get_ident() not in seen
-    (own,) = (thread for thread in threading.enumerate() if thread.name.startswith("lane"))
+    (own,) = (thread for thread in threading.enumerate() if thread.name.startswith("gpu-serial"))
     executors.clear()
     own.join(LONG)
 
@@ -50,13 +50,13 @@ def test_an_exclusive_holder_is_alone_and_nobody_waits_forever() -> None:
                 holders[0] += 1
                 holders[0] -= 1
 
-    def alone() -> None:
+    def excludes() -> None:
         for _ in range(50):
-            with lock.alone():
+            with lock.exclusive():
                 assert holders[0] == 0
                 next(at_work)
 
-    threads = [threading.Thread(target=shares), *(threading.Thread(target=alone) for _ in "ab")]
+    threads = [threading.Thread(target=shares), *(threading.Thread(target=excludes) for _ in "ab")]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -78,7 +78,7 @@ def test_shared_holders_run_at_the_same_time() -> None:
     for thread in threads:
         thread.join(LONG)
     assert not both.broken
-    with pytest.raises(OopsError), lock.alone():
+    with pytest.raises(OopsError), lock.exclusive():
         raise OopsError
     with lock.shared():
         pass

@@ -58,7 +58,7 @@ class Values:
         assert (kind, index) == ("cuda", self.runtime.index)
         self.runtime.touch()
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if size > self.runtime.room:
+        if size > self.runtime.largest_buffer:
             raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
         made = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype)
         made.update_inplace(np.full(shape, 1, dtype))
@@ -149,14 +149,14 @@ class FarRuntime:
         says: What is written to the log where it does not.
         parts: Nodes that are not on the GPU.
         most: Elements of an input above which a run is out of memory.
-        room: Bytes above which a buffer cannot be had.
+        largest_buffer: Bytes above which a buffer cannot be had.
     """
 
     loads: bool = True
     says: str = ""
     parts: list[Part] = field(default_factory=list)
     most: int = 1 << 40
-    room: int = 1 << 40
+    largest_buffer: int = 1 << 40
     index: int = 0
     sessions: list[FarSession] = field(default_factory=list)
     cuda_version: str = "13.0"
@@ -230,14 +230,14 @@ class Late:
     def __init__(self, backend: Any) -> None:
         self.backend, self.device = backend, Device("cuda")
         self.ran, self.roles = {"device": "cuda:0"}, backend.roles
-        self.room = backend.room
+        self.cache_bytes = backend.cache_bytes
         self.first = backend.first
         self.lane = SerialExecutor()
         self.waiting: list[Any] = []
         self.looks = 0
         self.launches: dict[str, int] = {}
 
-    def alone(self, call: Any) -> Any:
+    def serially(self, call: Any) -> Any:
         return self.lane(call)
 
     def graph(self, name: str) -> LateGraph:

@@ -173,7 +173,7 @@ class FakeBackend:
     causal: bool = False
     logits: Callable[[int, tuple[int, ...]], NDArray[np.float32]] = certain
     device: Device = CPU
-    room: int = 1 << 30
+    cache_bytes: int = 1 << 30
     shapes: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     roles: frozenset[Role] = frozenset({"model"})
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -233,7 +233,7 @@ class FakeBackend:
     def put(self, buffer: Buffer, array: NDArray[Any]) -> None:
         buffer.array[...] = array
 
-    def alone(self, call: Any) -> Any:
+    def serially(self, call: Any) -> Any:
         return call()
 
     def first(self, buffer: Buffer, rows: int) -> Buffer:

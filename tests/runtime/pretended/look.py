@@ -133,7 +133,7 @@ def decoded(folder: str) -> dict[str, Any]:
         caches[0].reserve(2 * POSITIONS)
 
     def launch() -> None:
-        backend.alone(lambda: caches[0].launch(SYNC_EVERY))
+        backend.serially(lambda: caches[0].launch(SYNC_EVERY))
 
     def elsewhere() -> None:
         thread = threading.Thread(target=launch)
@@ -143,11 +143,11 @@ def decoded(folder: str) -> dict[str, Any]:
     told = {}
     # The second, with fewer rows, is captured over parts of the first one's memory.
     for name, count in (("first", 4), ("fewer", 2), ("again", 4), ("fewer again", 2)):
-        told[name] = gpu.counted(lambda count=count: backend.alone(lambda: make(count)))
+        told[name] = gpu.counted(lambda count=count: backend.serially(lambda: make(count)))
         launch()
         told[f"{name}, here"] = gpu.counted(launch)
         told[f"{name}, elsewhere"] = gpu.counted(elsewhere)
-        told[f"{name}, grown"] = gpu.counted(lambda: backend.alone(grow))
+        told[f"{name}, grown"] = gpu.counted(lambda: backend.serially(grow))
         launch()
         told[f"{name}, beyond"] = gpu.counted(launch)
     return told
