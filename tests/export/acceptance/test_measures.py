@@ -79,6 +79,8 @@ def test_a_lead_of_just_sure_score_is_a_near_tie() -> None:
     expected, actual = labels({"a": SURE_SCORE, "b": 0.0}), labels({"b": 1.0, "a": 0.0})
     figures = compare_answers("text-classification", expected, actual)
     assert "same label where fp32 is sure" not in figures
+    sure = compare_answers("text-classification", labels({"a": 0.55, "b": 0.4}), actual)
+    assert sure["same label where fp32 is sure"] == 0
     alone = compare_answers("text-classification", labels({"a": 0.02}), labels({"a": 0.02}))
     assert alone["same label where fp32 is sure"] == 1  # nothing else to take
 
@@ -142,13 +144,14 @@ def entities(*rows: list[tuple[str, int, int, float]], name: str = "entity_group
 @pytest.mark.parametrize("name", ["entity_group", "entity"])
 def test_entities_agree_in_row_group_and_place(name: str) -> None:
     expected = entities([("A", 0, 3, 0.9), ("B", 5, 8, 0.8)], [("A", 0, 3, 0.7)], name=name)
-    actual = entities([("A", 0, 3, 0.6), ("A", 5, 8, 0.8)], [("A", 0, 2, 0.7)], name=name)
+    actual = entities([("A", 0, 3, 0.6), ("A", 5, 8, 0.8)], [("A", 0, 3, 0.8)], name=name)
     figures = compare_answers("token-classification", expected, actual)
-    assert figures == approx({"same span": 2 / 6, "mean score shift": 0.3})
+    assert figures == approx({"same span": 4 / 6, "mean score shift": 0.2})
     moved = compare_answers("token-classification", expected, entities([], [], name=name))
     assert moved == approx({"same span": 0, "mean score shift": 0})
-    shifted = entities([("A", 1, 3, 0.9)], [], name=name)
-    assert compare_answers("token-classification", expected, shifted)["same span"] == 0
+    for start, end in ((1, 3), (0, 2)):
+        shifted = entities([("A", start, end, 0.9)], [], name=name)
+        assert compare_answers("token-classification", expected, shifted)["same span"] == 0
 
 
 def test_no_entities_at_all_are_the_same() -> None:
@@ -167,11 +170,12 @@ def test_no_entities_at_all_are_the_same() -> None:
 )
 def test_texts_are_equal_or_alike(task: str, column: str) -> None:
     expected, actual = (
-        pa.table({"output_tokens": [2, 2], column: texts}) for texts in (["abc", "x"], ["abd", "x"])
+        pa.table({"output_tokens": [2] * 3, column: texts})
+        for texts in (["abc", "x", "y"], ["abd", "x", "y"])
     )
     figures = compare_answers(task, expected, actual)
-    assert figures["same answer"] == 0.5
-    assert figures["chrF"] == pytest.approx(chrf(["abc", "x"], ["abd", "x"]))
+    assert figures["same answer"] == pytest.approx(2 / 3)
+    assert figures["chrF"] == pytest.approx(chrf(["abc", "x", "y"], ["abd", "x", "y"]))
     assert 0 < figures["chrF"] < 100
 
 
