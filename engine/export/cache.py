@@ -1,9 +1,9 @@
-"""Bundles by the name of a checkpoint: exported once, then found again.
+"""A cache of bundles: each checkpoint is exported once.
 
-    CACHE/bundles/NAME-DIGEST/     a bundle; the digest is that of what it was made from, and how
+    CACHE/bundles/NAME-DIGEST/     a bundle; the digest is over its source and the export's settings
 
 The digest is over the checkpoint (hub id and commit, or the bytes of a folder's files), the task,
-the recipe, the bundles' format and the engine's version. So a bundle is found without torch,
+the recipe, the bundles' format and the engine's version. So a cached bundle is found without torch,
 transformers or the network, unless a hub id comes without its 40-hex commit.
 """
 
@@ -24,11 +24,11 @@ __all__ = ["bundle_for", "folder"]
 
 
 def folder() -> Path:
-    """Where the cache lies: $CORPUS_ENGINE_CACHE, or corpus-engine in the user's cache folder."""
-    if own := os.environ.get("CORPUS_ENGINE_CACHE"):
-        return Path(own).expanduser()
-    usual = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(usual).expanduser() / "corpus-engine"
+    """The cache's folder: $CORPUS_ENGINE_CACHE, or corpus-engine in the user's cache folder."""
+    if path := os.environ.get("CORPUS_ENGINE_CACHE"):
+        return Path(path).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "corpus-engine"
 
 
 def _silent(message: str) -> None:
@@ -44,12 +44,12 @@ def bundle_for(
     allow_pickle: bool = False,
     progress: Callable[[str], None] = _silent,
 ) -> Path:
-    """The folder of a bundle: a bundle itself, or a checkpoint's, which is exported once.
+    """The folder of a bundle: the given one, or that of a checkpoint, which is exported once.
 
     Args:
         model: A bundle's folder, a checkpoint's folder, or a hub id such as google-t5/t5-small.
-        task, revision, recipe, allow_pickle: As `engine.export.export` takes them; a bundle has its
-            own task, which must be the one named, and its own recipe, which is not looked at.
+        task, revision, recipe, allow_pickle: As in `engine.export.export`. If `model` is a bundle,
+            its task must be the named one, and `recipe` is ignored.
         progress: Called with one line before each stage of an export.
 
     Raises:
@@ -73,7 +73,7 @@ def bundle_for(
 
 
 def _looks_like_a_path(model: str) -> bool:
-    """Whether nothing on the hub can be meant. An existing checkpoint's folder is none of these."""
+    """Whether this cannot be a hub id. False for the existing folder of a checkpoint."""
     path = Path(model).expanduser()
     marked = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     return marked and not path.is_dir()
@@ -95,12 +95,12 @@ def _cached(
     if path.is_dir():
         _check_no_revision(model, revision)
         path = path.resolve()
-        model, name, made_from = str(path), path.name, _content(path)
+        model, name, source = str(path), path.name, _content(path)
     else:
         revision = _commit(model, revision, progress)
-        name, made_from = model, f"{model}@{revision}"
-    out = folder() / "bundles" / _named(name, made_from, task, recipe)
-    if _there(out):
+        name, source = model, f"{model}@{revision}"
+    out = folder() / "bundles" / _folder_name(name, source, task, recipe)
+    if _is_bundle(out):
         return out
     progress(f"exporting {name} into {out}, once")
     try:
@@ -114,8 +114,8 @@ def _cached(
             progress=progress,
         )
     except OutputError:
-        # Another process may have come first; its bundle is made from the same.
-        if not _there(out):
+        # Another process may have been faster; its bundle has the same source and settings.
+        if not _is_bundle(out):
             raise
     return out
 
@@ -129,19 +129,19 @@ def _check_no_revision(model: str, revision: str | None) -> None:
 
 
 def _check_task(path: Path, task: str | None) -> None:
-    """Refuse a bundle of another task than the one that was named."""
+    """Refuse a bundle whose task is not the named one."""
     from engine.tasks import find
 
-    own = bundle_format.load(path).description.task
-    if task is not None and find(task).name != own:
+    bundled = bundle_format.load(path).description.task
+    if task is not None and find(task).name != bundled:
         raise SettingsError(
-            f"task: {path} is a bundle for {own}, not for {task}",
+            f"task: {path} is a bundle for {bundled}, not for {task}",
             "leave the task out, or export the checkpoint for the other task",
         )
 
 
 def _commit(model: str, revision: str | None, progress: Callable[[str], None]) -> str:
-    """The commit of a hub id; asks nobody where the revision is one."""
+    """The commit of a hub id; without the network if the revision is one."""
     from engine.export import check_installed
     from engine.export.checkpoint import hub
 
@@ -151,7 +151,7 @@ def _commit(model: str, revision: str | None, progress: Callable[[str], None]) -
 
 
 def _content(path: Path) -> str:
-    """Hex digest over the names and bytes of what an export would read of a folder."""
+    """Hex digest over the names and bytes of the files that an export reads from a folder."""
     from engine.export.checkpoint import hub
 
     digest = hashlib.sha256()
@@ -160,18 +160,18 @@ def _content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _named(name: str, made_from: str, task: str | None, recipe: str) -> str:
-    """The bundle's folder name: readable first, then what tells it from all others."""
+def _folder_name(name: str, source: str, task: str | None, recipe: str) -> str:
+    """The bundle's folder name: a readable part, then a digest that identifies it."""
     from engine.export.checkpoint import task_inference
 
-    usual = "" if task is None else task_inference.canonical(task)
-    key = json.dumps([made_from, usual, recipe, bundle_format.FORMAT, __version__])
-    readable = re.sub(r"[^\w.]+", "-", "-".join(filter(None, (name, usual, recipe))))
+    canonical = "" if task is None else task_inference.canonical(task)
+    key = json.dumps([source, canonical, recipe, bundle_format.FORMAT, __version__])
+    readable = re.sub(r"[^\w.]+", "-", "-".join(filter(None, (name, canonical, recipe))))
     return f"{readable[:80].strip('-.')}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def _there(out: Path) -> bool:
-    """Whether a bundle of this format is there; bundles appear whole, by a rename."""
+def _is_bundle(out: Path) -> bool:
+    """Whether this is a bundle of the current format; bundles appear whole, by a rename."""
     try:
         bundle_format.load(out)
     except BundleError:

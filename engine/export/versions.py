@@ -1,4 +1,4 @@
-"""Versions of what makes a bundle."""
+"""Versions of the packages that an export uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RECORDED = (
 
 
 def versions() -> dict[str, str]:
-    """By distribution name; what is not installed is left out."""
+    """The version of each installed package, by distribution name."""
     tools = {"corpus-engine": __version__}
     for name in _RECORDED:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -1174,9 +1174,9 @@ def test_what_the_hub_refuses_is_said_in_plain_words(tiny: Path, tmp_path: Path)
     said = [a["said"] for a in answers]
     assert {a["error"] for a in answers} == {"ExportError"}
     assert "no revision 'no-such-branch'" in said[0]
-    assert "nobody/nothing: neither a folder here nor a model" in said[1]
+    assert "nobody/nothing: neither a local folder nor a model" in said[1]
     assert "pickled (pytorch_model.bin)" in said[2]
-    assert "neither a folder here nor a hub id" in said[3]
+    assert "neither a local folder nor a hub id" in said[3]
     assert all("\nhint: " in text for text in said)
     assert not Path(out).exists()
 

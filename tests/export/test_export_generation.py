@@ -308,7 +308,7 @@ def test_what_is_drawn_from_arrives(tmp_path: Path) -> None:
     assert found == bundle_format.GenerationConfig(
         do_sample=True, temperature=0.7, top_k=0, top_p=0.8, min_p=0.1
     )
-    assert any("typical_p=0.9, which this engine does not do" in note for note in report.notes)
+    assert any("typical_p=0.9, which this engine does not support" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_every_other_setting_arrives(tmp_path: Path) -> None:
         begin_suppress_ids=(13,),
     )
     said = " / ".join(report.notes)
-    assert "num_beam_groups=2, which this engine does not do" in said
+    assert "num_beam_groups=2, which this engine does not support" in said
     assert "sequence_bias" in said
     assert "one of the last tokens [1, 2]" in said
 

@@ -26,9 +26,9 @@ _PIPELINES: Mapping[str, str] = {
     "text-generation": "TextGenerationPipeline",
 }
 
-# Settings that change the pipeline's answer and that `bundle.Search` has no place for, with the
-# values that mean "off".
-_NOT_DONE: Mapping[str, tuple[Any, ...]] = {
+# Settings that change the pipeline's answer and that GenerationConfig lacks, with the values that
+# turn them off.
+_NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "num_beam_groups": (None, 1),
     "penalty_alpha": (None, 0.0),
     "constraints": (None,),
@@ -47,7 +47,7 @@ _NOT_DONE: Mapping[str, tuple[Any, ...]] = {
     "num_return_sequences": (None, 1),
 }
 # The same where the pipeline samples.
-_NOT_DRAWN: Mapping[str, tuple[Any, ...]] = {
+_NOT_SUPPORTED_IN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
     "typical_p": (None, 1.0),
     "epsilon_cutoff": (None, 0.0),
     "eta_cutoff": (None, 0.0),
@@ -77,7 +77,7 @@ def read(
     requested = _pair(model.config, requested, note)
     config, prefix = _pipeline_settings(model, tokenizer, task, requested)
     languages = _languages(tokenizer, config, task, requested, note)
-    _note_not_done(config, note)
+    _note_unsupported(config, note)
     _note_attention(model.config, note)
     if task.name == "translation" and languages is None:
         _note_prefixes(model.config, prefix, requested, note)
@@ -102,11 +102,11 @@ def _pair(config: Any, requested: str, note: Note) -> str:
 def _pipeline_settings(
     model: Any, tokenizer: Any, task: ExportTask, requested: str
 ) -> tuple[Any, str]:
-    """The GenerationConfig and the prefix that the pipeline of this task would go by."""
+    """The GenerationConfig and the prefix that the pipeline of this task would use."""
     import torch
     import transformers
 
-    kept = copy.deepcopy(model.config.task_specific_params)
+    parameters = copy.deepcopy(model.config.task_specific_params)
     try:
         with silenced():
             pipeline = getattr(transformers, _PIPELINES[task.name])(
@@ -118,7 +118,7 @@ def _pipeline_settings(
             )
     finally:
         # The pipeline takes the prefix out of the model's own config.
-        model.config.task_specific_params = kept
+        model.config.task_specific_params = parameters
     return pipeline.generation_config, str(pipeline.prefix or "")
 
 
@@ -153,11 +153,11 @@ def _cache_shape(config: Any) -> tuple[int, int, int]:
     return int(config.num_hidden_layers), heads, int(config.hidden_size) // heads
 
 
-def _tokens(given: Any) -> tuple[int, ...]:
+def _tokens(ids: Any) -> tuple[int, ...]:
     """One id, a list of ids or None as a tuple."""
-    if given is None:
+    if ids is None:
         return ()
-    return tuple(int(n) for n in (given if isinstance(given, list | tuple) else [given]))
+    return tuple(int(n) for n in (ids if isinstance(ids, list | tuple) else [ids]))
 
 
 def _start(config: Any) -> int:
@@ -187,10 +187,10 @@ def _max_new_tokens(config: Any, causal: bool, note: Note) -> int:
         return int(config.max_new_tokens)
     if causal:
         note(
-            f"the checkpoint's max_length={config.max_length} counts the prompt in; "
-            "this engine allows as many tokens behind every prompt, less one"
+            f"the checkpoint's max_length={config.max_length} counts the prompt; "
+            "this engine allows as many new tokens for every prompt, less one"
         )
-    # transformers counts the start token in.
+    # transformers counts the start token.
     return max(1, int(config.max_length) - 1)
 
 
@@ -200,8 +200,8 @@ def _min_new_tokens(config: Any, causal: bool, note: Note) -> int:
     least = int(config.min_length or 0)
     if causal and least:
         note(
-            f"the checkpoint's min_length={least} counts the prompt in; it is not followed: "
-            "a least number of new tokens can be given instead"
+            f"the checkpoint's min_length={least} counts the prompt; it is ignored: "
+            "set min_new_tokens instead"
         )
         return 0
     return max(0, least - 1)
@@ -224,21 +224,21 @@ def _search(config: Any, causal: bool, languages: Languages | None, note: Note) 
         do_sample=_samples(config),
         top_k=int(config.top_k or 0),
         min_p=float(config.min_p or 0),
-        # A 0 stands only where nothing is drawn (see `_samples`).
+        # 0 occurs only where nothing is sampled (see `_samples`).
         temperature=_float(config.temperature) or 1.0,
         top_p=_float(config.top_p) or 1.0,
     )
 
 
 def _samples(config: Any) -> bool:
-    """Whether tokens are drawn by chance: not among beams, nor where there is but one to draw."""
-    settles = config.temperature == 0 or config.top_p == 0
-    return bool(config.do_sample) and (config.num_beams or 1) == 1 and not settles
+    """Whether tokens are sampled: not with beams, nor where only one token can be sampled."""
+    greedy = config.temperature == 0 or config.top_p == 0
+    return bool(config.do_sample) and (config.num_beams or 1) == 1 and not greedy
 
 
-def _float(given: Any) -> float:
-    """A factor or exponent; what is not set is 1, which changes nothing or is the default."""
-    return 1.0 if given is None else float(given)
+def _float(factor: Any) -> float:
+    """A factor or exponent; 1, which changes nothing or is the default, where it is not set."""
+    return 1.0 if factor is None else float(factor)
 
 
 def _forced_bos(config: Any, causal: bool, languages: Languages | None, note: Note) -> int:
@@ -249,7 +249,7 @@ def _forced_bos(config: Any, causal: bool, languages: Languages | None, note: No
     if causal:
         note(
             f"the checkpoint forces its first token ({config.forced_bos_token_id}), which "
-            "transformers does behind prompts of one token only; this engine does not"
+            "transformers does for prompts of one token only; this engine does not"
         )
         return -1
     return int(config.forced_bos_token_id)
@@ -262,11 +262,11 @@ def _forced_eos(config: Any, note: Note) -> int:
     return forced[0] if forced else -1
 
 
-def _note_not_done(config: Any, note: Note) -> None:
+def _note_unsupported(config: Any, note: Note) -> None:
     if _samples(config):
         note(
             "the pipeline samples here (do_sample), and so does this engine, with random numbers "
-            "of its own: the tokens drawn are others than torch's"
+            "of its own: the sampled tokens differ from torch's"
         )
     elif config.do_sample:
         note(
@@ -274,10 +274,10 @@ def _note_not_done(config: Any, note: Note) -> None:
             f"{'beam' if (config.num_beams or 1) > 1 else 'token'}, as the pipeline does "
             "with do_sample=False"
         )
-    refused = {**_NOT_DONE, **_NOT_DRAWN} if _samples(config) else _NOT_DONE
-    for name, off in refused.items():
+    unsupported = {**_NOT_SUPPORTED, **(_NOT_SUPPORTED_IN_SAMPLING if _samples(config) else {})}
+    for name, off in unsupported.items():
         if (value := getattr(config, name, None)) not in off:
-            note(f"the checkpoint asks for {name}={value}, which this engine does not do")
+            note(f"the checkpoint asks for {name}={value}, which this engine does not support")
 
 
 def _note_attention(config: Any, note: Note) -> None:
@@ -312,8 +312,8 @@ def _languages(
 ) -> Languages | None:
     """Language codes, where the translation pipeline builds its inputs from them.
 
-    The pipeline forces the target's token as the first one, for mBART-25 too, whose decoder starts
-    from a language's token already: the start stays the checkpoint's own.
+    The pipeline forces the target's token as the first one, also for mBART-25, whose decoder
+    already starts from a language's token; that start token does not change.
     """
     if task.name != "translation" or not hasattr(tokenizer, "_build_translation_inputs"):
         return None
@@ -357,11 +357,11 @@ def _language(code: str, ids: Mapping[str, int]) -> str:
     """
     if code in ids:
         return code
-    found = [full for full in ids if full.split("_")[0] == code]
-    if len(found) == 1:
-        return found[0]
-    what = "several codes of" if found else "no code"
+    matches = [full for full in ids if full.split("_")[0] == code]
+    if len(matches) == 1:
+        return matches[0]
+    what = "several codes of" if matches else "no code"
     raise SettingsError(
         f"task: the checkpoint's tokenizer has {what} {code!r}",
-        f"name the languages as it does: {', '.join(found or sorted(ids))}",
+        f"name the languages as it does: {', '.join(matches or sorted(ids))}",
     )

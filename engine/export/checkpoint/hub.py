@@ -1,4 +1,4 @@
-"""Where a checkpoint's files lie: a hub id or a local folder becomes a folder on this machine."""
+"""Where a checkpoint's files are: a hub id or a local folder becomes a folder on this machine."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ _FOREIGN_CODE = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are on this machine and have been looked over.
+    """A checkpoint whose files are on this machine and have been checked.
 
     Attributes:
-        folder: Where they lie, in the Hugging Face layout.
+        folder: Where the files are, in the Hugging Face layout.
         name: The hub id, or the folder's own name.
         commit: The hub's 40-hex commit, "" for a folder.
-        requested: The revision as it was asked for, "" when none was.
+        requested: The revision that the user named, "" for none.
         config: The content of config.json.
-        pickled: The weights are pickles (`.bin`) and that was allowed.
-        notes: What the person should know.
+        pickled: Whether the weights are pickles (`.bin`), which was allowed.
+        notes: What the user should know.
     """
 
     folder: Path
@@ -143,14 +143,14 @@ class Checkpoint:
 
 
 def resolve(model: str, revision: str | None, progress: Callable[[str], None]) -> Checkpoint:
-    """Find a checkpoint: on this machine, or on the hub, from where all but the weights is fetched.
+    """Find a checkpoint on this machine or on the hub; all but its weights is downloaded.
 
     Args:
         model: A folder in the Hugging Face layout, or a hub id such as google-t5/t5-small.
         revision: A commit, branch or tag of the hub.
 
     Raises:
-        ExportError: Not found, not reachable, incomplete, or in need of the repository's own code.
+        ExportError: It is not there, not reachable, incomplete, or needs the repository's own code.
         SettingsError: A revision was given for a local folder.
     """
     folder = Path(model).expanduser()
@@ -170,40 +170,40 @@ def resolve(model: str, revision: str | None, progress: Callable[[str], None]) -
 
 
 def with_weights(
-    found: Checkpoint, allow_pickle: bool, progress: Callable[[str], None]
+    checkpoint: Checkpoint, allow_pickle: bool, progress: Callable[[str], None]
 ) -> Checkpoint:
     """The same checkpoint with its weights on this machine.
 
     Args:
-        allow_pickle: Take `.bin` weights where there are no safetensors. transformers unpickles
+        allow_pickle: Accept `.bin` weights where there are no safetensors. transformers unpickles
             them with torch's weights_only loader.
 
     Raises:
         ExportError: There are none, or only pickled ones and that is not allowed.
     """
-    folder = found.folder
-    if found.commit:
-        progress(f"fetching the weights of {found.name}")
-        _snapshot(found.name, found.commit, (*SAFETENSORS, LAYERS))
+    folder = checkpoint.folder
+    if checkpoint.commit:
+        progress(f"fetching the weights of {checkpoint.name}")
+        _snapshot(checkpoint.name, checkpoint.commit, (*SAFETENSORS, LAYERS))
         if not _matching(folder, SAFETENSORS):
-            _fetch_pickles(found, PICKLES, allow_pickle)
-    for path in _layers(found):
-        _check_layer(found, path, allow_pickle)
+            _fetch_pickles(checkpoint, PICKLES, allow_pickle)
+    for path in _layers(checkpoint):
+        _check_layer(checkpoint, path, allow_pickle)
     if _matching(folder, SAFETENSORS[:2]):
-        return found
+        return checkpoint
     pickles = _matching(folder, PICKLES[:2])
     if not pickles:
-        raise _missing(found, "weights (model.safetensors)")
+        raise _missing(checkpoint, "weights (model.safetensors)")
     if not allow_pickle:
-        raise _pickle_refused(found.name, pickles[0].name)
-    return dataclasses.replace(found, pickled=True)
+        raise _pickle_refused(checkpoint.name, pickles[0].name)
+    return dataclasses.replace(checkpoint, pickled=True)
 
 
 def pinned(model: str, revision: str | None, progress: Callable[[str], None]) -> str:
-    """The 40-hex commit that a revision of a hub id stands for now.
+    """The 40-hex commit that a revision of a hub id now points to.
 
     Raises:
-        ExportError: The hub id or the revision is not known, or the hub is out of reach.
+        ExportError: The hub id or the revision is unknown, or the hub cannot be reached.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
@@ -218,25 +218,25 @@ def files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(set(_matching(folder, patterns))))
 
 
-def _layers(found: Checkpoint) -> list[str]:
-    return [path for kind, path in found.modules if kind == "Dense"]
+def _layers(checkpoint: Checkpoint) -> list[str]:
+    return [path for kind, path in checkpoint.modules if kind == "Dense"]
 
 
-def _check_layer(found: Checkpoint, path: str, allow_pickle: bool) -> None:
-    """See that a Dense layer has weights, and no pickled ones unless that is allowed."""
+def _check_layer(checkpoint: Checkpoint, path: str, allow_pickle: bool) -> None:
+    """Check that a Dense layer has weights, and pickled ones only where they are allowed."""
     if not re.fullmatch(r"\d+_\w+", path):
         raise ExportError(
-            f"{found.name}: modules.json names the folder {path!r}, which is not one of a layer",
-            "give a checkpoint as sentence-transformers saves it",
+            f"{checkpoint.name}: modules.json names {path!r}, which is not the folder of a layer",
+            "give a checkpoint that sentence-transformers saved",
         )
     pickle = f"{path}/{PICKLES[0]}"
-    if found.commit and not found.layer_weights(path).is_file():
-        _fetch_pickles(found, (pickle,), allow_pickle)
-    file = found.layer_weights(path)
+    if checkpoint.commit and not checkpoint.layer_weights(path).is_file():
+        _fetch_pickles(checkpoint, (pickle,), allow_pickle)
+    file = checkpoint.layer_weights(path)
     if not file.is_file():
-        raise _missing(found, f"the weights of a layer ({path}/{SAFETENSORS[0]})")
+        raise _missing(checkpoint, f"the weights of a layer ({path}/{SAFETENSORS[0]})")
     if file.name == PICKLES[0] and not allow_pickle:
-        raise _pickle_refused(found.name, pickle)
+        raise _pickle_refused(checkpoint.name, pickle)
 
 
 def _check_hub_id(model: str, path: Path) -> None:
@@ -254,9 +254,9 @@ def _check_hub_id(model: str, path: Path) -> None:
 def _revision_notes(model: str, revision: str | None, commit: str) -> tuple[str, ...]:
     if revision is not None and _HASH.fullmatch(revision) and commit.startswith(revision):
         return ()
-    asked = f"the revision {revision!r}" if revision else "the default branch"
+    named = f"the revision {revision!r}" if revision else "the default branch"
     return (
-        f"{asked} of {model} can move; it was commit {commit} now: pin it with --revision {commit}",
+        f"{named} of {model} can move; it is now commit {commit}: pin it with --revision {commit}",
     )
 
 
@@ -268,18 +268,18 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
 
 
-def _fetch_pickles(found: Checkpoint, patterns: tuple[str, ...], allow_pickle: bool) -> None:
-    """Fetch pickled weights if that is allowed; if not, say by name that there are some."""
+def _fetch_pickles(checkpoint: Checkpoint, patterns: tuple[str, ...], allow_pickle: bool) -> None:
+    """Download pickled weights if they are allowed; if not, name those that there are."""
     if allow_pickle:
-        _snapshot(found.name, found.commit, patterns)
+        _snapshot(checkpoint.name, checkpoint.commit, patterns)
         return
     from huggingface_hub import HfApi
 
     with contextlib.suppress(OSError, ValueError):
-        there = HfApi().list_repo_files(found.name, revision=found.commit)
-        pickles = sorted(name for name in there if _fits(name, patterns))
+        names = HfApi().list_repo_files(checkpoint.name, revision=checkpoint.commit)
+        pickles = sorted(name for name in names if _fits(name, patterns))
         if pickles:
-            raise _pickle_refused(found.name, pickles[0])
+            raise _pickle_refused(checkpoint.name, pickles[0])
 
 
 def _pickle_refused(where: object, file: str) -> ExportError:
@@ -292,7 +292,7 @@ def _pickle_refused(where: object, file: str) -> ExportError:
 
 @contextlib.contextmanager
 def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
-    """Translate what huggingface_hub raises; the most special classes stand first."""
+    """Translate what huggingface_hub raises; the most specific classes come first."""
     from huggingface_hub import errors
 
     at = f"{model} at revision {revision!r}" if revision else model
@@ -305,7 +305,7 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ExportError(
-            f"{model}: neither a folder here nor a model that the hub shows to this login",
+            f"{model}: neither a local folder nor a model that the hub shows to this login",
             "check the spelling; for a private model log in with: hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
@@ -315,13 +315,13 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.HFValidationError as error:
         raise ExportError(
-            f"{model}: neither a folder here nor a hub id", "a hub id reads owner/name"
+            f"{model}: neither a local folder nor a hub id", "a hub id reads owner/name"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise _unreachable(at, error) from error
     except OSError as error:
         raise ExportError(
-            f"{at}: fetching it failed: {type(error).__name__}: {_first_line(error)}",
+            f"{at}: the download failed: {type(error).__name__}: {_first_line(error)}",
             "check the network and the free space of the cache folder (HF_HOME), then try again",
         ) from error
 
@@ -348,26 +348,26 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _described(found: Checkpoint) -> Checkpoint:
-    """Look everything but the weights over, and refuse what cannot be exported."""
-    if not (found.folder / "config.json").is_file():
-        raise _missing(found, "config.json")
-    config = _read_json(found.folder / "config.json")
-    _check_config(found.name, config)
-    if not _matching(found.folder, TOKENIZERS):
-        raise _missing(found, "a tokenizer (tokenizer.json)")
-    return dataclasses.replace(found, config=config)
+def _described(checkpoint: Checkpoint) -> Checkpoint:
+    """Check everything but the weights, and refuse what cannot be exported."""
+    if not (checkpoint.folder / "config.json").is_file():
+        raise _missing(checkpoint, "config.json")
+    config = _read_json(checkpoint.folder / "config.json")
+    _check_config(checkpoint.name, config)
+    if not _matching(checkpoint.folder, TOKENIZERS):
+        raise _missing(checkpoint, "a tokenizer (tokenizer.json)")
+    return dataclasses.replace(checkpoint, config=config)
 
 
-def _missing(found: Checkpoint, what: str) -> ExportError:
-    names = sorted(p.name for p in found.folder.iterdir())
+def _missing(checkpoint: Checkpoint, what: str) -> ExportError:
+    names = sorted(p.name for p in checkpoint.folder.iterdir())
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     hint = "give a complete checkpoint in the Hugging Face layout (save_pretrained writes one)"
-    if found.commit:
-        hint = "try again with the hub within reach, or take another checkpoint"
+    if checkpoint.commit:
+        hint = "try again when the hub can be reached, or export another checkpoint"
     return ExportError(
-        f"{found.name}: {what} is missing in {found.folder}; "
-        f"found: {', '.join(names[:12]) or 'nothing'}{more}",
+        f"{checkpoint.name}: {what} is missing in {checkpoint.folder}; "
+        f"its files: {', '.join(names[:12]) or 'none'}{more}",
         hint,
     )
 

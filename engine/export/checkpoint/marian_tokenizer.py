@@ -1,4 +1,4 @@
-"""Marian's tokenizer, which has no form for the `tokenizers` library in transformers, as one.
+"""Marian's tokenizer for the `tokenizers` library; transformers has no such conversion.
 
 It segments a text with source.spm, looks the pieces up in vocab.json, whose ids the target's pieces
 share, and decodes with all of them. A unigram model over vocab.json with the source's scores does
@@ -7,7 +7,7 @@ the decoder takes off. A run of characters that source.spm does not know is one 
 single one is looked up like any other, so the target's single characters go without the mark, and
 a longer run becomes one unknown character.
 
-Two rare things differ: such a longer run is unknown even where the very run is a piece of the
+Two rare cases differ: such a longer run is unknown even where that very run is a piece of the
 target, and a language code (>>deu<<) counts wherever it stands, not at the start alone.
 """
 
@@ -42,9 +42,9 @@ def fast(slow: Any) -> Any:
         raise ExportError(
             "the tokenizer has a vocabulary for each side (separate_vocabs), "
             "which one tokenizer.json cannot hold",
-            "take a Marian checkpoint with one vocab.json",
+            "export a Marian checkpoint with one vocab.json",
         )
-    made = PreTrainedTokenizerFast(
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_backend(slow),
         unk_token=slow.unk_token,
         eos_token=slow.eos_token,
@@ -54,13 +54,13 @@ def fast(slow: Any) -> Any:
         clean_up_tokenization_spaces=slow.clean_up_tokenization_spaces,
     )
     codes = slow.supported_language_codes
-    made.add_tokens([AddedToken(code, normalized=False) for code in codes])
-    if any(made(text).input_ids != slow(text).input_ids for text in SENTENCES):
+    fast_tokenizer.add_tokens([AddedToken(code, normalized=False) for code in codes])
+    if any(fast_tokenizer(text).input_ids != slow(text).input_ids for text in SENTENCES):
         raise ExportError(
-            "Marian's tokenizer gives other ids than its form for the tokenizers library",
-            "take another checkpoint; and please report this one",
+            "Marian's tokenizer, converted for the tokenizers library, gives other ids",
+            "export another checkpoint, and please report this one",
         )
-    return made
+    return fast_tokenizer
 
 
 def _backend(slow: Any) -> Any:
@@ -92,7 +92,7 @@ def _backend(slow: Any) -> Any:
             decoders.Replace(MARK, ""),
             decoders.Replace(_SPACE, " "),
             decoders.Fuse(),
-            # Marian's decode strips what it made.
+            # Marian's decode strips its text.
             decoders.Replace(Regex(r"\A\s+|\s+\z"), ""),
         ]
     )
@@ -116,10 +116,16 @@ def _scores(spm: Any) -> dict[str, float]:
 def _vocabulary(slow: Any, scores: Mapping[str, float]) -> list[tuple[str, float]]:
     """Pieces and log probabilities in the order of vocab.json's ids."""
     least = min(scores.values())
-    kept = {*scores, slow.unk_token, slow.eos_token, slow.pad_token, *slow.supported_language_codes}
+    plain = {
+        *scores,
+        slow.unk_token,
+        slow.eos_token,
+        slow.pad_token,
+        *slow.supported_language_codes,
+    }
     pieces = [slow.decoder.get(n) or f"{MARK}{n}" for n in range(max(slow.decoder) + 1)]
     return [
-        (piece if piece in kept or len(piece) == 1 else MARK + piece, scores.get(piece, least))
+        (piece if piece in plain or len(piece) == 1 else MARK + piece, scores.get(piece, least))
         for piece in pieces
     ]
 

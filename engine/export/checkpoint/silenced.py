@@ -1,4 +1,4 @@
-"""Other libraries' chatter is not this program's output."""
+"""Keeps other libraries' messages out of this program's output."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keep warnings, log lines, progress bars and prints of torch, transformers and Optimum away.
+    """Suppress warnings, log lines, progress bars and prints of torch, transformers and Optimum.
 
-    What matters in them is looked for and raised, or becomes a note of the bundle.
+    What matters in them is checked by the exporter, and is raised or becomes a note of the bundle.
     """
     from huggingface_hub.utils import (
         are_progress_bars_disabled,

@@ -1,4 +1,4 @@
-"""What a checkpoint can be exported for: the bundle's task names and what each asks of Optimum."""
+"""What a checkpoint can be exported for, and which task it is exported for."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ExportTask:
 
     Attributes:
         name: The bundle's task.
-        optimum_task: The name of the same in `optimum.exporters`.
+        optimum_task: Its name in `optimum.exporters`.
         auto_class: The class of transformers that loads a checkpoint with the right head.
-        model_types: Model types whose decoding is known here; empty where every encoder will do.
-        also: Encoder-decoders that can do an encoder's task, too: their graph is fed the same way.
+        model_types: Of the decoders that are supported; empty for a task of encoders.
+        also: Encoder-decoders that can do an encoder's task: their graph has the same inputs.
     """
 
     name: str
@@ -83,7 +83,7 @@ ALIASES = {
 }
 _LANGUAGE_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")
 
-# How a class's name in config.json's `architectures` ends, and the task it stands for.
+# How the name of a class in config.json's `architectures` ends, and its task.
 _HEADS: Mapping[str, str] = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -91,7 +91,7 @@ _HEADS: Mapping[str, str] = {
     "ForMaskedLM": "fill-mask",
 }
 
-# What a family generates where nobody says.
+# What a family generates unless the user names a task.
 _GENERATES = {
     **dict.fromkeys(("t5", "mt5", "marian", "m2m_100", "mbart"), "translation"),
     "pegasus": "summarization",
@@ -101,7 +101,7 @@ _GENERATES = {
 
 
 def check_known(task: str | None) -> None:
-    """Refuse an unknown task before anything is fetched.
+    """Refuse an unknown task before anything is downloaded.
 
     Raises:
         SettingsError: The name is neither in `TASKS` nor an alias.
@@ -111,7 +111,7 @@ def check_known(task: str | None) -> None:
 
 
 def resolve_task(task: str | None, config: Mapping[str, Any], embeds: bool) -> ExportTask:
-    """The row of `TASKS` that a person asked for, or that the checkpoint itself stands for.
+    """The row of `TASKS` that the user named, or else the one that the checkpoint is for.
 
     Args:
         task: A name of `TASKS`, an alias, `translation_XX_to_YY`, or None to infer it.
@@ -122,13 +122,13 @@ def resolve_task(task: str | None, config: Mapping[str, Any], embeds: bool) -> E
         SettingsError: The name is unknown.
         ExportError: The task cannot be inferred, or the checkpoint's model type cannot do it.
     """
-    found = TASKS[_inferred(config, embeds) if task is None else _named(task)]
-    _check_model_type(found, config)
-    return found
+    resolved = TASKS[_inferred(config, embeds) if task is None else _named(task)]
+    _check_model_type(resolved, config)
+    return resolved
 
 
 def default_checkpoint(task: str) -> tuple[str, str]:
-    """Hub id and revision of the checkpoint that transformers' pipeline of a task takes itself.
+    """Hub id and revision of the default checkpoint of transformers' pipeline for a task.
 
     Raises:
         SettingsError: The task is unknown, or transformers has no default for it, as for most
@@ -139,14 +139,14 @@ def default_checkpoint(task: str) -> tuple[str, str]:
 
     name, pair = _named(task), _LANGUAGE_PAIR.fullmatch(task)
     defaults = SUPPORTED_TASKS[name]["default"]
-    found = defaults.get(pair.groups()) if pair else defaults
-    if not found or "model" not in found:
+    default = defaults.get(pair.groups()) if pair else defaults
+    if not default or "model" not in default:
         pairs = [f"translation_{a}_to_{b}" for a, b in SUPPORTED_TASKS["translation"]["default"]]
         raise SettingsError(
             f"transformers has no default checkpoint for {task}",
-            f"name a checkpoint, or take one of the tasks {', '.join(pairs)}",
+            f"name a checkpoint, or use one of the tasks {', '.join(pairs)}",
         )
-    model, revision = found["model"]["pt"]
+    model, revision = default["model"]["pt"]
     return str(model), str(revision)
 
 
@@ -192,7 +192,7 @@ def _check_model_type(task: ExportTask, config: Mapping[str, Any]) -> None:
             f"this checkpoint is of type {model_type!r}",
             f"export it with --task {' or '.join(can)}, or take a checkpoint of one of these types"
             if can
-            else "take a checkpoint of one of these types, or name another task with --task",
+            else "export a checkpoint of one of these types, or name another task with --task",
         )
     encodes = not task.model_types and model_type not in task.also
     if encodes and config.get("is_encoder_decoder"):

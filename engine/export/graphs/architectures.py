@@ -1,4 +1,4 @@
-"""What a decoder is made of: the weights of each family's layers, under names of our own.
+"""A decoder's architecture: the weights of each family's layers, under the same names for all.
 
 A family is one function from a transformers model to a `Blueprint`, and a row of `BLUEPRINTS`.
 """
@@ -88,22 +88,22 @@ class Layer:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a decoder is made of.
+    """A decoder's weights and settings.
 
     Attributes:
         embedding: float32 (vocabulary, width); its width is another one if there is `project_in`.
         layers: From the first to the last.
         heads, head_dim: Of the caches.
-        scale: What q·k is multiplied with.
+        scale: Factor of q·k.
         activation: Of the feed-forward layers.
         epsilon: Of the norms.
-        norm_first: Whether norms stand before their layers, or behind the sum.
-        last_norm: Behind the last layer, if any.
-        embedding_norm: Before the first, if any.
-        embedding_scale: What embeddings are multiplied with.
+        norm_first: Whether norms come before their layers (pre-norm) or after the sum (post-norm).
+        last_norm: After the last layer, if any.
+        embedding_norm: Before the first layer, if any.
+        embedding_scale: Factor of the embeddings.
         positions: float32 (positions, width), if they are absolute.
-        distances: Attention bias by distance to the left, float32 (heads, distances); the last one
-            stands for all beyond. T5.
+        distances: T5's attention bias by distance to the left, float32 (heads, distances); the last
+            one is that of all greater distances.
         head: float32 (vocabulary, width), the embedding itself where they are tied.
         head_bias: float32 (vocabulary,), if any.
         project_in, project_out: From the embedding's width to the layers' and back, if they differ.
@@ -134,16 +134,16 @@ class Blueprint:
 
 
 def blueprint(model: Any) -> Blueprint:
-    """What the decoder of a transformers model is made of; its weights are shared, not copied.
+    """The blueprint of a transformers model's decoder.
 
-    Raises:
-        ExportError: The configuration asks for what no step graph computes.
+    Args:
+        model: Of a model type in `BLUEPRINTS`; `check_supported` accepts its configuration.
     """
     return BLUEPRINTS[model.config.model_type](model)
 
 
 def check_supported(config: Any) -> None:
-    """Refuse by name what no step graph computes.
+    """Refuse by name what step graphs do not support.
 
     Args:
         config: The transformers configuration of a model of `BLUEPRINTS`.
@@ -154,7 +154,7 @@ def check_supported(config: Any) -> None:
     name = activation_name(config)
     if name not in ACTIVATIONS:
         raise ExportError(
-            f"the decoder's activation {name!r} has no step graph; "
+            f"the decoder's activation {name!r} is not supported; "
             f"supported are {', '.join(ACTIVATIONS)}",
             "export a checkpoint with one of these activations",
         )
@@ -195,12 +195,13 @@ def _t5(model: Any) -> Blueprint:
 
 
 def _t5_layer(parts: Any) -> Layer:
-    own, cross, dense = parts[0].SelfAttention, parts[1].EncDecAttention, parts[2].DenseReluDense
+    attention, cross = parts[0].SelfAttention, parts[1].EncDecAttention
+    dense = parts[2].DenseReluDense
     gated = hasattr(dense, "wi_0")
     return Layer(
         self_norm=Norm(_array(parts[0].layer_norm.weight)),
-        qkv=_joined(own.q, own.k, own.v),
-        out=_joined(own.o),
+        qkv=_joined(attention.q, attention.k, attention.v),
+        out=_joined(attention.o),
         cross_norm=Norm(_array(parts[1].layer_norm.weight)),
         cross_q=_joined(cross.q),
         cross_k=_joined(cross.k),
@@ -214,7 +215,7 @@ def _t5_layer(parts: Any) -> Layer:
 
 
 def _t5_distances(attention: Any) -> Any:
-    """The relative bias of the decoder by distance, up to the one that all farther ones share."""
+    """The decoder's attention bias by distance, up to the one that all greater distances share."""
     import torch
 
     far = attention.relative_attention_max_distance
@@ -229,7 +230,7 @@ def _t5_distances(attention: Any) -> Any:
 
 
 def _joined(*linears: Any) -> Linear:
-    """torch Linear layers that read the same input as one, (in, out)."""
+    """torch Linear layers with the same input as one Linear, (in, out)."""
     import numpy as np
 
     weight = np.concatenate([_array(one.weight) for one in linears]).T
@@ -272,11 +273,11 @@ def _bart(model: Any) -> Blueprint:
 
 def _layer(layer: Any) -> Layer:
     """Of BART and its relatives, and of OPT, which has no cross-attention."""
-    own, cross = layer.self_attn, getattr(layer, "encoder_attn", None)
+    attention, cross = layer.self_attn, getattr(layer, "encoder_attn", None)
     return Layer(
         self_norm=_norm(layer.self_attn_layer_norm),
-        qkv=_joined(own.q_proj, own.k_proj, own.v_proj),
-        out=_joined(own.out_proj),
+        qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=_joined(attention.out_proj),
         cross_norm=_norm_or_none(getattr(layer, "encoder_attn_layer_norm", None)),
         cross_q=_joined(cross.q_proj) if cross else None,
         cross_k=_joined(cross.k_proj) if cross else None,
@@ -326,8 +327,8 @@ def _with_smaller_query(qkv: Linear, divisor: float) -> Linear:
 
 
 def _opt(model: Any) -> Blueprint:
-    """OPT and Galactica. OPT-350m's embeddings are narrower than its layers, and its norms stand
-    behind the sums."""
+    """OPT and Galactica. OPT-350m's embeddings are narrower than its layers, and it is
+    post-norm."""
     config, decoder = model.config, model.model.decoder
     embedding, head = _array(decoder.embed_tokens.weight), _array(model.lm_head.weight)
     head_dim = config.hidden_size // config.num_attention_heads

@@ -1,8 +1,9 @@
-"""A decoder's layers as ONNX nodes, whatever becomes of its keys and values.
+"""A decoder's layers as ONNX nodes.
 
-What differs between graphs of one blueprint is a `GraphForm`: where tokens come from, how attention
-finds its keys and values, and what is made of the last states. All else is here: q, k and v are one
-product, skip connections and norms one op, and every product bears the name of its place.
+What differs between graphs of one blueprint is a `GraphForm`: where tokens come from, where
+attention gets its keys and values, and what is computed from the last states. All else is here: q,
+k and v are one product, skip connections and norms are one op, and every product is named after its
+layer.
 """
 
 from __future__ import annotations
@@ -16,22 +17,21 @@ from engine.export.graphs.architectures import Blueprint, Layer, Linear, Norm
 CONTRIB = "com.microsoft"
 
 
-# Layer's name, number, itself, what it reads and the attention bias -> what it makes, flat: (slots,
-# width).
+# Builder, layer's name, number and weights, input and attention bias -> output (slots, width).
 Attention = Callable[["DecoderBuilder", str, int, Layer, str, str], str]
 
 
 @dataclass(frozen=True)
 class GraphForm:
-    """How a graph of a decoder begins, attends and ends.
+    """How a decoder's graph reads tokens, attends and computes its outputs.
 
     Attributes:
-        name: The graph's.
+        name: The graph's name.
         opset, ir: Versions of ONNX.
-        begin: Declares what it reads; the embedded states, before their norm.
-        bias: The attention bias, or "".
-        attend, cross: Self-attention and cross-attention, without their last products.
-        end: Declares what it makes of the last states.
+        begin: Declares the inputs; returns the embedded states, before their norm.
+        bias: Returns the attention bias, or "".
+        attend, cross: Self-attention and cross-attention, without their output projections.
+        end: Computes the outputs from the last states, and declares them.
     """
 
     name: str
@@ -46,9 +46,9 @@ class GraphForm:
 
 @dataclass
 class DecoderBuilder:
-    """A blueprint on its way to a graph; `nodes` is in topological order.
+    """Writes a blueprint as a graph; `nodes` is in topological order.
 
-    `known` is what the form's functions tell one another: names of tensors.
+    `known` holds names of tensors that the form's functions share.
     """
 
     plan: Blueprint
@@ -65,7 +65,7 @@ class DecoderBuilder:
         states = self.form.begin(self)
         states = self.norm(states, plan.embedding_norm, "embed") if plan.embedding_norm else states
         bias = self.form.bias(self)
-        # With norms first, `normed` is what the next layer reads and `states` the running sum.
+        # If norms come first, `normed` is the next layer's input and `states` the running sum.
         normed = self.norm(states, plan.layers[0].self_norm, "first") if plan.norm_first else ""
         for n, layer in enumerate(plan.layers):
             following = plan.layers[n + 1].self_norm if n + 1 < len(plan.layers) else plan.last_norm
@@ -74,7 +74,7 @@ class DecoderBuilder:
         return self.written()
 
     def written(self) -> Any:
-        """What has been written so far, as a ModelProto."""
+        """The nodes written so far as a ModelProto."""
         from onnx import helper
 
         form, weights = self.form, list(self.weights.values())
@@ -83,7 +83,7 @@ class DecoderBuilder:
         return helper.make_model(graph, opset_imports=opsets, ir_version=form.ir)
 
     def embedded(self, tokens: str, places: str) -> str:
-        """Tokens and their places, flat, as states before the first norm."""
+        """Tokens and their positions, flat, as states before the first norm."""
         plan = self.plan
         states = self.op("Gather", [self.weight("embedding", plan.embedding), tokens], "embed")
         if plan.project_in:
@@ -112,87 +112,88 @@ class DecoderBuilder:
         self, at: str, n: int, layer: Layer, following: Norm | None, states: str, normed: str,
         bias: str,
     ) -> tuple[str, str]:  # fmt: skip
-        """The sum behind a layer and, with norms first, what the following one reads."""
+        """The sum after a layer and, if norms come first, the next layer's normed input."""
         blocks: list[tuple[Attention, str, Linear | None, Norm | None]]
         blocks = [(self.form.attend, "out", layer.out, layer.cross_norm or layer.wide_norm)]
         if layer.cross_q:
             blocks.append((self.form.cross, "cross_out", layer.cross_out, layer.wide_norm))
         blocks.append((_feed_forward, "narrow", layer.narrow, following))
         norms = (layer.self_norm, layer.cross_norm, layer.wide_norm)
-        own = [norm for norm in norms if norm]
-        for (block, name, last, after), before in zip(blocks, own, strict=True):
-            made = block(self, at, n, layer, normed or states, bias)
-            norm = after if self.plan.norm_first else before
-            added, total = self._added(made, states, last, norm, f"{at}/{name}")
+        before = [norm for norm in norms if norm]
+        for (block, name, last, next_norm), own_norm in zip(blocks, before, strict=True):
+            output = block(self, at, n, layer, normed or states, bias)
+            norm = next_norm if self.plan.norm_first else own_norm
+            added, total = self._added(output, states, last, norm, f"{at}/{name}")
             states, normed = (total, added) if self.plan.norm_first else (added, "")
         return states, normed
 
     def _added(
-        self, made: str, states: str, linear: Linear | None, norm: Norm | None, name: str
+        self, output: str, states: str, linear: Linear | None, norm: Norm | None, name: str
     ) -> tuple[str, str]:
-        """The norm of a block's last product on top of the running sum, and the new sum."""
+        """The norm of the running sum plus a block's last product, and that sum."""
         assert linear
-        made = self.op("MatMul", [made, self.weight(f"{name}.weight", linear.weight)], name)
+        product = self.op("MatMul", [output, self.weight(f"{name}.weight", linear.weight)], name)
         bias = "" if linear.bias is None else self.weight(f"{name}.bias", linear.bias)
         if norm is None:
-            made = self.op("Add", [made, bias], f"{name}/biased") if bias else made
-            return "", self.op("Add", [made, states], f"{name}/sum")
+            product = self.op("Add", [product, bias], f"{name}/biased") if bias else product
+            return "", self.op("Add", [product, states], f"{name}/sum")
         gamma = self.weight(f"{name}/norm.weight", norm.weight)
-        inputs = [made, states, gamma]
+        inputs = [product, states, gamma]
         kind = "SkipSimplifiedLayerNormalization"
         if norm.bias is not None:
             inputs.append(self.weight(f"{name}/norm.bias", norm.bias))
             kind = "SkipLayerNormalization"
-        found = self.ops(
+        outputs = self.ops(
             kind, [*inputs, bias], f"{name}/norm", ["normed", "", "", "sum"], domain=CONTRIB,
             epsilon=self.plan.epsilon,
         )  # fmt: skip
-        return found[0], found[3]
+        return outputs[0], outputs[3]
 
-    def norm(self, given: str, norm: Norm, name: str) -> str:
+    def norm(self, states: str, norm: Norm, name: str) -> str:
         name = f"{name}/norm"
         weight = self.weight(f"{name}.weight", norm.weight)
         if norm.bias is not None:
             bias = self.weight(f"{name}.bias", norm.bias)
-            inputs = [given, weight, bias]
+            inputs = [states, weight, bias]
             return self.op("LayerNormalization", inputs, name, axis=-1, epsilon=self.plan.epsilon)
-        square = self.op("Mul", [given, given], f"{name}/square")
+        square = self.op("Mul", [states, states], f"{name}/square")
         mean = self.op("ReduceMean", [square, self.axes("axis.last", -1)], f"{name}/mean")
         epsilon = self.number("epsilon", self.plan.epsilon)
         size = self.op("Sqrt", [self.op("Add", [mean, epsilon], f"{name}/some")], f"{name}/size")
-        return self.op("Mul", [self.op("Div", [given, size], f"{name}/one"), weight], name)
+        return self.op("Mul", [self.op("Div", [states, size], f"{name}/one"), weight], name)
 
-    def linear(self, given: str, linear: Linear, name: str) -> str:
-        inputs = [given, self.weight(f"{name}.weight", linear.weight)]
+    def linear(self, states: str, linear: Linear, name: str) -> str:
+        inputs = [states, self.weight(f"{name}.weight", linear.weight)]
         if linear.bias is None:
             return self.op("MatMul", inputs, name)
         return self.op("Gemm", [*inputs, self.weight(f"{name}.bias", linear.bias)], name)
 
-    def shaped(self, given: str, shape: Sequence[int], name: str) -> str:
+    def shaped(self, states: str, shape: Sequence[int], name: str) -> str:
         label = "shape." + ".".join(map(str, shape))
-        return self.op("Reshape", [given, self.axes(label, *shape)], f"{name}/shaped")
+        return self.op("Reshape", [states, self.axes(label, *shape)], f"{name}/shaped")
 
-    def op(self, op: str, inputs: Sequence[str], name: str, **given: Any) -> str:
-        """A node with one output, which is returned."""
-        return self.ops(op, inputs, name, [""], **given)[0]
+    def op(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name."""
+        return self.ops(op, inputs, name, [""], **attributes)[0]
 
     def ops(
-        self, op: str, inputs: Sequence[str], name: str, outputs: Sequence[str], **given: Any
+        self, op: str, inputs: Sequence[str], name: str, labels: Sequence[str], **attributes: Any
     ) -> list[str]:
-        """A node with several outputs, of which those behind the first are left out if unnamed."""
-        made = [f"{name}:{label}" if label or not i else "" for i, label in enumerate(outputs)]
-        self.node(op, inputs, made, name, **given)
-        return made
+        """Add a node with several outputs; of those after the first, the unnamed are left out."""
+        outputs = [f"{name}:{label}" if label or not i else "" for i, label in enumerate(labels)]
+        self.node(op, inputs, outputs, name, **attributes)
+        return outputs
 
     def node(
-        self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **given: Any
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Any
     ) -> None:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(op, list(inputs), list(outputs), name=name, **given))
+        node = helper.make_node(op, list(inputs), list(outputs), name=name, **attributes)
+        self.nodes.append(node)
 
     def weight(self, name: str, array: Any) -> str:
-        """An initializer; asked for again, the one that is there."""
+        """Add an initializer, unless there is one of this name."""
         import numpy as np
         from onnx import numpy_helper
 
@@ -225,11 +226,11 @@ class DecoderBuilder:
 
 
 def _feed_forward(
-    writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str
+    writer: DecoderBuilder, at: str, n: int, layer: Layer, states: str, bias: str
 ) -> str:
-    wide = activated(writer, at, writer.linear(given, layer.wide, f"{at}/wide"))
+    wide = activated(writer, at, writer.linear(states, layer.wide, f"{at}/wide"))
     if layer.gate:
-        gate = writer.linear(given, layer.gate, f"{at}/gate")
+        gate = writer.linear(states, layer.gate, f"{at}/gate")
         wide = writer.op("Mul", [wide, gate], f"{at}/gated")
     return wide
 

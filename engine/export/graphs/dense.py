@@ -1,7 +1,7 @@
-"""sentence-transformers' Dense layers, which stand behind the pooling, as one small graph.
+"""sentence-transformers' Dense layers, which follow the pooling, as one small graph.
 
 `projected = activation(embedding @ weight.T + bias)`, layer by layer; transformers and Optimum do
-not know them, so the graph is written here.
+not support them, so the graph is written here.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class DenseLayer:
 
 
 def load(checkpoint: Checkpoint) -> tuple[DenseLayer, ...]:
-    """The Dense layers of a checkpoint, in their order; pickled ones by torch's weights_only.
+    """The Dense layers of a checkpoint, in order; torch loads pickled ones with weights_only.
 
     Raises:
-        ExportError: A layer asks for what is not done here, or its weights are not what its
-            config.json says.
+        ExportError: A layer has an unsupported setting, or weights that do not fit its
+            config.json.
     """
     return tuple(_layer(checkpoint, path) for kind, path in checkpoint.modules if kind == "Dense")
 
@@ -56,7 +56,7 @@ def graph(layers: Sequence[DenseLayer]) -> Any:
         at = body.add("Gemm", [at, weight, bias], transB=1)
         at = ACTIVATIONS[layer.activation](body, at)
     body.add("Identity", [at], "projected")
-    made = helper.make_graph(
+    body_graph = helper.make_graph(
         body.nodes,
         "dense",
         [_declared("embedding", TensorProto.FLOAT, layers[0].weight.shape[1])],
@@ -64,11 +64,13 @@ def graph(layers: Sequence[DenseLayer]) -> Any:
         body.weights,
     )
     opset = [helper.make_opsetid("", OPSET)]
-    return helper.make_model(made, opset_imports=opset, ir_version=8, producer_name="corpus-engine")
+    return helper.make_model(
+        body_graph, opset_imports=opset, ir_version=8, producer_name="corpus-engine"
+    )
 
 
 def reference(layers: Sequence[DenseLayer], embedding: Any) -> Any:
-    """What torch makes of embeddings (rows, in), float32: (rows, out)."""
+    """What torch computes from embeddings (rows, in), float32: (rows, out)."""
     import torch
 
     value = torch.from_numpy(embedding)
@@ -91,14 +93,14 @@ def _layer(checkpoint: Checkpoint, path: str) -> DenseLayer:
     names = [settings.get(f"module_{side}_name") for side in ("input", "output")]
     if any(name not in (None, "sentence_embedding") for name in names):
         raise ExportError(
-            f"{checkpoint.name}: {path} does not stand behind the pooling "
+            f"{checkpoint.name}: {path} does not follow the pooling "
             f"({' to '.join(map(str, names))})",
             _OTHER,
         )
     if kind not in ACTIVATIONS or not activation.startswith("torch.nn."):
         raise ExportError(
             f"{checkpoint.name}: {path} has the activation {activation}; "
-            f"done here are {', '.join(ACTIVATIONS)}",
+            f"supported are {', '.join(ACTIVATIONS)}",
             _OTHER,
         )
     weight, bias = _weights(checkpoint, path, settings.get("bias", True))
@@ -144,7 +146,7 @@ def _declared(name: str, element: int, width: int) -> Any:
 
 
 class _Graph:
-    """Nodes and constants of a graph that is being written, front to back."""
+    """Nodes and constants of a graph that is being written, in order."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -187,7 +189,7 @@ def _gelu(body: _Graph, at: str) -> str:
     return body.add("Mul", [body.add("Mul", [at, half]), body.add("Add", [error, one])])
 
 
-# Classes of torch.nn, and what writes each.
+# Classes of torch.nn, and the function that writes each.
 ACTIVATIONS: Mapping[str, Callable[[_Graph, str], str]] = {
     "Identity": _unchanged,
     "Tanh": _plain("Tanh"),

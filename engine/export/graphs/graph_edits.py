@@ -7,7 +7,7 @@ from typing import Any
 
 
 def share_weights(graph: Any) -> None:
-    """Store equal weights once, and a weight that is another one transposed as a Transpose node.
+    """Store equal weights once, and replace a transposed copy of one by a Transpose node.
 
     A tied head is the embedding transposed; ONNX Runtime folds the node when it loads the graph, so
     that it costs nothing later. Weights are equal when their bytes are.
@@ -34,7 +34,7 @@ def share_weights(graph: Any) -> None:
 
 
 def sort(graph: Any) -> None:
-    """Put every node behind those whose outputs it reads, or an If's branches read."""
+    """Put every node after those whose outputs it, or a branch of an If, reads."""
     left = {name: node for node in graph.node for name in node.output if name}
     done: set[str] = set()
     ordered: list[Any] = []
@@ -55,12 +55,12 @@ def sort(graph: Any) -> None:
 
 
 def _key(node: Any) -> str:
-    """A node is known by what it makes first."""
+    """A node is identified by its first output."""
     return str(next(name for name in node.output if name))
 
 
 def reads(node: Any) -> list[str]:
-    """Names that a node takes, those that the branches of an If take from around it among them."""
+    """Names that a node reads, and those of outer tensors that the branches of an If read."""
     inner = [a.g for a in node.attribute if a.HasField("g")]
     return [*node.input, *(name for branch in inner for one in branch.node for name in reads(one))]
 

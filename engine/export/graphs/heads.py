@@ -1,7 +1,7 @@
-"""Small graphs behind an encoder's, so that on a GPU only what is asked for comes back.
+"""Post-processing graphs that run on the GPU, so that only their result is copied to the host.
 
-pool    feature-extraction: weighted sums of the tokens' states, a row each
-at      fill-mask: the logits of masked places
+pool    feature-extraction: a weighted sum of the tokens' states for each row
+at      fill-mask: the logits at masked positions
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _Tensors = Mapping[str, tuple[str, Sequence[object]]]
 
 
 def graphs(task: str) -> dict[str, Any]:
-    """Those of a task by file name, ONNX ModelProtos.
+    """The heads of a task by file name, ONNX ModelProtos.
 
     pool.onnx: last_hidden_state, float32 (rows, length, d), and weights, float32 (rows, 1, length)
     -> pooled, float32 (rows, 1, d).
@@ -23,10 +23,10 @@ def graphs(task: str) -> dict[str, Any]:
     at.onnx: logits, float32 (rows, length, vocabulary), and places, int64 (n, 2), row and position
     -> found, float32 (n, vocabulary).
     """
-    made = {"feature-extraction": ("pool.onnx", _pool), "fill-mask": ("at.onnx", _at)}
-    if task not in made:
+    heads = {"feature-extraction": ("pool.onnx", _pool), "fill-mask": ("at.onnx", _at)}
+    if task not in heads:
         return {}
-    name, write = made[task]
+    name, write = heads[task]
     return {name: write()}
 
 
@@ -51,7 +51,7 @@ def _at() -> Any:
 def _graph(
     name: str,
     op: str,
-    given: list[str],
+    reads: list[str],
     inputs: _Tensors,
     output: tuple[str, str, Sequence[object]],
 ) -> Any:
@@ -61,6 +61,6 @@ def _graph(
     from engine.export.graphs.decoder_builder import described
 
     declared = [described(label, kind, shape) for label, (kind, shape) in inputs.items()]
-    node = helper.make_node(op, given, [output[0]], name)
+    node = helper.make_node(op, reads, [output[0]], name)
     graph = helper.make_graph([node], name, declared, [described(*output)])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)

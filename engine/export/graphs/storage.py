@@ -1,8 +1,8 @@
 """A bundle's graphs and their weights on disk: equal weights of all graphs are stored once.
 
-Graphs hold their small tensors themselves; the others lie one after the other in `WEIGHTS`, which
-graphs refer to as ONNX's external data. T5's embedding serves encoder, decoder and head, and is
-there once; and no graph is too large for one protobuf message, which ends at 2 GiB.
+Graphs contain their small tensors; the others are in `WEIGHTS`, which graphs refer to as ONNX's
+external data. T5's embedding serves encoder, decoder and head, and is stored once; and no graph
+exceeds the 2 GiB of a protobuf message.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from engine.bundle.format import WEIGHTS
 from engine.errors import ExportError
 from engine.export.graphs.packed_attention_reference import with_reference_attention
 
-# Bytes from which on a tensor lies outside of its graph.
+# Tensors of at least as many bytes are stored outside of their graph.
 _LEAST = 1024
-# ONNX Runtime maps a tensor into memory where it begins at a page.
+# ONNX Runtime maps a tensor into memory if it begins at a page boundary.
 _PAGE = 4096
-_NOT_YET = "export another checkpoint of this task; this architecture's graph is not handled yet"
+_NOT_SUPPORTED = "export another checkpoint of this task; this architecture is not supported"
 
 
 def save(graphs: Mapping[str, Any], folder: Path) -> None:
-    """Write graphs, by file name, and their weights; the weights are taken out of the graphs.
+    """Write graphs, by file name, and their weights; the graphs lose their weights.
 
     Raises:
         ExportError: A graph is invalid.
@@ -40,7 +40,7 @@ def save(graphs: Mapping[str, Any], folder: Path) -> None:
         except onnx.checker.ValidationError as error:
             raise ExportError(
                 f"{name}: the rewritten graph is not valid ONNX: {str(error).splitlines()[0]}",
-                _NOT_YET,
+                _NOT_SUPPORTED,
             ) from error
 
 
@@ -60,7 +60,7 @@ def _write(graphs: Mapping[str, Any], folder: Path) -> None:
 
 
 def _take_out(weight: Any, out: IO[bytes], places: dict[bytes, int]) -> None:
-    """Put a tensor's bytes into `out`, unless they are there, and its place into the tensor."""
+    """Move a tensor's bytes to `out`, unless they are there, and record their offset in it."""
     from onnx import external_data_helper
 
     key = hashlib.sha256(weight.raw_data).digest()
@@ -81,10 +81,10 @@ def load(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 @contextmanager
 def opened(model: Any, options: Any = None) -> Iterator[Any]:
-    """An onnxruntime session of a graph in memory, of any size; its weights are taken out.
+    """An onnxruntime session of a graph in memory, of any size; the graph loses its weights.
 
     Raises:
-        ExportError: ONNX Runtime does not load it.
+        ExportError: ONNX Runtime cannot load it.
     """
     with TemporaryDirectory(prefix="engine-export-") as folder:
         _write({"graph.onnx": model}, Path(folder))
@@ -95,7 +95,7 @@ def session(file: Path, options: Any = None) -> Any:
     """An onnxruntime session on the CPU.
 
     Raises:
-        ExportError: ONNX Runtime does not load it.
+        ExportError: ONNX Runtime cannot load it.
     """
     import onnxruntime
 
@@ -104,57 +104,57 @@ def session(file: Path, options: Any = None) -> Any:
     except Exception as error:  # onnxruntime's own classes are not public
         reason = (str(error).splitlines() or [""])[0][:300]
         raise ExportError(
-            f"ONNX Runtime does not load {file.name}: {reason}",
-            "nothing was written; it is a fault of the engine or of Optimum: "
+            f"ONNX Runtime cannot load {file.name}: {reason}",
+            "nothing was written; this is a bug of the engine or of Optimum: "
             "please report the model",
         ) from error
 
 
 def types(model: Any) -> dict[str, int]:
     """The element type of every tensor of a graph, as ONNX Runtime infers it: names to numbers of
-    TensorProto. Those within the branches of an If are left aside.
+    TensorProto. Tensors within the branches of an If are left out.
 
     Raises:
-        ExportError: ONNX Runtime does not load it.
+        ExportError: ONNX Runtime cannot load it.
     """
     import onnxruntime
     from onnx import TensorProto, ValueInfoProto
 
-    told = {t.lower(): n for t, n in TensorProto.DataType.items()}
-    told |= {"float": TensorProto.FLOAT}
+    numbers = {t.lower(): n for t, n in TensorProto.DataType.items()}
+    numbers |= {"float": TensorProto.FLOAT}
     probe = with_reference_attention(model)
     declared = {output.name for output in probe.graph.output}
-    made = [name for node in probe.graph.node for name in node.output if name]
-    probe.graph.output.extend(ValueInfoProto(name=n) for n in made if n not in declared)
+    outputs = [name for node in probe.graph.node for name in node.output if name]
+    probe.graph.output.extend(ValueInfoProto(name=n) for n in outputs if n not in declared)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with opened(probe, options) as graph:
         values = (*graph.get_inputs(), *graph.get_outputs())
-        found = {v.name: told.get(v.type.removeprefix("tensor(").rstrip(")"), 0) for v in values}
-    return found | {w.name: w.data_type for w in model.graph.initializer}
+        types = {v.name: numbers.get(v.type.removeprefix("tensor(").rstrip(")"), 0) for v in values}
+    return types | {w.name: w.data_type for w in model.graph.initializer}
 
 
 def watch(model: Any, feeds: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    """Run a graph and return the named tensors within it, float32; its weights are taken out.
+    """Run a graph and return named tensors of it, float32; the graph loses its weights.
 
     Args:
         model: An ONNX ModelProto.
-        feeds: Its inputs by name; others are left aside.
+        feeds: Its inputs by name; others are ignored.
         names: Of tensors of any float type.
 
     Raises:
-        ExportError: ONNX Runtime does not load it.
+        ExportError: ONNX Runtime cannot load it.
     """
     import numpy as np
     from onnx import ValueInfoProto
 
-    # Asked for nothing, a session gives everything.
+    # Without names, a session would return every output.
     if not names:
         return {}
-    made = {output.name for output in model.graph.output}
+    declared = {output.name for output in model.graph.output}
     # Without a type, which ONNX Runtime infers: a recipe may have made it float16.
-    model.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in made)
+    model.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
     with opened(model) as graph:
         fed = {i.name: feeds[i.name] for i in graph.get_inputs()}
-        found = graph.run(names, fed)
-    return {name: np.asarray(v, np.float32) for name, v in zip(names, found, strict=True)}
+        values = graph.run(names, fed)
+    return {name: np.asarray(v, np.float32) for name, v in zip(names, values, strict=True)}
