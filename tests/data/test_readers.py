@@ -314,6 +314,20 @@ def test_another_footer_makes_every_split_of_a_parquet_file_another(tmp_path: Pa
     assert all(changed(path, (tmp_path / "y.parquet").read_bytes(), 200))
 
 
+def test_every_byte_of_a_parquet_footer_is_in_the_hash_of_every_split(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "x.parquet", [f"w{i}" for i in range(50)], group=10)
+    content = path.read_bytes()
+    first, *_ = data.split_files([path], 200)
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    hashes = []
+    for at in [footer - 1, *range(footer, len(content) - 8)]:
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        hashes.append(data.content_hash(first))
+    path.write_bytes(content)
+    assert hashes[0] == data.content_hash(first), "the byte before it belongs to the last split"
+    assert len(set(hashes)) == len(hashes)
+
+
 def test_a_word_in_the_dictionary_of_a_row_group_belongs_to_the_split_of_that_group(
     tmp_path: Path,
 ) -> None:

@@ -202,6 +202,25 @@ def test_an_error_is_seen_at_once_while_queues_are_full_and_a_worker_is_busy(
     release.set()
 
 
+def test_nothing_is_called_after_an_error(threads: ThreadGroup) -> None:
+    submitted, calls = threading.Event(), []
+
+    def items() -> Iterator[int]:
+        yield from (0, 1)
+        submitted.set()
+        assert threads.stopping.wait(LONG)
+        threading.Event().wait(0.1)  # time for a call that must not be
+
+    def call(item: int) -> None:
+        calls.append(item)
+        assert submitted.wait(LONG)
+        raise OopsError
+
+    with pytest.raises(OopsError):
+        list(threads.drive(threads.map(call, items(), 1, 9), 1, nothing))
+    assert calls == [0]
+
+
 def test_a_stage_that_waits_at_a_full_queue_leaves_when_another_fails(threads: ThreadGroup) -> None:
     stuck = threads.prefetch(count(), 1)  # nobody takes these
     with pytest.raises(OopsError):
