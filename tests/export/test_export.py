@@ -713,7 +713,7 @@ def test_offsets_are_those_of_the_checkpoint_s_tokenizer(tmp_path: Path) -> None
 
 
 def test_the_proof_sees_other_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.export.checkpoint import model_config
+    from engine.export.checkpoint import tokenizers
 
     def trimmed(tokenizer: Any, folder: Path) -> None:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -721,7 +721,7 @@ def test_the_proof_sees_other_offsets(tmp_path: Path, monkeypatch: pytest.Monkey
         checkpoints.write_json(folder / "tokenizer.json", {**content, "padding": None})
 
     model = checkpoints.encoder(tmp_path / "model", "roberta", "token-classification")
-    monkeypatch.setattr(model_config, "save_tokenizer", trimmed)
+    monkeypatch.setattr(tokenizers, "save", trimmed)
     _refused(model, tmp_path / "out", ExportError, "other places in the text")
 
 

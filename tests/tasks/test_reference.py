@@ -220,9 +220,9 @@ def test_the_real_t5_tokenizer_gives_its_known_tokens(shared: Path, tmp_path: Pa
     from transformers import AutoTokenizer
 
     from engine.bundle.tokenizer import Tokenizer
-    from engine.export.checkpoint.model_config import save_tokenizer
+    from engine.export.checkpoint import tokenizers
 
-    save_tokenizer(AutoTokenizer.from_pretrained(shared / "models/tokenizers/t5-small"), tmp_path)
+    tokenizers.save(AutoTokenizer.from_pretrained(shared / "models/tokenizers/t5-small"), tmp_path)
     tokenizer = Tokenizer(tmp_path / "tokenizer.json", 512)
     ids = tokenizer.ids(pa.array(["Using a Transformer network is simple"])).values.tolist()
     assert ids == [3, 3626, 3, 9, 31220, 1229, 19, 650]

@@ -263,13 +263,13 @@ KINDS = ["bert-base-uncased", "roberta", "roberta-prefixed", "t5-small"]
 def rules(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rules:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from engine.export.checkpoint.model_config import save_tokenizer
+    from engine.export.checkpoint import tokenizers
 
     made = real_tokenizer if SHARED.is_dir() else small_tokenizer
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = made(request.param)
     of_words = made("roberta-prefixed") if request.param == "roberta" else tokenizer
-    save_tokenizer(tokenizer, folder)
+    tokenizers.save(tokenizer, folder)
     opened = Tokenizer(folder / "tokenizer.json", tokenizer.model_max_length)
     return Rules(tokenizer, of_words, opened, LABELS)
 
