@@ -1,19 +1,19 @@
-"""How good a bundle's answers are on a corpus with truths, and whether others' are as good.
+"""How good a bundle's answers are on a labelled corpus, and whether the checkpoint's are as good.
 
     python benchmarks/quality.py BUNDLE CORPUS --text sentence --truth label [--checkpoint FOLDER]
     python benchmarks/quality.py INT8 CORPUS --text sentence --truth label --against FP32
 
-What is measured follows from the bundle's task: accuracy for text-classification (texts or pairs),
-token F1 without O for token-classification (a word's label is that of its first token), Spearman's
+The bundle's task decides what is measured: accuracy for text-classification (texts or pairs),
+token F1 without O for token-classification (a word's label is its first token's), Spearman's
 correlation of the cosine for feature-extraction over pairs, BLEU where text is generated (needs
 sacrebleu). CORPUS is Parquet, JSONL, CSV or TSV (with a header, or --columns a,b,score), plain
 lines (.gz; --columns text,truth and a second file behind a comma), or CoNLL (a word and its label a
 line; columns words and labels).
 
-With --checkpoint the same rows go through the PyTorch checkpoint; the exit code is 1 where the two
-figures differ in the third decimal. With --against they go through the fp32 bundle, which adds how
-alike the answers are: cosines of embeddings; for generated text, whose own answers are fed to both,
-how often the top token is the same.
+With --checkpoint the PyTorch checkpoint answers the same rows; the exit code is 1 where the two
+figures differ in the third decimal. With --against the fp32 bundle answers them, and both bundles'
+answers are compared: cosines of embeddings; for generated text, how often the top token is the same
+when both are teacher-forced along fp32's answers.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from engine.generation import StepTrace
 
 @dataclass(frozen=True)
 class Measure:
-    """What is done for a task.
+    """How a task is measured.
 
     Attributes:
-        name: Of the figure.
-        ours, theirs: (bundle or checkpoint, input columns) -> answers, one a row.
+        name: The figure's.
+        answers, torch_answers: (bundle or checkpoint, input columns) -> answers, one a row.
         figure: (answers, truths, label names) -> the figure.
-        alike: (bundle, fp32 bundle, input columns) -> how alike their answers are, by name.
+        compare: (bundle, fp32 bundle, input columns) -> figures of their agreement, by name.
     """
 
     name: str
-    ours: Callable[[engine.Bundle, list[list[Any]]], list[Any]]
-    theirs: Callable[[Path, list[list[Any]]], list[Any]]
+    answers: Callable[[engine.Bundle, list[list[Any]]], list[Any]]
+    torch_answers: Callable[[Path, list[list[Any]]], list[Any]]
     figure: Callable[[list[Any], list[Any], Sequence[str]], float]
-    alike: Callable[[engine.Bundle, engine.Bundle, list[list[Any]]], dict[str, float]]
+    compare: Callable[[engine.Bundle, engine.Bundle, list[list[Any]]], dict[str, float]]
 
 
 def read(path: Path, columns: list[str]) -> pa.Table:
@@ -124,19 +124,20 @@ def accuracy(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> fl
 
 
 def tag(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
-    """A label for each word: that of the token that begins it."""
+    """A label for each word: its first token's."""
     (rows,) = columns
-    found = bundle(rows, aggregation_strategy="none", ignore_labels=())["entities"].to_pylist()
-    return [_of_words(words, entities) for words, entities in zip(rows, found, strict=True)]
+    table = bundle(rows, aggregation_strategy="none", ignore_labels=())
+    pairs = zip(rows, table["entities"].to_pylist(), strict=True)
+    return [_word_labels(words, entities) for words, entities in pairs]
 
 
-def _of_words(words: list[str], entities: list[dict[str, Any]]) -> list[str]:
-    """Words are joined by one space, and offsets count from there."""
+def _word_labels(words: list[str], entities: list[dict[str, Any]]) -> list[str]:
+    """Offsets count in the words joined by one space."""
     starts = {e["start"]: e["entity"] for e in reversed(entities)}
-    place, labels = 0, []
+    start, labels = 0, []
     for word in words:
-        labels.append(starts.get(place, "O"))
-        place += len(word) + 1
+        labels.append(starts.get(start, "O"))
+        start += len(word) + 1
     return labels
 
 
@@ -167,7 +168,7 @@ def token_f1(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> fl
 # feature-extraction
 
 
-def liken(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
+def similarities(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
     """The cosine of each pair."""
     first, second = (
         np.stack(bundle(column)["embedding"].to_numpy(zero_copy_only=False)) for column in columns
@@ -175,7 +176,7 @@ def liken(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
     return _cosine(first, second)
 
 
-def liken_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
+def similarities_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
     from transformers import AutoModel
 
     model, tokenizer = _torch(AutoModel, checkpoint)
@@ -194,9 +195,9 @@ def _cosine(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> list[A
 
 
 def spearman(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
-    """Correlation of the ranks; equal values share the mean of theirs."""
-    ours, theirs = (_ranks(np.asarray(values, np.float64)) for values in (answers, truths))
-    return float(np.corrcoef(ours, theirs)[0, 1])
+    """Correlation of the ranks; equal values share their mean rank."""
+    ranks = [_ranks(np.asarray(values, np.float64)) for values in (answers, truths)]
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -206,7 +207,7 @@ def _ranks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 # generated text
 
-STEPS, TOGETHER = 64, 48
+STEPS, ROWS_AT_ONCE = 64, 48
 
 
 def generate(bundle: engine.Bundle, columns: list[list[Any]]) -> list[Any]:
@@ -218,12 +219,12 @@ def generate_torch(checkpoint: Path, columns: list[list[Any]]) -> list[Any]:
     from transformers import AutoModelForSeq2SeqLM
 
     model, tokenizer = _torch(AutoModelForSeq2SeqLM, checkpoint)
-    found = []
+    texts = []
     for text in columns[0]:
         feeds = tokenizer(text, truncation=True, return_tensors="pt")
         ids = model.generate(**feeds, num_beams=1, do_sample=False, max_new_tokens=STEPS)
-        found.append(tokenizer.decode(ids[0], skip_special_tokens=True))
-    return found
+        texts.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+    return texts
 
 
 def bleu(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
@@ -232,49 +233,51 @@ def bleu(answers: list[Any], truths: list[Any], labels: Sequence[str]) -> float:
     return float(sacrebleu.corpus_bleu(answers, [truths]).score)
 
 
-# How alike two bundles' answers are.
+# how far two bundles' answers agree
 
 
-def alike_answers(
-    ours: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
+def compare_nothing(
+    bundle: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
 ) -> dict[str, float]:
-    """Nothing but the answers themselves is compared."""
+    """Only whether each answer is the same, which is counted for every task."""
     return {}
 
 
-def alike_embeddings(
-    ours: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
+def compare_embeddings(
+    bundle: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
 ) -> dict[str, float]:
     texts = sorted({text for column in columns for text in column})
-    return measures.compare_answers("feature-extraction", plain(texts), ours(texts))
+    return measures.compare_answers("feature-extraction", plain(texts), bundle(texts))
 
 
-def alike_tokens(
-    ours: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
+def compare_tokens(
+    bundle: engine.Bundle, plain: engine.Bundle, columns: list[list[Any]]
 ) -> dict[str, float]:
-    """fp32's own greedy tokens are fed to both, some rows at a time."""
-    found = []
-    for start in range(0, len(columns[0]), TOGETHER):
-        rows = columns[0][start : start + TOGETHER]
-        first = trace_steps(plain, rows, steps=STEPS)
-        found.append((first, trace_steps(ours, rows, steps=STEPS, along=first)))
-    return measures.compare_steps(*(_joined(walks) for walks in zip(*found, strict=True)))
+    """Both teacher-forced along fp32's greedy tokens, some rows at a time."""
+    traces = []
+    for start in range(0, len(columns[0]), ROWS_AT_ONCE):
+        rows = columns[0][start : start + ROWS_AT_ONCE]
+        own = trace_steps(plain, rows, steps=STEPS)
+        traces.append((own, trace_steps(bundle, rows, steps=STEPS, along=own)))
+    return measures.compare_steps(*map(_joined, zip(*traces, strict=True)))
 
 
-def _joined(walks: Sequence[StepTrace]) -> StepTrace:
+def _joined(traces: Sequence[StepTrace]) -> StepTrace:
     return StepTrace(
-        np.concatenate([one.tokens for one in walks]),
-        np.concatenate([one.lengths for one in walks]),
-        np.concatenate([one.margins for one in walks]),
+        np.concatenate([trace.tokens for trace in traces]),
+        np.concatenate([trace.lengths for trace in traces]),
+        np.concatenate([trace.margins for trace in traces]),
     )
 
 
 MEASURES: Mapping[str, Measure] = {
-    "text-classification": Measure("accuracy", classify, classify_torch, accuracy, alike_answers),
-    "token-classification": Measure("token F1", tag, tag_torch, token_f1, alike_answers),
-    "feature-extraction": Measure("Spearman", liken, liken_torch, spearman, alike_embeddings),
-    "translation": Measure("BLEU", generate, generate_torch, bleu, alike_tokens),
-    "text2text-generation": Measure("BLEU", generate, generate_torch, bleu, alike_tokens),
+    "text-classification": Measure("accuracy", classify, classify_torch, accuracy, compare_nothing),
+    "token-classification": Measure("token F1", tag, tag_torch, token_f1, compare_nothing),
+    "feature-extraction": Measure(
+        "Spearman", similarities, similarities_torch, spearman, compare_embeddings
+    ),
+    "translation": Measure("BLEU", generate, generate_torch, bleu, compare_tokens),
+    "text2text-generation": Measure("BLEU", generate, generate_torch, bleu, compare_tokens),
 }
 
 
@@ -292,40 +295,44 @@ def _torch(kind: Any, checkpoint: Path) -> tuple[Any, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Both figures, and how many rows are answered otherwise."""
+    """The figures, and how many rows have another answer."""
     bundle = engine.Bundle.load(options.bundle)
     task = bundle.folder.description.task
     if task not in MEASURES:
         raise SystemExit(f"{task} is not measured here; {', '.join(MEASURES)} are")
-    how = MEASURES[task]
+    how, table = MEASURES[task], _corpus(options)
+    columns = [table[name].to_pylist() for name in options.text.split(",")]
+    truths, labels = table[options.truth].to_pylist(), bundle.model_config.labels
+    answers = how.answers(bundle, columns)
+    result = {
+        "bundle": options.bundle.name, "corpus": options.corpus.name, "rows": len(truths),
+        "measure": how.name, "engine": how.figure(answers, truths, labels),
+    }  # fmt: skip
+    if options.checkpoint:
+        others = how.torch_answers(options.checkpoint, columns)
+        result["torch"] = how.figure(others, truths, labels)
+        result["rows_that_differ"] = _differing(answers, others)
+    if options.against:
+        plain = engine.Bundle.load(options.against)
+        others = how.answers(plain, columns)
+        result["recipe"] = bundle.folder.description.recipe
+        result["fp32"] = how.figure(others, truths, labels)
+        result["difference"] = result["engine"] - result["fp32"]
+        result["rows_that_differ"] = _differing(answers, others)
+        result |= how.compare(bundle, plain, columns)
+    return result
+
+
+def _corpus(options: argparse.Namespace) -> pa.Table:
     table = read(options.corpus, [c for c in options.columns.split(",") if c])
     if options.where:
         name, _, value = options.where.partition("=")
         table = table.filter(pa.compute.equal(table[name].cast(pa.string()), value))
-    if options.limit:
-        table = table.slice(0, options.limit)
-    columns = [table[name].to_pylist() for name in options.text.split(",")]
-    truths, labels = table[options.truth].to_pylist(), bundle.model_config.labels
-    ours = how.ours(bundle, columns)
-    result = {
-        "bundle": options.bundle.name, "corpus": options.corpus.name, "rows": len(truths),
-        "measure": how.name, "engine": how.figure(ours, truths, labels),
-    }  # fmt: skip
-    if options.checkpoint:
-        theirs = how.theirs(options.checkpoint, columns)
-        result["torch"] = how.figure(theirs, truths, labels)
-        pairs = zip(ours, theirs, strict=True)
-        result["rows_that_differ"] = sum(not _same(a, b) for a, b in pairs)
-    if options.against:
-        plain = engine.Bundle.load(options.against)
-        theirs = how.ours(plain, columns)
-        result["recipe"] = bundle.folder.description.recipe
-        result["fp32"] = how.figure(theirs, truths, labels)
-        result["difference"] = result["engine"] - result["fp32"]
-        pairs = zip(ours, theirs, strict=True)
-        result["rows_that_differ"] = sum(not _same(a, b) for a, b in pairs)
-        result |= how.alike(bundle, plain, columns)
-    return result
+    return table.slice(0, options.limit) if options.limit else table
+
+
+def _differing(answers: list[Any], others: list[Any]) -> int:
+    return sum(not _same(a, b) for a, b in zip(answers, others, strict=True))
 
 
 def _same(a: Any, b: Any) -> bool:

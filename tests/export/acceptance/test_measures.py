@@ -250,6 +250,11 @@ def test_the_batch_effect_is_the_largest_difference_of_a_number() -> None:
     assert batch_effect(rows().slice(0, 0), rows().slice(0, 0)) == 0
 
 
+def test_rows_without_an_answer_are_the_same() -> None:
+    empty = pa.table({"x": pa.array([[]], pa.list_(pa.float64()))})
+    assert batch_effect(empty, empty) == 0
+
+
 @pytest.mark.parametrize(
     ("batched", "alone"), [("a", "b"), ([1.0], [1.0, 2.0]), (3, 4), ([], [1.0]), (None, 0.5)]
 )
