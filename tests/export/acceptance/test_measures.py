@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.export.acceptance.limits import LIMITS, Limit
+from engine.export.acceptance.limits import BATCH_EFFECT, LIMITS, Limit
 from engine.export.acceptance.measures import (
     SURE_LOGITS,
     SURE_SCORE,
@@ -281,9 +281,28 @@ def test_a_limit_is_a_bound_that_may_be_reached() -> None:
     assert [most.holds(v) for v in (0.89, 0.9, 0.91)] == [True, True, False]
 
 
-def test_limits_are_those_of_the_recipes() -> None:
+@pytest.mark.parametrize(
+    ("recipe", "cosine", "worst", "sure", "same", "shift", "text"),
+    [
+        ("int8", 0.99, 0.95, 0.97, 0.93, 0.04, 60),
+        ("int8-tensor", 0.99, 0.95, 0.97, 0.93, 0.04, 60),
+        ("int8-weight", 0.99, 0.95, 0.97, 0.93, 0.04, 60),
+        ("int4-weight", 0.97, 0.85, 0.95, 0.85, 0.08, 40),
+        ("fp16", 0.9995, 0.999, 0.995, 0.98, 0.005, 90),
+    ],
+)
+def test_a_recipe_is_held_to_these_limits(
+    recipe: str, cosine: float, worst: float, sure: float, same: float, shift: float, text: float
+) -> None:
+    least = {"mean cosine": cosine, "worst cosine": worst, "same span": same, "chrF": text}
+    least |= {f"same {what} where fp32 is sure": sure for what in ("label", "token", "top token")}
+    least["same top token"] = same
+    most = {"mean score shift": shift} | ({BATCH_EFFECT: 1e-4} if recipe == "int8" else {})
+    assert {limit.name: limit.value for limit in LIMITS[recipe]} == least | most
+    assert {limit.name for limit in LIMITS[recipe] if limit.is_maximum} == most.keys()
+
+
+def test_every_recipe_has_limits() -> None:
     from engine.export.recipes.table import RECIPES
 
     assert LIMITS.keys() == RECIPES.keys() - {"fp32"}
-    maxima = {limit.name for limits in LIMITS.values() for limit in limits if limit.is_maximum}
-    assert maxima == {"mean score shift", "largest difference to the row alone"}
