@@ -74,7 +74,7 @@ def test_int8_of_a_bundle_is_int8_of_its_checkpoint(
     assert files[0] == files[1]
 
 
-def test_only_the_scale_of_a_row_makes_its_answer_its_own(
+def test_only_per_token_scales_make_a_row_independent_of_its_batch(
     tiny_bundles: Path, tmp_path: Path
 ) -> None:
     apart = {}
@@ -175,7 +175,7 @@ def test_by_force_it_is_written_and_marked(ruined: Path, tmp_path: Path) -> None
     assert len(engine.Bundle.load(out)(["a text"])) == 1
 
 
-def test_a_recipe_that_is_slower_says_so(
+def test_a_slower_recipe_has_a_note(
     tiny_bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.export.acceptance import gate
@@ -197,7 +197,7 @@ def test_a_recipe_that_is_slower_says_so(
         ({"sample": Path("nowhere.jsonl")}, InputError, "nowhere.jsonl"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(
+def test_wrong_settings_are_refused_before_any_work(
     tiny_bundles: Path, tmp_path: Path, given: dict[str, Any], kind: type[Exception], said: str
 ) -> None:
     with pytest.raises(kind, match=said):
@@ -239,7 +239,7 @@ def test_a_sample_for_fp32_is_refused(tiny: Path, tmp_path: Path) -> None:
 # --- samples
 
 
-def test_a_person_s_own_rows(tiny_bundles: Path, tmp_path: Path) -> None:
+def test_the_user_s_own_rows(tiny_bundles: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     lines = [json.dumps({"body": f"text number {n}"}) for n in range(300)]
     file.write_text("\n".join([*lines[:7], "no json", *lines[7:]]))

@@ -1,4 +1,4 @@
-"""Encoders without padding answer as those with it, by what stands in for a GPU's operators."""
+"""Encoders without padding give what those with padding give, by the CPU reference of attention."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import checkpoints
 from support.bundles import bundle_of, checkpoint_of, export_once
 
@@ -17,7 +15,6 @@ from engine.bundle import format as bundle_format
 from engine.core.device import CPU, Device
 from engine.core.graphs import GraphRecord
 from engine.errors import ExportError
-from engine.runtime.packing import packing_inputs
 
 pytest.importorskip("optimum.exporters.onnx")
 onnx = pytest.importorskip("onnx")
@@ -28,9 +25,6 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from engine.export import export  # noqa: E402
 from engine.export.acceptance import packing  # noqa: E402
 from engine.export.graphs import remove_padding, storage  # noqa: E402
-from engine.export.graphs.packed_attention_reference import (  # noqa: E402
-    with_reference_attention,
-)
 from engine.export.quantization import rewritten_graphs  # noqa: E402
 
 ENCODERS = {
@@ -45,7 +39,7 @@ ENCODERS = {
 }
 DECODERS = {n: checkpoints.GENERATORS[n] for n in ("t5", "marian", "nllb", "pegasus")}
 # Attention of another kind, and a decoder behind the encoder.
-LEFT = ("deberta-v2", "bart")
+KEEP_PADDING = ("deberta-v2", "bart")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +70,7 @@ def rows(lengths: list[int], width: int, pad: int) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * mask}
 
 
-def test_a_bias_that_is_a_norm_s_as_well_is_joined_in_its_own_place(tmp_path: Path) -> None:
+def test_a_value_bias_is_folded_by_position_where_weights_share_a_name(tmp_path: Path) -> None:
     """Equal weights have one name: zeros, before anything is trained."""
     from safetensors.numpy import load_file, save_file
 
@@ -97,12 +91,12 @@ def test_a_bias_that_is_a_norm_s_as_well_is_joined_in_its_own_place(tmp_path: Pa
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
-def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> None:
+def test_outputs_without_padding_are_the_same(made: Path, family: str) -> None:
     plain = graph_of(made / family)
     flat = type(plain)()
     flat.CopyFrom(plain)
-    assert remove_padding.remove_padding(flat, 64) == (family not in LEFT)
-    if family in LEFT:
+    assert remove_padding.remove_padding(flat, 64) == (family not in KEEP_PADDING)
+    if family in KEEP_PADDING:
         assert flat == plain
         return
     ops = [node.op_type for node in flat.graph.node]
@@ -119,7 +113,7 @@ def test_without_padding_the_answers_are_the_same(made: Path, family: str) -> No
         assert packing.largest_error(flat, packing.outputs(plain, feeds), feeds) < 1e-5
 
 
-def test_a_row_s_numbers_do_not_hang_on_its_neighbours(made: Path) -> None:
+def test_a_row_does_not_depend_on_its_batch(made: Path) -> None:
     flat = graph_of(made / "bert")
     remove_padding.remove_padding(flat, 64)
     feeds = rows([16, 3, 9], 16, 0)
@@ -146,7 +140,7 @@ def test_a_bundle_of_fp16_has_both_and_a_gpu_takes_the_one_without(made: Path) -
     assert files(folder.graphs_for(CPU)) == ["model.onnx"]
 
 
-def test_one_that_answers_otherwise_is_not_written(
+def test_a_packed_graph_that_differs_is_not_written(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = remove_padding.remove_padding
@@ -166,7 +160,7 @@ def test_one_that_answers_otherwise_is_not_written(
         rewritten_graphs("fp16", bundle_format.load(made / "bert"))
 
 
-# --- graphs with something that is not known
+# --- unknown attention
 
 
 def attention(mask: list[Any]) -> Any:
@@ -220,7 +214,7 @@ def test_a_mask_of_the_padding_alone_is_known() -> None:
     assert packing.largest_error(model, packing.outputs(plain, feeds), feeds) < 1e-6
 
 
-STRANGE: dict[str, list[tuple[str, list[str], str]]] = {
+UNKNOWN: dict[str, list[tuple[str, list[str], str]]] = {
     "looks ahead": [
         ("Add", ["scores", "hiding"], "part"),
         ("Trilu", ["scores"], "upper"),
@@ -271,7 +265,7 @@ def test_a_window_that_only_shows_in_long_rows_is_seen() -> None:
 
 
 @pytest.mark.parametrize("activation", ["mish", "relu6"])
-def test_an_op_that_is_not_known_between_two_layers_keeps_the_padding(
+def test_an_unknown_op_between_two_layers_keeps_the_padding(
     tmp_path: Path, activation: str
 ) -> None:
     model = checkpoints.encoder(tmp_path / "m", "bert", "feature-extraction", hidden_act=activation)
@@ -297,7 +291,7 @@ def test_states_of_several_layers_are_gathered_back_each(made: Path) -> None:
     assert packing.largest_error(flat, packing.outputs(plain, feeds), feeds) < 1e-5
 
 
-def test_logits_of_a_vocabulary_are_there_once(made: Path) -> None:
+def test_logits_of_a_vocabulary_exist_once(made: Path) -> None:
     flat = graph_of(made / "mpnet")
     remove_padding.remove_padding(flat, 64)
     (back,) = (node for node in flat.graph.node if "inverse_indices" in node.input)
@@ -306,63 +300,9 @@ def test_logits_of_a_vocabulary_are_there_once(made: Path) -> None:
     assert "logits" not in back.output
 
 
-@pytest.mark.parametrize("mask", STRANGE)
-def test_what_is_not_known_stays_as_it_is(mask: str) -> None:
-    steps = [helper.make_node(op, inputs, [made]) for op, inputs, made in STRANGE[mask]]
+@pytest.mark.parametrize("mask", UNKNOWN)
+def test_unknown_attention_stays_as_it_is(mask: str) -> None:
+    steps = [helper.make_node(op, inputs, [made]) for op, inputs, made in UNKNOWN[mask]]
     model, plain = attention(steps), attention(steps)
     assert not remove_padding.remove_padding(model, 200)
     assert model == plain
-
-
-# --- where tokens stand, and what stands in
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3))
-def test_what_is_gathered_is_gathered_back(lengths: list[int], more: int) -> None:
-    mask = (np.arange(max(lengths) + more) < np.array(lengths)[:, None]).astype(np.int64)
-    found = packing_inputs(mask)
-    assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
-    states = np.random.default_rng(0).normal(size=(*mask.shape, 3))
-    flat = states.reshape(-1, 3)[found["token_indices"]]
-    np.testing.assert_array_equal(flat, states[mask == 1])
-    np.testing.assert_array_equal(flat[found["inverse_indices"]][mask == 1], flat)
-    assert found["cu_seqlens"].tolist() == [0, *np.cumsum(lengths)]
-    # As ContribOperators.md has it: real tokens first, in order, then where the padding was.
-    order = np.concatenate([np.flatnonzero(mask), np.flatnonzero(mask == 0)])
-    np.testing.assert_array_equal(found["token_offset"].ravel(), order)
-
-
-@pytest.mark.parametrize("biased", [False, True])
-def test_what_stands_in_for_attention_is_attention(biased: bool) -> None:
-    """Each row by itself, in NumPy, as ContribOperators.md has it."""
-    heads, size, lengths = 2, 4, [5, 1, 3]
-    mask = (np.arange(6) < np.array(lengths)[:, None]).astype(np.int64)
-    drawn = np.random.default_rng(0)
-    q, k, v = (drawn.normal(size=(9, heads * size)).astype(np.float32) for _ in "qkv")
-    bias = drawn.normal(size=(1, heads, 6, 6)).astype(np.float32)
-    feeds = {"q": q, "k": k, "v": v, "": None, "token_offset": 0, "cu_seqlens": 0}
-    feeds |= {name: packing_inputs(mask)[name] for name in ("token_offset", "cu_seqlens")}
-    feeds |= {"bias": bias} if biased else {}
-    kinds = {np.dtype(np.float32): 1, np.dtype(np.int32): 6}
-    node = helper.make_node("PackedMultiHeadAttention", list(feeds), ["made"],
-                            domain="com.microsoft", num_heads=heads, scale=0.3)  # fmt: skip
-    feeds.pop("")
-    inputs = [helper.make_tensor_value_info(n, kinds[a.dtype], list(a.shape))
-              for n, a in feeds.items()]  # fmt: skip
-    graph = helper.make_graph([node], "g", inputs, [helper.make_empty_tensor_value_info("made")])
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    with storage.opened(with_reference_attention(model)) as session:
-        (found,) = session.run(["made"], feeds)
-    wanted, start = np.empty_like(found), 0
-    for length in lengths:
-        own = slice(start, start + length)
-        for head in range(heads):
-            of = slice(head * size, (head + 1) * size)
-            scores = 0.3 * q[own, of] @ k[own, of].T
-            scores += bias[0, head, :length, :length] if biased else 0
-            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-            wanted[own, of] = shares / shares.sum(axis=1, keepdims=True) @ v[own, of]
-        start += length
-    np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -70,7 +70,7 @@ def ran(model: Any, feeds: dict[str, Any]) -> list[Any]:
     return session.run(None, feeds)
 
 
-def test_products_are_narrowed_and_told_ones_are_not() -> None:
+def test_products_are_converted_and_named_ones_are_not() -> None:
     drawn = np.random.default_rng(0)
     w = {n: drawn.normal(size=(4, 4)).astype(np.float32) for n in ("one", "two")}
     model = graph_of(
@@ -92,7 +92,7 @@ def test_products_are_narrowed_and_told_ones_are_not() -> None:
     np.testing.assert_allclose(found, wanted, rtol=2e-2, atol=1e-2)
 
 
-def test_what_comes_from_elsewhere_is_narrow_at_the_border() -> None:
+def test_inputs_and_outputs_that_match_a_pattern_are_float16() -> None:
     model = graph_of(
         [helper.make_node("Relu", ["past.0.key"], ["present.0.key"], "relu")],
         {},
@@ -106,7 +106,7 @@ def test_what_comes_from_elsewhere_is_narrow_at_the_border() -> None:
     assert found.tolist() == [0, 2]
 
 
-def test_numbers_made_of_ids_are_not_rounded() -> None:
+def test_numbers_computed_from_ids_are_not_rounded() -> None:
     """4,099 has no float16 of its own, and would name another bucket."""
     model = graph_of(
         [
@@ -178,7 +178,7 @@ def test_products_left_in_float32_are_of_numbers_that_tf32_holds(made: Path, fil
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
-def test_a_decoder_s_caches_are_narrow(made: Path, family: str) -> None:
+def test_a_decoder_s_kv_caches_are_float16(made: Path, family: str) -> None:
     folder = bundle_format.load(made / f"{family}-fp16")
     assert "step" not in {graph.role for graph in folder.description.graphs}
     for device in (CPU, Device("cuda")):
@@ -218,7 +218,7 @@ def test_only_pooled_rows_leave_a_gpu(made: Path) -> None:
     assert POOLINGS.keys() - WEIGHTS.keys() == {"max"}
 
 
-def test_only_masked_places_leave_a_gpu(made: Path) -> None:
+def test_only_masked_positions_leave_a_gpu(made: Path) -> None:
     folder = bundle_format.load(
         bundle_of(checkpoint_of(checkpoints.encoder, "bert", "fill-mask"), "fill-mask")
     )
