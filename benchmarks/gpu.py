@@ -42,7 +42,7 @@ from prepare import operations
 from workloads import ANSWERS, MIXED, SENTENCES
 
 import engine
-from engine.bench.profile import Watched
+from engine.bench.profile import TimedBackend
 from engine.bundle import format as bundle_format
 from engine.core.device import Device
 from engine.core.types import Batch, Rows
@@ -373,9 +373,9 @@ def _decode(bench: Bench, beams: int, slots: int, peak: float) -> dict[str, Any]
     }
 
 
-def _watched(backend: Backend) -> Watched:
+def _watched(backend: Backend) -> TimedBackend:
     """A backend whose computing and waiting are timed."""
-    watched = Watched(backend)
+    watched = TimedBackend(backend)
 
     def host(value: Any) -> Any:
         with watched.timed("host"):
@@ -385,7 +385,7 @@ def _watched(backend: Backend) -> Watched:
     return watched
 
 
-def _host_share(watched: Watched, call: Callable[[], Any]) -> dict[str, Any]:
+def _host_share(watched: TimedBackend, call: Callable[[], Any]) -> dict[str, Any]:
     """Host time (outside of the backend), as a share and for each decode step."""
     watched.forget()
     start = time.perf_counter()

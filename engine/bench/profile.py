@@ -1,7 +1,7 @@
-"""Where the time of inference goes: graph by graph, and op by op.
+"""Where the time of inference goes: by graph and by operator.
 
-Two runs over the same rows with one setting. The first is timed; in the second the runtime's own
-profiler is on, which slows it down, so only shares are taken from it.
+There are two runs over the same rows with the same settings. The first is timed. The second runs
+with the profiler of ONNX Runtime, which slows it down, so only shares are taken from it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from engine.bench.sweep import MeasuredRows, Setting, sample, stopping
+from engine.bench.sweep import MeasuredRows, SweepPoint, sample, stopping
 from engine.bundle import format as bundle_format
+from engine.core.config import RunSettings
 from engine.core.graphs import Role
 from engine.core.telemetry import Telemetry
 from engine.pipeline import Bundle
@@ -32,32 +33,50 @@ ROWS = 256
 _WARM_ROWS = 16
 
 
+class GraphTime(TypedDict):
+    """A graph's runs and seconds, and its share of the seconds of inference."""
+
+    graph: str
+    runs: int
+    seconds: float
+    share: float
+
+
+class OperatorTime(TypedDict):
+    """The calls of an operator in a graph, and its share of the seconds of all operators."""
+
+    graph: str
+    op: str
+    calls: int
+    share: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """
+    """The result of a profile.
+
     Attributes:
-        setting: What both runs were made with.
-        rows: Answered in each.
+        setting: The settings of both runs.
+        rows: Rows answered in each run.
         first_token_seconds: From the start of loading to one token of one row; None for a task
-            that generates none.
+            that generates no tokens.
         occupancy: As `Report.occupancy`.
-        inference_seconds: At work in inference, all workers together.
-        graphs: A graph each: `graph`, `runs`, `seconds` and `share` of the inference's seconds.
-        outside: The share that is left: the engine's own.
-        ops: A kind of op in a graph each, the longest first: `graph`, `op`, `calls`, and `share` of
-            the time of all ops.
+        inference_seconds: Seconds of inference, summed over the workers.
+        graphs: A time for each graph.
+        outside: Share of the seconds of inference outside of graphs, in the engine itself.
+        ops: A time for each operator of each graph, the longest first.
     """
 
-    setting: Setting
+    setting: SweepPoint
     rows: int
     first_token_seconds: float | None
     occupancy: float | None
     inference_seconds: float
-    graphs: list[dict[str, Any]]
+    graphs: list[GraphTime]
     outside: float
-    ops: list[dict[str, Any]]
+    ops: list[OperatorTime]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON values."""
         return dataclasses.asdict(self)
 
@@ -65,20 +84,20 @@ class Profile:
 def profile(
     bundle: Path | str,
     inputs: Sequence[str | Path],
-    setting: Setting,
+    setting: SweepPoint,
     *,
     limit: int = ROWS,
     text: Sequence[str] = (),
     max_length: int = 0,
     device: str = "auto",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Profile:
     """Profile a bundle over the first rows of a corpus.
 
     Args:
-        setting: Sizes and numbers to run with, such as the best of a sweep.
-        limit: Rows at most; 0 for all of them.
-        bundle, inputs, text, max_length, device, options: As `engine.run` takes them.
+        setting: Settings of both runs, such as the best of a sweep.
+        limit: Rows at most; 0 for all.
+        bundle, inputs, text, max_length, device, options: As for `engine.run`.
 
     Raises:
         SettingsError: A setting is out of range or names a missing column.
@@ -87,12 +106,19 @@ def profile(
         Stopped: Interrupted (SIGINT).
     """
     folder = bundle_format.load(bundle)
-    given = {"max_length": max_length, "device": device, "options": dict(options or {})}
+    settings: RunSettings = {
+        "text": text,
+        "limit": limit,
+        "max_length": max_length,
+        "device": device,
+        "options": dict(options or {}),
+    }
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
-        rows = sample(bundle, inputs, Path(scratch) / "rows.arrow", text=text, limit=limit, **given)
-        run = _runs(folder, rows, Path(scratch), setting, given)
+        file = Path(scratch) / "rows.arrow"
+        rows = sample(bundle, inputs, file, **settings)
+        run = _runner(folder, rows, Path(scratch), setting, settings)
         start = time.perf_counter()
-        watched = Watched(_opened(folder, setting, device))
+        watched = TimedBackend(_opened(folder, setting, device))
         first = _first_token(folder, lambda **more: run(watched, limit=1, **more), start)
         run(watched, limit=_WARM_ROWS)
         watched.forget()
@@ -103,7 +129,7 @@ def profile(
         run(profiled)
         ops = _ops({name: _events(file) for name, file in profiled.end_profiling().items()})
     inference = report.stage_seconds["infer"]
-    graphs = watched.told(inference)
+    graphs = watched.times(inference)
     return Profile(
         setting=setting,
         rows=report.rows_out,
@@ -117,7 +143,10 @@ def profile(
 
 
 def _opened(
-    folder: bundle_format.BundleFolder, setting: Setting, device: str, profiles: Path | None = None
+    folder: bundle_format.BundleFolder,
+    setting: SweepPoint,
+    device: str,
+    profiles: Path | None = None,
 ) -> OrtBackend:
     return OrtBackend(
         folder.path,
@@ -128,28 +157,27 @@ def _opened(
     )
 
 
-def _runs(
+def _runner(
     folder: bundle_format.BundleFolder,
     rows: MeasuredRows,
     scratch: Path,
-    setting: Setting,
-    given: Mapping[str, Any],
+    setting: SweepPoint,
+    settings: RunSettings,
 ) -> Callable[..., Report]:
-    """A run over the rows with a backend; nothing of it is kept."""
+    """A function that runs over the rows with a backend; the output is deleted."""
 
-    def run(backend: Backend, limit: int = 0, **more: Any) -> Report:
-        """With `more` options of the task."""
+    def run(backend: Backend, limit: int = 0, **options: object) -> Report:
+        """With further options of the task."""
+        every: RunSettings = {
+            **settings,
+            "text": rows.columns,
+            "limit": limit,
+            "batch_tokens": setting.batch_tokens,
+            "workers": setting.workers,
+            "options": {**settings["options"], **options},
+        }
         with tempfile.TemporaryDirectory(dir=scratch) as out:
-            return coordinator.run(
-                Bundle(folder, backend),
-                rows.file,
-                Path(out) / "out",
-                text=rows.columns,
-                limit=limit,
-                batch_tokens=setting.batch_tokens,
-                workers=setting.workers,
-                **{**given, "options": {**given["options"], **more}},
-            )
+            return coordinator.run(Bundle(folder, backend), rows.file, Path(out) / "out", **every)
 
     return run
 
@@ -164,8 +192,8 @@ def _first_token(
     return round(time.perf_counter() - start, 3)
 
 
-class Watched:
-    """A backend whose graphs' runs are counted and timed; see `flow.Backend`."""
+class TimedBackend:
+    """A `Backend` that counts and times the runs of its graphs."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.device = backend, backend.device
@@ -178,7 +206,7 @@ class Watched:
         self.telemetry = Telemetry()
 
     def graph(self, role: Role) -> Graph:
-        return WatchedGraph(role, self.backend.graph(role), self)
+        return TimedGraph(self.backend.graph(role), lambda: self.timed(role))
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -187,8 +215,8 @@ class Watched:
             yield
         telemetry.add(**{name: 1})
 
-    def told(self, inference: float) -> list[dict[str, Any]]:
-        """A graph each, with its share of the seconds of `inference`."""
+    def times(self, inference: float) -> list[GraphTime]:
+        """The time of each graph, with its share of the seconds of `inference`."""
         return [
             {
                 "graph": name,
@@ -200,22 +228,22 @@ class Watched:
         ]
 
 
-class WatchedGraph:
-    """See `flow.Graph`."""
+class TimedGraph:
+    """A `Graph` that counts and times its runs."""
 
-    def __init__(self, name: str, graph: Graph, watched: Watched) -> None:
-        self.name, self.graph, self.watched = name, graph, watched
+    def __init__(self, graph: Graph, timed: Callable[[], AbstractContextManager[None]]) -> None:
+        self.graph, self.timed = graph, timed
         self.inputs, self.outputs, self.dtypes = graph.inputs, graph.outputs, graph.dtypes
 
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
-        with self.watched.timed(self.name):
+        with self.timed():
             return self.graph.run(feeds, fetch)
 
     def bind(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> Callable[[], None]:
         bound = self.graph.bind(inputs, outputs)
 
         def run() -> None:
-            with self.watched.timed(self.name):
+            with self.timed():
                 bound()
 
         return run
@@ -226,13 +254,13 @@ def _events(file: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _ops(graphs: Mapping[Role, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Calls and shares by graph and op from the profiles' events; those of kernels are in µs."""
+def _ops(graphs: Mapping[Role, Sequence[Mapping[str, Any]]]) -> list[OperatorTime]:
+    """Calls and shares by graph and operator, from the events of the profiles (in µs)."""
     calls: dict[tuple[str, str], int] = defaultdict(int)
     spent: dict[tuple[str, str], float] = defaultdict(float)
     for name, events in graphs.items():
         for event in events:
-            # An If's time holds that of the ops within it.
+            # The time of an If includes that of the operators in it.
             op = event.get("args", {}).get("op_name", "If")
             if event.get("cat") == "Node" and op != "If":
                 calls[name, op] += 1

@@ -1,4 +1,4 @@
-"""The fastest settings of a bundle on this machine, found in about a minute and kept beside it."""
+"""Finds the fastest settings of a bundle on this machine and saves them beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from engine.core import hardware
 from engine.core.settings import check_whole
 from engine.data import writing
 from engine.errors import SettingsError
-from engine.export.acceptance.sample import BUNDLED, bundled, options
+from engine.export.acceptance.sample import BUNDLED, bundled
+from engine.export.acceptance.sample import options as comparison_options
 from engine.pipeline import GPU_TOKENS, Bundle
 from engine.runner.coordinator import MAX_WORKERS
 from engine.runtime.device import devices, gpu_name
@@ -27,9 +28,9 @@ from engine.tasks.in_memory_inputs import to_columns
 
 SECONDS = 60
 _ROUNDS = 3
-_PILOT = 16
-_MOST_ROWS, _MOST_GPU_ROWS = 20_000, 200_000
-# Batches in flight on a GPU, the usual number first: one waits while the other is computed.
+_PILOT_ROWS = 16
+_MAX_ROWS, _MAX_GPU_ROWS = 20_000, 200_000
+# Batches in flight on a GPU, the default first: one is prepared while the other is computed.
 _GPU_WORKERS = (2, 1, 3)
 
 
@@ -40,28 +41,28 @@ def tune(
     text: Sequence[str] = (),
     seconds: int = SECONDS,
     device: str = "auto",
-    given: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Tuned, Sweep]:
-    """Time workers × token budgets in turns and keep the fastest beside the bundle.
+    """Time numbers of workers and batch tokens in turns and save the fastest beside the bundle.
 
     Args:
         bundle: Its folder.
-        inputs: Rows like those that will be run; none for sentences that come with the engine.
+        inputs: Rows like those of later runs; none for sentences that come with the engine.
         text: The input columns; none for the task's usual names.
         seconds: About how long it may take.
-        device: As `engine.run` takes it; the first GPU of several.
-        given: The task's options by name.
+        device: As for `engine.run`; with several GPUs the first is used.
+        options: The task's options by name.
         progress: Called with a line after each round.
 
     Returns:
-        What was found, which is written, and all that was measured.
+        The settings, which are saved, and everything that was measured.
 
     Raises:
         SettingsError: A setting is unknown or out of range.
         InputError: An input is missing or unreadable, or has no good row.
         BundleError: Not a bundle, or its bytes have changed.
-        DeviceError: The device asked for is not what would run.
+        DeviceError: The requested device cannot be used.
         OutputError: The bundle's folder cannot be written.
         Stopped: Interrupted (SIGINT).
     """
@@ -73,55 +74,72 @@ def tune(
     check_whole("seconds", seconds, 1)
     first = devices(device)[0]
     gpu, device = gpu_name(first), str(first)
-    task, cores = tasks.find(folder.description.task), hardware.cores()
-    own = bundled(folder.description).items
-    asked = {**({} if inputs else options(folder.description, own)), **(given or {})}
-    budgets, workers = _varied(gpu, folder.description.model_config)
-    runs = len(workers) * len(budgets) * _ROUNDS
-    most = _MOST_GPU_ROWS if gpu else _MOST_ROWS
+    budgets, workers = _values(gpu, folder.description.model_config)
+    options = options or {}
     with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
         if inputs:
-            # What is wrong with them is said before anything is loaded.
+            # Wrong inputs are an error before anything is loaded.
             sample(folder.path, inputs, Path(scratch) / "first.arrow", text=text, limit=1)
-        files = list(inputs) or [_sentences(folder, task, Path(scratch) / "rows.arrow", most)]
-        rate = _rows_per_second(folder, own[:_PILOT], given or {}, device)
+        runs = len(workers) * len(budgets) * _ROUNDS
+        highest = _MAX_GPU_ROWS if gpu else _MAX_ROWS
+        files = list(inputs) or [_sentences(folder, Path(scratch) / "rows.arrow", highest)]
+        rate = _rows_per_second(folder, options, device)
         progress(f"{runs} runs of about {seconds / runs:.1f} s on {gpu or 'the CPU'}")
-        limit = max(_PILOT, min(most, int(rate * seconds / runs)))
-        found = sweep(
-            folder.path, files, budgets=budgets, workers=workers, rounds=_ROUNDS, limit=limit,
-            text=() if not inputs else text, device=device, options=asked, progress=progress,
-        )  # fmt: skip
-    best = found.best
-    usual = (GPU_TOKENS, workers[0]) if gpu else (task.batch_tokens, min(MAX_WORKERS, cores))
-    kept = Tuned(
-        batch_tokens=best.batch_tokens,
-        workers=best.workers,
-        threads=best.threads,
-        cpu=hardware.cpu()[0],
-        cores=cores,
-        sample=", ".join(map(str, inputs)) or BUNDLED,
-        speed=round(_gain(found, *usual), 3),
-        gpu=gpu,
-    )
-    tuned.save(folder.path, kept)
-    return kept, found
+        measured = sweep(
+            folder.path,
+            files,
+            budgets=budgets,
+            workers=workers,
+            rounds=_ROUNDS,
+            limit=max(_PILOT_ROWS, min(highest, int(rate * seconds / runs))),
+            text=text,
+            device=device,
+            options=options if inputs else _with_defaults(folder, options),
+            progress=progress,
+        )
+    name = ", ".join(map(str, inputs)) or BUNDLED
+    settings = _tuned(measured, name, gpu, _defaults(folder, gpu, workers))
+    tuned.save(folder.path, settings)
+    return settings, measured
 
 
-def _varied(gpu: str, model_config: bundle_format.ModelConfig) -> tuple[tuple[int, ...], list[int]]:
-    """Token budgets and numbers of workers; on a GPU the usual number first."""
+def _values(gpu: str, model_config: bundle_format.ModelConfig) -> tuple[tuple[int, ...], list[int]]:
+    """Values of batch_tokens and of workers; on a GPU the default of workers first."""
     cores = hardware.cores()
     if gpu:
-        # A decoder's rows come and go on one thread.
+        # A decoder's slots are filled by one thread.
         return GPU_BUDGETS, [1] if model_config.decoder else list(_GPU_WORKERS)
     workers = {1, min(MAX_WORKERS, cores), *(n for n in (2, 4, 8) if n <= cores)}
     return BUDGETS, sorted(workers)
 
 
-def _sentences(
-    folder: bundle_format.BundleFolder, task: tasks.Task, file: Path, count: int
-) -> Path:
-    """The engine's own sentences as a corpus, numbered, so that no two rows are the same."""
-    items = bundled(folder.description).items
+def _defaults(
+    folder: bundle_format.BundleFolder, gpu: str, workers: Sequence[int]
+) -> tuple[int, int]:
+    """batch_tokens and workers of a run without settings."""
+    if gpu:
+        return GPU_TOKENS, workers[0]
+    task = tasks.find(folder.description.task)
+    return task.batch_tokens, min(MAX_WORKERS, hardware.cores())
+
+
+def _tuned(measured: Sweep, sample_name: str, gpu: str, defaults: tuple[int, int]) -> Tuned:
+    best = measured.best
+    return Tuned(
+        batch_tokens=best.batch_tokens,
+        workers=best.workers,
+        threads=best.threads,
+        cpu=hardware.cpu()[0],
+        cores=hardware.cores(),
+        sample=sample_name,
+        speed=round(_speedup(measured, *defaults), 3),
+        gpu=gpu,
+    )
+
+
+def _sentences(folder: bundle_format.BundleFolder, file: Path, count: int) -> Path:
+    """The engine's own sentences as a corpus, numbered, so that no two rows are equal."""
+    task, items = tasks.find(folder.description.task), bundled(folder.description).items
     columns = to_columns([items[n % len(items)] for n in range(count)], task)
     numbered = [f"{row} {n}" for n, row in enumerate(columns[0].to_pylist())]
     arrays = [pa.array(numbered), *columns[1:]]
@@ -131,24 +149,33 @@ def _sentences(
     return file
 
 
+def _with_defaults(
+    folder: bundle_format.BundleFolder, options: Mapping[str, object]
+) -> dict[str, Any]:
+    """The options, and for those not given the ones that suit the engine's own sentences."""
+    items = bundled(folder.description).items
+    return {**comparison_options(folder.description, items), **options}
+
+
 def _rows_per_second(
-    folder: bundle_format.BundleFolder, items: Sequence[Any], given: Mapping[str, Any], device: str
+    folder: bundle_format.BundleFolder, options: Mapping[str, object], device: str
 ) -> float:
-    """Roughly, of the engine's own sentences."""
-    asked = {**options(folder.description, items), **given}
+    """A rough estimate from the engine's own sentences."""
+    items = bundled(folder.description).items[:_PILOT_ROWS]
+    options = _with_defaults(folder, options)
     model = Bundle.load(folder.path, device=device)
-    model(items, **asked)
+    model(items, **options)
     started = time.perf_counter()
-    model(items, **asked)
+    model(items, **options)
     return len(items) / (time.perf_counter() - started)
 
 
-def _gain(found: Sweep, budget: int, workers: int) -> float:
-    """How many times faster the best is than what a run takes by itself; 1 if that failed."""
+def _speedup(measured: Sweep, budget: int, workers: int) -> float:
+    """The speed of the best point relative to that of these settings; 1 if they failed."""
     seconds = {
-        (one["batch_tokens"], one["workers"]): one["seconds"]
-        for one in found.sweep
-        if "seconds" in one
+        (timing["batch_tokens"], timing["workers"]): timing["seconds"]
+        for timing in measured.sweep
+        if "seconds" in timing
     }
-    best = seconds[found.best.batch_tokens, found.best.workers]
+    best = seconds[measured.best.batch_tokens, measured.best.workers]
     return float(seconds.get((budget, workers), best) / best)

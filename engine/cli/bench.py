@@ -6,40 +6,50 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.progress import shown
-from engine.cli.run import split_names
+from engine.core.settings import split_commas
+
+if TYPE_CHECKING:
+    from engine.bench.profile import Profile
+    from engine.bench.sweep import Machine, Sweep, SweepPoint, Timing
 
 EMBEDDED = "demo"
 _DEMO_ROWS = 3000
-# Kinds of ops that are shown, the longest.
-_OPS = 16
+# Operators shown at most, the longest first.
+_MAX_OPERATORS = 16
 
 
 def bench(
     ctx: typer.Context,
     bundle: Annotated[
-        str, typer.Argument(help=f"A bundle's folder; or {EMBEDDED}, the embedded model.")
+        str, typer.Argument(help=f"A bundle's folder, or {EMBEDDED} for the embedded model.")
     ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
             help="Parquet, JSONL (.gz, .zst) or Arrow files, folders or globs; "
-            f"none with {EMBEDDED} for its own corpus."
+            f"with {EMBEDDED} its own corpus by default."
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Rows to measure at most; 0 for all.")] = 1000,
     budgets: Annotated[
         str,
-        typer.Option(help="Padded tokens of a batch: the values to try; none for a device's own."),
+        typer.Option(
+            help="Values of --batch-tokens to try, such as 512,1024; by default some that suit "
+            "the device."
+        ),
     ] = "",
-    workers: Annotated[str, typer.Option(help="Batches at a time: the values to try.")] = "1,2",
-    rounds: Annotated[int, typer.Option(help="How often each setting is timed.")] = 3,
+    workers: Annotated[str, typer.Option(help="Values of --workers to try.")] = "1,2",
+    rounds: Annotated[int, typer.Option(help="How many times each setting is timed.")] = 3,
     profiled: Annotated[
-        bool, typer.Option("--profile", help="Also show first token, and time by graph and op.")
+        bool,
+        typer.Option(
+            "--profile", help="Also show the time to the first token, and time by graph and op."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -48,30 +58,32 @@ def bench(
     from engine.bench.sweep import machine, stopping, sweep
 
     settings = {**ctx.meta["settings"], "options": ctx.meta["options"]}
-
-    def say(line: str) -> None:
-        if not as_json:
-            typer.echo(line, err=True)
-
     with stopping(), _corpus(bundle, inputs) as (path, files):
         with shown(quiet=as_json) as on_progress:
             measured = sweep(
-                path, files, budgets=_numbers("budgets", budgets) if budgets else None,
-                workers=_numbers("workers", workers), rounds=rounds, limit=limit,
-                progress=say, on_progress=on_progress, **settings,
-            )  # fmt: skip
+                path,
+                files,
+                budgets=_numbers("budgets", budgets) if budgets else None,
+                workers=_numbers("workers", workers),
+                rounds=rounds,
+                limit=limit,
+                progress=lambda line: None if as_json else typer.echo(line, err=True),
+                on_progress=on_progress,
+                **settings,
+            )
+        rows = min(limit or ROWS, ROWS)
+        times = profile(path, files, measured.best, limit=rows, **settings) if profiled else None
+    if as_json:
         result = {"machine": machine(), **measured.to_dict()}
-        if profiled:
-            rows = min(limit or ROWS, ROWS)
-            result["profile"] = profile(
-                path, files, measured.best, limit=rows, **settings
-            ).to_dict()
-    typer.echo(json.dumps(result, ensure_ascii=False) if as_json else "\n".join(_told(result)))
+        result |= {"profile": times.to_dict()} if times else {}
+        typer.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(report(measured, machine(), times)))
 
 
 @contextmanager
 def _corpus(bundle: str, inputs: Sequence[str] | None) -> Iterator[tuple[str, Sequence[str]]]:
-    """The bundle's folder and the inputs; a corpus that has to be made is there only within."""
+    """The bundle's folder and the inputs; the embedded model's corpus exists only within."""
     if bundle != EMBEDDED:
         yield bundle, inputs or []
         return
@@ -87,99 +99,107 @@ def _corpus(bundle: str, inputs: Sequence[str] | None) -> Iterator[tuple[str, Se
         yield str(BUNDLE), [folder]
 
 
-def _numbers(name: str, given: str) -> tuple[int, ...]:
+def _numbers(name: str, text: str) -> tuple[int, ...]:
     from engine.errors import SettingsError
 
     try:
-        return tuple(int(value) for value in split_names([given]))
+        return tuple(int(value) for value in split_commas(text))
     except ValueError as error:
         raise SettingsError(
-            f"{name} is {given!r}", "whole numbers, 1 or more, such as 1,2"
+            f"{name} is {text!r}", "whole numbers, 1 or more, such as 1,2"
         ) from error
 
 
-def _told(found: Mapping[str, Any]) -> list[str]:
-    """The result as plain lines."""
-    best = found["best"]
+def report(measured: Sweep, machine: Machine, profile: Profile | None = None) -> list[str]:
+    """The result as lines of text."""
+    best = measured.best
     return [
-        *_header(found),
+        *_header(measured, machine),
         "",
-        *_table(found["sweep"], best),
+        *_table(measured.sweep, best),
         "",
-        *_costs(found),
-        *(["", *_profiled(found["profile"])] if "profile" in found else []),
+        *_costs(measured),
+        *(["", *_profile_lines(profile)] if profile else []),
         "",
-        "figures drift by 20 to 30% on a machine that others use, too; the best is marked *",
-        f"engine run ... --batch-tokens {best['batch_tokens']} --workers {best['workers']}",
+        "the fastest is marked *; figures vary by 20 to 30% on a machine that others use, too",
+        f"engine run ... --batch-tokens {best.batch_tokens} --workers {best.workers}",
     ]
 
 
-def _header(found: Mapping[str, Any]) -> list[str]:
-    machine, rows = found["machine"], found["rows"]
-    tokens = f"{found['tokens']:,} tokens ({found['tokens'] / rows:.1f} a row)"
-    if found["output_tokens"]:
-        made = found["output_tokens"]
-        tokens += f", {made:,} generated ({made / rows:.1f} a row)"
+def _header(measured: Sweep, machine: Machine) -> list[str]:
+    rows = measured.rows
+    tokens = f"{measured.tokens:,} tokens ({measured.tokens / rows:.1f} a row)"
+    if measured.output_tokens:
+        generated = measured.output_tokens
+        tokens += f", {generated:,} generated ({generated / rows:.1f} a row)"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        f"{found['bundle']}: {found['task']}",
+        f"{measured.bundle}: {measured.task}",
         f"{rows:,} rows, {tokens}",
-        f"{machine['cpu']}, {machine['cores']} cores, on {found['device']}; {versions}",
+        f"{machine['cpu']}, {machine['cores']} cores, on {measured.device}; {versions}",
     ]
-    if found["rejected"]:
-        lines.append(f"{found['rejected']:,} bad rows were left out")
-    if found["truncated"]:
-        lines.append(f"{found['truncated']:,} rows were cut (--max-length)")
+    if measured.rejected:
+        lines.append(f"{measured.rejected:,} bad rows were left out")
+    if measured.truncated:
+        lines.append(f"{measured.truncated:,} rows were truncated (--max-length)")
     return lines
 
 
-def _table(sweep: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> list[str]:
+def _table(sweep: Sequence[Timing], best: SweepPoint) -> list[str]:
     rows = [["", "tokens", "workers", "threads", "seconds", "rows/s", "tokens/s", "padding"]]
-    for row in sweep:
-        setting = {name: row[name] for name in ("batch_tokens", "workers", "threads")}
-        cells = ["*" if setting == best else "", *map(str, setting.values())]
-        if "failed" in row:
-            rows.append([*cells, f"failed: {row['failed']}"])
-        else:
-            rows.append(
-                [*cells, f"{row['seconds']:.2f}", f"{row['rows_per_second']:,.1f}",
-                 f"{row['tokens_per_second']:,.0f}", f"{row['padding']:.2f}"]
-            )  # fmt: skip
+    for timing in sweep:
+        point = (timing["batch_tokens"], timing["workers"], timing["threads"])
+        marked = point == (best.batch_tokens, best.workers, best.threads)
+        rows.append(["*" if marked else "", *map(str, point), *_figures(timing)])
     return _aligned(rows)
 
 
-def _costs(found: Mapping[str, Any]) -> list[str]:
-    """What the best setting's time went into, and what a start costs."""
-    total = sum(found["stages"].values()) or 1.0
-    stages = ", ".join(f"{name} {s / total:.0%}" for name, s in found["stages"].items())
-    times = {1: "once", 2: "twice"}.get(found["loaded"], f"{found['loaded']} times")
+def _figures(timing: Timing) -> list[str]:
+    if "failed" in timing:
+        return [f"failed: {timing['failed']}"]
     return [
-        f"time at work   {stages}",
-        f"padding        {found['padding']:.2f} padded tokens for each real one",
-        f"load           {found['startup_seconds']:.2f} s",
-        f"first answer   {found['first_answer_seconds']:.2f} s, loading included",
-        f"peak memory    {found['peak_bytes'] / 2**20:,.0f} MiB, with the bundle held {times}",
+        f"{timing['seconds']:.2f}",
+        f"{timing['rows_per_second']:,.1f}",
+        f"{timing['tokens_per_second']:,.0f}",
+        f"{timing['padding']:.2f}",
     ]
 
 
-def _profiled(found: Mapping[str, Any]) -> list[str]:
-    """First token, slots, and the graphs and ops that the time of inference went into."""
+def _costs(measured: Sweep) -> list[str]:
+    """Where the time of the best point went, and what the start costs."""
+    times = {1: "once", 2: "twice"}.get(measured.loaded, f"{measured.loaded} times")
+    return [
+        f"time at work   {_shares(measured.stages)}",
+        f"padding        {measured.padding:.2f} padded tokens for each token",
+        f"load           {measured.startup_seconds:.2f} s",
+        f"first answer   {measured.first_answer_seconds:.2f} s, loading included",
+        f"peak memory    {measured.peak_bytes / 2**20:,.0f} MiB, with the bundle loaded {times}",
+    ]
+
+
+def _shares(stages: Mapping[str, float]) -> str:
+    total = sum(stages.values()) or 1.0
+    return ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in stages.items())
+
+
+def _profile_lines(profile: Profile) -> list[str]:
+    """First token, occupied slots, and the graphs and operators that inference spent time in."""
     lines = []
-    if found["first_token_seconds"] is not None:
-        lines.append(f"first token    {found['first_token_seconds']:.2f} s, loading included")
-    if found["occupancy"] is not None:
-        lines.append(f"occupied       {found['occupancy']:.1%} of the decoder's steps × places")
-    graphs = [f"{g['graph']} {g['share']:.1%} in {g['runs']:,} runs" for g in found["graphs"]]
-    lines.append(f"inference      {', '.join(graphs)}, outside of graphs {found['outside']:.1%}")
+    if profile.first_token_seconds is not None:
+        lines.append(f"first token    {profile.first_token_seconds:.2f} s, loading included")
+    if profile.occupancy is not None:
+        lines.append(f"occupied       {profile.occupancy:.1%} of the decoder's steps × slots")
+    graphs = [f"{g['graph']} {g['share']:.1%} in {g['runs']:,} runs" for g in profile.graphs]
+    lines.append(f"inference      {', '.join(graphs)}, outside of graphs {profile.outside:.1%}")
     rows = [["", "graph", "calls", "share of ops"]]
-    for op in found["ops"][:_OPS]:
+    for op in profile.ops[:_MAX_OPERATORS]:
         rows.append([op["op"], op["graph"], f"{op['calls']:,}", f"{op['share']:.1%}"])
     return [*lines, "", *_aligned(rows)]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns under one another: the first to the left, figures to the right; the reason in a
-    short row may be as long as it is."""
+    """Columns below each other: the first aligned left, the others right. The last cell of a row
+    with fewer cells may have any length."""
     whole = [row for row in rows if len(row) == len(rows[0])]
     first = max(len(row[0]) for row in rows)
     widths = [max(map(len, column)) for column in zip(*whole, strict=True)][1:]

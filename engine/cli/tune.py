@@ -14,30 +14,30 @@ def tune(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(help="Rows like those to be run; none for bundled sentences."),
+        typer.Argument(help="Rows like those of later runs; by default bundled sentences."),
     ] = None,
     seconds: Annotated[int, typer.Option(help="About how long it may take.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find the fastest settings of a bundle on this machine; engine run takes them from then on."""
+    """Find the fastest settings of a bundle on this machine; engine run uses them from then on."""
     import dataclasses
 
-    from engine.bench.tune import tune as measure
+    from engine.bench.tune import tune as tune_bundle
 
-    found, measured = measure(
+    settings, measured = tune_bundle(
         bundle,
         inputs or (),
         seconds=seconds,
-        **ctx.meta["settings"],
-        given=ctx.meta["options"],
+        options=ctx.meta["options"],
         progress=lambda line: None if as_json else typer.echo(line, err=True),
+        **ctx.meta["settings"],
     )
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(found), "sweep": measured.sweep}))
+        typer.echo(json.dumps({**dataclasses.asdict(settings), "sweep": measured.sweep}))
         return
     typer.echo(
-        f"{bundle}: {found.workers} workers of {found.threads} threads, batches of "
-        f"{found.batch_tokens} tokens; {found.speed:.2f} times the usual settings' speed "
-        f"({measured.rows:,} rows a run: {found.sample})"
+        f"{bundle}: {settings.workers} workers of {settings.threads} threads, batches of "
+        f"{settings.batch_tokens} tokens: {settings.speed:.2f} times the speed of the defaults "
+        f"({measured.rows:,} rows a run: {settings.sample})"
     )
-    typer.echo("kept beside the bundle; engine run takes them where none of them is given")
+    typer.echo("saved beside the bundle; engine run uses them unless it is given any of them")

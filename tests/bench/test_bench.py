@@ -203,7 +203,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Any:
         numbers: Path, seconds: dict[int, list[float]], rounds: int = 3
     ) -> tuple[Any, list[int]]:
         runs = Runs(seconds)
-        monkeypatch.setattr(bench.runner, "run", runs)
+        monkeypatch.setattr(bench.coordinator, "run", runs)
         monkeypatch.setattr(bench, "Bundle", SimpleNamespace(load=lambda *a, **k: None))
         monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: runs.now))
         found = bench.sweep(BUNDLE, [numbers], budgets=list(seconds), workers=(1,), rounds=rounds)
@@ -224,13 +224,13 @@ def test_settings_take_turns_and_the_best_median_wins(timed: Any, numbers: Path)
 
 
 def test_a_setting_that_fails_says_so_and_the_others_go_on(timed: Any, numbers: Path) -> None:
-    from engine.cli.bench import _told
+    from engine.cli.bench import report
 
     found, order = timed(numbers, {64: [2.0, 2.0, 2.0], 128: []})
     assert order == [64, 128, 64, 64]
     assert found.sweep[1]["failed"] == "no memory for 128"
     assert found.best.batch_tokens == 64
-    told = "\n".join(_told({"machine": bench.machine(), **found.to_dict()}))
+    told = "\n".join(report(found, bench.machine()))
     assert "failed: no memory for 128" in told
     with pytest.raises(BackendError, match="no memory for 64"):
         timed(numbers, {64: [], 128: []})
@@ -243,7 +243,7 @@ def test_progress_is_the_share_of_the_rows_that_are_measured(
         on_progress(Progress(0.0, (limit or 20) // 2, 0, 0, 0, 0, 1, 1.0))
         return engine.Report(**REPORT, stage_seconds={})
 
-    monkeypatch.setattr(bench.runner, "run", run)
+    monkeypatch.setattr(bench.coordinator, "run", run)
     seen: list[float] = []
     bench.sweep(
         BUNDLE, [numbers], budgets=[64], workers=[1], rounds=1, limit=20,
@@ -303,7 +303,7 @@ def test_a_profile_says_where_the_time_of_inference_goes(
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"text": "the house {n}"}}\n' for n in range(40)))
-    setting = bench.Setting(batch_tokens=64, workers=2, threads=1)
+    setting = bench.SweepPoint(batch_tokens=64, workers=2, threads=1)
     found = profile(tiny_bundles / "t5", [rows], setting, limit=30, options={"max_new_tokens": 6})
     assert found.rows == 30
     assert found.first_token_seconds
@@ -330,14 +330,14 @@ def test_a_first_token_is_one_token(
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"text": "the house {n}"}}\n' for n in range(20)))
-    run, made = profile.runner.run, []
+    run, made = profile.coordinator.run, []
 
     def told(*given: Any, **more: Any) -> Any:
         made.append(run(*given, **more))
         return made[-1]
 
-    monkeypatch.setattr(profile.runner, "run", told)
-    setting = bench.Setting(batch_tokens=64, workers=1, threads=1)
+    monkeypatch.setattr(profile.coordinator, "run", told)
+    setting = bench.SweepPoint(batch_tokens=64, workers=1, threads=1)
     options = {"max_new_tokens": 6, "min_new_tokens": 6}
     found = profile.profile(tiny_bundles / "t5", [rows], setting, limit=0, options=options)
     first, _, *whole = made
