@@ -257,7 +257,7 @@ class Description:
         proof: sentences, largest_difference, tolerance, and what was compared: the fp32 graphs
             with the checkpoint.
         gate: For another recipe, what the bundle's answers are beside the fp32 graphs' (see
-            `engine.export.acceptance.gate.Verdict`).
+            `engine.export.acceptance.gate.GateReport`).
         smoothed: Outliers lie in the weights, not in activations (see
             `engine.export.recipes.smoothquant`).
         graphs: One for each ONNX file.

@@ -52,7 +52,7 @@ def export(
         out: The bundle's folder; it must not exist, or be empty.
         task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY, or None to infer it.
         revision: A commit, branch or tag of the hub.
-        recipe: A name of `recipes.RECIPES`.
+        recipe: A name of `recipes.table.RECIPES`.
         sample, text, force: As in `quantize`.
         allow_pickle: Accept `.bin` weights where there are no safetensors.
         progress: Called with one line before each stage.
@@ -184,7 +184,7 @@ def quantize(
     Args:
         source: The fp32 bundle.
         out: The new bundle's folder; it must not exist, or be empty.
-        recipe: A name of `recipes.RECIPES`, not fp32.
+        recipe: A name of `recipes.table.RECIPES`, not fp32.
         sample: Parquet, JSONL or Arrow file with rows that both bundles answer; None for sentences
             that come with the engine.
         text: The sample's input columns; none for the task's usual names.

@@ -28,7 +28,7 @@ _UNUSED = ("pooler.",)
 def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
     """The checkpoint as a transformers model: float32, evaluation mode, nothing from the network.
 
-    Always float32, whatever precision the weights are stored in: the graphs and the proof's
+    Always float32, whatever precision the weights are stored in: the graphs and the parity check's
     reference have to be of one precision, and T5 overflows in float16.
 
     Raises:
