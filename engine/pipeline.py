@@ -22,10 +22,10 @@ from engine.bundle.tokenizer import Tokenizer
 from engine.core.hardware import cores
 from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
 from engine.errors import OutOfMemory, SettingsError
-from engine.generation import MOST, Count, capacity, uncounted
+from engine.generation import BufferPool, Count, max_slots, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
-from engine.runtime.protocol import Backend, Value
+from engine.runtime.protocol import Backend
 from engine.tasks.in_memory_inputs import to_columns
 from engine.tasks.keywords import TaskOptions
 
@@ -64,14 +64,13 @@ class Stages:
         return self.task.encode_window(rows, self.context, dedupe=self.dedupe)
 
     def cut(self, window: Encoded) -> Iterator[Batch]:
-        pad, generation = self.context.model_config.pad_id, self.context.model_config.decoder
-        on_gpu = self.backend.device.is_gpu
-        if generation and generation.continuous:
-            most = _TURNS * (MOST if on_gpu else capacity(generation))
+        pad, decoder = self.context.model_config.pad_id, self.context.model_config.decoder
+        if decoder:
+            most = _TURNS * max_slots(decoder, self.backend.device)
             return batching.deal(
                 window, workers=self.workers, most=most, limit=self.max_length, pad_id=pad
             )
-        rows = GPU_ROWS if on_gpu else batching.MAX_ROWS
+        rows = GPU_ROWS if self.backend.device.is_gpu else batching.MAX_ROWS
         return batching.cut(
             window, budget=self.budget, limit=self.max_length, pad_id=pad, max_rows=rows
         )
@@ -129,7 +128,7 @@ class Bundle:
         self.model_config = folder.description.model_config
         self._tokenizer = cache(self._open_tokenizer)
         # Decoding's buffers stay for the next call, since fresh memory is dear: about 1 ms a MiB.
-        self._spare: list[dict[str, Value]] = []
+        self._spare: list[BufferPool] = []
 
     @classmethod
     def load(

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from engine.core.types import Arrays, Batch, Encoded, Ints, Output, Ragged
 
 MAX_ROWS = 512
+# How long, of the longest, every row of a decoder's encoder batch must be.
+ALIKE = 0.9
 # A batch takes at most one part in so many of the tokens that are left, so that nobody waits long
 # for the last one; but no less than that part of the budget, so that no batch is tiny.
 SHARE = 4
@@ -79,6 +81,22 @@ def deal(window: Encoded, *, workers: int, most: int, limit: int, pad_id: int) -
         index = order[n::count]
         width = bucket(int(lengths[index[0]]), limit) if len(index) else 1
         yield _pad(window, index, width, pad_id, padded=0, last=n == count - 1)
+
+
+def encoder_batch(lengths: Ints, budget: int, mixed: int) -> tuple[int, int]:
+    """How many of a decoder's next rows are encoded in one batch, and its width.
+
+    Args:
+        lengths: Of the rows that wait, in their order, int64 (rows,).
+        budget: Padded tokens of a batch at most, unless a single row has more.
+        mixed: Padded tokens up to which rows of any lengths share a batch; beyond, they must be
+            nearly as long as the longest.
+    """
+    widths = np.maximum.accumulate(lengths)
+    tokens = widths * np.arange(1, len(widths) + 1)
+    alike = (tokens <= mixed) | (np.minimum.accumulate(lengths) >= ALIKE * widths)
+    rows = max(1, int(np.argmin(np.append((tokens <= budget) & alike, False))))
+    return rows, int(widths[rows - 1])
 
 
 def _longest_first(window: Encoded) -> Ints:

@@ -171,11 +171,6 @@ class DecoderConfig:
     vocabulary: int = 0
 
     @property
-    def continuous(self) -> bool:
-        """Whether there is a step graph, whose rows come and go one by one."""
-        return self.vocabulary > 0
-
-    @property
     def causal(self) -> bool:
         """Whether there is no encoder."""
         return self.start_id < 0

@@ -19,7 +19,6 @@ Role = Literal[
     "move",  # moves slots of these caches
     "grow",  # makes them longer
     "pick",  # the likeliest tokens out of a device_step's logits
-    "decoder",  # one decoder step over a cache that grows
 ]
 
 

@@ -3,7 +3,7 @@
 Scores are float32, and what must not be chosen is put down by 1e9 rather than taken out, because
 sums of that size swallow what is added to them and the order of such losers is part of the result.
 Among equal scores the lower index wins. torch.topk promises no order for these (on a CPU it is what
-a partial sort leaves), so an exact tie that decides may fall otherwise there.
+a partial sort leaves), so an exact tie may be decided differently there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
-from engine.generation.request import Request
-from engine.generation.scheduler import Cache, Flags, Scores, slots_of
+from engine.generation.request import DecodedRows, Request
+from engine.generation.scheduler import Flags, KVCache, Scores, StepResult, slots_of
 
 LOW = np.float32(-1e9)
 # Scores of a row up to which sorting all of them is as fast as finding the best.
@@ -26,14 +26,14 @@ _FEW = 64
 
 @dataclass
 class Beams:
-    """The state of every place; arrays (places, beams, ...).
+    """The state of every group; arrays (groups, beams, ...).
 
     Attributes:
-        ids: Tokens of the beams that go on, best first, int64 (places, beams, max_new_tokens).
-        scores: Sums of their log-probabilities, float32 (places, beams).
-        slots: Which slot holds the cache of each, int64 (places, beams).
+        ids: Tokens of the beams that go on, best first, int64 (groups, beams, max_new_tokens).
+        scores: Sums of their log-probabilities, float32 (groups, beams).
+        slots: Which slot holds the cache of each, int64 (groups, beams).
         done_ids, done_lengths, done_scores, taken: The best that have ended, best first, their
-            scores after the length penalty; a place of these not yet `taken` has a score of LOW.
+            scores after the length penalty; those not yet `taken` have a score of LOW.
     """
 
     ids: Ints
@@ -45,13 +45,13 @@ class Beams:
     taken: Flags
 
     @classmethod
-    def empty(cls, places: int, beams: int, most: int, pad: int) -> Beams:
-        shape = (places, beams)
+    def empty(cls, groups: int, beams: int, length: int, pad: int) -> Beams:
+        shape = (groups, beams)
         return cls(
-            ids=np.full((*shape, most), pad, np.int64),
+            ids=np.full((*shape, length), pad, np.int64),
             scores=np.full(shape, LOW, np.float32),
-            slots=np.arange(places * beams).reshape(shape),
-            done_ids=np.full((*shape, most), pad, np.int64),
+            slots=np.arange(groups * beams).reshape(shape),
+            done_ids=np.full((*shape, length), pad, np.int64),
             done_lengths=np.zeros(shape, np.int64),
             done_scores=np.full(shape, LOW, np.float32),
             taken=np.zeros(shape, np.bool_),
@@ -67,7 +67,7 @@ class Beams:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Continuations of the running beams, best first; (places, candidates).
+    """Continuations of the running beams, best first; (groups, candidates).
 
     Attributes:
         tokens, parents: The new token, and the beam that it continues.
@@ -82,68 +82,68 @@ class Candidates:
 
 
 class BeamSearch:
-    """See `loop.Search`. `ids` (rows, max_new_tokens), `lengths` and `ended` are the result."""
+    """See `scheduler.SearchStrategy`. `output` is the answer."""
 
-    def __init__(self, job: Request, cache: Cache) -> None:
-        self.job, self.cache = job, cache
-        self.width = job.search.num_beams
-        rows, most, pad = len(job.prompt), job.max_new_tokens, job.settings.pad_id
-        self.ids = np.full((rows, most), pad, np.int64)
-        self.lengths = np.zeros(rows, np.int64)
-        self.ended = np.zeros(rows, np.bool_)
+    def __init__(self, request: Request, cache: KVCache) -> None:
+        self.request, self.cache = request, cache
+        self.width = request.config.num_beams
+        self.output = DecodedRows.empty(request)
+        most, pad = request.max_new_tokens, request.decoder.pad_id
+        # What every slot is fed next.
         self.tokens = np.full(cache.slots, pad, np.int64)
-        self.ages = np.zeros(rows, np.int64)
+        self.ages = np.zeros(len(request.prompt), np.int64)
         self.beams = Beams.empty(cache.slots // self.width, self.width, most, pad)
         # Of each slot and generated position: the slot that computed it.
         self.origins = np.zeros((cache.slots, most), np.int64)
 
-    def begin(self, places: Ints, rows: Ints) -> None:
+    def admit(self, groups: Ints, rows: Ints) -> None:
         """Only the first beam counts at first, or all would be the same."""
-        fresh = Beams.empty(
-            len(places), self.width, self.job.max_new_tokens, self.job.settings.pad_id
-        )
+        slots = slots_of(groups, self.width)
+        self.cache.admit(slots, np.repeat(rows, self.width))
+        request = self.request
+        fresh = Beams.empty(len(groups), self.width, request.max_new_tokens, request.decoder.pad_id)
         fresh.scores[:, 0] = 0
-        fresh.slots[:] = slots_of(places, self.width).reshape(-1, self.width)
-        self.beams.put(places, fresh)
-        self.tokens[fresh.slots] = self.job.prompt[rows, -1][:, None]
+        fresh.slots[:] = slots.reshape(-1, self.width)
+        self.beams.put(groups, fresh)
+        self.tokens[fresh.slots] = request.prompt[rows, -1][:, None]
 
-    def advance(self, places: Ints, rows: Ints) -> Flags:
-        search, most = self.job.search, self.job.max_new_tokens
-        beams = self.beams.take(places)
+    def step(self, groups: Ints, rows: Ints) -> StepResult:
+        self.cache.step(self.tokens)
+        config, most = self.request.config, self.request.max_new_tokens
+        beams = self.beams.take(groups)
         self.ages[rows] += 1
         ages = self.ages[rows]
         self.origins[beams.slots, ages[:, None] - 1] = beams.slots
         candidates = self._candidates(beams, rows, ages)
-        _finish(beams, candidates, search, ages)
-        parents = _go_on(beams, candidates, ages)
-        going = _hopeful(beams, search, ages, most)
-        going &= ~_full(beams, search) & ~candidates.ending.all(axis=1)
-        through = np.flatnonzero(~going)
-        self._keep_result(rows[through], beams.take(through))
-        self._carry(beams, parents, going, ages)
-        self.beams.put(places, beams)
+        _collect_finished(beams, candidates, config, ages)
+        parents = _continue_best(beams, candidates, ages)
+        running = _may_improve(beams, config, ages, most)
+        running &= ~_has_enough(beams, config) & ~candidates.ending.all(axis=1)
+        finished = np.flatnonzero(~running)
+        self._store(rows[finished], beams.take(finished))
+        self._assign_slots(beams, parents, running)
+        self.beams.put(groups, beams)
         last = np.take_along_axis(beams.ids, (ages - 1)[:, None, None], axis=2)[..., 0]
         self.tokens[beams.slots] = last
-        return ~going
+        return StepResult(~running, len(groups))
 
     def keep(self, order: Ints) -> None:
         slots = slots_of(order, self.width)
-        moved = np.zeros(len(self.tokens), np.int64)
-        moved[slots] = np.arange(len(slots))
+        renumbered = np.zeros(len(self.tokens), np.int64)
+        renumbered[slots] = np.arange(len(slots))
         self.tokens, self.beams = self.tokens[slots], self.beams.take(order)
-        self.beams.slots = moved[self.beams.slots]
-        # Only equal or not matters of these, and only within a place.
+        self.beams.slots = renumbered[self.beams.slots]
+        # Only whether these are equal matters, and only within a group.
         self.origins = self.origins[slots]
 
     def _candidates(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
         """Twice as many as beams, or more where several tokens end a row: enough that do not."""
-        ends, most = self.job.settings.end_ids, self.job.max_new_tokens
-        count = max(2, 1 + len(ends)) * self.width
+        ends, most = self.request.decoder.end_ids, self.request.max_new_tokens
         tokens, scores = self._scored(beams, rows, ages - 1)
         sums = scores + beams.scores[..., None]
         options = sums.shape[2]
         sums = sums.reshape(len(rows), -1)
-        best = top(sums, count)
+        best = top(sums, self.request.candidates)
         parents = best // options
         chosen = best % options
         if tokens is not None:
@@ -152,54 +152,53 @@ class BeamSearch:
         return Candidates(chosen, parents, _picked(sums, best), ending)
 
     def _scored(self, beams: Beams, rows: Ints, ages: Ints) -> tuple[Ints | None, Scores]:
-        """Log-probabilities (places, beams, n) and the tokens they are of; all of them for None."""
+        """Log-probabilities (groups, beams, n) and the tokens they are of; all of them for None."""
         shape = (*beams.slots.shape, -1)
-        if not self.job.rules:
+        if not self.request.processors:
             tokens, scores = self.cache.best()
             return tokens[beams.slots], scores[beams.slots]
         scores = log_softmax(self.cache.logits()[beams.slots.ravel()])
         owners = np.repeat(rows, self.width)
         ids = beams.ids.reshape(len(owners), -1)
-        self.job.rule(scores, owners, ids, np.repeat(ages, self.width))
+        self.request.process(scores, owners, ids, np.repeat(ages, self.width))
         return None, scores.reshape(shape)
 
-    def _keep_result(self, rows: Ints, beams: Beams) -> None:
-        self.ids[rows] = beams.done_ids[:, 0]
-        self.lengths[rows] = lengths = beams.done_lengths[:, 0]
-        last = self.ids[rows, np.maximum(lengths - 1, 0)]
-        self.ended[rows] = (lengths > 0) & np.isin(last, self.job.settings.end_ids)
+    def _store(self, rows: Ints, beams: Beams) -> None:
+        self.output.ids[rows] = beams.done_ids[:, 0]
+        self.output.lengths[rows] = beams.done_lengths[:, 0]
+        self.output.mark_ended(rows, self.request.decoder.end_ids)
 
-    def _carry(self, beams: Beams, parents: Ints, going: Flags, ages: Ints) -> None:
+    def _assign_slots(self, beams: Beams, parents: Ints, running: Flags) -> None:
         """Find every beam a slot with its parent's cache.
 
-        A beam that goes on alone stays in its parent's slot. Of several with one parent, the others
-        go into slots that nobody continues; there only what differs has to be copied, from the
-        first position on that another slot has computed.
+        The only beam of a parent stays in the parent's slot. Of several, the others go into slots
+        that nobody continues; there only what differs has to be copied, from the first position on
+        that another slot has computed.
         """
-        stays = _first_of_its_kind(parents)
-        own = _picked(beams.slots, parents)
-        used = np.zeros(parents.shape, np.bool_)
-        np.put_along_axis(used, parents, True, axis=1)
-        slots = np.where(stays, own, 0)
-        slots[~stays] = beams.slots[~used]
-        moving = ~stays & going[:, None]
-        targets, sources = slots[moving], own[moving]
+        stays = _first_of_equals(parents)
+        parent_slots = _picked(beams.slots, parents)
+        continued = np.zeros(parents.shape, np.bool_)
+        np.put_along_axis(continued, parents, True, axis=1)
+        slots = np.where(stays, parent_slots, 0)
+        slots[~stays] = beams.slots[~continued]
+        copied = ~stays & running[:, None]
+        targets, sources = slots[copied], parent_slots[copied]
         beams.slots = slots
         if not len(targets):
             return
         differ = self.origins[targets] != self.origins[sources]
-        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), self.job.max_new_tokens)
+        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), self.request.max_new_tokens)
         self.cache.copy(targets, sources, starts)
         self.origins[targets] = self.origins[sources]
 
 
-def _first_of_its_kind(values: Ints) -> Flags:
+def _first_of_equals(values: Ints) -> Flags:
     """Which values have no equal before them in their row; int64 (rows, n)."""
     same = values[:, :, None] == values[:, None, :]
     return np.asarray(~np.tril(same, -1).any(axis=2))
 
 
-def _go_on(beams: Beams, candidates: Candidates, ages: Ints) -> Ints:
+def _continue_best(beams: Beams, candidates: Candidates, ages: Ints) -> Ints:
     """Make the best that do not end the running beams, and return whom each one continues."""
     best = top(candidates.scores + _low(candidates.ending), beams.scores.shape[1])
     parents = _picked(candidates.parents, best)
@@ -210,14 +209,17 @@ def _go_on(beams: Beams, candidates: Candidates, ages: Ints) -> Ints:
     return parents
 
 
-def _finish(beams: Beams, candidates: Candidates, search: GenerationConfig, ages: Ints) -> None:
-    """Keep the best of those that had ended and those that end now among the first `num_beams`.
+def _collect_finished(
+    beams: Beams, candidates: Candidates, config: GenerationConfig, ages: Ints
+) -> None:
+    """Keep the best of the sequences that had ended and those that end now among the first
+    `num_beams` candidates.
 
-    transformers also keeps rows that are done from changing; here they are gone by then.
+    transformers also keeps finished rows from changing; here they have left by then.
     """
     count = beams.scores.shape[1]
     ending = candidates.ending & (np.arange(candidates.scores.shape[1]) < count)
-    penalty = (ages[:, None] ** search.length_penalty).astype(np.float32)
+    penalty = (ages[:, None] ** config.length_penalty).astype(np.float32)
     scores = candidates.scores / penalty + _low(~ending)
     ids = _picked(beams.ids, candidates.parents)
     np.put_along_axis(ids, (ages - 1)[:, None, None], candidates.tokens[..., None], axis=2)
@@ -234,20 +236,20 @@ def _low(losing: Flags) -> Scores:
     return np.where(losing, LOW, np.float32(0))
 
 
-def _hopeful(beams: Beams, search: GenerationConfig, ages: Ints, most: int) -> Flags:
+def _may_improve(beams: Beams, config: GenerationConfig, ages: Ints, most: int) -> Flags:
     """Which rows have a running beam that might still beat a finished one; bool (rows,)."""
-    longest = search.early_stopping == "never" and search.length_penalty > 0
+    longest = config.early_stopping == "never" and config.length_penalty > 0
     lengths = np.full(len(ages), most) if longest else ages
-    penalty = (lengths[:, None] ** search.length_penalty).astype(np.float32)
+    penalty = (lengths[:, None] ** config.length_penalty).astype(np.float32)
     best = beams.scores[:, :1] / penalty
     worst = np.where(beams.taken, beams.done_scores.min(axis=1, keepdims=True), LOW)
     return np.asarray((best > worst).any(axis=1))
 
 
-def _full(beams: Beams, search: GenerationConfig) -> Flags:
-    """Which rows have all the sequences that they may stop at; bool (rows,)."""
+def _has_enough(beams: Beams, config: GenerationConfig) -> Flags:
+    """Which rows have as many finished sequences as early stopping asks for; bool (rows,)."""
     full = np.asarray(beams.taken.all(axis=1))
-    return full if search.early_stopping is True else np.zeros_like(full)
+    return full if config.early_stopping is True else np.zeros_like(full)
 
 
 def _picked(array: NDArray[Any], index: Ints) -> NDArray[Any]:
@@ -266,18 +268,18 @@ def top(scores: Scores, count: int) -> Ints:
     """
     if scores.shape[1] <= _FEW:
         return np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    found = np.argpartition(scores, -count, axis=1)[:, -count:]
-    least = _picked(scores, found).min(axis=1, keepdims=True)
+    best = np.argpartition(scores, -count, axis=1)[:, -count:]
+    least = _picked(scores, best).min(axis=1, keepdims=True)
     for row in np.flatnonzero((scores >= least).sum(axis=1) > count):
         above = np.flatnonzero(scores[row] > least[row])
         level = np.flatnonzero(scores[row] == least[row])
-        found[row] = np.concatenate([above, level])[:count]
-    found.sort(axis=1)
-    return _picked(found, np.argsort(-_picked(scores, found), axis=1, kind="stable"))
+        best[row] = np.concatenate([above, level])[:count]
+    best.sort(axis=1)
+    return _picked(best, np.argsort(-_picked(scores, best), axis=1, kind="stable"))
 
 
 def log_softmax(logits: Scores) -> Scores:
     """In the order of torch's operations."""
-    found = logits - logits.max(axis=1, keepdims=True)
-    found -= np.log(np.exp(found).sum(axis=1, keepdims=True))
-    return np.asarray(found)
+    scores = logits - logits.max(axis=1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return np.asarray(scores)

@@ -1,55 +1,71 @@
-"""What a resident decoder leaves to the next call: memory, and the launches bound to it."""
+"""What a decoder leaves to the next call: memory, and the decode steps bound to it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from engine.runtime.protocol import Backend, Value
+
+Shape = tuple[int, ...]
+
+
+class Allocation(NamedTuple):
+    """Memory of the largest buffer so far: its bytes, its shape, and the buffer."""
+
+    size: int
+    shape: Shape
+    buffer: Value
 
 
 @dataclass(frozen=True)
 class BoundStep:
-    """Buffers of one shape and the pieces that they lie in, by their names as inputs of the
-    resident graph; and the call that is bound to them."""
+    """A decode step bound to buffers of one shape.
+
+    Attributes:
+        buffers, allocations: The buffers, and the names of their allocations, by their names as
+            inputs of the graph.
+        run: Computes one step.
+    """
 
     buffers: Mapping[str, Value]
-    pieces: Mapping[str, str]
-    step: Callable[[], None]
+    allocations: Mapping[str, str]
+    run: Callable[[], None]
 
 
 @dataclass
 class BufferPool:
-    """Pieces of memory, their bytes, shapes and values; and what is bound to them, by its shape.
+    """Grow-only allocations by name, and the steps bound to them by shape.
 
-    A cache of whatever shape takes the beginning of its piece, which is as large as the largest
-    was: all pieces together, what the largest keys and values of an encoder need and the largest of
-    rows themselves. What is captured stays then, which matters, since ONNX Runtime 1.31.1 gives up
-    a capture only with its session.
+    Each allocation has the size of the largest buffer seen, and smaller buffers reuse its
+    beginning. Steps that were captured as CUDA graphs stay valid then, which matters because ONNX
+    Runtime 1.31.1 frees a capture only with its session.
     """
 
-    pieces: dict[str, tuple[int, tuple[int, ...], Value]] = field(default_factory=dict)
-    held: dict[str, BoundStep] = field(default_factory=dict)
+    allocations: dict[str, Allocation] = field(default_factory=dict)
+    steps: dict[str, BoundStep] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        return sum(size for size, *_ in self.pieces.values())
+        return sum(allocation.size for allocation in self.allocations.values())
 
-    def buffer(self, backend: Backend, piece: str, shape: tuple[int, ...], dtype: Any) -> Value:
-        """The beginning of a piece; what is bound to one that is too small is given up with it."""
+    def buffer(self, backend: Backend, name: str, shape: Shape, dtype: DTypeLike) -> Value:
+        """The beginning of an allocation, with what is in it. One that is too small is replaced by
+        zeros, and the steps bound to it are dropped."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        largest, shaped, value = self.pieces.get(piece, (-1, None, None))
-        if shape == shaped:
-            return value
-        if size <= largest:
-            return backend.buffer(shape, dtype, value)
-        self.held = {k: held for k, held in self.held.items() if piece not in held.pieces.values()}
-        self.pieces.pop(piece, None)
-        del value  # It is given up before there is more.
-        made = backend.buffer(shape, dtype)
-        self.pieces[piece] = size, shape, made
-        return made
+        old = self.allocations.get(name)
+        if old and old.shape == shape:
+            return old.buffer
+        if old and old.size >= size:
+            return backend.buffer(shape, dtype, old.buffer)
+        self.steps = {k: s for k, s in self.steps.items() if name not in s.allocations.values()}
+        self.allocations.pop(name, None)
+        del old  # Its memory is freed before more is allocated.
+        buffer = backend.buffer(shape, dtype)
+        self.allocations[name] = Allocation(size, shape, buffer)
+        return buffer

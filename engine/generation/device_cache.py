@@ -1,32 +1,31 @@
-"""Decoding whose state stays on the device: the resident graph and the buffers it is bound to.
+"""A KV cache that stays on the GPU: the device's step graph and the buffers it is bound to.
 
-The host writes a slot's state when a row begins, launches steps without waiting for what they say,
-and looks a few of them later: which token a slot reads next, whether it is finished, and how many
-positions it has cached, the device knows by itself. A slot whose row is finished says nothing until
-another one is admitted.
+The host writes a slot's state when a row begins, launches steps without waiting for their tokens,
+and synchronizes every few steps. Which token a slot reads next, whether it is finished and how many
+positions it has cached, the device keeps track of by itself. A slot whose row is finished emits
+nothing until another row is admitted.
 
-A captured step is kept with the buffers that it is bound to (`kept`), and launched again by the
-next batch. Numbers of slots, rooms and widths are powers of two, and the last of the rooms is in
-quarters between two of them, that there are few of all. Rows' own keys and values have two pieces
-of memory: one is read while they move to the other, with more room or in another order.
+A captured step is kept with the buffers that it is bound to (`buffer_pool`), and launched again by
+the next batch. Slot counts, cache lengths and widths are rounded up to powers of two (the largest
+cache length to quarter steps), so that few distinct shapes are captured. The rows' own keys and
+values have two sides: one is read while the other is written, with more positions or in another
+order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike
 
 from engine.bundle.format import STATE_WIDTH, SYNC_EVERY, DecoderConfig
 from engine.core.graphs import Role
 from engine.core.types import Ints
-from engine.errors import Stopped
-from engine.generation.buffer_pool import BoundStep, BufferPool
-from engine.generation.host_cache import PARTS, together
-from engine.generation.request import Request
-from engine.generation.scheduler import Count, Flags, Scores, uncounted
+from engine.generation.buffer_pool import BoundStep, BufferPool, Shape
+from engine.generation.encoder_batches import EncoderBatches
+from engine.generation.host_cache import PARTS
+from engine.generation.scheduler import Count, Scores, uncounted
 from engine.runtime.protocol import Backend, Value
 
 # Slots at most: a GPU's products are as fast as they get from some hundreds of rows on.
@@ -40,72 +39,84 @@ POSITIONS = 32
 SOURCES = 16
 # Padded tokens of an encoder's batch up to which rows need not be alike: only their keys and values
 # are padded there.
-ENOUGH = 16384
-TOKEN, LENGTH, LEFT, SOURCE = range(STATE_WIDTH)
+MIXED = 16384
+# Attention with a bias has a fused kernel for lengths that 8 divides.
+MULTIPLE = 8
+# Columns of a slot's state.
+TOKEN, LENGTH, BUDGET, SOURCE = range(STATE_WIDTH)
 
 
 class DeviceCache:
-    """See `loop.Cache`.
+    """See `scheduler.KVCache`.
 
     Args:
-        backend: Holds the graph `device_step` and those around it, and `encoder` unless the model
-            is causal.
-        settings, feeds, width, most, picks, scored, budget, count: As `slots.HostCache` takes them.
-        memory: What earlier calls have left here, `Kept`, and what this one leaves.
+        backend: Holds `device_step` and the graphs around it, and `encoder` unless the model is
+            causal.
+        decoder, feeds, width, positions, picks, scored, pool, budget, count: As
+            `host_cache.HostCache` takes them.
+        max_slots: 0 for as many as a GPU makes use of.
     """
-
-    refills, narrows = True, False
 
     def __init__(
         self,
         backend: Backend,
-        settings: DecoderConfig,
+        decoder: DecoderConfig,
         feeds: Mapping[str, Ints],
         *,
         width: int,
-        most: int,
+        positions: int,
         picks: int,
         scored: bool = False,
-        memory: dict[str, Any] | None = None,
+        pool: BufferPool | None = None,
         budget: int = 1024,
         count: Count = uncounted,
+        max_slots: int = 0,
     ) -> None:
-        self.backend, self.settings, self.feeds, self.width = backend, settings, feeds, width
-        self.picks, self.scored, self.budget, self.count = picks, scored, budget, count
-        self.kept: BufferPool = ({} if memory is None else memory).setdefault(
-            "resident", BufferPool()
-        )
+        self.backend, self.decoder, self.feeds, self.width = backend, decoder, feeds, width
+        self.picks, self.scored, self.count = picks, scored, count
+        self.pool = pool or BufferPool()
         self.graph = backend.graph("device_step")
-        self.sources = feeds["attention_mask"].sum(axis=1)
-        self.most = most
-        self.source = 0 if settings.causal else _power(feeds["input_ids"].shape[1], SOURCES)
-        self.slots = self._count()
-        # A prompt is read at once, and needs room for all of it.
-        first = int(self.sources.max()) if settings.causal else 1
-        self.room, self.side = self._rounded(first), 0
-        self.held = self._hold()
-        self.encoded: tuple[int, int] = (0, 0)
-        self.ahead: list[Value] = []
+        self.batches = EncoderBatches(
+            feeds,
+            self._encode,
+            budget=budget,
+            mixed=min(MIXED, budget),
+            count=count,
+            multiple=MULTIPLE,
+        )
+        self.sources = self.batches.lengths
+        self.most = positions
+        # Source positions of every slot.
+        self.source = 0 if decoder.causal else _power_of_two(feeds["input_ids"].shape[1], SOURCES)
+        self.slots = self._slot_count(max_slots or MOST)
+        # A prompt is cached as a whole.
+        first = int(self.sources.max()) if decoder.causal else 1
+        self.positions, self.side = self._rounded(first), 0
+        self.bound = self._bound_step()
+        # Whether the device chooses the tokens.
+        self.autonomous = False
         # What the host knows of the states; between launches it is what they are.
         self.state = np.zeros((self.slots, STATE_WIDTH), np.int64)
-        self.forced = np.full((self.slots, self.room if settings.causal else 0), -1, np.int64)
+        forced = self.positions if decoder.causal else 0
+        self.forced = np.full((self.slots, forced), -1, np.int64)
         self.bases = np.zeros(self.slots, np.int64)
         self.taken = np.zeros(self.slots, np.bool_)
 
     def admit(self, slots: Ints, rows: Ints) -> None:
-        if self.settings.causal:
-            self._read(slots, rows)
+        if self.decoder.causal:
+            self._prefill(slots, rows)
             self.bases[slots] = self.sources[rows] - 1
         else:
-            self._encode(slots, rows)
+            for some, at in self.batches.parts(slots, rows, self.slots):
+                self._fill(self.batches.values, self.batches.width, some, at)
             self.state[slots, SOURCE] = self.sources[rows]
         self.state[slots, LENGTH] = self.bases[slots]
         self.taken[slots] = True
 
-    def begin(self, slots: Ints, rows: Ints, tokens: Ints, most: int) -> None:
-        """Let rows begin that say up to `most` tokens by themselves; a causal model reads the
-        prompt on the way."""
-        if self.settings.causal:
+    def start(self, slots: Ints, rows: Ints, tokens: Ints, budget: int) -> None:
+        """Let rows begin for which the device chooses up to `budget` tokens each, after `tokens`;
+        of a causal model it reads the prompt on the way."""
+        if self.decoder.causal:
             self._force(slots, rows)
             self.state[slots, TOKEN] = self.feeds["input_ids"][rows, 0]
             self.state[slots, LENGTH] = 0
@@ -113,298 +124,217 @@ class DeviceCache:
         else:
             self.admit(slots, rows)
             self.state[slots, TOKEN] = tokens
-        self.state[slots, LEFT] = most
+        self.state[slots, BUDGET] = budget
+        self.autonomous = True
 
-    def launch(self, steps: int) -> tuple[Ints, Ints]:
-        """Take that many steps, `SYNC_EVERY` at most, and only then look.
-
-        Returns:
-            What each slot said, int64 (slots, steps), -1 where nothing; and how many tokens it may
-            still say, int64 (slots,), 0 where its row is finished.
-        """
+    def launch(self, steps: int) -> Ints:
+        """Take that many steps, `SYNC_EVERY` at most, and only then look: what each slot has
+        emitted, int64 (slots, steps), -1 where nothing. `state` is up to date then."""
         self.reserve(int(self.state[self.taken, LENGTH].max(initial=0)) + steps)
-        self._put()
+        self._put_state()
         for _ in range(steps):
-            self.held.step()
-        said = self.backend.host(self.held.buffers["said"])[:, SYNC_EVERY - steps :]
-        self.state = self.backend.host(self.held.buffers["state"]).copy()
-        return said.copy(), self.state[:, LEFT]
+            self.bound.run()
+        emitted = self.backend.host(self.bound.buffers["said"])[:, SYNC_EVERY - steps :].copy()
+        self.state = self.backend.host(self.bound.buffers["state"]).copy()
+        return emitted
 
     def retire(self, slots: Ints) -> None:
         self.taken[slots] = False
-        self.state[slots, LENGTH] = self.state[slots, LEFT] = 0
-
-    def set_lengths(self, slots: Ints, lengths: Ints) -> None:
-        """Say how many positions of each slot are cached."""
-        self.state[slots, LENGTH] = lengths
+        self.state[slots, LENGTH] = self.state[slots, BUDGET] = 0
 
     def step(self, tokens: Ints) -> None:
         self.state[:, TOKEN] = tokens
-        # Whatever it says, the host says what is read next.
-        self.state[:, LEFT] = np.where(self.taken, 2, 0)
-        if self.settings.causal:
+        # Whatever the device chooses, the host chooses what is read next.
+        self.state[:, BUDGET] = np.where(self.taken, 2, 0)
+        if self.decoder.causal:
             self.forced[:] = -1
         self.reserve(int(self.state[self.taken, LENGTH].max(initial=0)) + 1)
-        self._put()
-        self.held.step()
+        self._put_state()
+        self.bound.run()
         self.state[self.taken, LENGTH] += 1
 
     def best(self) -> tuple[Ints, Scores]:
-        feeds = {"logits": self.held.buffers["logits"], "picks": np.array([self.picks])}
+        feeds = {"logits": self.bound.buffers["logits"], "picks": np.array([self.picks])}
         names = ["best", "best_scores" if self.scored else "best_logits"]
         tokens, scores = self.backend.graph("pick").run(feeds, names)
         return self.backend.host(tokens), np.asarray(self.backend.host(scores), np.float32)
 
     def logits(self) -> Scores:
-        return np.asarray(self.backend.host(self.held.buffers["logits"]), np.float32)
+        return np.asarray(self.backend.host(self.bound.buffers["logits"]), np.float32)
 
     def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
         order = np.arange(self.slots)
         order[slots] = sources
-        self._turned("move", "moved.", {"sources": order})
+        self._rewrite("move", "moved.", {"sources": order})
         self.state[slots, LENGTH] = self.state[sources, LENGTH]
         self.bases[slots] = self.bases[sources]
 
-    def keep(self, order: Ints) -> None:
-        """Is not asked: beams do not narrow."""
-
-    def narrow(self, slots: Ints) -> bool:
-        """Go on with these slots alone, as the first of fewer, where a quarter of all is enough."""
+    def narrowed(self, used: int) -> int:
+        """A quarter where that is enough, but only where the device chooses the tokens: elsewhere
+        it has not been measured."""
         fewer = self.slots // 4
-        if fewer < max(FEWEST, len(slots)):
-            return False
-        sources = np.zeros(fewer, np.int64)
-        sources[: len(slots)] = slots
-        if not self.settings.causal:
-            # They have one side only: what is read and written must not be the same memory.
-            caches = self._caches("cross.")
-            feeds = {name.replace("cross.", "past."): value for name, value in caches.items()}
-            made = [name.replace("cross.", "moved.") for name in self._crosses()]
-            self.ahead = self.backend.graph("move").run({**feeds, "sources": sources}, made)
-        self.slots = fewer
-        self._turned("move", "moved.", {"sources": sources})
-        if not self.settings.causal:
-            self.wide = self.source
-            self._place(np.arange(fewer), np.arange(fewer))
-        real = np.arange(fewer) < len(slots)
-        self.state = np.where(real[:, None], self.state[sources], 0)
-        self.taken, self.bases = self.taken[sources] & real, self.bases[sources]
-        self.forced = self.forced[sources]
-        return True
+        return fewer if self.autonomous and fewer >= max(FEWEST, used) else self.slots
+
+    def keep(self, order: Ints) -> None:
+        # Sources have one side only: they must not be read and written at once.
+        sources = {} if self.decoder.causal else self._reordered_sources(order)
+        taken = self.taken[order]
+        self.slots = len(order)
+        self._rewrite("move", "moved.", {"sources": order})
+        if sources:
+            every = np.arange(self.slots)
+            self._fill(sources, self.source, every, every)
+        self.state = np.where(taken[:, None], self.state[order], 0)
+        self.taken, self.bases, self.forced = taken, self.bases[order], self.forced[order]
 
     def reserve(self, positions: int) -> None:
-        """See that every slot has room for as many."""
-        if (room := self._rounded(min(positions, self.most))) <= self.room:
+        """See that every slot holds as many."""
+        if (rounded := self._rounded(min(positions, self.most))) <= self.positions:
             return
-        before, self.room = self.room, room
-        pads = np.array([0, 0, 0, 0, 0, 0, room - before, 0])
-        self._turned("grow", "grown.", {"pads": pads})
-        if self.settings.causal:
-            more = np.full((self.slots, room - before), -1, np.int64)
+        before, self.positions = self.positions, rounded
+        pads = np.array([0, 0, 0, 0, 0, 0, rounded - before, 0])
+        self._rewrite("grow", "grown.", {"pads": pads})
+        if self.decoder.causal:
+            more = np.full((self.slots, rounded - before), -1, np.int64)
             self.forced = np.concatenate([self.forced, more], axis=1)
 
-    def _put(self) -> None:
-        self.backend.put(self.held.buffers["state"], self.state)
-        if self.settings.causal:
-            self.backend.put(self.held.buffers["forced"], self.forced)
+    def _put_state(self) -> None:
+        self.backend.put(self.bound.buffers["state"], self.state)
+        if self.decoder.causal:
+            self.backend.put(self.bound.buffers["forced"], self.forced)
 
-    def _encode(self, slots: Ints, rows: Ints) -> None:
-        """Put the encoder's keys and values of rows, ascending, into their slots."""
-        at = 0
-        while at < len(rows):
-            self._look_ahead(int(rows[at]))
-            first, stop = self.encoded
-            here = at + int(np.searchsorted(rows[at:], stop))
-            self._place(slots[at:here], rows[at:here] - first)
-            at = here
+    def _encode(self, feeds: Mapping[str, Ints]) -> dict[str, Value]:
+        names = list(self._caches("cross."))
+        return dict(zip(names, self.backend.graph("encoder").run(feeds, names), strict=True))
 
-    def _look_ahead(self, row: int) -> None:
-        """See that the keys and values of a row are at hand: of it and some rows behind it."""
-        first, stop = self.encoded
-        if first <= row < stop:
-            return
-        waiting = self.sources[row : row + self.slots]
-        rows, width = together(waiting, self.budget, min(ENOUGH, self.budget))
-        # Attention with a bias has a fused kernel for lengths that 8 divides.
-        width = min(-(-width // 8) * 8, self.feeds["input_ids"].shape[1])
-        self.encoded = row, row + rows
-        self.count(padded=rows * width)
-        feeds = {name: given[row : row + rows, :width] for name, given in self.feeds.items()}
-        self.ahead = self.backend.graph("encoder").run(feeds, self._crosses())
-        self.wide = width
-
-    def _place(self, slots: Ints, taken: Ints) -> None:
-        """Write them into the caches as they are."""
+    def _fill(self, values: Mapping[str, Value], width: int, slots: Ints, at: Ints) -> None:
+        """Write an encoder's keys and values of rows `at` into slots."""
+        caches = self._caches("cross.")
         feeds: dict[str, Value] = {
             "slots": slots.reshape(-1, 1, 1, 1),
-            "taken": taken,
-            "places": np.arange(self.wide).reshape(1, 1, -1, 1),
+            "taken": at,
+            "places": np.arange(width).reshape(1, 1, -1, 1),
+            **{name.replace("cross.", "given."): value for name, value in values.items()},
+            **caches,
         }
-        for name, value in zip(self._crosses(), self.ahead, strict=True):
-            feeds[name.replace("cross.", "given.")] = value
-        caches = self._caches("cross.")
-        outputs = {n.replace("cross.", "held."): value for n, value in caches.items()}
-        self.backend.graph("admit").bind({**feeds, **caches}, outputs)()
+        outputs = {name.replace("cross.", "held."): value for name, value in caches.items()}
+        self.backend.graph("admit").bind(feeds, outputs)()
 
-    def _read(self, slots: Ints, rows: Ints) -> None:
-        """Have prompts cached but for their last tokens, a step a token, while the others wait."""
+    def _reordered_sources(self, order: Ints) -> dict[str, Value]:
+        """Copies of the encoder's keys and values, the i-th slot's those of order[i]."""
+        caches = self._caches("cross.")
+        feeds = {name.replace("cross.", "past."): value for name, value in caches.items()}
+        outputs = [name.replace("cross.", "moved.") for name in caches]
+        values = self.backend.graph("move").run({**feeds, "sources": order}, outputs)
+        return dict(zip(caches, values, strict=True))
+
+    def _prefill(self, slots: Ints, rows: Ints) -> None:
+        """Cache prompts but for their last tokens, a step a token, while the other rows wait."""
         lengths = self.sources[rows] - 1
         # The others write where they will write next: that must be within their caches.
         under_way = self.state[self.taken, LENGTH].max(initial=0)
         self.reserve(1 + int(max(under_way, lengths.max())))
         self.forced[:] = -1
         self._force(slots, rows)
-        kept = self.state.copy()
-        # A row whose prompt is at an end says a token, which nobody hears, and stops there.
-        kept[:, LEFT] = 0
-        kept[slots, TOKEN], kept[slots, LENGTH] = self.feeds["input_ids"][rows, 0], 0
-        kept[slots, LEFT] = lengths > 0
-        self.backend.put(self.held.buffers["state"], kept)
-        self.backend.put(self.held.buffers["forced"], self.forced)
+        state = self.state.copy()
+        # A row at the end of its prompt emits a token, which is ignored, and stops there.
+        state[:, BUDGET] = 0
+        state[slots, TOKEN], state[slots, LENGTH] = self.feeds["input_ids"][rows, 0], 0
+        state[slots, BUDGET] = lengths > 0
+        self.backend.put(self.bound.buffers["state"], state)
+        self.backend.put(self.bound.buffers["forced"], self.forced)
         for _ in range(int(lengths.max())):
-            self.held.step()
+            self.bound.run()
 
     def _force(self, slots: Ints, rows: Ints) -> None:
-        """Say what follows each place of the prompts."""
+        """Set the token that follows each position of the prompts."""
         ids = self.feeds["input_ids"][rows]
         self.reserve(int(self.sources[rows].max()))
         self.count(padded=int(self.sources[rows].sum()))
         self.forced[slots] = -1
         real = np.arange(1, ids.shape[1]) < self.sources[rows][:, None]
         following = np.where(real, ids[:, 1:], -1)
-        width = min(following.shape[1], self.room)
+        width = min(following.shape[1], self.positions)
         self.forced[slots, :width] = following[:, :width]
 
-    def _turned(self, graph: Role, made: str, feeds: Mapping[str, Value]) -> None:
-        """Run a graph that makes other caches of rows' own: from one side to the other."""
+    def _rewrite(self, graph: Role, prefix: str, feeds: Mapping[str, Value]) -> None:
+        """Run a graph that makes new caches of the rows' own: from one side to the other."""
         old, self.side = self._caches("past."), 1 - self.side
-        self.held = self._hold()
-        outputs = {n.replace("past.", made): value for n, value in self._caches("past.").items()}
+        self.bound = self._bound_step()
+        outputs = {n.replace("past.", prefix): value for n, value in self._caches("past.").items()}
         self.backend.graph(graph).bind({**feeds, **old}, outputs)()
 
-    def _caches(self, kind: str) -> dict[str, Value]:
-        return {n: value for n, value in self.held.buffers.items() if n.startswith(kind)}
+    def _caches(self, prefix: str) -> dict[str, Value]:
+        return {n: value for n, value in self.bound.buffers.items() if n.startswith(prefix)}
 
-    def _crosses(self) -> list[str]:
-        return [f"cross.{n}.{part}" for n in range(self.settings.layers) for part in PARTS]
-
-    def _count(self) -> int:
-        """Slots for all rows, or as many as there is room for: places to the next power of two.
-        What earlier calls have left does not matter, or a row's answer might hang on them."""
-        s, own = self.settings, 2 * _graded(self.most)
-        each = 2 * s.layers * s.heads * s.head_dim * (own + self.source) * self._size() * self.width
-        fit = max(1, min(MOST // self.width, self.backend.cache_bytes // max(1, each)))
-        return min(_power(len(self.sources)), _power(fit + 1) // 2) * self.width
+    def _slot_count(self, most: int) -> int:
+        """Slots for all rows, or as many as fit into memory: groups to the next power of two.
+        Memory of earlier calls does not count, or a row's answer might depend on them."""
+        d, own = self.decoder, 2 * _quarter_step(self.most)
+        size = np.dtype(self.graph.dtypes["past.0.key"]).itemsize
+        each = 2 * d.layers * d.heads * d.head_dim * (own + self.source) * size * self.width
+        groups = max(1, min(most // self.width, self.backend.cache_bytes // max(1, each)))
+        return min(_power_of_two(len(self.sources)), _power_of_two(groups + 1) // 2) * self.width
 
     def _rounded(self, positions: int) -> int:
-        return min(_power(positions, POSITIONS), _graded(self.most))
+        return min(_power_of_two(positions, POSITIONS), _quarter_step(self.most))
 
-    def _size(self) -> int:
-        """Bytes of a number in a cache."""
-        return int(np.dtype(self.graph.dtypes["past.0.key"]).itemsize)
-
-    def _hold(self) -> BoundStep:
+    def _bound_step(self) -> BoundStep:
         """Buffers of the present shape, bound by an earlier call or now."""
-        key = f"{self.slots}.{self.room}.{self.source}.{self.side}"
-        if key not in self.kept.held:
-            self.kept.held[key] = self._made()
-        return self.kept.held[key]
+        key = f"{self.slots}.{self.positions}.{self.source}.{self.side}"
+        if key not in self.pool.steps:
+            self.pool.steps[key] = self._bind()
+        return self.pool.steps[key]
 
-    def _piece(self, name: str, shape: tuple[int, ...]) -> str:
-        """The piece of memory that a buffer lies in: what the host reads or writes has its own."""
+    def _allocation(self, name: str, shape: Shape) -> str:
+        """That a buffer lies in. What the host reads or writes has one for each shape."""
         if name.startswith("past."):
             return f"{name}.{self.side}"
         return name if name.startswith("cross.") else f"{name}.{shape}"
 
-    def _made(self) -> BoundStep:
+    def _bind(self) -> BoundStep:
         shapes = self._shapes()
-        pieces = {name: self._piece(name, shape) for name, (shape, _) in shapes.items()}
-        buffers = {n: self.kept.buffer(self.backend, pieces[n], *shapes[n]) for n in shapes}
+        names = {name: self._allocation(name, shape) for name, (shape, _) in shapes.items()}
+        buffers = {n: self.pool.buffer(self.backend, names[n], *shapes[n]) for n in shapes}
         for name in {"places", "source_places"} & shapes.keys():
             self.backend.put(buffers[name], np.arange(shapes[name][0][0]))
-        self.backend.put(buffers["ends"], np.array(self.settings.end_ids, np.int64))
+        self.backend.put(buffers["ends"], np.array(self.decoder.end_ids, np.int64))
         outputs = {}
         for name in self.graph.outputs:
             outputs[name] = buffers[name.replace("present.", "past.").removeprefix("next_")]
-        step = self.graph.bind({name: buffers[name] for name in self.graph.inputs}, outputs)
-        # A call that is captured is carried out more than once the first time: over idle slots it
-        # changes nothing. Whoever launches it next says first how they are.
+        run = self.graph.bind({name: buffers[name] for name in self.graph.inputs}, outputs)
+        # A step that is captured runs more than once at its first call: over free slots, where it
+        # changes nothing. Whoever runs it next sets the states first.
         self.backend.put(buffers["state"], np.zeros((self.slots, STATE_WIDTH), np.int64))
-        step()
-        return BoundStep(buffers, pieces, step)
+        run()
+        return BoundStep(buffers, names, run)
 
-    def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    def _shapes(self) -> dict[str, tuple[Shape, DTypeLike]]:
         """Shape and dtype of every buffer by its name as an input or output of the graph."""
-        s, count, dtypes = self.settings, self.slots, self.graph.dtypes
-        own = (count, s.heads, self.room, s.head_dim)
-        cross = (count, s.heads, self.source, s.head_dim)
-        layers = [f"{n}.{part}" for n in range(s.layers) for part in PARTS]
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        d, count, dtypes = self.decoder, self.slots, self.graph.dtypes
+        past = (count, d.heads, self.positions, d.head_dim)
+        cross = (count, d.heads, self.source, d.head_dim)
+        layers = [f"{n}.{part}" for n in range(d.layers) for part in PARTS]
+        shapes: dict[str, tuple[Shape, DTypeLike]] = {
             "state": ((count, STATE_WIDTH), np.int64),
             "said": ((count, SYNC_EVERY), np.int64),
-            "places": ((self.room,), np.int64),
-            "ends": ((len(s.end_ids),), np.int64),
-            "logits": ((count, s.vocabulary), dtypes["logits"]),
-            **{f"past.{layer}": (own, dtypes["past.0.key"]) for layer in layers},
+            "places": ((self.positions,), np.int64),
+            "ends": ((len(d.end_ids),), np.int64),
+            "logits": ((count, d.vocabulary), dtypes["logits"]),
+            **{f"past.{layer}": (past, dtypes["past.0.key"]) for layer in layers},
         }
-        if s.causal:
-            return {**shapes, "forced": ((count, self.room), np.int64)}
+        if d.causal:
+            return {**shapes, "forced": ((count, self.positions), np.int64)}
         shapes |= {f"cross.{layer}": (cross, dtypes["cross.0.key"]) for layer in layers}
         return {**shapes, "source_places": ((self.source,), np.int64)}
 
 
-def _power(number: int, least: int = 1) -> int:
+def _power_of_two(number: int, least: int = 1) -> int:
     """The next power of two, from `least` on."""
     return max(least, 1 << max(0, number - 1).bit_length())
 
 
-def _graded(number: int) -> int:
-    """The next of four grades between powers of two."""
-    grade = max(1, _power(number) // 8)
-    return -(-number // grade) * grade
-
-
-def decode(
-    cache: DeviceCache, job: Request, stopped: Callable[[], bool], count: Count
-) -> tuple[NDArray[np.int64], Ints, Flags]:
-    """Take all rows of a job through the slots, each saying its likeliest tokens.
-
-    Returns:
-        Tokens, int64 (rows, max_new_tokens), behind a row's length its padding; lengths (rows,),
-        the end token included; and which rows ended before the limit.
-
-    Raises:
-        Stopped: `stopped` said so.
-    """
-    rows, most = len(job.prompt), job.max_new_tokens
-    ids = np.full((rows, most), job.settings.pad_id, np.int64)
-    lengths = np.zeros(rows, np.int64)
-    owners = np.full(cache.slots, -1)
-    waiting = 0
-    while True:
-        free = np.flatnonzero(owners < 0)[: rows - waiting]
-        if len(free):
-            came = np.arange(waiting, waiting + len(free))
-            cache.begin(free, came, job.prompt[came, -1], most)
-            owners[free] = came
-            waiting += len(free)
-        places = np.flatnonzero(owners >= 0)
-        if not len(places):
-            break
-        if waiting == rows and cache.narrow(places):
-            owners = np.append(owners[places], np.full(cache.slots - len(places), -1))
-            places = np.arange(len(places))
-        if stopped():
-            raise Stopped("stopped while decoding")
-        said, left = cache.launch(SYNC_EVERY)
-        heard = said[places] >= 0
-        at = lengths[owners[places], None] + heard.cumsum(axis=1) - 1
-        ids[np.broadcast_to(owners[places, None], at.shape)[heard], at[heard]] = said[places][heard]
-        lengths[owners[places]] += heard.sum(axis=1)
-        count(places=SYNC_EVERY * len(owners), taken=int(heard.sum()))
-        through = places[left[places] == 0]
-        cache.retire(through)
-        owners[through] = -1
-    ends = np.array(job.settings.end_ids, np.int64)
-    last = ids[np.arange(rows), np.maximum(lengths - 1, 0)]
-    return ids, lengths, np.isin(last, ends)
+def _quarter_step(number: int) -> int:
+    """The next of four steps between powers of two."""
+    step = max(1, _power_of_two(number) // 8)
+    return -(-number // step) * step

@@ -9,62 +9,69 @@ from numpy.typing import NDArray
 
 from engine.core.types import Ints, Ragged
 from engine.generation.logits_processors import FILLER
-from engine.generation.request import Request
-from engine.generation.scheduler import Cache, Flags, Scores
+from engine.generation.request import DecodedRows, Request
+from engine.generation.scheduler import Flags, KVCache, Scores, StepResult
 
 Stop = Callable[[Ragged], NDArray[np.bool_]]
 
 
-def likeliest(search: Greedy, places: Ints, rows: Ints) -> Ints:
+def likeliest(search: GreedySearch, groups: Ints, rows: Ints) -> Ints:
     """A `Choose`."""
-    if not search.job.rules:
-        return np.asarray(search.cache.best()[0][places, 0])
-    return np.asarray(search.ruled(places, rows).argmax(axis=1))
+    if not search.request.processors:
+        return np.asarray(search.cache.best()[0][groups, 0])
+    return np.asarray(search.scores(groups, rows).argmax(axis=1))
 
 
-class Greedy:
-    """See `loop.Search`. `ids` (rows, max_new_tokens), `lengths` and `ended` are the result."""
+class GreedySearch:
+    """See `scheduler.SearchStrategy`. `output` is the answer.
+
+    Args:
+        stop, tail: As `generate` takes them.
+        choose: The next token of each row.
+    """
 
     width = 1
 
     def __init__(
         self,
-        job: Request,
-        cache: Cache,
+        request: Request,
+        cache: KVCache,
+        choose: Choose = likeliest,
         stop: Stop | None = None,
         tail: int = 0,
-        choose: Choose = likeliest,
     ) -> None:
-        rows = len(job.prompt)
-        self.job, self.cache, self.stop, self.tail = job, cache, stop, tail
-        self.choose = choose
-        self.ends = np.array(job.settings.end_ids, np.int64)
-        self.ids = np.full((rows, job.max_new_tokens), job.settings.pad_id, np.int64)
-        self.lengths = np.zeros(rows, np.int64)
-        self.ended = np.zeros(rows, np.bool_)
-        self.tokens = np.full(cache.slots, job.settings.pad_id, np.int64)
+        self.request, self.cache, self.choose = request, cache, choose
+        self.stop, self.tail = stop, tail
+        self.output = DecodedRows.empty(request)
+        # What every slot is fed next.
+        self.tokens = np.full(cache.slots, request.decoder.pad_id, np.int64)
 
-    def begin(self, places: Ints, rows: Ints) -> None:
-        self.tokens[places] = self.job.prompt[rows, -1]
+    def admit(self, groups: Ints, rows: Ints) -> None:
+        self.cache.admit(groups, rows)
+        self.tokens[groups] = self.request.prompt[rows, -1]
 
-    def advance(self, places: Ints, rows: Ints) -> Flags:
-        chosen = self.choose(self, places, rows)
-        self.tokens[places] = self.ids[rows, self.lengths[rows]] = chosen
-        self.lengths[rows] += 1
-        ended = (chosen[:, None] == self.ends).any(axis=1)
+    def step(self, groups: Ints, rows: Ints) -> StepResult:
+        self.cache.step(self.tokens)
+        output = self.output
+        chosen = self.choose(self, groups, rows)
+        self.tokens[groups] = output.ids[rows, output.lengths[rows]] = chosen
+        output.lengths[rows] += 1
+        ended = np.isin(chosen, self.request.decoder.end_ids)
         if self.stop is not None:
             self._ask(self.stop, rows, ended)
-        self.ended[rows] = ended
-        return np.asarray(ended | (self.lengths[rows] == self.job.max_new_tokens))
+        output.ended[rows] = ended
+        full = output.lengths[rows] == self.request.max_new_tokens
+        return StepResult(ended | full, len(groups))
 
     def keep(self, order: Ints) -> None:
         self.tokens = self.tokens[order]
 
-    def ruled(self, places: Ints, rows: Ints) -> Scores:
-        """Logits of the latest step after the rules, float32 (places, vocabulary); a copy."""
-        scores = self.cache.logits()[places]
-        if self.job.rules:
-            self.job.rule(scores, rows, self.ids[rows], self.lengths[rows])
+    def scores(self, groups: Ints, rows: Ints) -> Scores:
+        """Logits of the latest step behind the logits processors, float32 (rows, vocabulary); a
+        copy."""
+        scores = self.cache.logits()[groups]
+        if self.request.processors:
+            self.request.process(scores, rows, self.output.ids[rows], self.output.lengths[rows])
         return scores
 
     def _ask(self, stop: Stop, rows: Ints, ended: Flags) -> None:
@@ -72,11 +79,12 @@ class Greedy:
         running = np.flatnonzero(~ended)
         if not len(running):
             return
-        asked = rows[running]
-        tails = self.job.history(asked, self.ids[asked], self.lengths[asked])[:, -self.tail :]
+        shown, output = rows[running], self.output
+        history = self.request.history(shown, output.ids[shown], output.lengths[shown])
+        tails = history[:, -self.tail :]
         real = tails != FILLER
         ended[running] = stop(Ragged.of(tails[real], real.sum(axis=1)))
 
 
-Choose = Callable[[Greedy, Ints, Ints], Ints]
-"""The next token of each place that has a row, from the latest step of the search's cache."""
+Choose = Callable[[GreedySearch, Ints, Ints], Ints]
+"""The next token of each group that has a row, from the latest step of the search's cache."""

@@ -1,14 +1,22 @@
-"""What is decoded and under which settings: the ground that all searches share."""
+"""What is decoded and under which settings, shared by all search strategies; and the answer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.bundle.format import DecoderConfig, GenerationConfig
-from engine.core.types import Ints
-from engine.generation.logits_processors import FILLER, LogitsProcessor, Scores, Seen
+from engine.core.types import Ints, Ragged
+from engine.generation.logits_processors import (
+    FILLER,
+    LogitsProcessor,
+    Scores,
+    TokenHistory,
+    logits_processors,
+)
 
 
 @dataclass(frozen=True)
@@ -16,44 +24,115 @@ class Request:
     """The rows to decode.
 
     Attributes:
-        settings, search: Of the bundle and of the run.
-        rules: Made of `search`.
+        decoder: Of the bundle.
+        config: Of the run.
+        processors: The logits processors that `config` asks for.
         prompt: What the decoder starts from: the start token or the prompt, int64 (rows, length),
             FILLER left of shorter rows.
-        source: What the encoder read, or the prompt; int64 (rows, length), FILLER where padded.
+        source: What the encoder reads, or the prompt; int64 (rows, length), FILLER where padded.
         max_new_tokens: Tokens a row may generate.
     """
 
-    settings: DecoderConfig
-    search: GenerationConfig
-    rules: tuple[LogitsProcessor, ...]
+    decoder: DecoderConfig
+    config: GenerationConfig
+    processors: tuple[LogitsProcessor, ...]
     prompt: Ints
     source: Ints
     max_new_tokens: int
 
-    def rule(self, scores: Scores, rows: Ints, ids: Ints, lengths: Ints) -> None:
-        """Change scores float32 (places, vocabulary) in place by all rules.
+    @classmethod
+    def of(
+        cls,
+        feeds: Mapping[str, Ints],
+        decoder: DecoderConfig,
+        config: GenerationConfig,
+        max_new_tokens: int,
+    ) -> Request:
+        """Of rows as `generate` takes them."""
+        mask = feeds["attention_mask"]
+        if decoder.causal:
+            source = prompt = left_padded(feeds["input_ids"], mask)
+        else:
+            source = np.where(mask == 1, feeds["input_ids"], FILLER)
+            prompt = np.full((len(source), 1), decoder.start_id, np.int64)
+        processors = logits_processors(config, decoder.end_ids, max_new_tokens)
+        return cls(decoder, config, processors, prompt, source, max_new_tokens)
+
+    @property
+    def positions(self) -> int:
+        """Positions that a row may fill: its last token is never fed."""
+        return int(self.prompt.shape[1]) - 1 + self.max_new_tokens
+
+    @property
+    def picks(self) -> int:
+        """How many of a step's likeliest tokens the search looks at; 1 where it reads all logits
+        instead, because logits processors change them."""
+        if self.processors:
+            return 1
+        if self.config.num_beams > 1:
+            return self.candidates
+        if self.config.do_sample and self.config.top_k:
+            return min(self.config.top_k, self.decoder.vocabulary)
+        return 1
+
+    @property
+    def candidates(self) -> int:
+        """Of a step of beam search: enough for `num_beams` of them not to end the row."""
+        return max(2, 1 + len(self.decoder.end_ids)) * self.config.num_beams
+
+    def process(self, scores: Scores, rows: Ints, ids: Ints, lengths: Ints) -> None:
+        """Let the logits processors change scores, float32 (n, vocabulary), in place.
 
         Args:
-            rows: The row that each place belongs to, int64 (places,).
-            ids, lengths: Of each place, what was generated, int64 (places, max_new_tokens), and
-                how much of it, (places,).
+            rows: The row that each of them belongs to, int64 (n,).
+            ids, lengths: What was generated, int64 (n, max_new_tokens), and how much of it, (n,).
         """
         prompts = (self.prompt[rows] != FILLER).sum(axis=1)
-        history = self.history(rows, ids, lengths)
-        seen = Seen(history, self.source[rows], prompts, lengths)
-        for rule in self.rules:
-            rule(scores, seen)
+        tokens = self.history(rows, ids, lengths)
+        history = TokenHistory(tokens, self.source[rows], prompts, lengths)
+        for processor in self.processors:
+            processor(scores, history)
 
     def history(self, rows: Ints, ids: Ints, lengths: Ints) -> Ints:
-        """Prompt and generated tokens of each place, ending together: int64 (places, length),
-        FILLER left of shorter ones. Arguments as those of `rule`."""
+        """Prompt and generated tokens of each row, ending together: int64 (n, length), FILLER left
+        of shorter ones. Arguments as those of `process`."""
         prompt = self.prompt[rows]
-        whole = np.concatenate([prompt, ids], axis=1)
+        tokens = np.concatenate([prompt, ids], axis=1)
         width = prompt.shape[1] + int(lengths.max(initial=0))
-        place = np.arange(width) - width + prompt.shape[1] + lengths[:, None]
-        moved = np.take_along_axis(whole, np.maximum(place, 0), axis=1)
-        return np.where(place >= 0, moved, FILLER)
+        position = np.arange(width) - width + prompt.shape[1] + lengths[:, None]
+        aligned = np.take_along_axis(tokens, np.maximum(position, 0), axis=1)
+        return np.where(position >= 0, aligned, FILLER)
+
+
+@dataclass(frozen=True)
+class DecodedRows:
+    """The answer, filled in as rows are decoded.
+
+    Attributes:
+        ids: Generated tokens, the end token included, then padding; int64 (rows, max_new_tokens).
+        lengths: How many each row has, int64 (rows,).
+        ended: Which rows ended before the limit cut them off, bool (rows,).
+    """
+
+    ids: Ints
+    lengths: Ints
+    ended: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, request: Request) -> DecodedRows:
+        rows = len(request.prompt)
+        ids = np.full((rows, request.max_new_tokens), request.decoder.pad_id, np.int64)
+        return cls(ids, np.zeros(rows, np.int64), np.zeros(rows, np.bool_))
+
+    @property
+    def tokens(self) -> Ragged:
+        return Ragged.of_padded(self.ids, self.lengths)
+
+    def mark_ended(self, rows: Ints, end_ids: tuple[int, ...]) -> None:
+        """Note which of these rows, now finished, have an end token as their last."""
+        lengths = self.lengths[rows]
+        last = self.ids[rows, np.maximum(lengths - 1, 0)]
+        self.ended[rows] = (lengths > 0) & np.isin(last, end_ids)
 
 
 def left_padded(ids: Ints, mask: Ints) -> Ints:
@@ -61,6 +140,6 @@ def left_padded(ids: Ints, mask: Ints) -> Ints:
     the longest; int64 (rows, length)."""
     lengths = mask.sum(axis=1)
     width = int(lengths.max(initial=0))
-    place = np.arange(width) - (width - lengths)[:, None]
-    moved = np.take_along_axis(ids, np.maximum(place, 0), axis=1)
-    return np.where(place >= 0, moved, FILLER)
+    position = np.arange(width) - (width - lengths)[:, None]
+    aligned = np.take_along_axis(ids, np.maximum(position, 0), axis=1)
+    return np.where(position >= 0, aligned, FILLER)

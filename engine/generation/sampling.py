@@ -1,8 +1,8 @@
 """Sampling: the next token is drawn from what transformers' warpers leave of the distribution.
 
 What a row draws follows from its logits and from (seed, row, step) alone. The token that a random
-number stands for is looked for in the order of token ids, not of likelihood: where two logits are
-so near that another batch size rounds them the other way round, the answer stays the same.
+number stands for is looked up in the order of token ids, not of likelihood: where two logits are so
+close that another batch size rounds them to the opposite order, the answer stays the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
 from engine.generation.beam import top
-from engine.generation.greedy import Greedy
+from engine.generation.greedy import GreedySearch
 from engine.generation.scheduler import Scores
 
 Words = NDArray[np.uint64]
@@ -37,27 +37,27 @@ class Sampling:
 
     Attributes:
         seed: Of the run, from 0 and below 2**64.
-        numbers: Of each row, what tells it from the others wherever it is decoded, int64 (rows,).
+        numbers: Of each row, its number in the input wherever it is decoded, int64 (rows,).
     """
 
     seed: int
     numbers: Ints
 
-    def __call__(self, search: Greedy, places: Ints, rows: Ints) -> Ints:
-        tokens, scores = _candidates(search, places, rows)
-        chance = uniform(self.seed, self.numbers[rows], search.lengths[rows])
-        chosen = drawn(warped(scores, search.job.search), chance)
+    def __call__(self, search: GreedySearch, groups: Ints, rows: Ints) -> Ints:
+        tokens, scores = _candidates(search, groups, rows)
+        chance = uniform(self.seed, self.numbers[rows], search.output.lengths[rows])
+        chosen = draw(warp(scores, search.request.config), chance)
         return chosen if tokens is None else tokens[np.arange(len(chosen)), chosen]
 
 
-def _candidates(search: Greedy, places: Ints, rows: Ints) -> tuple[Ints | None, Scores]:
-    """Tokens by ascending id, (places, n), and their logits; all of them for None."""
-    top_k = search.job.search.top_k
-    if top_k and not search.job.rules:
+def _candidates(search: GreedySearch, groups: Ints, rows: Ints) -> tuple[Ints | None, Scores]:
+    """Tokens by ascending id, (groups, n), and their logits; all of them for None."""
+    top_k = search.request.config.top_k
+    if top_k and not search.request.processors:
         tokens, scores = search.cache.best()
-        tokens, scores = tokens[places], scores[places]
+        tokens, scores = tokens[groups], scores[groups]
     else:
-        scores = search.ruled(places, rows)
+        scores = search.scores(groups, rows)
         if not top_k:
             return None, scores
         tokens = top(scores, min(top_k, scores.shape[1]))
@@ -66,29 +66,29 @@ def _candidates(search: Greedy, places: Ints, rows: Ints) -> tuple[Ints | None, 
     return np.take_along_axis(tokens, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
-def warped(scores: Scores, search: GenerationConfig) -> Scores:
+def warp(scores: Scores, config: GenerationConfig) -> Scores:
     """Logits after temperature, top-p and min-p, in transformers' order.
 
     Args:
         scores: float32 (rows, n), those that top-k has left.
-        search: Its settings.
+        config: Temperature, top-p and min-p.
 
     Returns:
-        The same less a constant for each row, -inf where a token is out.
+        The same minus a constant for each row, -inf where a token is out.
     """
-    found = scores
-    if search.temperature != 1:
+    kept = scores
+    if config.temperature != 1:
         # From the highest on, so that a temperature near 0 leaves that one rather than infinities.
         with np.errstate(over="ignore", invalid="ignore"):
-            found = scores - scores.max(axis=1, keepdims=True)
-            found /= max(np.float32(search.temperature), np.finfo(np.float32).tiny)
-    if search.top_p < 1:
-        found = np.where(_in_top_p(found, search.top_p), found, np.float32(-np.inf))
-    if search.min_p > 0:
-        shares = _softmax(found)
-        out = shares < np.float32(search.min_p) * shares.max(axis=1, keepdims=True)
-        found = np.where(out, np.float32(-np.inf), found)
-    return np.asarray(found)
+            kept = scores - scores.max(axis=1, keepdims=True)
+            kept /= max(np.float32(config.temperature), np.finfo(np.float32).tiny)
+    if config.top_p < 1:
+        kept = np.where(_in_top_p(kept, config.top_p), kept, np.float32(-np.inf))
+    if config.min_p > 0:
+        shares = _softmax(kept)
+        out = shares < np.float32(config.min_p) * shares.max(axis=1, keepdims=True)
+        kept = np.where(out, np.float32(-np.inf), kept)
+    return np.asarray(kept)
 
 
 def _in_top_p(scores: Scores, top_p: float) -> NDArray[np.bool_]:
@@ -97,30 +97,30 @@ def _in_top_p(scores: Scores, top_p: float) -> NDArray[np.bool_]:
     ascending = np.take_along_axis(_softmax(scores), order, axis=1)
     # Summed up as torch does on a CPU: in float64, each sum as float32.
     sums = ascending.cumsum(axis=1, dtype=np.float64).astype(np.float32)
-    kept = sums > np.float32(1 - top_p)
-    kept[:, -1] = True
-    found = np.empty_like(kept)
-    np.put_along_axis(found, order, kept, axis=1)
-    return found
+    ordered = sums > np.float32(1 - top_p)
+    ordered[:, -1] = True
+    kept = np.empty_like(ordered)
+    np.put_along_axis(kept, order, ordered, axis=1)
+    return kept
 
 
-def drawn(scores: Scores, chance: NDArray[np.float64]) -> Ints:
+def draw(scores: Scores, chance: NDArray[np.float64]) -> Ints:
     """Where the distribution function of each row's softmax passes `chance`, from 0 to below 1.
 
     Never where the score is -inf; at 0 if all are, which is what greedy search takes there.
     """
     sums = _softmax(scores).cumsum(axis=1, dtype=np.float64)
     whole = sums[:, -1]
-    # A product rounded up to the whole would lie behind the last token.
+    # A product that is rounded up to the whole would fall behind the last token.
     reached = np.minimum(chance * whole, np.nextafter(whole, 0))
     return np.asarray((sums <= reached[:, None]).sum(axis=1))
 
 
 def _softmax(scores: Scores) -> Scores:
     with np.errstate(invalid="ignore"):
-        found = np.exp(scores - scores.max(axis=1, keepdims=True))
-        found /= found.sum(axis=1, keepdims=True)
-    return np.asarray(found)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+    return np.asarray(shares)
 
 
 def uniform(seed: int, rows: Ints, steps: Ints) -> NDArray[np.float64]:

@@ -79,7 +79,7 @@ class Report:
         """From the commit records of the folder and what this call's workers have counted."""
         counts = work.counts
         rows, tokens, padded, slots = (
-            counts.get(name, 0) for name in ("rows", "tokens", "padded", "places")
+            counts.get(name, 0) for name in ("rows", "tokens", "padded", "group_steps")
         )
         return cls(
             **total(entries),
@@ -96,7 +96,7 @@ class Report:
             tokens_per_second=round(tokens / seconds, 1),
             padding=round(padded / tokens, 3) if tokens else 1.0,
             stage_seconds={stage: round(spent, 3) for stage, spent in work.seconds.items()},
-            occupancy=round(counts.get("taken", 0) / slots, 4) if slots else None,
+            occupancy=round(counts.get("busy", 0) / slots, 4) if slots else None,
             rejected=rejected,
             ran=ran,
             files=tuple(entry.part.file for entry in entries),

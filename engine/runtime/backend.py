@@ -355,10 +355,6 @@ class OrtBackend:
             value.update_inplace(np.zeros(shape, dtype))
         return OrtBuffer(None, None, value)
 
-    def first(self, buffer: OrtBuffer, rows: int) -> OrtBuffer:
-        assert buffer.array is not None
-        return OrtBuffer(buffer.memory, buffer.array[:rows])
-
     def _load(self, folder: Path, graph: GraphRecord, threads: int) -> OrtGraph:
         ort, file = runtime(), folder / graph.file
         options = ort.SessionOptions()

@@ -78,6 +78,3 @@ class Backend(Protocol):
         """The result of call(), which binds graphs and launches them. Where launches are captured,
         all such calls run one after another on one thread, since a capture belongs to its thread.
         """
-
-    def first(self, buffer: Value, rows: int) -> Value:
-        """The first rows of a buffer on the host, as a buffer over the same memory."""

@@ -13,8 +13,8 @@ from engine.bundle import batching
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.types import Arrays, Column, Encoded, Ints, Ragged, Rows
-from engine.generation import Count, uncounted
-from engine.runtime.protocol import Backend, Value
+from engine.generation import BufferPool, Count, uncounted
+from engine.runtime.protocol import Backend
 
 WINDOW = 4096
 
@@ -33,8 +33,8 @@ class Context:
         type_ids: Whether the model reads token_type_ids.
         stopped: Whether the run is being stopped; long loops ask.
         batch_tokens: Padded tokens of one batch, for tasks that form batches themselves.
-        count: Called while tokens are generated, with numbers of slots and of rows in them.
-        spare: Buffers of earlier batches that generation may use again.
+        count: See `generation.scheduler.Count`.
+        spare: Memory of earlier batches that generation may use again.
         numbers: For `infer`: as `Batch.numbers` of the batch it gets. What is sampled for a row
             must depend on nothing else.
     """
@@ -46,7 +46,7 @@ class Context:
     stopped: Callable[[], bool]
     batch_tokens: int = 0
     count: Count = uncounted
-    spare: list[dict[str, Value]] = field(default_factory=list)
+    spare: list[BufferPool] = field(default_factory=list)
     numbers: Ints | None = None
 
 

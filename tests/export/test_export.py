@@ -1268,7 +1268,7 @@ def _decode(folder: Path, ids: np.ndarray, mask: np.ndarray, tokens: np.ndarray)
     assert generation is not None
     backend = OrtBackend(folder, bundle_format.load(folder).graphs_for(CPU), device=CPU)
     feeds = {"input_ids": ids, "attention_mask": mask}
-    cache = HostCache(backend, generation, feeds, width=1, most=tokens.shape[1], picks=1)
+    cache = HostCache(backend, generation, feeds, width=1, positions=tokens.shape[1], picks=1)
     cache.admit(np.arange(len(ids)), np.arange(len(ids)))
     logits = []
     for step in range(tokens.shape[1]):

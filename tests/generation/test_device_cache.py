@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support import checkpoints
 from support.bundles import checkpoint_of, export_once
+from support.fakes import FakeBackend
 
 from engine.bundle import format as bundle_format
 from engine.bundle.format import SYNC_EVERY
@@ -20,8 +21,8 @@ from engine.core.device import CPU, Device
 from engine.core.graphs import GraphRecord
 from engine.core.types import Ints
 from engine.errors import OutOfMemory, Stopped
-from engine.generation import device_cache, generate, uncounted, walk
-from engine.generation.buffer_pool import BufferPool
+from engine.generation import device_cache, generate, trace_logits, trace_steps, uncounted
+from engine.generation.buffer_pool import BoundStep, BufferPool
 from engine.runtime.gpu_serialization import SerialExecutor
 from engine.tasks.decoding import decoder_config
 
@@ -110,7 +111,7 @@ def test_few_slots_are_refilled_and_caches_grow(
     wanted = told(near(made / family), made / family, feeds, max_new_tokens=29)
     monkeypatch.setattr(device_cache, "MOST", 4)
     monkeypatch.setattr(device_cache, "POSITIONS", 2)
-    device, spare = far(made / family), [{}]
+    device, spare = far(made / family), [BufferPool()]
     counts: dict[str, int] = {}
 
     def count(**more: int) -> None:
@@ -118,15 +119,15 @@ def test_few_slots_are_refilled_and_caches_grow(
 
     given = {"max_new_tokens": 29, "spare": spare, "batch_tokens": 40, "count": count}
     assert told(device, made / family, feeds, **given) == wanted
-    assert counts["taken"] == sum(map(len, wanted))
-    assert counts["places"] >= counts["taken"]
+    assert counts["busy"] == sum(map(len, wanted))
+    assert counts["group_steps"] >= counts["busy"]
     # A second batch finds memory that is large enough, and a third one all of it bound.
     assert told(device, made / family, feeds, **given) == wanted
-    kept = spare[0]["resident"]
-    assert len({key.split(".")[1] for key in kept.held}) > 2, "the cache has not grown"
-    calls, size = [one.step for one in kept.held.values()], kept.bytes
+    kept = spare[0]
+    assert len({key.split(".")[1] for key in kept.steps}) > 2, "the cache has not grown"
+    calls, size = [one.run for one in kept.steps.values()], kept.bytes
     assert told(device, made / family, feeds, **given) == wanted
-    assert [one.step for one in kept.held.values()] == calls
+    assert [one.run for one in kept.steps.values()] == calls
     assert kept.bytes == size
     if family != "gpt2":
         assert device.launches["admit"] > 7
@@ -144,15 +145,15 @@ def test_the_last_rows_go_on_in_fewer_slots(
     monkeypatch.setattr(device_cache, "MOST", 32)
     monkeypatch.setattr(device_cache, "FEWEST", 2)
     monkeypatch.setattr(device_cache, "POSITIONS", 4)
-    device, spare = far(made / family), [{}]
+    device, spare = far(made / family), [BufferPool()]
     given = {"max_new_tokens": 45, "spare": spare, "batch_tokens": 40, "ends": ends}
     for _ in range(3):
         assert told(device, made / family, feeds, **given) == wanted
-    held = spare[0]["resident"].held
+    held = spare[0].steps
     assert {key.split(".")[0] for key in held} >= {"32", "8"}
-    calls = [one.step for one in held.values()]
+    calls = [one.run for one in held.values()]
     assert told(device, made / family, feeds, **given) == wanted
-    assert [one.step for one in held.values()] == calls
+    assert [one.run for one in held.values()] == calls
 
 
 @pytest.mark.parametrize("search", ["sampling", "rules", "beams"])
@@ -211,7 +212,9 @@ def test_a_capture_keeps_to_its_thread_and_to_itself(
 
 
 def caches(kept: BufferPool) -> int:
-    return sum(n for name, (n, *_) in kept.pieces.items() if name.startswith(("past.", "cross.")))
+    return sum(
+        n for name, (n, *_) in kept.allocations.items() if name.startswith(("past.", "cross."))
+    )
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
@@ -221,7 +224,8 @@ def test_memory_and_captures_are_those_of_few_shapes(
     """However many come by: each takes the beginning of what there is, or the next larger one."""
     monkeypatch.setattr(device_cache, "POSITIONS", 4)
     monkeypatch.setattr(device_cache, "MOST", 4)
-    near_by, device, spare = near(made / family), far(made / family), [{}]
+    near_by, device = near(made / family), far(made / family)
+    spare = [BufferPool()]
     drawn, bound, size = np.random.default_rng(0), [], []
     for window in range(90):
         feeds = rows(int(drawn.integers(3, 6)), int(drawn.integers(1, 40)), window)
@@ -230,12 +234,12 @@ def test_memory_and_captures_are_those_of_few_shapes(
         found = told(device, made / family, feeds, spare=spare, **given)
         if window % 9 == 0:
             assert found == told(near_by, made / family, feeds, **given)
-        kept = spare[0]["resident"]
-        bound.append(set(map(id, kept.held.values())))
+        kept = spare[0]
+        bound.append(set(map(id, kept.steps.values())))
         size.append(kept.bytes)
-        for held in kept.held.values():
-            for name, piece in held.pieces.items():
-                assert held.buffers[name].memory is kept.pieces[piece][-1].memory
+        for held in kept.steps.values():
+            for name, piece in held.allocations.items():
+                assert held.buffers[name].memory is kept.allocations[piece].buffer.memory
     assert len(bound[-1]) < 30
     assert bound[60] == bound[-1]
     assert size[60] == size[-1]
@@ -247,12 +251,12 @@ def test_a_call_has_slots_for_its_room_whatever_came_before(made: Path) -> None:
     model_config = decoder_config(bundle_format.load(made / "t5").description.model_config)
     each = 2 * model_config.layers * model_config.heads * model_config.head_dim * 4
     device.cache_bytes = 40 * each * own
-    spare: list[dict[str, Any]] = [{}]
+    spare: list[BufferPool] = []
     for given in (long, feeds, long, feeds):
         told(device, made / "t5", given, spare=spare)
-        kept = spare[0]["resident"]
-        assert {key.split(".")[0] for key in kept.held if key.split(".")[2] == "16"} <= {"32"}
-        assert {key.split(".")[0] for key in kept.held if key.split(".")[2] == "64"} <= {"16"}
+        kept = spare[0]
+        assert {key.split(".")[0] for key in kept.steps if key.split(".")[2] == "16"} <= {"32"}
+        assert {key.split(".")[0] for key in kept.steps if key.split(".")[2] == "64"} <= {"16"}
         assert caches(kept) <= 2 * device.cache_bytes
 
 
@@ -263,7 +267,7 @@ def test_a_call_that_has_no_memory_leaves_the_next_one_alone(
     monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
     folder = bundle_format.load(made / "t5")
     gpu = OrtBackend(folder.path, folder.graphs_for(Device("cuda")), device=Device("cuda"))
-    spare: list[dict[str, Any]] = [{}]
+    spare: list[BufferPool] = []
     given = {"max_new_tokens": 40, "spare": spare}
     wanted = told(near(folder.path), folder.path, rows(3), max_new_tokens=40)
     assert told(gpu, folder.path, rows(3), **given) == wanted
@@ -278,11 +282,40 @@ def test_a_decoder_is_led_along_given_tokens(made: Path) -> None:
     for family in ("t5", "gpt2"):
         settings = decoder_config(bundle_format.load(made / family).description.model_config)
         feeds = rows(7)
-        first = walk(near(made / family), feeds, settings, 9)
-        second = walk(far(made / family), feeds, settings, 9, along=first)
+        first = trace_steps(near(made / family), feeds, settings, 9)
+        second = trace_steps(far(made / family), feeds, settings, 9, along=first)
         for row, length in enumerate(first.lengths):
             assert second.tokens[row, :length].tolist() == first.tokens[row, :length].tolist()
         np.testing.assert_allclose(second.margins, first.margins, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_logits_along_given_tokens_do_not_depend_on_slots(made: Path, family: str) -> None:
+    settings = decoder_config(bundle_format.load(made / family).description.model_config)
+    feeds, forced = rows(7), np.random.default_rng(0).integers(5, 90, (7, 6))
+    forced[2, 1] = forced[5, 3] = -1
+    wanted = trace_logits(near(made / family), feeds, settings, forced, 7)
+    assert not wanted[2, 2:].any()
+    assert wanted[2, :2].any(axis=1).all()
+    for backend, slots in ((near(made / family), 2), (far(made / family), 3)):
+        found = trace_logits(backend, feeds, settings, forced, slots)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_steps_are_dropped_with_the_memory_that_they_are_bound_to() -> None:
+    """A step bound to memory that has been freed would read and write somebody else's."""
+    pool, backend = BufferPool(), FakeBackend()
+    small, other = pool.buffer(backend, "past", (2, 3), float), pool.buffer(backend, "x", (4,), int)
+    for key, name in (("bound", "past"), ("untouched", "x")):
+        pool.steps[key] = BoundStep({name: small}, {name: name}, lambda: None)
+    assert pool.buffer(backend, "past", (1, 3), float).memory is small.memory
+    assert set(pool.steps) == {"bound", "untouched"}
+    large = pool.buffer(backend, "past", (5, 3), float)
+    assert set(pool.steps) == {"untouched"}
+    assert large.memory is not small.memory
+    assert pool.buffer(backend, "past", (5, 3), float) is large
+    assert pool.buffer(backend, "x", (4,), int) is other
+    assert pool.bytes == 8 * (15 + 4)
 
 
 def test_stop_texts_are_asked_for_row_by_row(made: Path) -> None:
@@ -317,7 +350,7 @@ def test_whoever_is_interrupted_has_decoding_stop_elsewhere_too(made: Path) -> N
             raise KeyboardInterrupt
 
     def count(**more: int) -> None:
-        if more.get("places"):
+        if more.get("group_steps"):
             begun.set()
 
     lane = device.lane = Interrupted()

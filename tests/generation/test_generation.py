@@ -38,19 +38,13 @@ from engine.errors import Stopped
 from engine.generation import generate
 from engine.generation import host_cache as slots_module
 from engine.generation.beam import top
-from engine.generation.concat_cache import ConcatCache
-from engine.generation.logits_processors import FILLER, Seen, rules
-from engine.generation.scheduler import IDLE
+from engine.generation.host_cache import IDLE
+from engine.generation.logits_processors import FILLER, TokenHistory, logits_processors
 
 Rows = list[tuple[int, ...]]
 GREEDY = GenerationConfig()
 CAUSAL = dataclasses.replace(GENERATION, start_id=-1)
-# The same with a step graph.
-SLOTTED = dataclasses.replace(GENERATION, vocabulary=VOCABULARY)
-SLOTTED_CAUSAL = dataclasses.replace(CAUSAL, vocabulary=VOCABULARY)
-KINDS = {
-    "encoder": GENERATION, "causal": CAUSAL, "slots": SLOTTED, "causal-slots": SLOTTED_CAUSAL
-}  # fmt: skip
+KINDS = {"encoder": GENERATION, "causal": CAUSAL}
 every_kind = pytest.mark.parametrize("settings_", KINDS.values(), ids=list(KINDS))
 sources = st.lists(
     st.lists(st.integers(FIRST_WORD, FIRST_WORD + len(WORDS) - 1), max_size=6).map(
@@ -146,8 +140,8 @@ def test_ended_rows_leave_and_no_step_follows_the_last_end() -> None:
         compute = found.compute
 
         def noted(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            if name == "decoder":
-                fed.append(feeds["input_ids"][:, 0].tolist())
+            if name == "step":
+                fed.append(feeds["tokens"].tolist())
             return compute(feeds)
 
         found.compute = noted
@@ -155,7 +149,7 @@ def test_ended_rows_leave_and_no_step_follows_the_last_end() -> None:
 
     backend.graph = spied  # type: ignore[method-assign,assignment]
     rows = [r for r in map(ids_of, texts(60)) if decoded(r, 8)[1]][:6]
-    tokens, _ = decode(rows, 50, backend=backend)
+    tokens, _ = decode(rows, 50, backend=backend, slots=6)
     assert len(fed) == max(map(len, tokens))
     assert fed[0] == [GENERATION.start_id] * len(rows)
     for step, last in enumerate(fed[1:]):
@@ -167,9 +161,9 @@ def test_ended_rows_leave_and_no_step_follows_the_last_end() -> None:
 def test_the_encoder_runs_once_and_steps_are_one_token_wide() -> None:
     backend = FakeBackend()
     rows = [ids_of(text) for text in texts(5)]
-    tokens, _ = decode(rows, backend=backend)
+    tokens, _ = decode(rows, backend=backend, slots=5)
     assert [name for name, _ in backend.shapes].count("encoder") == 1
-    assert {shape[1] for name, shape in backend.shapes if name == "decoder"} == {1}
+    assert {len(shape) for name, shape in backend.shapes if name == "step"} == {1}
     assert len(backend.shapes) == 1 + max(map(len, tokens))
 
 
@@ -182,7 +176,7 @@ def test_stopped_is_asked_before_every_step(after: int, beams: int) -> None:
     search = GenerationConfig(num_beams=beams, min_new_tokens=8)
     with pytest.raises(Stopped):
         decode([row], backend=backend, search=search, stopped=lambda: next(asked) >= after)
-    assert [name for name, _ in backend.shapes].count("decoder") == after
+    assert [name for name, _ in backend.shapes].count("step") == after
 
 
 def test_a_padding_that_is_an_end_does_not_end_a_row_twice() -> None:
@@ -303,10 +297,10 @@ def test_every_score_is_as_the_rules_say(
     ids = np.concatenate([prompts, spoken], axis=1)
     logits = draw.normal(size=(len(rows), VOCABULARY)).astype(np.float32)
     lengths = np.array([len(row) for row in rows])
-    seen = Seen(ids, prompts, lengths, np.full(len(rows), said))
+    seen = TokenHistory(ids, prompts, lengths, np.full(len(rows), said))
     found = logits.copy()
-    for rule in rules(search, (END,), 5):
-        rule(found, seen)
+    for processor in logits_processors(search, (END,), 5):
+        processor(found, seen)
     for row, own, said_here, scores in zip(rows, found, spoken.tolist(), logits, strict=True):
         wanted = ruled(scores, [*row, *said_here], said, row, (END,), search, 5)
         assert own.tolist() == wanted.tolist()
@@ -317,8 +311,8 @@ def test_a_bad_word_as_long_as_all_there_is_may_come(row: tuple[int, ...]) -> No
     """transformers looks for a word only where one token more than its beginning is there."""
     ids = np.array([row])
     scores = np.zeros((1, VOCABULARY), np.float32)
-    (rule,) = rules(GenerationConfig(bad_words_ids=((7, 8),)), (END,), 5)
-    rule(scores, Seen(ids, ids, np.array([len(row)]), np.zeros(1, np.int64)))
+    (processor,) = logits_processors(GenerationConfig(bad_words_ids=((7, 8),)), (END,), 5)
+    processor(scores, TokenHistory(ids, ids, np.array([len(row)]), np.zeros(1, np.int64)))
     assert np.flatnonzero(scores[0]).tolist() == ([8] if len(row) > 1 else [])
 
 
@@ -409,28 +403,12 @@ def test_rows_that_are_done_leave_the_beams_of_the_others() -> None:
     backend = FakeBackend(logits=noisy)
     rows = [ids_of(text) for text in texts(12)]
     search = GenerationConfig(num_beams=3, early_stopping=True)
-    decode(rows, 8, backend=backend, search=search)
-    steps = [shape for name, shape in backend.shapes if name == "decoder"]
-    assert steps[0] == (12, 1), "all beams of a row begin alike: its first step runs once"
-    assert steps[1] == (36, 1)
-    counts = [shape[0] for shape in steps[1:]]
+    decode(rows, 8, backend=backend, search=search, slots=36)
+    counts = [shape[0] for name, shape in backend.shapes if name == "step"]
+    assert counts[0] == 36
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] < 36
     assert all(count % 3 == 0 for count in counts)
-
-
-def test_a_growing_cache_in_its_place_stays_with_the_backend() -> None:
-    ids = np.array([ids_of("w1 w2"), ids_of("w3 w4")], np.int64)
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    prompt = np.full((2, 1), GENERATION.start_id)
-    cache = ConcatCache(FakeBackend(), GENERATION, feeds, prompt, width=1, picks=1)
-    cache.admit(np.arange(2), np.arange(2))
-    cache.step(prompt[:, 0])
-    assert all(isinstance(value, Buffer) for value in cache.past.values())
-    cross = cache.fixed["cross.0.key"]
-    cache.copy(np.array([0]), np.array([1]), np.array([0]))
-    assert all(isinstance(value, np.ndarray) for value in cache.past.values())
-    assert cache.fixed["cross.0.key"] is cross
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.fakes import Buffer, FakeBackend
 
 from engine.bundle.format import DecoderConfig, GenerationConfig
 from engine.core.device import CPU, Device
@@ -32,21 +33,110 @@ MOST = 14
 
 
 @dataclass(frozen=True)
-class TorchGraph:
-    inputs: tuple[str, ...]
-    compute: Any
+class TorchEncoder:
+    """The graph `encoder`, computed by a model of transformers."""
+
+    model: Any
+    inputs = ("input_ids", "attention_mask")
 
     def run(self, feeds: Mapping[str, Any], fetch: Sequence[str]) -> list[Any]:
-        assert set(feeds) == set(self.inputs)
-        given = {name: torch.as_tensor(value) for name, value in feeds.items()}
+        given = {name: torch.as_tensor(feeds[name]) for name in self.inputs}
+        start = torch.full((len(feeds["input_ids"]), 1), START)
         with torch.inference_mode():
-            found = self.compute(given)
-        return [found[name] for name in fetch]
+            found = self.model(**given, decoder_input_ids=start, use_cache=True)
+        layers = found.past_key_values.to_legacy_cache()
+        names = (f"cross.{n}.{p}" for n in range(len(layers)) for p in ("key", "value"))
+        cross = dict(zip(names, (v for layer in layers for v in layer[2:]), strict=True))
+        return [cross[name] for name in fetch]
+
+
+@dataclass(frozen=True)
+class TorchStep:
+    """The graph `step`: slots of one length are one batch of the model."""
+
+    model: Any
+    layers: int
+
+    @property
+    def causal(self) -> bool:
+        return not self.model.config.is_encoder_decoder
+
+    def names(self, kind: str) -> list[str]:
+        return [f"{kind}.{n}.{part}" for n in range(self.layers) for part in ("key", "value")]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        fixed = ("tokens", "lengths", "total", "picks", "scored", *self.names("past"))
+        if self.causal:
+            return (*fixed, "asked")
+        others = (*self.names("cross"), *self.names("last"))
+        return (*fixed, *others, "source_last", "source_total")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        kept = () if self.causal else self.names("kept")
+        return ("logits", "best", "best_scores", *self.names("present"), *kept)
+
+    def run(self, feeds: Mapping[str, Any], fetch: Sequence[str]) -> list[Any]:
+        """A causal model's first pass over prompts."""
+        with torch.inference_mode():
+            found = self.model(torch.as_tensor(feeds["tokens"]), use_cache=True)
+        present = self.present(found.past_key_values)
+        return [present[name] for name in fetch]
+
+    def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Any:
+        arrays = {name: buffer.array for name, buffer in inputs.items()}
+
+        def step() -> None:
+            for length in np.unique(arrays["lengths"]):
+                slots = np.flatnonzero(arrays["lengths"] == length)
+                with torch.inference_mode():
+                    self.advance(arrays, outputs["logits"].array, slots, int(length))
+            logits = outputs["logits"].array
+            best = np.argsort(-logits, axis=1, kind="stable")[:, : int(arrays["picks"][0])]
+            scores = torch.log_softmax(torch.as_tensor(logits), 1).numpy()
+            outputs["best"].array[:] = best
+            scores = scores if arrays["scored"] else logits
+            outputs["best_scores"].array[:] = np.take_along_axis(scores, best, axis=1)
+
+        return step
+
+    def advance(
+        self, arrays: Mapping[str, Any], logits: NDArray[Any], slots: NDArray[Any], length: int
+    ) -> None:
+        tokens = torch.as_tensor(arrays["tokens"].reshape(-1, 1)[slots])
+        past = [torch.as_tensor(arrays[name][slots, :, :length]) for name in self.names("past")]
+        if self.causal:
+            layers = [tuple(past[n : n + 2]) for n in range(0, len(past), 2)]
+            cache = transformers.DynamicCache.from_legacy_cache(layers)
+            found = self.model(tokens, past_key_values=cache)
+            present = self.present(found.past_key_values)
+        else:
+            lasts = arrays["source_last"][slots]
+            cross = [torch.as_tensor(arrays[name][slots]) for name in self.names("cross")]
+            mask = torch.as_tensor(np.arange(cross[0].shape[2]) <= lasts[:, None])
+            layers = [(*past[n : n + 2], *cross[n : n + 2]) for n in range(0, len(past), 2)]
+            cache = transformers.EncoderDecoderCache.from_legacy_cache(layers)
+            state = torch.zeros((*mask.shape, self.model.config.hidden_size))  # all is in the cache
+            found = self.model(
+                encoder_outputs=(state,),
+                attention_mask=mask.to(torch.int64),
+                decoder_input_ids=tokens,
+                past_key_values=cache,
+            )
+            present = self.present(found.past_key_values.self_attention_cache)
+        logits[slots] = found.logits[:, -1].numpy()
+        for name in self.names("past"):
+            arrays[name][slots, :, length] = present[name.replace("past", "present")][:, :, length]
+
+    def present(self, cache: Any) -> dict[str, Any]:
+        values = [value for layer in cache.to_legacy_cache() for value in layer[:2]]
+        return dict(zip(self.names("present"), values, strict=True))
 
 
 @dataclass(frozen=True)
 class TorchBackend:
-    """The graphs of `bundle.GRAPHS`, computed by a model of transformers."""
+    """The graphs of a bundle, computed by a model of transformers."""
 
     model: Any
     layers: int
@@ -54,66 +144,16 @@ class TorchBackend:
     cache_bytes: int = 1 << 30
     roles: frozenset[str] = frozenset()
 
-    def names(self, kind: str) -> list[str]:
-        return [f"{kind}.{n}.{part}" for n in range(self.layers) for part in ("key", "value")]
-
-    def graph(self, name: str) -> TorchGraph:
+    def graph(self, name: str) -> TorchEncoder | TorchStep:
         if name == "encoder":
-            return TorchGraph(("input_ids", "attention_mask"), self.encoder)
-        assert name == "decoder"
-        past, cross = self.names("past"), self.names("cross")
-        if self.model.config.is_encoder_decoder:
-            inputs = ("input_ids", "encoder_attention_mask", *past, *cross)
-            return TorchGraph(inputs, self.decoder)
-        positions = ["position_ids"] if self.model.config.model_type == "gpt2" else []
-        return TorchGraph(("input_ids", "attention_mask", *positions, *past), self.causal)
+            return TorchEncoder(self.model)
+        assert name == "step"
+        return TorchStep(self.model, self.layers)
 
-    def serially(self, call: Any) -> Any:
-        return call()
+    buffer, serially = FakeBackend.buffer, FakeBackend.serially
 
     def host(self, value: Any) -> NDArray[Any]:
-        return np.asarray(value.numpy())
-
-    def encoder(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        start = torch.full((len(feeds["input_ids"]), 1), START)
-        found = self.model(**feeds, decoder_input_ids=start, use_cache=True)
-        cross = found.past_key_values.to_legacy_cache()
-        return {
-            f"cross.{n}.{part}": cross[n][2 + i]
-            for n in range(self.layers)
-            for i, part in enumerate(("key", "value"))
-        }
-
-    def decoder(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        layers = [
-            tuple(feeds[f"{kind}.{n}.{p}"] for kind in ("past", "cross") for p in ("key", "value"))
-            for n in range(self.layers)
-        ]
-        cache = transformers.EncoderDecoderCache.from_legacy_cache(layers)
-        mask = feeds["encoder_attention_mask"]
-        state = torch.zeros((*mask.shape, self.model.config.hidden_size))  # all is in the cache
-        found = self.model(
-            encoder_outputs=(state,),
-            attention_mask=mask,
-            decoder_input_ids=feeds["input_ids"],
-            past_key_values=cache,
-        )
-        return self.results(found, found.past_key_values.self_attention_cache)
-
-    def causal(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        layers = [
-            tuple(feeds[f"past.{n}.{part}"] for part in ("key", "value"))
-            for n in range(self.layers)
-        ]
-        cache = transformers.DynamicCache.from_legacy_cache(layers)
-        own = {name: value for name, value in feeds.items() if not name.startswith("past.")}
-        found = self.model(**own, past_key_values=cache)
-        return self.results(found, found.past_key_values)
-
-    def results(self, found: Any, cache: Any) -> dict[str, Any]:
-        present = [value for layer in cache.to_legacy_cache() for value in layer[:2]]
-        named = dict(zip(self.names("present"), present, strict=True))
-        return {"logits": found.logits[:, -1:], **named}
+        return value.array if isinstance(value, Buffer) else np.asarray(value.numpy())
 
 
 def t5() -> Any:
@@ -213,6 +253,7 @@ def settings_of(model: Any, end_ids: tuple[int, ...] = (END, OTHER_END)) -> Deco
         layers=config.num_hidden_layers,
         heads=heads,
         head_dim=getattr(config, "d_kv", size // heads),
+        vocabulary=config.vocab_size,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -15,7 +14,6 @@ from support.fakes import (
     FIRST_WORD,
     GENERATION,
     PAD,
-    VOCABULARY,
     WORDS,
     FakeBackend,
     decoded,
@@ -28,9 +26,8 @@ from engine.core.types import Encoded, Ints, Ragged, Rows
 from engine.errors import Stopped
 from engine.generation import generate, host_cache, uncounted
 from engine.generation.host_cache import HostCache
-from engine.generation.scheduler import run
+from engine.generation.scheduler import StepResult, run
 
-SLOTTED = dataclasses.replace(GENERATION, vocabulary=VOCABULARY)
 words = st.integers(FIRST_WORD, FIRST_WORD + len(WORDS) - 1)
 some_rows = st.lists(st.lists(words, max_size=6), min_size=1, max_size=40)
 
@@ -52,7 +49,7 @@ def test_any_number_of_slots_gives_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host_cache, "SLOTS", range(count, count + 1))
         tokens, ended = generate(
-            FakeBackend(), feeds_of(texts), SLOTTED, GenerationConfig(), max_new_tokens=most,
+            FakeBackend(), feeds_of(texts), GENERATION, GenerationConfig(), max_new_tokens=most,
             batch_tokens=budget,
         )  # fmt: skip
     found = [own.tolist() for own in np.split(tokens.values, tokens.offsets[1:-1])]
@@ -67,8 +64,9 @@ def test_caches_are_allocated_once_and_no_larger_than_the_rows(
     backend, made = FakeBackend(), []
     buffer = backend.buffer
 
-    def counted(shape: Any, dtype: Any, old: Any) -> Any:
-        made.append(shape)
+    def counted(shape: Any, dtype: Any, old: Any = None) -> Any:
+        if old is None:
+            made.append(shape)
         return buffer(shape, dtype, old)
 
     backend.buffer = counted  # type: ignore[method-assign]
@@ -76,7 +74,7 @@ def test_caches_are_allocated_once_and_no_larger_than_the_rows(
         patch.setattr(host_cache, "SLOTS", range(count, count + 1))
         texts = [(*row, END) for row in rows]
         search = GenerationConfig(num_beams=beams)
-        generate(backend, feeds_of(texts), SLOTTED, search, max_new_tokens=5)
+        generate(backend, feeds_of(texts), GENERATION, search, max_new_tokens=5)
     assert len(made) == 10 + 6 * GENERATION.layers
     places = max(1, min(count // beams, len(rows)))
     assert {shape[0] for shape in made if len(shape) == 4} == {places * beams}
@@ -95,7 +93,7 @@ def test_memory_that_was_used_gives_the_same(
         for rows in batches:
             feeds = feeds_of([(*row, END) for row in rows])
             found = [
-                generate(backend, feeds, SLOTTED, search, max_new_tokens=5, spare=own)
+                generate(backend, feeds, GENERATION, search, max_new_tokens=5, spare=own)
                 for own in (spare, [])
             ]
             (used, used_ended), (fresh, fresh_ended) = found
@@ -113,7 +111,7 @@ def test_what_the_encoder_reads_is_counted(rows: list[list[int]], count: int, bu
         patch.setattr(host_cache, "SLOTS", range(count, count + 1))
         feeds = feeds_of([(*row, END) for row in rows])
         generate(
-            backend, feeds, SLOTTED, GenerationConfig(), max_new_tokens=3, batch_tokens=budget,
+            backend, feeds, GENERATION, GenerationConfig(), max_new_tokens=3, batch_tokens=budget,
             count=lambda **n: counted.update(n),
         )  # fmt: skip
     read = [shape for graph, shape in backend.shapes if graph == "encoder"]
@@ -127,7 +125,7 @@ def test_a_cache_grows_with_the_rows_that_need_it(monkeypatch: pytest.MonkeyPatc
     expected = [decoded(text, 9) for text in texts]
     assert {1, 9} <= {len(tokens) for tokens, _ in expected}
     tokens, _ = generate(
-        FakeBackend(), feeds_of(texts), SLOTTED, GenerationConfig(), max_new_tokens=9
+        FakeBackend(), feeds_of(texts), GENERATION, GenerationConfig(), max_new_tokens=9
     )
     found = [own.tolist() for own in np.split(tokens.values, tokens.offsets[1:-1])]
     assert found == [own for own, _ in expected]
@@ -136,12 +134,11 @@ def test_a_cache_grows_with_the_rows_that_need_it(monkeypatch: pytest.MonkeyPatc
 class Clock:
     """A cache and a search without a model: row i lives for lengths[i] steps."""
 
-    refills, narrows, width = True, True, 1
+    width = 1
 
     def __init__(self, lengths: list[int], count: int) -> None:
         self.lengths, self.slots, self.bound = np.array(lengths), count, count
         self.ages = np.zeros(len(lengths), np.int64)
-        self.tokens = np.zeros(count, np.int64)
         self.came: list[int] = []
         self.left: list[int] = []
         self.inside: dict[int, int] = {}
@@ -153,24 +150,20 @@ class Clock:
             self.came.append(row)
         assert len(self.inside) <= self.bound
 
-    def begin(self, places: Ints, rows: Ints) -> None:
-        assert [self.inside[p] for p in places.tolist()] == rows.tolist()
-
-    def step(self, tokens: Ints) -> None:
-        assert len(tokens) == self.slots
-
-    def advance(self, places: Ints, rows: Ints) -> Any:
-        assert [self.inside[p] for p in places.tolist()] == rows.tolist()
+    def step(self, groups: Ints, rows: Ints) -> StepResult:
+        assert [self.inside[g] for g in groups.tolist()] == rows.tolist()
         self.ages[rows] += 1
-        return self.ages[rows] == self.lengths[rows]
+        return StepResult(self.ages[rows] == self.lengths[rows], len(rows))
 
     def retire(self, slots: Ints) -> None:
         self.left += [self.inside.pop(slot) for slot in slots.tolist()]
 
+    def narrowed(self, used: int) -> int:
+        return used if used <= 0.75 * self.slots else self.slots
+
     def keep(self, order: Ints) -> None:
         if len(order) == self.slots:
             # The search's own call: the cache has been told already.
-            self.tokens = self.tokens[: len(order)]
             return
         moved = {new: self.inside[old] for new, old in enumerate(order.tolist())}
         assert sorted(moved.values()) == sorted(self.inside.values())
@@ -188,13 +181,13 @@ def test_every_row_is_admitted_and_retired_once(lengths: list[int], count: int) 
     assert (clock.ages == clock.lengths).all()
 
 
-def test_places_are_taken_until_the_last_rows() -> None:
+def test_slots_are_taken_until_the_last_rows() -> None:
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.lognormal(np.log(24), 0.5, 4000).astype(int), 1, 128)
     clock, counted = Clock(lengths.tolist(), 48), Counter[str]()
     run(clock, clock, len(lengths), lambda: False, lambda **n: counted.update(n))  # type: ignore[arg-type]  # both roles
-    assert counted["taken"] == lengths.sum()
-    assert counted["taken"] / counted["places"] > 0.97
+    assert counted["busy"] == lengths.sum()
+    assert counted["busy"] / counted["group_steps"] > 0.97
 
 
 def test_a_run_that_is_stopped_leaves_nothing_behind() -> None:
@@ -208,7 +201,7 @@ def test_a_run_that_is_stopped_leaves_nothing_behind() -> None:
 def test_a_cache_too_large_for_its_room_has_fewer_slots() -> None:
     feeds = feeds_of([ids_of("w1 w2")] * 30)
     backend = FakeBackend(cache_bytes=8 * 2 * 2 * 3 * (5 + 3) * 7)
-    cache = HostCache(backend, SLOTTED, feeds, width=2, most=5, picks=1)
+    cache = HostCache(backend, GENERATION, feeds, width=2, positions=5, picks=1)
     assert cache.slots == 6
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from support.fakes import (
     END,
     GENERATION,
-    MODEL_CONFIGS,
     PAD,
     VOCABULARY,
     FakeBackend,
@@ -34,13 +33,12 @@ from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
 from engine.errors import OtherRunError, SettingsError
 from engine.generation import generate, host_cache
-from engine.generation.sampling import drawn, philox, uniform, warped
+from engine.generation.sampling import draw, philox, uniform, warp
 from engine.pipeline import Bundle
 from engine.runner import coordinator
 
 __all__ = ["corpus", "no_thread_left"]
 
-SLOTTED = dataclasses.replace(GENERATION, vocabulary=VOCABULARY)
 DRAWING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_k": 9, "top_p": 0.9}
 
 
@@ -141,7 +139,7 @@ def test_tokens_come_as_often_as_they_are_likely() -> None:
     logits = np.random.default_rng(0).normal(0, 1, 20).astype(np.float32)
     logits[5] = -np.inf
     rows = np.arange(100_000)
-    found = drawn(np.tile(logits, (len(rows), 1)), uniform(0, rows, np.zeros_like(rows)))
+    found = draw(np.tile(logits, (len(rows), 1)), uniform(0, rows, np.zeros_like(rows)))
     counts, shares = np.bincount(found, minlength=20), np.exp(logits.astype(np.float64))
     likely = np.delete(np.arange(20), 5)
     assert counts[5] == 0
@@ -149,15 +147,14 @@ def test_tokens_come_as_often_as_they_are_likely() -> None:
     assert chi_square(counts[likely], shares[likely] / shares.sum()) < 42.3
 
 
-@pytest.mark.parametrize("settings", [SLOTTED, GENERATION], ids=["step", "growing"])
 @pytest.mark.parametrize("top_k", [0, 6])
-def test_decoded_tokens_come_as_often_as_they_are_likely(settings: Any, top_k: int) -> None:
+def test_decoded_tokens_come_as_often_as_they_are_likely(top_k: int) -> None:
     logits = np.random.default_rng(1).normal(0, 1, VOCABULARY).astype(np.float32)
     kept = np.sort(np.argsort(-logits)[: top_k or None])
     search = GenerationConfig(do_sample=True, temperature=1.5, top_k=top_k)
     backend = FakeBackend(logits=lambda sign, so_far: logits)
     rows = [(5 + i % 40, END) for i in range(4000)]
-    tokens, _ = generate(backend, feeds_of(rows), settings, search, max_new_tokens=1, seed=3)
+    tokens, _ = generate(backend, feeds_of(rows), GENERATION, search, max_new_tokens=1, seed=3)
     counts = np.bincount(tokens.values, minlength=VOCABULARY)
     assert counts[kept].sum() == 4000
     shares = np.exp(logits[kept].astype(np.float64) / 1.5)
@@ -170,16 +167,16 @@ def test_decoded_tokens_come_as_often_as_they_are_likely(settings: Any, top_k: i
 def test_no_chance_falls_on_a_token_that_is_out(chance: float) -> None:
     out = np.float32(-np.inf)
     scores = np.array([[out, 1, out, 1, out]], np.float32)
-    assert drawn(scores, np.array([chance])).tolist() == [1 if chance < 0.5 else 3]
+    assert draw(scores, np.array([chance])).tolist() == [1 if chance < 0.5 else 3]
     uneven = np.tile(np.float32([out, 0.1, -9, -50, -90, out]), (50, 1))
     uneven[:, 1] += np.arange(50, dtype=np.float32) / 7
-    assert np.isin(drawn(uneven, np.full(50, chance)), [1, 2, 3]).all()
+    assert np.isin(draw(uneven, np.full(50, chance)), [1, 2, 3]).all()
 
 
 def test_where_every_token_is_out_greedy_search_has_the_same_one() -> None:
     nothing = np.full((2, 5), -np.inf, np.float32)
     search = GenerationConfig(do_sample=True, temperature=0.5, top_p=0.5, min_p=0.1)
-    assert drawn(warped(nothing, search), np.array([0.3, 0.9])).tolist() == [0, 0]
+    assert draw(warp(nothing, search), np.array([0.3, 0.9])).tolist() == [0, 0]
 
 
 # transformers' warpers
@@ -206,7 +203,7 @@ def test_warpers_leave_what_transformers_leaves(
     wanted = process.MinPLogitsWarper(min_p)(None, theirs).softmax(dim=-1).numpy()
     least = np.sort(logits, axis=1)[:, [-top_k if 0 < top_k < 300 else 0]]
     search = GenerationConfig(do_sample=True, temperature=temperature, top_p=top_p, min_p=min_p)
-    found = warped(np.where(logits >= least, logits, np.float32(-np.inf)), search)
+    found = warp(np.where(logits >= least, logits, np.float32(-np.inf)), search)
     assert ((found > -np.inf) == (wanted > 0)).all()
     shares = np.exp(found - found.max(axis=1, keepdims=True))
     np.testing.assert_allclose(shares / shares.sum(axis=1, keepdims=True), wanted, atol=1e-6)
@@ -218,30 +215,27 @@ def test_equal_logits_at_the_edge_of_top_p_are_parted_as_in_transformers() -> No
     logits = np.tile(np.float32([1, 0, 1, 0, 1, 0]), (3, 1))
     for top_p in (0.1, 0.5, 0.7, 0.9):
         wanted = process.TopPLogitsWarper(top_p)(None, torch.from_numpy(logits)).numpy()
-        assert (warped(logits, GenerationConfig(top_p=top_p)) == wanted).all()
+        assert (warp(logits, GenerationConfig(top_p=top_p)) == wanted).all()
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-300])
 def test_a_temperature_near_0_is_greedy(temperature: float) -> None:
     search = GenerationConfig(do_sample=True, temperature=temperature, top_k=0)
-    assert both(search) == both(GenerationConfig())
+    assert tokens_of(search) == tokens_of(GenerationConfig())
 
 
 @pytest.mark.parametrize("rules", [{}, {"repetition_penalty": 1.3}], ids=["", "rules"])
 def test_top_k_1_is_greedy(rules: dict[str, Any]) -> None:
-    assert both(GenerationConfig(do_sample=True, top_k=1, **rules)) == both(
+    assert tokens_of(GenerationConfig(do_sample=True, top_k=1, **rules)) == tokens_of(
         GenerationConfig(**rules)
     )
 
 
-def both(search: GenerationConfig, **given: Any) -> list[list[list[int]]]:
-    """The tokens of 30 rows by the step graph and by the growing cache."""
-    rows, found = [ids_of(text) for text in texts(30)], []
-    for settings in (SLOTTED, GENERATION):
-        backend = FakeBackend(logits=lively)
-        tokens, _ = generate(backend, feeds_of(rows), settings, search, max_new_tokens=6, **given)
-        found.append([own.tolist() for own in np.split(tokens.values, tokens.offsets[1:-1])])
-    return found
+def tokens_of(search: GenerationConfig, **given: Any) -> list[list[int]]:
+    """Of 30 rows."""
+    rows, backend = [ids_of(text) for text in texts(30)], FakeBackend(logits=lively)
+    tokens, _ = generate(backend, feeds_of(rows), GENERATION, search, max_new_tokens=6, **given)
+    return [own.tolist() for own in np.split(tokens.values, tokens.offsets[1:-1])]
 
 
 @pytest.mark.parametrize(
@@ -249,30 +243,30 @@ def both(search: GenerationConfig, **given: Any) -> list[list[list[int]]]:
     [{}, {"top_k": 0}, {"top_k": 0, "top_p": 0.4}, {"top_k": 99, "min_p": 0.2}, {"seed": 5}],
     ids=str,
 )
-def test_both_caches_give_what_plain_arithmetic_gives(given: dict[str, Any]) -> None:
+def test_draws_are_what_plain_arithmetic_gives(given: dict[str, Any]) -> None:
     seed = given.get("seed", 0)
     search = GenerationConfig(**{**DRAWING, **{n: v for n, v in given.items() if n != "seed"}})
     wanted = [expected(ids_of(text), i, 6, **given)[0] for i, text in enumerate(texts(30))]
-    assert both(search, seed=seed) == [wanted, wanted]
+    assert tokens_of(search, seed=seed) == wanted
 
 
 def test_rules_that_change_nothing_change_no_draw() -> None:
     search = GenerationConfig(**DRAWING)
     idle = dataclasses.replace(search, bad_words_ids=((VOCABULARY - 1,) * 30,))
-    assert both(search) == both(idle)
+    assert tokens_of(search) == tokens_of(idle)
 
 
 def test_no_more_than_top_k_tokens_leave_the_graph() -> None:
     backend, asked = FakeBackend(logits=lively), []
     buffer = backend.buffer
 
-    def listened(shape: Any, dtype: Any, old: Any) -> Any:
+    def listened(shape: Any, dtype: Any, old: Any = None) -> Any:
         asked.append(shape)
         return buffer(shape, dtype, old)
 
     backend.buffer = listened  # type: ignore[method-assign]
     generate(
-        backend, feeds_of([ids_of("w1")]), SLOTTED, GenerationConfig(**DRAWING), max_new_tokens=3
+        backend, feeds_of([ids_of("w1")]), GENERATION, GenerationConfig(**DRAWING), max_new_tokens=3
     )
     assert (1, 9) in asked
 
@@ -287,7 +281,7 @@ def test_slots_and_arrival_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(host_cache, "SLOTS", range(count, count + 1))
         for order in (list(range(70)), random.Random(count).sample(range(70), 70)):
             tokens, ended = generate(
-                FakeBackend(logits=lively), feeds_of([rows[i] for i in order]), SLOTTED,
+                FakeBackend(logits=lively), feeds_of([rows[i] for i in order]), GENERATION,
                 GenerationConfig(**DRAWING), max_new_tokens=8,
                 numbers=np.array([100 + 3 * i for i in order]),
                 batch_tokens=7 * count,
@@ -301,11 +295,9 @@ SMALL: dict[str, Any] = {"window": 16, "batch_tokens": 64, "keep": ("id",), "wor
 TASK = "text2text-generation"
 
 
-@pytest.fixture(scope="module", params=["step", "growing"])
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    generation = SLOTTED if request.param == "step" else GENERATION
-    model_config = dataclasses.replace(MODEL_CONFIGS[TASK], decoder=generation)
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", TASK, model_config)
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle", TASK)
 
 
 def go(bundle: Path, inputs: Path, out: Path, before: Any = None, **settings: Any) -> Any:
@@ -393,7 +385,7 @@ def test_rows_of_one_text_draw_each_their_own(bundle: Path) -> None:
     assert len(set(greedy.to_pylist())) == 1
 
 
-def test_without_do_sample_nothing_is_drawn(bundle: Path) -> None:
+def test_without_do_sample_nothing_is_draw(bundle: Path) -> None:
     given = {**DRAWING, "do_sample": False, "max_new_tokens": 4}
     found = open_bundle(bundle)(["w1 w2", "w3"], **given)["generated_text"].to_pylist()
     first = next_token(signature(ids_of("w1 w2")), [PAD])

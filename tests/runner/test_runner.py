@@ -1181,7 +1181,7 @@ def test_a_batch_is_stuck_once_nothing_has_been_counted_for_long(
     telemetry = Telemetry()
     with telemetry.timed("infer", "a batch"):
         now[0] = 100.0
-        telemetry.add(places=4, taken=3)
+        telemetry.add(group_steps=4, busy=3)
         now[0] = 200.0
         assert telemetry.stuck() == ""
         now[0] = 221.0

@@ -231,7 +231,6 @@ class Late:
         self.backend, self.device = backend, Device("cuda")
         self.ran, self.roles = {"device": "cuda:0"}, backend.roles
         self.cache_bytes = backend.cache_bytes
-        self.first = backend.first
         self.lane = SerialExecutor()
         self.waiting: list[Any] = []
         self.looks = 0

@@ -42,6 +42,7 @@ GENERATION = DecoderConfig(
     layers=2,
     heads=2,
     head_dim=3,
+    vocabulary=VOCABULARY,
 )
 MODEL_CONFIGS = {
     "feature-extraction": ModelConfig(max_length=32, pooling="mean", dimensions=DIMENSIONS),
@@ -200,23 +201,16 @@ class FakeBackend:
             return FakeGraph(self, name, typed, ("last_hidden_state", "logits"), _model)
         if name == "encoder":
             return FakeGraph(self, name, read, names("cross"), _encoder)
-        if name == "step":
-            fixed = ("tokens", "lengths", "total", "picks", "scored")
-            made = ("logits", "best", "best_scores", *names("present"))
-            if self.causal:
-                known = (*fixed, "asked", *names("past"))
-                return FakeGraph(self, name, known, made, partial(_step, self.logits))
-            cross = (*names("cross"), *names("last"), "source_last", "source_total")
-            known = (*fixed, *names("past"), *cross)
-            outputs = (*made, *names("kept"))
-            return FakeGraph(self, name, known, outputs, partial(_step, self.logits))
-        assert name == "decoder", name
-        outputs = ("logits", *names("present"))
+        assert name == "step", name
+        fixed = ("tokens", "lengths", "total", "picks", "scored")
+        made = ("logits", "best", "best_scores", *names("present"))
         if self.causal:
-            inputs = (*read, "position_ids", *names("past"))
-            return FakeGraph(self, name, inputs, outputs, partial(_causal, self.logits))
-        inputs = ("input_ids", "encoder_attention_mask", *names("past"), *names("cross"))
-        return FakeGraph(self, name, inputs, outputs, partial(_decoder, self.logits))
+            known = (*fixed, "asked", *names("past"))
+            return FakeGraph(self, name, known, made, partial(_step, self.logits))
+        cross = (*names("cross"), *names("last"), "source_last", "source_total")
+        known = (*fixed, *names("past"), *cross)
+        outputs = (*made, *names("kept"))
+        return FakeGraph(self, name, known, outputs, partial(_step, self.logits))
 
     def host(self, value: Any) -> NDArray[Any]:
         assert isinstance(value, Buffer), "only the backend's own values come back through host"
@@ -235,9 +229,6 @@ class FakeBackend:
 
     def serially(self, call: Any) -> Any:
         return call()
-
-    def first(self, buffer: Buffer, rows: int) -> Buffer:
-        return Buffer(buffer.array[:rows])
 
 
 def _model(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -262,38 +253,6 @@ def _encoder(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 _KINDS = tuple(f"{n}.{p}" for n in range(GENERATION.layers) for p in ("key", "value"))
 _Logits = Callable[[int, tuple[int, ...]], "NDArray[np.float32]"]
-
-
-def _decoder(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """One step: the cache is the tokens so far, and each layer's must be its own."""
-    last, mask = feeds["input_ids"], feeds["encoder_attention_mask"]
-    assert last.shape == (len(mask), 1)
-    present = _grown(feeds)
-    logits = np.zeros((len(last), 1, VOCABULARY), np.float32)
-    for row, so_far in enumerate(_cached(present, np.ones((len(last), 1), np.int64))):
-        signs = {
-            float(v) - i
-            for i, kind in enumerate(_KINDS)
-            for v in feeds[f"cross.{kind}"][row, :, mask[row] == 1].ravel()
-        }
-        assert len(signs) == 1, "what one layer reads of the encoder came in for another's"
-        logits[row, 0] = next_of(int(signs.pop()), so_far)
-    return {"logits": logits, **present}
-
-
-def _causal(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Several tokens at first, one a step then; what the mask hides is not looked at."""
-    mask, positions = feeds["attention_mask"], feeds["position_ids"]
-    present = _grown(feeds)
-    shown = mask[:, -positions.shape[1] :] == 1
-    wanted = (mask.cumsum(axis=1) - 1)[:, -positions.shape[1] :]
-    assert positions.shape == feeds["input_ids"].shape
-    assert (positions >= 0).all()
-    assert (positions == wanted)[shown].all()
-    assert (mask[:, -1] == 1).all(), "a row must end with a real token"
-    rows = _cached(present, mask)
-    logits = np.array([next_of(0, so_far) for so_far in rows], np.float32)
-    return {"logits": logits.reshape(len(mask), 1, VOCABULARY), **present}
 
 
 def _step(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -347,16 +306,6 @@ def _grown(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return present
 
 
-def _cached(present: Mapping[str, NDArray[Any]], mask: NDArray[Any]) -> list[tuple[int, ...]]:
-    """The tokens that every row of a cache stands for, where its mask shows them."""
-    ids = present[f"present.{_KINDS[0]}"][:, 0, :, 0].astype(int)
-    for i, kind in enumerate(_KINDS):
-        own = present[f"present.{kind}"] - i
-        assert (own == ids[:, None, :, None]).all(), "a layer's cache came in for another's"
-    shown = np.broadcast_to(mask == 1, ids.shape)
-    return [tuple(row[kept].tolist()) for row, kept in zip(ids, shown, strict=True)]
-
-
 def write_tokenizer(file: Path) -> None:
     """One word, one token, and an end token behind each text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -390,7 +339,7 @@ def make_bundle(
     model_config = model_config or MODEL_CONFIGS[task]
     graphs: tuple[Role, ...] = ("model",)
     if model_config.decoder:
-        graphs = ("decoder",) if model_config.decoder.causal else ("encoder", "decoder")
+        graphs = ("step",) if model_config.decoder.causal else ("encoder", "step")
     for graph in graphs:
         (folder / f"{graph}.onnx").write_bytes(graph.encode())
     records = tuple(GraphRecord(f"{graph}.onnx", graph) for graph in graphs)

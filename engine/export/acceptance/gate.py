@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine import generation
 from engine.core import hardware
 from engine.core.types import Rows
 from engine.export.acceptance import measures
 from engine.export.acceptance.limits import BATCH_EFFECT, Limit
 from engine.export.acceptance.sample import STEPS, Sample, options
-from engine.generation import StepTrace, walk
+from engine.generation import StepTrace
 from engine.pipeline import Bundle
 from engine.tasks.in_memory_inputs import to_columns
 
@@ -135,7 +136,7 @@ def trace_steps(
         model: One that generates.
         items: What it takes, one a row.
         steps: Tokens of a row at most; a causal model's prompts are cut to leave room for them.
-        along: As `generation.walk` takes it.
+        along: As `generation.trace_steps` takes it.
     """
     task_options = {**options(model.folder.description, items), "max_new_tokens": steps}
     encoded = model.stages(task_options).encode(Rows(None, to_columns(items, model.task)))
@@ -143,7 +144,7 @@ def trace_steps(
     real = np.arange(ids.shape[1]) < encoded.ids.lengths[:, None]
     feeds = {"input_ids": ids, "attention_mask": real.astype(np.int64)}
     assert model.model_config.decoder
-    return walk(model.backend, feeds, model.model_config.decoder, steps, along)
+    return generation.trace_steps(model.backend, feeds, model.model_config.decoder, steps, along)
 
 
 def _size(model: Bundle) -> int:

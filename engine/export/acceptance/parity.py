@@ -156,7 +156,7 @@ def _compare(
     if model_config.decoder is None:
         actual = _encoder_values(_file(folder, graphs, "model"), batch)
     else:
-        actual = _staggered(folder, model_config.decoder, graphs, batch, reference.forced)
+        actual = _step_logits(folder, model_config.decoder, graphs, batch, reference.forced)
     if reference.values.shape != actual.shape:
         raise ExportError(
             f"the parity check failed: {reference.compared} have the shape {actual.shape}, "
@@ -208,49 +208,33 @@ def _encoder_values(file: Path, batch: Mapping[str, NDArray[Any]]) -> NDArray[An
     return real_values(outputs, batch["attention_mask"] == 1)[1]
 
 
-def _staggered(
+def _step_logits(
     folder: Path,
-    generation: DecoderConfig,
+    decoder: DecoderConfig,
     graphs: Sequence[GraphRecord],
     batch: Mapping[str, Any],
     forced: Any,
 ) -> NDArray[np.float32]:
     """Logits (rows, steps, vocabulary) of a step graph, the CPU's or a GPU's, both on the CPU.
-    Every third row begins at once, the others one and two steps later, as rows do in a run."""
-    from engine.generation.device_cache import DeviceCache
-    from engine.generation.host_cache import HostCache
+
+    Half of the rows go first, cut to one to three steps, and only as many are decoded at once: so
+    all rows begin in slots that others have left, and at different times, as in a run.
+    """
+    from engine.generation import trace_logits
     from engine.runtime.backend import OrtBackend
 
-    causal = generation.causal
     backend = OrtBackend(folder, graphs, device=CPU, threads=0)
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    if causal:
-        # A slot's prompt begins at its first place, and its last token is the first step's.
+    # Behind a step's token: a prompt's last one and the start token are not among these.
+    following = forced if decoder.causal else forced[:, 1:]
+    if decoder.causal:
         ids, mask = _from_the_left(ids, mask)
-        last = ids[np.arange(len(ids)), mask.sum(axis=1) - 1]
-        forced = np.concatenate([last[:, None], forced], axis=1)
-    rows, steps = forced.shape
-    most = steps + (ids.shape[1] if causal else 0)
-    feeds = {"input_ids": ids, "attention_mask": mask}
-    kind = DeviceCache if "device_step" in backend.roles else HostCache
-    cache = kind(backend, generation, feeds, width=1, most=most, picks=1)
-    if cache.slots < rows:
-        raise ExportError(
-            f"the parity check needs slots for {rows} rows at once, and {cache.slots} fit", _REPORT
-        )
-    late, every = np.arange(rows) % 3, np.arange(rows)
-    logits = np.empty((rows, steps, generation.vocabulary), np.float32)
-    for step in range(steps + 2):
-        if len(came := np.flatnonzero(late == step)):
-            cache.admit(came, came)
-        own = np.clip(step - late, 0, steps - 1)
-        on = np.flatnonzero((step >= late) & (step - late < steps))
-        cache.set_lengths(every, cache.bases[:rows] + own)
-        fed = np.zeros(cache.slots, np.int64)
-        fed[:rows] = forced[every, own]
-        cache.step(fed)
-        logits[on, own[on]] = cache.logits()[on]
-    return logits
+    rows, short = len(following), len(following) // 2
+    order = np.concatenate([np.arange(short), np.arange(rows)])
+    tokens = np.pad(following[order], ((0, 0), (0, 1)), constant_values=-1)
+    tokens[np.arange(short), np.arange(short) % 3] = -1
+    feeds = {"input_ids": ids[order], "attention_mask": mask[order]}
+    return trace_logits(backend, feeds, decoder, tokens, slots=short)[short:]
 
 
 def _from_the_left(ids: Any, mask: Any) -> tuple[Any, Any]:

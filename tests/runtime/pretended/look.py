@@ -27,6 +27,7 @@ from engine.core.device import Device
 from engine.core.graphs import GraphRecord
 from engine.demo import BUNDLE
 from engine.errors import EngineError
+from engine.generation.buffer_pool import BufferPool
 from engine.generation.device_cache import POSITIONS, DeviceCache
 from engine.pipeline import Bundle
 from engine.runtime import cuda, device, doctor
@@ -120,13 +121,18 @@ def decoded(folder: str) -> dict[str, Any]:
     gpu, backend = Gpu(), opened(folder)
     settings = bundle_format.load(folder).description.model_config.decoder
     assert settings
-    sizes: dict[str, Any] = {"width": 1, "most": 2 * POSITIONS, "picks": 1, "memory": {}}
+    sizes: dict[str, Any] = {
+        "width": 1,
+        "positions": 2 * POSITIONS,
+        "picks": 1,
+        "pool": BufferPool(),
+    }
     caches: list[DeviceCache] = []
 
     def make(count: int) -> None:
         feeds = {name: FEEDS[name][:count] for name in ("input_ids", "attention_mask")}
         cache = DeviceCache(backend, settings, feeds, **sizes)
-        cache.begin(np.arange(count), np.arange(count), np.zeros(count, np.int64), 2 * POSITIONS)
+        cache.start(np.arange(count), np.arange(count), np.zeros(count, np.int64), 2 * POSITIONS)
         caches[:] = [cache]
 
     def grow() -> None:
