@@ -1,7 +1,7 @@
-"""Puts texts that are tokens already into sequences that fit the model. Pure.
+"""Puts tokenized texts into sequences that fit the model. Pure.
 
-A text that is too long is cut or goes on in further pieces, which overlap. The `tokenizers` library
-can do that, too, but it panics where nothing of a row fits, and a row must not stop a run.
+A text that is too long is cut, or split into pieces that overlap. The `tokenizers` library can do
+that, too, but it panics where nothing of a row fits, and a row must not stop a run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from engine.core.types import Ints, Layout, Ragged, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Sequences with special tokens, and the way from every token back into its text.
+    """Sequences with special tokens, and where every token is in its text.
 
     Attributes:
         ids, type_ids: Of each sequence, int64.
         owners: The row of each sequence, int64, ascending.
-        chars, words: Of every token as `flow.Tokens` has them; 0, 0 and -1 for special tokens.
+        chars, words: Of every token as in `types.Tokens`; 0, 0 and -1 for special tokens.
         sides: 0 or 1 for tokens of the first or second text, -1 for special ones; int64 (tokens,).
-        truncated: Rows of which something is in no sequence, bool (rows,).
+        truncated: Rows of which some tokens are in no sequence, bool (rows,).
     """
 
     ids: Ragged
@@ -36,14 +36,14 @@ class Pieces:
 
 
 def single(texts: Tokens, layout: Layout, *, max_length: int, stride: int | None = None) -> Pieces:
-    """One text a row, in as many pieces as it takes, or cut.
+    """One text a row, in as many pieces as it needs, or cut.
 
     Args:
         max_length: Tokens of a sequence, special tokens included.
-        stride: Tokens that two pieces share, fewer than a piece has room for; None cuts.
+        stride: Tokens that two pieces share, fewer than fit into one; None cuts.
     """
-    room = np.full(len(texts.ids), max_length - layout.count)
-    owners, starts, lengths, cut = _windows(texts.ids.lengths, room, stride)
+    capacity = np.full(len(texts.ids), max_length - layout.count)
+    owners, starts, lengths, cut = _windows(texts.ids.lengths, capacity, stride)
     return _joined([texts], layout, owners, [starts], [lengths], cut)
 
 
@@ -57,19 +57,20 @@ def pair(
 ) -> Pieces:
     """The whole first text before each piece of the second (question answering).
 
-    A first text that leaves the second too little room is cut.
+    A first text that leaves too few tokens to the second is cut.
 
     Args:
         max_length: Tokens of a sequence, special tokens included.
         stride: Tokens of the second text that two pieces share; None cuts it.
     """
-    room, least = max_length - layout.count, (stride or 0) + 1
-    theirs = np.minimum(least, second.ids.lengths)
-    ours = np.minimum(first.ids.lengths, np.maximum(room - theirs, 0))
-    owners, starts, lengths, cut = _windows(second.ids.lengths, room - ours, stride)
-    kept = ours[owners]
-    cut |= ours < first.ids.lengths
-    return _joined([first, second], layout, owners, [kept * 0, starts], [kept, lengths], cut)
+    capacity = max_length - layout.count
+    reserved = np.minimum((stride or 0) + 1, second.ids.lengths)
+    taken = np.minimum(first.ids.lengths, np.maximum(capacity - reserved, 0))
+    owners, starts, lengths, cut = _windows(second.ids.lengths, capacity - taken, stride)
+    cut |= taken < first.ids.lengths
+    return _joined(
+        [first, second], layout, owners, [owners * 0, starts], [taken[owners], lengths], cut
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,7 @@ def first_cut(
     """Pairs of which the first text is cut, as truncation "only_first" of transformers does it.
 
     Where the second text leaves the first not one token, transformers' pipelines cut nothing. Here
-    the pair stays whole only within `longest`; else all of the first text goes, and the second is
-    cut, too.
+    the pair stays whole only within `longest`; else the first text is dropped and the second cut.
 
     Args:
         first, second: Token ids of texts without special tokens.
@@ -107,17 +107,17 @@ def first_cut(
         max_length: Tokens of a pair, special tokens included.
         longest: Tokens that the model can take; below max_length it is max_length.
     """
-    room = max(max_length - layout.count, 0)
-    ours, theirs = first.lengths[chosen[0]], second.lengths[chosen[1]]
-    total = ours + theirs
-    hopeless = (total > room) & (theirs >= room)
-    over = (total > room) & ~(hopeless & (total + layout.count <= longest))
-    ours = np.where(over, np.maximum(room - theirs, 0), ours)
-    theirs = np.where(over, np.minimum(theirs, room), theirs)
+    capacity = max(max_length - layout.count, 0)
+    firsts, seconds = first.lengths[chosen[0]], second.lengths[chosen[1]]
+    total = firsts + seconds
+    full = (total > capacity) & (seconds >= capacity)
+    over = (total > capacity) & ~(full & (total + layout.count <= longest))
+    firsts = np.where(over, np.maximum(capacity - seconds, 0), firsts)
+    seconds = np.where(over, np.minimum(seconds, capacity), seconds)
     special = np.concatenate(layout.special)
-    behind = len(special) + len(first.values)
-    bases = [len(special) + first.offsets[chosen[0]], behind + second.offsets[chosen[1]]]
-    index, totals = _turns(layout, bases, [ours, theirs])
+    after = len(special) + len(first.values)
+    bases = [len(special) + first.offsets[chosen[0]], after + second.offsets[chosen[1]]]
+    index, totals = _interleave(layout, bases, [firsts, seconds])
     ids = np.concatenate([special[:, 0], first.values, second.values])
     counts = (len(first.values), len(second.values))
     types = np.concatenate([special[:, 1], np.repeat(layout.types, counts)])
@@ -125,20 +125,22 @@ def first_cut(
 
 
 def _windows(
-    lengths: Ints, room: Ints, stride: int | None
+    lengths: Ints, capacity: Ints, stride: int | None
 ) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
-    """Owner, start and length of every piece, and which rows are cut; (lengths, room: (rows,))."""
-    room = np.maximum(room, 0)
-    over = lengths > room
+    """Owner, start and length of every piece, and which rows are cut; lengths and capacity are
+    (rows,)."""
+    capacity = np.maximum(capacity, 0)
+    over = lengths > capacity
     if stride is None:
         zeros = np.zeros_like(lengths)
-        return np.arange(len(lengths)), zeros, np.minimum(lengths, room), over
-    step = np.maximum(room - stride, 1)
-    counts = np.where(over & (room > 0), -(-(lengths - room) // step) + 1, 1)
+        return np.arange(len(lengths)), zeros, np.minimum(lengths, capacity), over
+    step = np.maximum(capacity - stride, 1)
+    counts = np.where(over & (capacity > 0), -(-(lengths - capacity) // step) + 1, 1)
     owners = np.repeat(np.arange(len(lengths)), counts)
     nth = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = nth * step[owners]
-    return owners, starts, np.minimum(room[owners], lengths[owners] - starts), over & (room == 0)
+    lengths = np.minimum(capacity[owners], lengths[owners] - starts)
+    return owners, starts, lengths, over & (capacity == 0)
 
 
 def _joined(
@@ -149,7 +151,7 @@ def _joined(
     lengths: list[Ints],
     truncated: NDArray[np.bool_],
 ) -> Pieces:
-    """Special tokens and parts of texts in turn, gathered out of one table of all of them."""
+    """Special tokens and parts of texts alternate, gathered from one table of all of them."""
     special = np.concatenate(layout.special)
     ids = np.concatenate([special[:, 0], *(t.ids.values for t in texts)])
     chars = np.concatenate([np.zeros((len(special), 2), np.int64), *(t.chars for t in texts)])
@@ -163,7 +165,7 @@ def _joined(
         sides.append(np.full(count, n))
         bases.append(base + text.ids.offsets[owners] + starts[n])
         base += count
-    index, totals = _turns(layout, bases, lengths)
+    index, totals = _interleave(layout, bases, lengths)
     return Pieces(
         Ragged.of(ids[index], totals),
         Ragged.of(np.concatenate(types)[index], totals),
@@ -175,14 +177,14 @@ def _joined(
     )
 
 
-def _turns(layout: Layout, bases: list[Ints], lengths: list[Ints]) -> tuple[Ints, Ints]:
-    """Where every token of every sequence stands in the table, and the sequences' lengths."""
+def _interleave(layout: Layout, bases: list[Ints], lengths: list[Ints]) -> tuple[Ints, Ints]:
+    """The table index of every token of every sequence, and the sequences' lengths."""
     counts = [len(group) for group in layout.special]
-    at = np.cumsum([0, *counts])
-    many = len(bases[0])
-    columns = [(np.full(many, at[0]), np.full(many, counts[0]))]
+    starts = np.cumsum([0, *counts])
+    rows = len(bases[0])
+    columns = [(np.full(rows, starts[0]), np.full(rows, counts[0]))]
     for n, (begin, length) in enumerate(zip(bases, lengths, strict=True), 1):
-        columns += [(begin, length), (np.full(many, at[n]), np.full(many, counts[n]))]
+        columns += [(begin, length), (np.full(rows, starts[n]), np.full(rows, counts[n]))]
     begins = np.stack([begin for begin, _ in columns], axis=1).ravel()
     runs = np.stack([length for _, length in columns], axis=1)
     flat = runs.ravel()

@@ -18,10 +18,10 @@ from engine.errors import BundleError
 
 
 class Tokenizer:
-    """A bundle's tokenizer, cutting rows at `max_length` tokens, special tokens included.
+    """A bundle's tokenizer; rows are cut at `max_length` tokens, special tokens included.
 
-    Of a pair the longer text is cut first, as transformers does it. Padding is the batcher's.
-    May be used from many threads.
+    Of a pair the longer text is cut first, as transformers does it. Nothing is padded here. May be
+    used from many threads.
 
     Raises:
         BundleError: The file is not a tokenizer.
@@ -50,57 +50,57 @@ class Tokenizer:
         ids = _flat((e.ids for e in encodings), lengths)
         types = _flat((e.type_ids for e in encodings), lengths) if type_ids else None
         truncated = np.fromiter((bool(e.overflowing) for e in encodings), np.bool_, len(rows))
-        if not _tells_what_it_cuts():
-            truncated |= self._longer(rows, lengths)
+        if not _reports_overflow():
+            truncated |= self._exceeding(rows, lengths)
         return ids, types, truncated
 
-    def _longer(self, rows: Sequence[Any], lengths: Ints) -> NDArray[np.bool_]:
-        """Which rows have more tokens than the limit, asked of those that reach it."""
+    def _exceeding(self, rows: Sequence[Any], lengths: Ints) -> NDArray[np.bool_]:
+        """Which rows have more tokens than the limit; those that reach it are encoded again."""
         full = np.flatnonzero(lengths >= self.max_length)
-        again = self._one_more.encode_batch_fast([rows[n] for n in full.tolist()])
-        found = np.zeros(len(rows), np.bool_)
-        found[full] = np.fromiter(map(len, again), np.int64, len(full)) > self.max_length
-        return found
+        encodings = self._with_one_more.encode_batch_fast([rows[n] for n in full.tolist()])
+        exceeding = np.zeros(len(rows), np.bool_)
+        exceeding[full] = np.fromiter(map(len, encodings), np.int64, len(full)) > self.max_length
+        return exceeding
 
     def tokens(self, texts: pa.Array) -> Tokens:
         """Every token of whole texts, or of lists of words: neither cut nor with special tokens."""
         words = pa.types.is_list(texts.type)
-        found = (self._of_words if words else self._plain).encode_batch(
+        tokenizer = self._for_words if words else self._uncut
+        encodings = tokenizer.encode_batch(
             texts.to_pylist(), is_pretokenized=words, add_special_tokens=False
         )
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         return Tokens(
-            ids=_flat((e.ids for e in found), lengths),
-            chars=_pairs((e.offsets for e in found), int(lengths.sum())),
-            words=_numbers((e.word_ids for e in found), lengths),
+            ids=_flat((e.ids for e in encodings), lengths),
+            chars=_pairs((e.offsets for e in encodings), int(lengths.sum())),
+            words=_numbers((e.word_ids for e in encodings), lengths),
         )
 
     def ids(self, texts: pa.StringArray) -> Ragged:
         """Token ids of whole texts: neither cut nor with special tokens."""
-        found = self._plain.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        return _flat((e.ids for e in found), lengths)
+        encodings = self._uncut.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        return _flat((e.ids for e in encodings), lengths)
 
     @cached_property
-    def alone(self) -> Layout:
+    def single_layout(self) -> Layout:
         """Where the special tokens of a single text stand."""
-        return _layout(self._plain.encode("word"))
+        return _layout(self._uncut.encode("word"))
 
     @cached_property
-    def paired(self) -> Layout:
+    def pair_layout(self) -> Layout:
         """Where the special tokens of a pair stand."""
-        return _layout(self._plain.encode("word", "word"))
+        return _layout(self._uncut.encode("word", "word"))
 
     def decode(self, tokens: Ragged, *, skip_special: bool = True) -> pa.StringArray:
         """Texts of token ids, special tokens left out unless wanted."""
-        bounds = tokens.offsets.tolist()
         values = tokens.values.tolist()
-        rows = [values[a:b] for a, b in pairwise(bounds)]
+        rows = [values[start:stop] for start, stop in pairwise(tokens.offsets.tolist())]
         texts = self._tokenizer.decode_batch(rows, skip_special_tokens=skip_special)
         return pa.array(texts, pa.string())
 
     def tokens_of(self, ids: Iterable[int]) -> list[str]:
-        """The tokens themselves, as they stand in the vocabulary."""
+        """The tokens as they are in the vocabulary."""
         return [self._tokenizer.id_to_token(int(i)) or "" for i in ids]
 
     def joined(self, tokens: list[str]) -> str:
@@ -110,8 +110,8 @@ class Tokenizer:
 
     def id_of(self, token: str) -> int:
         """The id of a token of the vocabulary, -1 where there is none."""
-        found = self._tokenizer.token_to_id(token)
-        return -1 if found is None else int(found)
+        number = self._tokenizer.token_to_id(token)
+        return -1 if number is None else int(number)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -121,43 +121,43 @@ class Tokenizer:
 
     @cached_property
     def subword_prefix(self) -> str:
-        """What stands before tokens that go on a word, such as ##; "" where nothing does."""
+        """Prefix of tokens that continue a word, such as ##; "" where there is none."""
         model = json.loads(self._tokenizer.to_str())["model"]
         return str(model.get("continuing_subword_prefix") or "")
 
     @cached_property
-    def widens(self) -> tuple[bool, bool]:
-        """Whether the library counts the space before a window's first token in with it.
+    def widens_first_token(self) -> tuple[bool, bool]:
+        """Whether the library lets a window's first token begin at the space before it.
 
-        Of texts and of lists of words. A byte-level tokenizer that puts a space before a text takes
-        the first one that it sees in a window for that.
+        For texts, and for lists of words. A byte-level tokenizer that adds a space before a text
+        takes the first space of a window for the added one.
         """
         texts, words = (
             _leaves(json.loads(tokenizer.to_str())["post_processor"])
-            for tokenizer in (self._plain, self._of_words)
+            for tokenizer in (self._uncut, self._for_words)
         )
         return _widens(texts), _widens(words)
 
     @cached_property
-    def _plain(self) -> Any:
+    def _uncut(self) -> Any:
         return self._open()
 
     @cached_property
-    def _one_more(self) -> Any:
-        """It cuts one token behind the limit."""
+    def _with_one_more(self) -> Any:
+        """Cuts one token after the limit."""
         tokenizer = self._open()
         tokenizer.enable_truncation(self.max_length + 1)
         return tokenizer
 
     @cached_property
-    def _of_words(self) -> Any:
-        """The same for lists of words: those of RoBERTa's kind need to put a space before each."""
-        content = json.loads(self._plain.to_str())
+    def _for_words(self) -> Any:
+        """The same for lists of words: tokenizers like RoBERTa's must put a space before each."""
+        content = json.loads(self._uncut.to_str())
         parts = _leaves(content["pre_tokenizer"]) + _leaves(content["post_processor"])
         without = [part for part in parts if part.get("add_prefix_space") is False]
         for part in without:
             part["add_prefix_space"] = True
-        return type(self._plain).from_str(json.dumps(content)) if without else self._plain
+        return type(self._uncut).from_str(json.dumps(content)) if without else self._uncut
 
     def _open(self) -> Any:
         import tokenizers
@@ -172,9 +172,9 @@ class Tokenizer:
 
 
 @cache
-def _tells_what_it_cuts() -> bool:
-    """Whether the library gives the tokens that it has left out. From 0.23.1 on it stops at the
-    limit and does not know of any (huggingface/tokenizers#2091)."""
+def _reports_overflow() -> bool:
+    """Whether the library returns the tokens that it cuts. Since 0.23.1 it stops at the limit and
+    does not see them (huggingface/tokenizers#2091)."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     probe = Tokenizer(models.WordLevel({"word": 0}, unk_token="word"))
@@ -184,10 +184,8 @@ def _tells_what_it_cuts() -> bool:
 
 
 def clean_up(text: str) -> str:
-    """Take out the space before punctuation and English contractions.
-
-    The rules of transformers' PreTrainedTokenizerBase.clean_up_tokenization.
-    """
+    """Remove the space before punctuation and English contractions, by the rules of
+    transformers' PreTrainedTokenizerBase.clean_up_tokenization."""
     for spaced, joined in _SPACED:
         text = text.replace(spaced, joined)
     return text

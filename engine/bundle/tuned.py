@@ -1,9 +1,9 @@
-"""What `engine tune` found out, beside a bundle: the settings that are fastest on a machine.
+"""The settings that `engine tune` measured as fastest on a machine, in the bundle's folder.
 
     BUNDLE/tuned.json         on its CPU
     BUNDLE/tuned.cuda.json    on its GPU
 
-Neither is one of the files that were exported: the bundle is the same without them.
+Neither is one of the exported files: the bundle is the same without them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Tuned:
     Attributes:
         batch_tokens, workers, threads: As `config.RunConfig` has them.
         cpu, cores: The machine.
-        GPU: Name of the GPU, "" for the CPU.
+        gpu: Name of the GPU, "" for the CPU.
         sample: What was answered: files, or the engine's own sentences.
-        speed: Times as fast as with the settings that a run has otherwise.
+        speed: Ratio of the rows per second to those with the default settings.
     """
 
     batch_tokens: int
@@ -43,29 +43,30 @@ class Tuned:
 
     def here(self, gpu: str) -> bool:
         """Whether this is the machine, and this its GPU."""
-        own = (hardware.cpu()[0], hardware.cores(), gpu)
-        return (self.cpu, self.cores, self.gpu) == own
+        machine = (hardware.cpu()[0], hardware.cores(), gpu)
+        return (self.cpu, self.cores, self.gpu) == machine
 
 
-def save(folder: Path, found: Tuned) -> Path:
-    """Put it beside the bundle's files.
+def save(folder: Path, tuned: Tuned) -> Path:
+    """Write it into the bundle's folder.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    file = folder / FILES["cuda" if found.gpu else "cpu"]
+    file = folder / FILES["cuda" if tuned.gpu else "cpu"]
     try:
-        file.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(dataclasses.asdict(tuned), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(
-            f"{file}: cannot be written: {error.strerror or error}",
+            f"{file}: cannot write: {error.strerror or error}",
             "copy the bundle to where you may write, or give engine run the settings each time",
         ) from error
     return file
 
 
 def load(folder: Path, kind: str = "cpu") -> Tuned | None:
-    """What was found for a bundle on a CPU or a GPU, of whatever machine; None where nothing was.
+    """The settings of a bundle on a CPU or a GPU, whichever machine they are of; None where there
+    are none.
 
     Args:
         kind: A key of `FILES`.
@@ -80,23 +81,23 @@ def load(folder: Path, kind: str = "cpu") -> Tuned | None:
         return None
     except (ValueError, TypeError, OSError) as error:
         raise BundleError(
-            f"{file}: cannot be read: {type(error).__name__}",
+            f"{file}: cannot read: {type(error).__name__}",
             f"remove it, or: engine tune {folder}",
         ) from error
 
 
 def applied(folder: Path, config: RunConfig, gpu: str) -> RunConfig:
-    """A run's settings with what was found, where that was on this machine and nothing of it is
-    set: `batch_tokens`, `workers`, `threads`.
+    """A run's settings with the tuned ones, where they are of this machine and the run sets none of
+    `batch_tokens`, `workers` and `threads`.
 
     Args:
-        GPU: Name of the GPU that will compute, "" for the CPU.
+        gpu: Name of the GPU that will compute, "" for the CPU.
     """
     if config.batch_tokens or config.workers or config.threads:
         return config
-    found = load(folder, "cuda" if gpu else "cpu")
-    if found is None or not found.here(gpu):
+    tuned = load(folder, "cuda" if gpu else "cpu")
+    if tuned is None or not tuned.here(gpu):
         return config
     return dataclasses.replace(
-        config, batch_tokens=found.batch_tokens, workers=found.workers, threads=found.threads
+        config, batch_tokens=tuned.batch_tokens, workers=tuned.workers, threads=tuned.threads
     )

@@ -74,7 +74,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     length, stride = _sizes(context)
     filled = np.flatnonzero(_filled(rows.texts[0]) & _filled(rows.texts[1]))
     question, passage = (context.tokenizer.tokens(text.take(filled)) for text in rows.texts)
-    layout = context.tokenizer.paired
+    layout = context.tokenizer.pair_layout
     pieces = chunking.pair(question, passage, layout, max_length=length, stride=stride)
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = pieces.truncated

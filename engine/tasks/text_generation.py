@@ -50,7 +50,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     length = tokenizer.max_length
     if limit:
         length = min(length, limit - context.options.max_new_tokens)
-    before, after = (special[:, 0] for special in tokenizer.alone.special)
+    before, after = (special[:, 0] for special in tokenizer.single_layout.special)
     whole = tokenizer.ids(texts)
     prompts = whole.last(max(1, length - len(before) - len(after)))
     ids = Ragged.join_rows([_repeated(before, len(texts)), prompts, _repeated(after, len(texts))])

@@ -70,7 +70,7 @@ def _window(options: TokenClassificationOptions) -> int:
 
 def _encode(rows: Rows, context: Context) -> Encoded:
     """The windows of each text, or the truncated text; none where it has no tokens."""
-    texts, layout = rows.texts[0], context.tokenizer.alone
+    texts, layout = rows.texts[0], context.tokenizer.single_layout
     words, stride = pa.types.is_list(texts.type), _stride(context)
     raw = context.tokenizer.tokens(texts)
     tokens, sentences = (
@@ -83,7 +83,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     length = context.tokenizer.max_length
     pieces = chunking.single(whole, layout, max_length=length, stride=stride)
     grouped = context.options.aggregation_strategy != "none"
-    if stride is not None and grouped and context.tokenizer.widens[words]:
+    if stride is not None and grouped and context.tokenizer.widens_first_token[words]:
         _widen(pieces, whole.ids.offsets, raw.chars, context)
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = pieces.truncated
@@ -100,7 +100,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
 
 def _stride(context: Context) -> int | None:
     stride, tokenizer = context.options.stride, context.tokenizer
-    window = tokenizer.max_length - tokenizer.alone.count
+    window = tokenizer.max_length - tokenizer.single_layout.count
     if stride >= window:
         raise SettingsError(
             f"stride is {stride}",
@@ -119,7 +119,7 @@ def _widen(pieces: chunking.Pieces, offsets: Ints, chars: Ints, context: Context
         offsets, chars: Of the tokens of whole texts, as in `Tokens`.
     """
     later = np.flatnonzero(pieces.owners[1:] == pieces.owners[:-1]) + 1
-    first = pieces.ids.offsets[later] + len(context.tokenizer.alone.special[0])
+    first = pieces.ids.offsets[later] + len(context.tokenizer.single_layout.special[0])
     inner = chars[offsets[pieces.owners[later]] + pieces.words[first], 0] > 0
     tokens = context.tokenizer.tokens_of(pieces.ids.values[first])
     spaced = np.array([token.startswith(SPACE) for token in tokens], np.bool_)

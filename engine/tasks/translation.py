@@ -53,7 +53,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     if languages is None or context.options.src_lang == languages.source:
         return encoded
     swap = (languages.ids[languages.source], languages.ids[context.options.src_lang])
-    ids = _with_language(encoded.ids, context.tokenizer.alone, *swap)
+    ids = _with_language(encoded.ids, context.tokenizer.single_layout, *swap)
     return dataclasses.replace(encoded, ids=ids)
 
 

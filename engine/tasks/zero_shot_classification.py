@@ -117,7 +117,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
         context.tokenizer.ids(rows.texts[0]),
         hypotheses,
         (owners, which),
-        context.tokenizer.paired,
+        context.tokenizer.pair_layout,
         max_length=context.tokenizer.max_length,
         longest=context.model_config.position_limit,
     )

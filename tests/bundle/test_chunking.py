@@ -31,7 +31,7 @@ def library(tokenizer: Tokenizer, rows: list, **truncation: object) -> list[list
     """The library's own pieces of each row."""
     from tokenizers import Tokenizer as Reference
 
-    reference = Reference.from_str(tokenizer._plain.to_str())
+    reference = Reference.from_str(tokenizer._uncut.to_str())
     reference.enable_truncation(**truncation)
     return [[first, *first.overflowing] for first in reference.encode_batch(rows)]
 
@@ -54,7 +54,7 @@ def test_pieces_of_one_text_are_the_librarys(
     tokenizer: Tokenizer, given: list[str], length: int, stride: int
 ) -> None:
     found = chunking.single(
-        tokenizer.tokens(pa.array(given)), tokenizer.alone, max_length=length, stride=stride
+        tokenizer.tokens(pa.array(given)), tokenizer.single_layout, max_length=length, stride=stride
     )
     check(found, library(tokenizer, given, max_length=length, stride=stride))
     assert not found.truncated.any()
@@ -65,7 +65,9 @@ def test_pieces_of_one_text_are_the_librarys(
 def test_a_text_is_cut_as_the_library_cuts_it(
     tokenizer: Tokenizer, given: list[str], length: int
 ) -> None:
-    found = chunking.single(tokenizer.tokens(pa.array(given)), tokenizer.alone, max_length=length)
+    found = chunking.single(
+        tokenizer.tokens(pa.array(given)), tokenizer.single_layout, max_length=length
+    )
     wanted = library(tokenizer, given, max_length=length)
     check(found, [row[:1] for row in wanted])
     assert found.truncated.tolist() == [len(row) > 1 for row in wanted]
@@ -78,7 +80,7 @@ def test_pieces_of_the_second_text_are_the_librarys(
 ) -> None:
     # The longest first text has 28 tokens (🎉 and w1 are two): there is always room for the second.
     first, second = (tokenizer.tokens(pa.array([pair[n] for pair in given])) for n in (0, 1))
-    found = chunking.pair(first, second, tokenizer.paired, max_length=34, stride=stride)
+    found = chunking.pair(first, second, tokenizer.pair_layout, max_length=34, stride=stride)
     truncation = {"max_length": 34, "stride": stride, "strategy": "only_second"}
     check(found, library(tokenizer, given, **truncation))
     assert not found.truncated.any()
@@ -94,7 +96,7 @@ def test_whatever_the_lengths_every_row_has_a_piece_that_fits(
     tokenizer: Tokenizer, given: list[tuple[str, str]], length: int, stride: int | None
 ) -> None:
     first, second = (tokenizer.tokens(pa.array([pair[n] for pair in given])) for n in (0, 1))
-    found = chunking.pair(first, second, tokenizer.paired, max_length=length, stride=stride)
+    found = chunking.pair(first, second, tokenizer.pair_layout, max_length=length, stride=stride)
     assert found.ids.lengths.max() <= length
     assert sorted(set(found.owners.tolist())) == list(range(len(given)))
     for row in range(len(given)):
@@ -108,6 +110,6 @@ def test_whatever_the_lengths_every_row_has_a_piece_that_fits(
 
 def test_rows_of_words_have_characters_within_their_words(tokenizer: Tokenizer) -> None:
     given = pa.array([["w1", "w2 w3"], []], pa.list_(pa.string()))
-    found = chunking.single(tokenizer.tokens(given), tokenizer.alone, max_length=8)
+    found = chunking.single(tokenizer.tokens(given), tokenizer.single_layout, max_length=8)
     assert found.words.tolist() == [0, 1, 1, -1, -1]
     assert found.chars.tolist() == [[0, 2], [0, 2], [3, 5], [0, 0], [0, 0]]

@@ -459,7 +459,7 @@ def test_pairs_are_cut_as_the_library_cuts_the_first_text(
 ) -> None:
     from tokenizers import Tokenizer as Reference
 
-    reference = Reference.from_str(tokenizer._plain.to_str())
+    reference = Reference.from_str(tokenizer._uncut.to_str())
     wanted, cut = [], []
     for row in rows:
         reference.enable_truncation(max_length, strategy="only_first")
@@ -473,11 +473,11 @@ def test_pairs_are_cut_as_the_library_cuts_the_first_text(
     first, second = (tokenizer.ids(pa.array([row[n] for row in rows])) for n in (0, 1))
     both = (np.arange(len(rows)), np.arange(len(rows)))
     sizes = {"max_length": max_length, "longest": 1000}
-    found = chunking.first_cut(first, second, both, tokenizer.paired, **sizes)
+    found = chunking.first_cut(first, second, both, tokenizer.pair_layout, **sizes)
     assert listed(found.ids) == [ids for ids, _ in wanted]
     assert listed(found.type_ids) == [types for _, types in wanted]
     assert found.truncated.tolist() == cut
-    within = chunking.first_cut(first, second, both, tokenizer.paired, max_length=max_length)
+    within = chunking.first_cut(first, second, both, tokenizer.pair_layout, max_length=max_length)
     for i, (ids, _) in enumerate(wanted):
         if len(ids) <= max_length:
             assert listed(within.ids)[i] == ids
