@@ -50,7 +50,6 @@ class Telemetry:
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    started: float = field(default_factory=time.perf_counter)
     _working: dict[int, tuple[float, str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -17,25 +17,10 @@ from engine.data.writers import (
     rejects_writer,
     write_text,
     writing,
-)
+)  # fmt: skip
 
 __all__ = [
-    "REASONS",
-    "FileWriter",
-    "OutputFile",
-    "content_hash",
-    "estimate_rows",
-    "find_files",
-    "first_error",
-    "kind_of",
-    "part_name",
-    "read",
-    "read_first",
-    "reading",
-    "rejects_columns",
-    "rejects_name",
-    "rejects_writer",
-    "split_files",
-    "write_text",
-    "writing",
-]
+    "REASONS", "FileWriter", "OutputFile", "content_hash", "estimate_rows", "find_files",
+    "first_error", "kind_of", "part_name", "read", "read_first", "reading", "rejects_columns",
+    "rejects_name", "rejects_writer", "split_files", "write_text", "writing",
+]  # fmt: skip
