@@ -43,7 +43,7 @@ GRAPHS: Mapping[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "dense": (("embedding",), ("projected",)),
     "pooling": (("last_hidden_state", "weights"), ("pooled",)),
-    "mask_logits": (("logits", "places"), ("found",)),
+    "mask_logits": (("logits", "positions"), ("masked_logits",)),
     "encoder": (
         ("input_ids", "attention_mask"),
         ("cross.N.key", "cross.N.value"),

@@ -119,8 +119,8 @@ def _at(backend: Backend, logits: Value, masks: NDArray[np.bool_]) -> Floats:
     """The logits at the masks; with a graph for it, only those are copied to the host."""
     if "mask_logits" not in backend.roles or not masks.any():
         return backend.host(logits)[masks]
-    feeds = {"logits": logits, "places": np.argwhere(masks)}
-    (value,) = backend.graph("mask_logits").run(feeds, ["found"])
+    feeds = {"logits": logits, "positions": np.argwhere(masks)}
+    (value,) = backend.graph("mask_logits").run(feeds, ["masked_logits"])
     return backend.host(value)
 
 

@@ -20,8 +20,8 @@ def graphs(task: str) -> dict[str, Any]:
     pool.onnx: last_hidden_state, float32 (rows, length, d), and weights, float32 (rows, 1, length)
     -> pooled, float32 (rows, 1, d).
 
-    at.onnx: logits, float32 (rows, length, vocabulary), and places, int64 (n, 2), row and position
-    -> found, float32 (n, vocabulary).
+    at.onnx: logits, float32 (rows, length, vocabulary), and positions, int64 (n, 2), row and token
+    -> masked_logits, float32 (n, vocabulary).
     """
     heads = {"feature-extraction": ("pool.onnx", _pool), "fill-mask": ("at.onnx", _at)}
     if task not in heads:
@@ -42,10 +42,10 @@ def _pool() -> Any:
 def _at() -> Any:
     inputs: _Tensors = {
         "logits": ("FLOAT", ["rows", "length", "vocabulary"]),
-        "places": ("INT64", ["n", 2]),
+        "positions": ("INT64", ["n", 2]),
     }
-    found = ("found", "FLOAT", ["n", "vocabulary"])
-    return _graph("at", "GatherND", ["logits", "places"], inputs, found)
+    output = ("masked_logits", "FLOAT", ["n", "vocabulary"])
+    return _graph("at", "GatherND", ["logits", "positions"], inputs, output)
 
 
 def _graph(
