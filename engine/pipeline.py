@@ -1,7 +1,7 @@
 """A bundle opened on a device, and its stages bound to one set of options.
 
-`Bundle` is what `engine.Bundle` gives a person; `Stages` is what the runner joins: encode, cut,
-infer, finish. Neither knows files of rows, threads or output folders.
+`Bundle` is the public `engine.Bundle`; `Stages` are what the runner connects: encode, cut, infer,
+finish. Neither knows input files, threads or output folders.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from engine.tasks.keywords import TaskOptions
 # Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
 # to be few among them.
 _TURNS = 16
-# Padded tokens of a batch on a GPU, where the person names none: on an H200 MiniLM is a quarter
+# Padded tokens of a batch on a GPU, the default: on an H200 MiniLM is a quarter
 # faster with them than with half as many, and no model tried gains from more.
 GPU_TOKENS = 32768
-# Rows of one at most: as many short ones as fill it.
+# Rows of such a batch at most: as many of the shortest as fill it.
 GPU_ROWS = 4096
 
 
@@ -45,7 +45,7 @@ def never() -> bool:
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages between source and sink. Every method may be called from any thread."""
+    """The stages between reading and writing. Every method may be called from any thread."""
 
     backend: Backend
     task: tasks.Task
@@ -78,10 +78,10 @@ class Stages:
     def infer(self, batch: Batch) -> Output:
         if not len(batch.index):
             return Output(batch, {})
-        return Output(batch, self._inferred(batch.feeds, batch.numbers))
+        return Output(batch, self._infer(batch.feeds, batch.numbers))
 
-    def _inferred(self, feeds: Mapping[str, Ints], numbers: Ints) -> Arrays:
-        """A batch's results; in halves, and halves of these, where it does not fit the device."""
+    def _infer(self, feeds: Mapping[str, Ints], numbers: Ints) -> Arrays:
+        """A batch's results; it is halved, again and again, where memory is full."""
         try:
             context = replace(self.context, numbers=numbers)
             return self.task.infer(self.backend, feeds, context)
@@ -93,7 +93,7 @@ class Stages:
         half = len(numbers) // 2
         parts = (slice(None, half), slice(half, None))
         return batching.joined(
-            [self._inferred({n: a[p] for n, a in feeds.items()}, numbers[p]) for p in parts]
+            [self._infer({n: a[p] for n, a in feeds.items()}, numbers[p]) for p in parts]
         )
 
     def finish(self, outputs: Sequence[Output]) -> Answers:
@@ -127,7 +127,7 @@ class Bundle:
         self.task = tasks.find(folder.description.task)
         self.model_config = folder.description.model_config
         self._tokenizer = cache(self._open_tokenizer)
-        # Decoding's buffers stay for the next call, since fresh memory is dear: about 1 ms a MiB.
+        # Decoding's buffers are reused by the next call: fresh memory costs about 1 ms a MiB.
         self._spare: list[BufferPool] = []
 
     @classmethod

@@ -201,7 +201,7 @@ class ModelConfig:
         position_limit: Positions the weights have, 0 where positions are relative: `max_length`
             may be raised up to here.
         pad_id, unk_id, mask_id, cls_id: Token ids; -1 where the tokenizer has none.
-        mask_token: The mask as it stands in a text (fill-mask).
+        mask_token: The mask as written in a text (fill-mask).
         clean_up: The tokenizer takes the space before a full stop and the like out of decoded text.
         labels: Class names in the order of the logits (classification, entailment, tokens).
         problem_type: single_label_classification, multi_label_classification or regression; ""
@@ -210,7 +210,7 @@ class ModelConfig:
         normalize: Scale embeddings to length 1 (feature-extraction).
         dimensions: Width of an embedding (feature-extraction).
         hidden: Width of a token's state (feature-extraction).
-        projected: There is a dense.onnx behind the pooling.
+        projected: A graph `dense` follows the pooling.
         prefix: Put before every text (T5's task prefix, an embedder's default prompt).
         prompts: An embedder's other prompts by name.
         decoder: Decoder settings (translation and its kin).
@@ -257,7 +257,7 @@ class Description:
             `engine.export.recipes.smoothquant`).
         graphs: One for each ONNX file.
         files: sha256 (hex) and bytes of every other file in the folder, by name.
-        notes: What the person should know, such as a checkpoint default that is not followed.
+        notes: What the user should know, such as a checkpoint default that is not followed.
     """
 
     task: str
@@ -314,7 +314,7 @@ def sha256(file: Path) -> str:
 
 
 def save(folder: Path, description: Description) -> Description:
-    """Hash the files that lie in `folder` and write bundle.json beside them, last.
+    """Hash the files in `folder`, then write bundle.json.
 
     The caller gives a temporary folder and renames it afterwards.
     """

@@ -1,4 +1,4 @@
-"""What there is of CUDA on this machine, asked of the driver and of the libraries themselves.
+"""The CUDA driver, GPUs and libraries of this machine, by their own C interfaces.
 
 Only ctypes: it answers before an inference runtime is imported, and where none is installed.
 """
@@ -38,13 +38,13 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver says of itself.
+    """The NVIDIA driver.
 
     Attributes:
         release: Of the driver, such as "580.65.06"; "" where it does not tell.
         cuda: The newest CUDA that it serves, such as (13, 0); (0, 0) without a driver.
-        GPUs: In the driver's order, which is that of cuda:0, cuda:1, ...
-        problem: Why there is no GPU to be had, or "".
+        gpus: In the driver's order, which is that of cuda:0, cuda:1, ...
+        problem: Why no GPU can be used, or "".
     """
 
     release: str = ""
@@ -96,10 +96,10 @@ def _release() -> str:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return ""
-    found = ctypes.create_string_buffer(96)
-    if nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(found, len(found)):
+    version = ctypes.create_string_buffer(96)
+    if nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(version, len(version)):
         return ""
-    return found.value.decode(errors="replace")
+    return version.value.decode(errors="replace")
 
 
 def missing(major: int) -> tuple[str, ...]:
@@ -112,21 +112,21 @@ def missing(major: int) -> tuple[str, ...]:
 
 def versions(major: int) -> dict[str, str]:
     """Versions of the CUDA runtime and of cuDNN where they are loaded; "" where one is not."""
-    found = {"cuda": "", "cudnn": ""}
+    loaded = {"cuda": "", "cudnn": ""}
     runtime, cudnn = _library(f"libcudart.so.{major}"), _library("libcudnn.so.9")
     number = ctypes.c_int()
     if runtime and not runtime.cudaRuntimeGetVersion(ctypes.byref(number)):
-        found["cuda"] = f"{number.value // 1000}.{number.value % 1000 // 10}"
+        loaded["cuda"] = f"{number.value // 1000}.{number.value % 1000 // 10}"
     if cudnn:
         cudnn.cudnnGetVersion.restype = ctypes.c_size_t
         number = cudnn.cudnnGetVersion()
-        found["cudnn"] = f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
-    return found
+        loaded["cudnn"] = f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
+    return loaded
 
 
 def page_locked(size: int, major: int) -> NDArray[np.uint8]:
-    """Host memory that the GPU copies from without a detour, bytes (size,); ordinary memory where
-    the CUDA runtime is not loaded or refuses. It is unlocked when the array goes."""
+    """Host memory that the GPU copies from directly, bytes (size,); ordinary memory where the CUDA
+    runtime is not loaded or refuses. It is unlocked when the array is freed."""
     array = np.zeros(max(1, size), np.uint8)
     runtime = _library(f"libcudart.so.{major}")
     if runtime is None:
@@ -138,7 +138,7 @@ def page_locked(size: int, major: int) -> NDArray[np.uint8]:
 
 
 def _library(file: str) -> Any | None:
-    """A library that is loaded already, or that the system finds."""
+    """A library that is loaded already, or that the system finds; None without one."""
     try:
         return ctypes.CDLL(file)
     except OSError:

@@ -1,9 +1,9 @@
-"""Which device computes, and why not another: ONNX Runtime, its providers, and what they took.
+"""Selects the execution provider; says why a device was rejected and which nodes it was assigned.
 
-Asked for a GPU and not getting it is an error that says why. Being listed as available only means
-that a provider was compiled: one that does not load leaves a session on the CPU without a word but
-a line in the log, and a node without a kernel is computed on the CPU between two copies. Both are
-refused here.
+A GPU that was asked for and does not work is an error that says why. A provider that is listed as
+available has only been compiled: one that does not load leaves the session on the CPU, with nothing
+but a line in the log, and a node without a kernel falls back to the CPU between two copies. Both
+are refused here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ GPU = 'pip install "corpus-engine[gpu]"'
 _INSTALL = 'pip install "corpus-engine[cpu]", or "corpus-engine[gpu]" for an NVIDIA GPU (not both)'
 _SWAP = f"pip uninstall -y onnxruntime onnxruntime-gpu, then {GPU}"
 _CPU = "--device cpu runs on the CPU"
-# Ops that CUDA leaves to the CPU on purpose: arithmetic of shapes, whose inputs lie on the host.
-# Anything with a weight or a token's state in it is not among them.
+# Ops that the CUDA provider leaves to the CPU on purpose: arithmetic of shapes, whose inputs are on
+# the host. None of them has a weight or a token's state as input.
 _OF_SHAPES = {
     "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal",
     "Expand", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "If", "Less",
@@ -49,8 +49,8 @@ class ExecutionInfo:
         device: Such as cpu or cuda:0.
         provider: ONNX Runtime's name of it.
         runtime: onnxruntime's version.
-        GPU, driver, cuda, cudnn: Name of the GPU and versions; "" on a CPU.
-        nodes: By the graph's role, how many nodes each provider took; where it tells.
+        gpu, driver, cuda, cudnn: Name of the GPU and versions; "" on a CPU.
+        nodes: By the graph's role, how many nodes each provider was assigned, if known.
     """
 
     device: str
@@ -109,13 +109,14 @@ def built_for() -> int:
     """The CUDA major version that the installed onnxruntime was built for, 0 for none."""
     if PROVIDERS["cuda"] not in runtime().get_available_providers():
         return 0
-    told = str(getattr(runtime(), "cuda_version", "") or "")
-    if not told:
+    version = str(getattr(runtime(), "cuda_version", "") or "")
+    if not version:
         with contextlib.suppress(ImportError):
             from onnxruntime.capi import build_and_package_info
 
-            told = str(getattr(build_and_package_info, "cuda_version", "") or "")
-    return int(told.partition(".")[0]) if told.partition(".")[0].isdigit() else 13
+            version = str(getattr(build_and_package_info, "cuda_version", "") or "")
+    major = version.partition(".")[0]
+    return int(major) if major.isdigit() else 13
 
 
 def resolve(request: str) -> Device:
@@ -215,7 +216,7 @@ def captured_stderr(lines: list[str]) -> Iterator[None]:
 def start_failure(device: Device, error: Exception) -> DeviceError | None:
     """What to raise where a session cannot be created because CUDA does not start; None where the
     error is another one."""
-    if not device.is_gpu or not (why := _lost([str(error)])):
+    if not device.is_gpu or not (why := _cause([str(error)])):
         return None
     return DeviceError(
         f"{device} was asked for, and the CUDA provider does not start: {why}",
@@ -236,56 +237,56 @@ def check_provider(device: Device, session: Any, log: Sequence[str]) -> None:
     if provider == PROVIDERS[device.kind]:
         return
     major = built_for()
-    lost = _lost(log) or next(iter(cuda.missing(major)), "")
-    why = f"the CUDA provider does not load: {lost}" if lost else "the CUDA provider does not load"
+    cause = _cause(log) or next(iter(cuda.missing(major)), "")
+    why = "the CUDA provider does not load" + (f": {cause}" if cause else "")
     raise DeviceError(
         f"{device} was asked for, and {provider} is what would run: {why}",
         f"{GPU} brings CUDA {major} and cuDNN; engine doctor lists what is missing",
     )
 
 
-def _lost(said: Sequence[str]) -> str:
-    """The library that could not be opened, or the error of CUDA, out of the runtime's words."""
-    text = "\n".join(said)
-    if found := re.search(r"(lib[\w.+-]+\.so[.\d]*): (cannot open[^\"\n]*|[^\"\n]{1,80})", text):
-        return f"{found[1]}: {found[2].strip()}"
-    found = re.search(r"CUDA failure \d+: [^;\n]{1,80}", text)
-    return found[0] if found else ""
+def _cause(log: Sequence[str]) -> str:
+    """The library that could not be opened, or CUDA's error, out of what the runtime logged."""
+    text = "\n".join(log)
+    if library := re.search(r"(lib[\w.+-]+\.so[.\d]*): (cannot open[^\"\n]*|[^\"\n]{1,80})", text):
+        return f"{library[1]}: {library[2].strip()}"
+    failure = re.search(r"CUDA failure \d+: [^;\n]{1,80}", text)
+    return failure[0] if failure else ""
 
 
 def node_counts(session: Any) -> dict[str, int]:
-    """How many nodes each provider took; none where this onnxruntime does not tell."""
-    found: Counter[str] = Counter()
+    """How many nodes each provider was assigned; empty where this onnxruntime does not tell."""
+    counts: Counter[str] = Counter()
     for part in _assigned(session):
-        found[part.ep_name] += len(part.get_nodes())
-    return dict(found)
+        counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)
 
 
 def _assigned(session: Any) -> Sequence[Any]:
-    told = getattr(session, "get_provider_graph_assignment_info", None)
-    return list(told()) if told else []
+    assignment = getattr(session, "get_provider_graph_assignment_info", None)
+    return list(assignment()) if assignment else []
 
 
 def check_nodes(file: Path, device: Device, session: Any) -> None:
-    """See that no node with work in it fell back from the GPU to the CPU.
+    """Check that no node fell back from the GPU to the CPU, but for arithmetic of shapes.
 
     Raises:
         DeviceError: Some did; their ops are named.
     """
     if not device.is_gpu:
         return
-    lost: Counter[str] = Counter()
+    fallen: Counter[str] = Counter()
     for part in _assigned(session):
         if part.ep_name == PROVIDERS["cpu"]:
-            lost.update(
+            fallen.update(
                 node.op_type
                 for node in part.get_nodes()
                 if node.domain not in ("", "ai.onnx") or node.op_type not in _OF_SHAPES
             )
-    if lost:
-        listed = ", ".join(f"{count} {op}" for op, count in lost.most_common(3))
+    if fallen:
+        listed = ", ".join(f"{count} {op}" for op, count in fallen.most_common(3))
         raise DeviceError(
-            f"{file}: {device} was asked for, and {lost.total()} nodes fell back to the CPU: "
+            f"{file}: {device} was asked for, and {fallen.total()} nodes fell back to the CPU: "
             f"{listed}",
             "a GPU runs bundles of recipe fp16 and fp32; --device cpu runs this one",
         )

@@ -1,4 +1,4 @@
-"""What this machine and this installation are, and what stands in the way."""
+"""What this machine and this installation are, and what does not work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Diagnosis:
         cuda: What the driver says of itself and of its GPUs, what CUDA the runtime was built for,
             and which of its libraries are missing.
         memory: Bytes this process may use.
-        hints: What the person can do, most important first.
+        hints: What the user can do, most important first.
     """
 
     engine: str
@@ -51,7 +51,7 @@ class Diagnosis:
 def diagnose(graph: Path) -> Diagnosis:
     """Look at the machine; `graph` is a small ONNX file to try the providers with."""
     model, features = hardware.cpu()
-    versions = {name: found for name in _PACKAGES if (found := _version(name))}
+    versions = {name: version for name in _PACKAGES if (version := _version(name))}
     providers, hints = _providers(graph)
     return Diagnosis(
         engine=__version__,
@@ -69,24 +69,24 @@ def diagnose(graph: Path) -> Diagnosis:
 
 
 def _cuda() -> dict[str, Any]:
-    """What there is of CUDA, whether or not anything here can use it."""
+    """The CUDA driver, its GPUs and libraries, whether or not anything here can use them."""
     driver = cuda.look()
-    found: dict[str, Any] = {"driver": driver.problem or driver.release or "loaded"}
+    facts: dict[str, Any] = {"driver": driver.problem or driver.release or "loaded"}
     if driver.gpus:
-        found["serves"] = ".".join(map(str, driver.cuda))
-        found["gpus"] = [
+        facts["serves"] = ".".join(map(str, driver.cuda))
+        facts["gpus"] = [
             f"cuda:{n} {gpu.name}, {gpu.memory / 2**30:.0f} GiB, capability {gpu.capability}"
             for n, gpu in enumerate(driver.gpus)
         ]
     try:
         major = built_for()
     except EngineError:
-        return found
-    found["onnxruntime"] = f"built for CUDA {major}" if major else "built without CUDA"
+        return facts
+    facts["onnxruntime"] = f"built for CUDA {major}" if major else "built without CUDA"
     if major:
         preload()
-        found["missing"] = list(cuda.missing(major))
-    return found
+        facts["missing"] = list(cuda.missing(major))
+    return facts
 
 
 def _version(name: str) -> str:
@@ -97,25 +97,25 @@ def _version(name: str) -> str:
 
 
 def _providers(graph: Path) -> tuple[dict[str, str], list[str]]:
-    """Each provider of this build, tried, since being listed only says that it was compiled; and
-    what to do about those that do not load."""
+    """Whether each provider of this build loads (being listed only means that it was compiled), and
+    hints for those that do not."""
     try:
         built = runtime().get_available_providers()
     except EngineError as error:
         return {"onnxruntime": error.message}, [error.hint]
-    found, hints = {}, []
+    states, hints = {}, []
     for kind, name in PROVIDERS.items():
         if name not in built:
             continue
         try:
             OrtBackend(graph.parent, [GraphRecord(graph.name, "encoder")], device=resolve(kind))
-            found[name] = "loads"
+            states[name] = "loads"
         except EngineError as error:
-            found[name] = error.message
+            states[name] = error.message
             hints.append(error.hint)
-    if PROVIDERS["cuda"] not in built and cuda.look().gpus and (passed := why_no_gpu()):
-        hints.append(f"there is a GPU, and {passed[0]}: {passed[1]}")
-    return found, hints
+    if PROVIDERS["cuda"] not in built and cuda.look().gpus and (problem := why_no_gpu()):
+        hints.append(f"there is a GPU, and {problem[0]}: {problem[1]}")
+    return states, hints
 
 
 def _hints(features: tuple[str, ...], versions: dict[str, str]) -> list[str]:
