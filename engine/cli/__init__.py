@@ -1,7 +1,7 @@
-"""The command line: the only room that prints, and the only one with exit codes.
+"""The command line: the only package that prints or exits.
 
-0 done · 1 failed · 2 wrong usage or settings · 3 done, with rejected rows · 75 stopped, run again.
-Answers and summaries go to standard output, progress and messages to standard error.
+Exit codes: 0 done · 1 failed · 2 wrong usage or settings · 3 done, with rejected rows · 75 stopped,
+run again. Results and summaries go to standard output, progress and messages to standard error.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ app.command("tasks")(show.tasks)
 app.command("doctor")(show.doctor)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"corpus-engine {__version__}")
         raise typer.Exit
 
@@ -60,17 +60,17 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except EngineError as error:
-        _say(str(error))
+        _print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _say("stopped")
+        _print_error("stopped")
         sys.exit(75)
     except BrokenPipeError:
-        # The reader of our output left, as `head` does: nothing is wrong and nothing more to say.
+        # The reader of our output has gone, as `head` does; that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     first, _, rest = text.partition("\n")
     typer.echo(f"error: {first}" + (f"\n{rest}" if rest else ""), err=True)

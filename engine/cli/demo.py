@@ -5,41 +5,47 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.progress import shown
 from engine.cli.run import summary
 
+if TYPE_CHECKING:
+    from engine.demo.demonstration import Demonstration
+
 
 def demo(
     rows: Annotated[int, typer.Option(min=20, help="Rows of the sample corpus.")] = 3000,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where corpus and results go.")] = Path(
-        "demo-out"
-    ),
-    seed: Annotated[int, typer.Option(help="Which corpus.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the corpus and the results.")
+    ] = Path("demo-out"),
+    seed: Annotated[int, typer.Option(help="Seed of the corpus.")] = 0,
     export: Annotated[
-        bool, typer.Option("--export", help="Export the checkpoint first, through Optimum.")
+        bool, typer.Option("--export", help="Export the checkpoint first, with Optimum.")
     ] = False,
-    recipe: Annotated[str, typer.Option(help="With --export: the recipe.")] = "fp32",
+    recipe: Annotated[str, typer.Option(help="Recipe of the export.")] = "fp32",
     workers: Annotated[
-        int, typer.Option(help="Batches at a time; 0 for one a core, 4 at most.")
+        int, typer.Option(help="Batches computed at the same time; 0 for one per core, at most 4.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Answer a sample corpus with the embedded model and show how right the answers are."""
+    """Run the embedded model on a sample corpus and check every answer."""
     from engine.demo import BUNDLE
     from engine.demo.demonstration import demonstrate
 
     bundle = _exported(out, recipe, quiet=as_json) if export else BUNDLE
     with shown(quiet=as_json) as on_progress:
-        found = demonstrate(
+        demonstration = demonstrate(
             out, rows=rows, seed=seed, bundle=bundle, on_progress=on_progress, workers=workers
         )
-    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else _told(found))
-    # Bad rows are part of this corpus, so exit 3 would say nothing; wrong answers are a failure.
-    good = found.accuracy >= 0.99 and found.rejects_right and found.in_order
+    if as_json:
+        typer.echo(json.dumps(demonstration.to_dict(), ensure_ascii=False))
+    else:
+        typer.echo(_summary(demonstration))
+    # This corpus has bad rows on purpose, so exit code 3 would be no news; wrong answers are.
+    good = demonstration.accuracy >= 0.99 and demonstration.rejects_right and demonstration.in_order
     raise typer.Exit(0 if good else 1)
 
 
@@ -57,18 +63,19 @@ def _exported(out: Path, recipe: str, *, quiet: bool) -> Path:
     return report.path
 
 
-def _told(found: Any) -> str:
+def _summary(demonstration: Demonstration) -> str:
     lines = [
         f"  {text}\n    answer  {answer}\n    truth   {truth}"
-        for text, answer, truth in found.samples
+        for text, answer, truth in demonstration.samples
     ]
     lines += [
         "",
-        f"accuracy {found.accuracy:.2%} · rejects as planted: {_yes(found.rejects_right)} · "
-        f"every other row answered, in order: {_yes(found.in_order)}",
-        summary(found.report),
-        f"corpus in {found.corpus}, answers in {found.results}",
-        f"look closer: engine inspect {found.results}; engine verify {found.results}",
+        f"accuracy {demonstration.accuracy:.2%} · "
+        f"exactly the bad rows rejected: {_yes(demonstration.rejects_right)} · "
+        f"all others answered, in order: {_yes(demonstration.in_order)}",
+        summary(demonstration.report),
+        f"corpus in {demonstration.corpus}, answers in {demonstration.results}",
+        f"next: engine inspect {demonstration.results}; engine verify {demonstration.results}",
     ]
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM: stop now, and remember it.
+"""SIGINT and SIGTERM stop the command, even where Python would lose the exception.
 
-Python drops an exception that a signal raises inside a finalizer or a callback from C. So the
-signal is remembered too, and the run's progress call, which comes often, raises it again.
+Python drops an exception that a signal handler raises inside a finalizer or a callback from C. So
+the signal is recorded too, and the next progress callback of the run raises it again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _received: list[int] = []
 
 
 class Interruptible(TyperGroup):
-    """The command line, whose interrupts end as the engine's own do; typer would exit with 130."""
+    """The command line. An interrupt ends it with exit code 75; typer would exit with 130."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> object:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -28,13 +28,13 @@ class Interruptible(TyperGroup):
 
 
 def install() -> None:
-    """Take both signals for the rest of the process."""
+    """Handle both signals for the rest of the process."""
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if a signal has come."""
+    """Raise KeyboardInterrupt if a signal has arrived."""
     if _received:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""A run's progress on standard error: one bar on a terminal, plain lines when piped."""
+"""Progress of a run on standard error: a bar on a terminal, otherwise lines of text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE_SECONDS = 10.0
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """What to call with each look at a run; it raises KeyboardInterrupt once a signal has come."""
+    """A callback for progress; it raises KeyboardInterrupt once a signal has arrived."""
     if quiet:
         yield _interruptible(lambda progress: None)
     elif sys.stderr.isatty():
@@ -26,11 +26,11 @@ def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
 
 def _interruptible(update: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    def checked(progress: Progress) -> None:
+    def check_and_update(progress: Progress) -> None:
         interrupt.check()
         update(progress)
 
-    return checked
+    return check_and_update
 
 
 def _lines() -> Callable[[Progress], None]:
@@ -52,12 +52,14 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bar
     from rich.table import Column
 
-    # A narrow terminal cuts the line rather than breaking it.
-    said = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+    # On a narrow terminal the line is cut off, not wrapped.
+    description = TextColumn(
+        "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")
+    )
     columns = (
         BarColumn(12),
         TextColumn("{task.percentage:3.0f}%", table_column=Column(min_width=4)),
-        said,
+        description,
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
@@ -71,22 +73,22 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 def describe(progress: Progress) -> str:
     """Rows, speed, padding, rejects and time left, in one line."""
     seconds = progress.seconds or 1e-9
-    said = [
+    parts = [
         f"{progress.rows:,} rows",
         f"{progress.rows / seconds:,.0f} rows/s",
         f"{progress.tokens / seconds:,.0f} tokens/s",
     ]
     if progress.tokens:
-        said.append(f"padding {progress.padded / progress.tokens:.2f}")
+        parts.append(f"padding {progress.padded / progress.tokens:.2f}")
     if progress.rejects:
-        said.append(f"{progress.rejects:,} rejected")
+        parts.append(f"{progress.rejects:,} rejected")
     if progress.splits > 1:
-        said.append(f"part {min(progress.split + 1, progress.splits)}/{progress.splits}")
+        parts.append(f"part {min(progress.split + 1, progress.splits)}/{progress.splits}")
     if progress.seconds_left is not None:
-        said.append(f"{duration(progress.seconds_left)} left")
+        parts.append(f"{duration(progress.seconds_left)} left")
     if progress.stuck:
-        said.append(f"no answer for 2 minutes: {progress.stuck}")
-    return " · ".join(said)
+        parts.append(f"in computation for over 2 minutes: {progress.stuck}")
+    return " · ".join(parts)
 
 
 def duration(seconds: float) -> str:

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.progress import duration, shown
+
+if TYPE_CHECKING:
+    from engine.runner.report import Report
 
 
 def run(
     ctx: typer.Context,
     model: Annotated[
         str,
-        typer.Argument(help="A bundle; or a checkpoint, folder or hub id, which is exported once."),
+        typer.Argument(help="A bundle; or a checkpoint (folder, hub id), which is exported once."),
     ],
     inputs: Annotated[
         list[str],
         typer.Argument(help="Parquet, JSONL (.gz, .zst) or Arrow files, folders or globs."),
     ],
     out: Annotated[
-        str, typer.Option("--out", "-o", help="Output folder; continued if it holds this run.")
+        str,
+        typer.Option(
+            "--out", "-o", help="Output folder; a run that is there already is continued."
+        ),
     ],
     task: Annotated[
-        str | None, typer.Option(help="Of a checkpoint given as MODEL; see engine tasks.")
+        str | None, typer.Option(help="If MODEL is a checkpoint: its task; see engine tasks.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a hub id given as MODEL.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="If MODEL is a hub id: commit, tag or branch.")
+    ] = None,
     recipe: Annotated[
-        str, typer.Option(help="Of a checkpoint given as MODEL: fp32, int8 or fp16.")
+        str, typer.Option(help="If MODEL is a checkpoint: fp32, int8, fp16 or another recipe.")
     ] = "fp32",
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Of a checkpoint: load .bin weights.")
+        bool, typer.Option("--allow-pickle", help="If MODEL is a checkpoint: load .bin weights.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
 ) -> None:
-    """Answer a corpus: inputs in, part files out. Run again to go on where it stopped."""
+    """Run a model over a corpus and write part files. Run it again to continue a stopped run."""
     from engine import data
     from engine.export.cache import bundle_for
     from engine.runner import coordinator
@@ -61,13 +69,8 @@ def run(
     raise typer.Exit(report.exit_code)
 
 
-def split_names(given: list[str] | None) -> tuple[str, ...]:
-    """a,b and repeated options alike."""
-    return tuple(name.strip() for part in given or [] for name in part.split(",") if name.strip())
-
-
-def summary(report: Any) -> str:
-    """A finished run in a few plain lines."""
+def summary(report: Report) -> str:
+    """A finished run in a few lines."""
     lines = [
         f"{report.rows_in:,} rows in, {report.rows_out:,} answered, "
         f"{report.rows_rejected:,} rejected",

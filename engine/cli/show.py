@@ -1,14 +1,15 @@
-"""engine inspect, verify, tasks and doctor: what there is, and whether it holds."""
+"""engine inspect, verify, tasks and doctor: commands that show and check, and change nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from engine.cli.export import told
+from engine.cli.export import describe_figure
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -19,46 +20,50 @@ def inspect(
     as_json: _Json = False,
 ) -> None:
     """Show what a bundle, an output folder or a part file holds."""
-    from engine.runner.inspection import inspect as look
+    from engine.runner.inspection import inspect as inspect_path
 
-    found = look(path, rows=rows)
+    facts = inspect_path(path, rows=rows)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, default=str))
+        typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
     else:
-        typer.echo("\n".join(_lines(_readable(found))))
+        typer.echo("\n".join(_lines(_readable(facts))))
 
 
-def _readable(found: dict[str, Any]) -> dict[str, Any]:
-    """A gate's figures in a line each, and nothing that is not there."""
-    gate = dict(found.get("gate") or {})
+def _readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an acceptance test in a line each, and no empty gate or tuned settings."""
+    gate = dict(facts.get("gate") or {})
     if gate:
-        gate["figures"] = {name: told(figure) for name, figure in gate["figures"].items()}
+        gate["figures"] = {
+            name: describe_figure(figure) for name, figure in gate["figures"].items()
+        }
     return {
-        n: gate if n == "gate" else v for n, v in found.items() if v or n not in ("gate", "tuned")
+        n: gate if n == "gate" else v for n, v in facts.items() if v or n not in ("gate", "tuned")
     }
 
 
 def verify(
     out: Annotated[str, typer.Argument(help="The output folder of a run.")],
-    inputs: Annotated[bool, typer.Option("--inputs/--no-inputs", help="Hash inputs again.")] = True,
+    inputs: Annotated[
+        bool, typer.Option("--inputs/--no-inputs", help="Hash the inputs again.")
+    ] = True,
     as_json: _Json = False,
 ) -> None:
-    """Recount and rehash what an output folder claims; exit 1 where something does not hold."""
-    from engine.runner.verify import verify as check
+    """Check an output folder: hashes, row counts and inputs. The exit code is 1 on a problem."""
+    from engine.runner.verify import verify as verify_folder
 
-    verdict = check(out, inputs=inputs)
+    check = verify_folder(out, inputs=inputs)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(verdict), ensure_ascii=False))
+        typer.echo(json.dumps(dataclasses.asdict(check), ensure_ascii=False))
     else:
-        for problem in verdict.problems:
+        for problem in check.problems:
             typer.echo(f"problem: {problem}")
         typer.echo(
-            f"{verdict.parts} parts: {verdict.rows_in:,} rows in = {verdict.rows_out:,} answered "
-            f"+ {verdict.rows_rejected:,} rejected; {verdict.inputs_checked} inputs as they were "
-            f"read, {verdict.inputs_missing} no longer there"
+            f"{check.parts} parts: {check.rows_in:,} rows in = {check.rows_out:,} answered "
+            f"+ {check.rows_rejected:,} rejected; {check.inputs_checked} inputs checked, "
+            f"{check.inputs_missing} missing"
         )
-        typer.echo("all holds" if not verdict.problems else f"{len(verdict.problems)} problems")
-    raise typer.Exit(1 if verdict.problems else 0)
+        typer.echo("no problems" if not check.problems else f"{len(check.problems)} problems")
+    raise typer.Exit(1 if check.problems else 0)
 
 
 def tasks(as_json: _Json = False) -> None:
@@ -77,29 +82,29 @@ def tasks(as_json: _Json = False) -> None:
         for option in row["options"]:
             flag = "--" + option["name"].replace("_", "-")
             typer.echo(f"  {flag}: {option['help']} [{json.dumps(option['default'])}]")
-    typer.echo("defaults are those of a checkpoint that names none; its own go before them")
+    typer.echo("a checkpoint may set other defaults")
 
 
 def doctor(as_json: _Json = False) -> None:
-    """Show Python, CPU, memory, providers that really load, versions and hints."""
+    """Show Python, CPU, memory, the execution providers that load, versions and hints."""
     from engine.demo import BUNDLE
     from engine.runtime.doctor import diagnose
 
-    found = dataclasses.asdict(diagnose(BUNDLE / "encoder.onnx"))
+    facts = dataclasses.asdict(diagnose(BUNDLE / "encoder.onnx"))
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(facts))
         return
-    hints = found.pop("hints")
-    found["memory"] = f"{found['memory'] / 2**30:.1f} GiB"
-    typer.echo("\n".join(_lines(found)))
+    hints = facts.pop("hints")
+    facts["memory"] = f"{facts['memory'] / 2**30:.1f} GiB"
+    typer.echo("\n".join(_lines(facts)))
     for hint in hints:
         typer.echo(f"hint: {hint}")
 
 
-def _lines(found: Any, indent: str = "") -> list[str]:
-    """Nested values as indented text; rows one a line."""
+def _lines(facts: Mapping[str, object], indent: str = "") -> list[str]:
+    """Nested values as indented text, a line for each row."""
     lines = []
-    for name, value in found.items():
+    for name, value in facts.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
@@ -116,5 +121,5 @@ def _lines(found: Any, indent: str = "") -> list[str]:
     return lines
 
 
-def _short(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _short(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
