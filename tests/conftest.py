@@ -15,7 +15,20 @@ from support.bundles import export_once
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+# What an export needs. The tests that need one of them skip where it is not installed.
+EXPORT_PACKAGES = ("torch", "transformers", "optimum", "onnx")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="skip every test that needs torch or an export"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        # As if they were not installed.
+        sys.modules.update(dict.fromkeys(EXPORT_PACKAGES))  # type: ignore[arg-type]  # None stops an import
     if not hasattr(config, "workerinput"):
         bundles.clear_unused()
 

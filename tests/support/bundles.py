@@ -49,6 +49,7 @@ def bundle_of(
     checkpoint: Path, task: str | None, recipe: str = "fp32", *, force: bool = False
 ) -> Path:
     """The bundle of a checkpoint; those of other recipes are made from the fp32 bundle."""
+    force = force and recipe != "fp32"
     key = _hash(_source_of_exports(), content(checkpoint), repr((task, recipe, force)))
     return entry(f"bundle-{key}", lambda folder: _export(checkpoint, folder, task, recipe, force))
 
