@@ -104,7 +104,7 @@ def _lock(name: str) -> Iterator[None]:
 
 @cache
 def _source_of_checkpoints() -> str:
-    files = sorted((ROOT / "tests/support").rglob("checkpoints*.py"))
+    files = sorted((ROOT / "tests/support/checkpoints").glob("*.py"))
     return _hash(*(file.read_bytes() for file in files), repr(versions()))
 
 

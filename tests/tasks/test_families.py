@@ -119,7 +119,7 @@ def test_a_family_answers_as_the_pipeline(family: str, task: str) -> None:
     found = bundle_format.load(bundle).description
     assert found.proof["largest_difference"] <= found.proof["tolerance"]
     assert (found.task, found.architecture) == (task, family)
-    assert found.model_config.labels == checkpoints._LABELS.get(task, ())
+    assert found.model_config.labels == checkpoints.LABELS.get(task, ())
     pipe = pipeline(task, model=str(model), dtype="float32", device="cpu")
     if family == "distilbert":
         # The tokenizer of the small checkpoint is BERT's, and the pipeline feeds all it gives.

@@ -90,7 +90,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def bert(folder: Path, real: bool) -> Path:
     from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
-    tokenizer = checkpoints._wordpiece()
+    tokenizer = checkpoints.wordpiece()
     if real:
         vocabulary = SHARED / "models/tokenizers/bert-base-uncased/vocab.txt"
         tokenizer = BertTokenizerFast(
@@ -102,7 +102,7 @@ def bert(folder: Path, real: bool) -> Path:
 def roberta(folder: Path, real: bool) -> Path:
     from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
 
-    tokenizer = checkpoints._bytes("bart")
+    tokenizer = checkpoints.byte_level("bart")
     if real:
         files = SHARED / "models/tokenizers/roberta-base"
         tokenizer = RobertaTokenizerFast(

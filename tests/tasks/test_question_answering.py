@@ -84,7 +84,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def bert(folder: Path, real: bool) -> Path:
     from transformers import BertConfig, BertForQuestionAnswering, BertTokenizerFast
 
-    tokenizer = checkpoints._wordpiece()
+    tokenizer = checkpoints.wordpiece()
     if real:
         vocabulary = SHARED / "models/tokenizers/bert-base-cased/vocab.txt"
         tokenizer = BertTokenizerFast(str(vocabulary), do_lower_case=False, model_max_length=512)
@@ -95,7 +95,7 @@ def roberta(folder: Path, real: bool) -> Path:
     from tokenizers.processors import RobertaProcessing
     from transformers import RobertaConfig, RobertaForQuestionAnswering, RobertaTokenizerFast
 
-    tokenizer = checkpoints._bytes("bart")
+    tokenizer = checkpoints.byte_level("bart")
     ends = (("</s>", 2), ("<s>", 0))
     # As roberta-base has it: with add_prefix_space a window's first word would keep its space.
     tokenizer.backend_tokenizer.post_processor = RobertaProcessing(*ends, add_prefix_space=False)

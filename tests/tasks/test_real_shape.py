@@ -107,7 +107,7 @@ def checkpoint(folder: Path, shared: Path, name: str) -> Path:
     """The shape's random weights, saved with its tokenizer."""
     import torch
     import transformers
-    from support.checkpoints import _save_lively
+    from support.checkpoints import save_lively
 
     _, kind, tokenizer, settings = SHAPES[name]
     source = shared / "models/tokenizers" / tokenizer
@@ -121,7 +121,7 @@ def checkpoint(folder: Path, shared: Path, name: str) -> Path:
     torch.manual_seed(0)
     # Deep random layers of more than the usual size magnify a rounding error a thousandfold; a
     # head of the usual size gives spans that are near-ties.
-    _save_lively(model, model.config_class(**settings), folder)
+    save_lively(model, model.config_class(**settings), folder)
     if "QuestionAnswering" in kind:
         made = model.from_pretrained(folder)
         with torch.no_grad():

@@ -246,11 +246,11 @@ def small_tokenizer(kind: str) -> Any:
     from transformers import RobertaTokenizerFast
 
     if kind.startswith("bert") or kind == "t5-small":
-        made = checkpoints._wordpiece() if kind.startswith("bert") else checkpoints._unigram()
+        made = checkpoints.wordpiece() if kind.startswith("bert") else checkpoints.unigram()
         made.model_max_length = 48
         return made
     return RobertaTokenizerFast(
-        tokenizer_object=checkpoints._bytes("bart").backend_tokenizer,
+        tokenizer_object=checkpoints.byte_level("bart").backend_tokenizer,
         add_prefix_space=kind.endswith("prefixed"),
         model_max_length=48,
     )
