@@ -257,12 +257,23 @@ def test_cuda_without_cuda_is_an_error(numbers: Path, tmp_path: Path) -> None:
     assert "corpus-engine[gpu]" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(number: int, tmp_path: Path) -> None:
-    for name, count in (("a", 300), ("b", 20_000)):
-        corpus.write(tmp_path / name, count)
-    inputs = [*sorted((tmp_path / "a").iterdir()), *sorted((tmp_path / "b").iterdir())]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Path]:
+    """A command that takes seconds, and the folder of a run of it that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name, count in (("a", 300), ("b", 6_000)):
+        corpus.write(folder / name, count)
+    inputs = [*sorted((folder / "a").iterdir()), *sorted((folder / "b").iterdir())]
     command = ["run", BUNDLE, *inputs, "--on-error", "reject", "--keep", "id", "--window", "256"]
+    assert call(*command, "-o", folder / "out").returncode == 3
+    return command, folder / "out"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    whole: tuple[list[object], Path], number: int, tmp_path: Path
+) -> None:
+    command, never_stopped = whole
     out = tmp_path / "out"
     process = subprocess.Popen(
         [*ENGINE, *map(str, command), "-o", str(out)], stderr=subprocess.PIPE, text=True
@@ -276,14 +287,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(number: int, tmp_path: Pat
     assert not (out / "_SUCCESS").exists()
     # A part counts once it is recorded: the signal may come between its name and its record.
     finished = len(list(out.glob("_manifest/part-*.json")))
-    assert 0 < finished < len(inputs)
+    files = sorted(file.name for file in never_stopped.glob("part-*"))
+    assert 0 < finished < len(files)
     done = call(*command, "-o", out, "--json")
     assert done.returncode == 3, done.stderr
-    assert json.loads(done.stdout)["splits_skipped"] == finished
-    whole = call(*command, "-o", tmp_path / "whole", "--json")
-    assert whole.returncode == 3
-    for file in json.loads(whole.stdout)["files"]:
-        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    summary = json.loads(done.stdout)
+    assert summary["splits_skipped"] == finished
+    assert sorted(summary["files"]) == files
+    for file in files:
+        assert (out / file).read_bytes() == (never_stopped / file).read_bytes()
     assert call("verify", out).returncode == 0
 
 
