@@ -307,6 +307,8 @@ def test_a_change_touches_its_own_split_only_unless_all_depend_on_it(
     path.write_bytes(content)
     # The first lines say of what types the kept columns are, in every split.
     assert all(changed(path, content.replace(b'"id": 0,', b'"id":.0,'), 400))
+    path.write_bytes(content)
+    assert all(changed(path, b" " + content[1:], 400))
 
 
 def test_another_footer_makes_every_split_of_a_parquet_file_another(tmp_path: Path) -> None:

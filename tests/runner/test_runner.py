@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -767,6 +768,7 @@ def test_max_rejects_is_the_most_a_run_may_have(
         go(features, corpus, tmp_path / "out", **settings)
     assert f"at most {allowed} are allowed" in caught.value.message
     assert "null_text" in caught.value.message
+    assert re.search(r"; the first of the latest window is row \d+ of /.*\.", caught.value.message)
 
 
 def test_max_rejects_counts_the_rows_set_aside_before_a_stop(
@@ -1029,7 +1031,22 @@ def test_progress_goes_from_none_to_all(
     assert [p.rows for p in seen] == sorted(p.rows for p in seen)
     assert {p.splits for p in seen} == {5}
     assert seen[-1].rejects == 5
+    assert (seen[-1].split, seen[-1].done) == (5, 1)
     assert not any(p.stuck for p in seen)
+    write_jsonl(corpus / "z.jsonl", texts(40))
+    go(features, corpus, tmp_path / "out", on_error="reject", on_progress=seen.append)
+    again = [p for p in seen if p.splits == 6]
+    assert (again[0].split, again[-1].split, again[-1].done) == (5, 6, 1)
+
+
+def test_progress_counts_the_rows_of_the_split_that_is_being_answered(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "COUNTS_SECONDS", 0.0)
+    path = write_parquet(tmp_path / "x.parquet", texts(100))
+    seen: list[Progress] = []
+    go(features, path, tmp_path / "out", on_progress=seen.append)
+    assert any(0 < p.done < 1 and p.split == 0 for p in seen)
 
 
 # verify and inspect

@@ -131,6 +131,25 @@ def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPat
     assert tokenizers(CPU) == 0
 
 
+def test_cores_are_shared_out_among_workers_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "cores", lambda: 16)
+
+    def sizes(device: Device, count: int = 1, **settings: Any) -> tuple[int, int, int]:
+        bound = {"decoder": settings.pop("decoder", False), "loaded": settings.pop("loaded", False)}
+        config = coordinator._sized(coordinator.RunConfig(**settings), device, count, **bound)
+        return config.workers, config.threads, config.tokenizers
+
+    gpu = Device("cuda")
+    assert sizes(CPU) == (4, 4, 0)
+    assert sizes(CPU, loaded=True) == (1, 16, 0)
+    assert sizes(CPU, workers=3, tokenizers=2) == (3, 5, 2)
+    assert sizes(CPU, threads=5) == (4, 5, 0)
+    assert sizes(gpu) == (2, 8, 8)
+    assert sizes(gpu, decoder=True) == (1, 16, 8)
+    assert sizes(gpu, 4) == (2, 2, 2)
+    assert sizes(gpu, 4, workers=3, threads=7, tokenizers=1) == (3, 7, 1)
+
+
 def test_an_error_in_a_process_is_raised_by_the_run(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
