@@ -722,7 +722,7 @@ def test_the_proof_sees_other_offsets(tmp_path: Path, monkeypatch: pytest.Monkey
 
     model = checkpoints.encoder(tmp_path / "model", "roberta", "token-classification")
     monkeypatch.setattr(tokenizers, "save", trimmed)
-    _refused(model, tmp_path / "out", ExportError, "other places in the text")
+    _refused(model, tmp_path / "out", ExportError, "other offsets in the text")
 
 
 # --- tasks

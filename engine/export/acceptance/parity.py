@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.bundle.format import DecoderConfig, ModelConfig
 from engine.core.device import CPU, Device
 from engine.core.graphs import GraphRecord, Role
+from engine.core.types import Ints
 from engine.errors import ExportError
 from engine.export.acceptance.measures import relative_error
 from engine.export.acceptance.reference import Reference, real_values
@@ -150,12 +151,13 @@ def _compare_projection(
 def _compare(
     folder: Path, model_config: ModelConfig, graphs: Sequence[GraphRecord], reference: Reference
 ) -> ParityReport:
-    """With the graphs that a device loads."""
+    """The outputs of the graphs that a device loads, with the checkpoint's."""
     batch = encode(folder, model_config, reference.paired)
     _check_tokens(batch, reference)
     if model_config.decoder is None:
         actual = _encoder_values(_file(folder, graphs, "model"), batch)
     else:
+        assert reference.forced is not None
         actual = _step_logits(folder, model_config.decoder, graphs, batch, reference.forced)
     if reference.values.shape != actual.shape:
         raise ExportError(
@@ -195,7 +197,7 @@ def _check_tokens(batch: Mapping[str, NDArray[Any]], reference: Reference) -> No
         )
     if reference.spans is not None and (batch["spans"] != reference.spans).any():
         raise ExportError(
-            "the parity check failed: tokenizer.json gives the tokens other places in the text "
+            "the parity check failed: tokenizer.json gives the tokens other offsets in the text "
             "than the checkpoint's tokenizer in transformers",
             _REPORT,
         )
@@ -212,8 +214,8 @@ def _step_logits(
     folder: Path,
     decoder: DecoderConfig,
     graphs: Sequence[GraphRecord],
-    batch: Mapping[str, Any],
-    forced: Any,
+    batch: Mapping[str, Ints],
+    forced: Ints,
 ) -> NDArray[np.float32]:
     """Logits (rows, steps, vocabulary) of a step graph, the CPU's or a GPU's, both on the CPU.
 
@@ -225,10 +227,10 @@ def _step_logits(
 
     backend = OrtBackend(folder, graphs, device=CPU, threads=0)
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    # Behind a step's token: a prompt's last one and the start token are not among these.
+    # The tokens that each step yields: the start token, or a prompt's last one, is only read.
     following = forced if decoder.causal else forced[:, 1:]
     if decoder.causal:
-        ids, mask = _from_the_left(ids, mask)
+        ids, mask = _padded_right(ids, mask)
     rows, short = len(following), len(following) // 2
     order = np.concatenate([np.arange(short), np.arange(rows)])
     tokens = np.pad(following[order], ((0, 0), (0, 1)), constant_values=-1)
@@ -237,13 +239,13 @@ def _step_logits(
     return trace_logits(backend, feeds, decoder, tokens, slots=short)[short:]
 
 
-def _from_the_left(ids: Any, mask: Any) -> tuple[Any, Any]:
-    """Rows padded on the left as rows padded on the right."""
+def _padded_right(ids: Ints, mask: Ints) -> tuple[Ints, Ints]:
+    """Ids and mask of rows padded on the left, padded on the right."""
     lengths = mask.sum(axis=1)[:, None]
-    place = np.arange(ids.shape[1])
-    real = place < lengths
-    moved = np.take_along_axis(ids, (place + ids.shape[1] - lengths) % ids.shape[1], axis=1)
-    return np.where(real, moved, 0), real.astype(np.int64)
+    positions = np.arange(ids.shape[1])
+    real = positions < lengths
+    shifted = np.take_along_axis(ids, (positions - lengths) % ids.shape[1], axis=1)
+    return np.where(real, shifted, 0), real.astype(np.int64)
 
 
 def _run(session: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from engine.export.acceptance import gate
+import engine
+from engine.export.acceptance import gate, measures
 from engine.export.acceptance.limits import BATCH_EFFECT, Limit
 from engine.export.acceptance.sample import Sample
 from engine.generation import StepTrace
@@ -19,7 +20,7 @@ ITEMS = tuple(f"text {n}" for n in range(20))
 
 
 class FakeBundle:
-    """Gives each text the score of its length, and `effect` more in a batch."""
+    """Gives each text a score, `effect` more in a batch, and a little by its length."""
 
     def __init__(self, size: int, score: float, effect: float = 0.0, decoder: Any = None) -> None:
         self.score, self.effect = score, effect
@@ -35,9 +36,9 @@ class FakeBundle:
         if self.folder.description.model_config.decoder:
             return pa.table({"generated_text": [f"{item} {self.score}" for item in items]})
         batched = self.effect if len(items) > 1 else 0.0
-        score = min(self.score + batched, 1.0)
+        scores = [min(self.score + batched + len(item) / 1000, 1.0) for item in items]
         return pa.table(
-            {"labels": [["a", "b"]] * len(items), "scores": [[score, 1 - score]] * len(items)}
+            {"labels": [["a", "b"]] * len(items), "scores": [[s, 1 - s] for s in scores]}
         )
 
 
@@ -156,3 +157,24 @@ def test_a_decoder_is_also_forced_along_the_fp32_answers(
     _, options = bundles["plain"].calls[0]
     assert options["num_beams"] == 1
     assert options["do_sample"] is False
+
+
+def test_steps_are_traced_over_padded_rows_as_over_each_alone() -> None:
+    pytest.importorskip("onnxruntime")
+    bundle = gate.Bundle.load(Path(engine.__file__).parent / "demo/bundle", device="cpu")
+    texts = ["dos mil quinientos treinta y cuatro", "tres", "cuarenta y dos"]
+    batched = gate.trace_steps(bundle, texts, steps=12)
+    assert len(set(batched.lengths)) > 1
+    for row, text in enumerate(texts):
+        alone = gate.trace_steps(bundle, [text], steps=12)
+        length = int(alone.lengths[0])
+        assert batched.lengths[row] == length
+        assert batched.tokens[row, :length].tolist() == alone.tokens[0, :length].tolist()
+        np.testing.assert_allclose(
+            batched.margins[row, :length], alone.margins[0, :length], atol=1e-3
+        )
+    # Along its own answers a bundle prefers its own tokens.
+    forced = gate.trace_steps(bundle, texts, steps=12, along=batched)
+    figures = measures.compare_steps(batched, forced)
+    assert figures["same top token"] == 1
+    assert gate.trace_steps(bundle, texts, steps=2).tokens.shape[1] == 2
