@@ -29,8 +29,8 @@ FORMAT = 3
 DESCRIPTION = "bundle.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
-# Of the resident graph: columns of a slot's state (next token, positions cached, tokens it may
-# still say, source tokens), and how many steps back it tells what was said.
+# Of `device_step`: columns of a slot's state (next token, positions cached, tokens it may still
+# emit, source tokens), and of how many steps it keeps the emitted tokens.
 STATE_WIDTH, SYNC_EVERY = 4, 8
 
 # Input names, then output names, by role. N runs over the decoder's layers. A graph without padding
@@ -69,36 +69,36 @@ GRAPHS: Mapping[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "best_scores",
             "present.N.key",
             "present.N.value",
-            "kept.N.key",
-            "kept.N.value",
+            "cross_present.N.key",
+            "cross_present.N.value",
         ),
     ),
     "device_step": (
         (
             "state",
-            "said",
-            "places",
-            "source_places (with an encoder)",
-            "ends",
-            "forced (without one)",
+            "emitted",
+            "cache_positions",
+            "source_positions (with an encoder)",
+            "eos_ids",
+            "forced_tokens (without one)",
             "past.N.key",
             "past.N.value",
             "cross.N.key (with an encoder)",
             "cross.N.value (with an encoder)",
         ),
-        ("logits", "next_state", "next_said", "present.N.key", "present.N.value"),
+        ("logits", "next_state", "next_emitted", "present.N.key", "present.N.value"),
     ),
     "admit": (
         (
             "slots",
-            "taken",
-            "places",
-            "given.N.key",
-            "given.N.value",
+            "rows",
+            "positions",
+            "encoded.N.key",
+            "encoded.N.value",
             "cross.N.key",
             "cross.N.value",
         ),
-        ("held.N.key", "held.N.value"),
+        ("filled.N.key", "filled.N.value"),
     ),
     "move": (
         ("sources", "past.N.key", "past.N.value"),

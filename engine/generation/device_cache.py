@@ -134,7 +134,7 @@ class DeviceCache:
         self._put_state()
         for _ in range(steps):
             self.bound.run()
-        emitted = self.backend.host(self.bound.buffers["said"])[:, SYNC_EVERY - steps :].copy()
+        emitted = self.backend.host(self.bound.buffers["emitted"])[:, SYNC_EVERY - steps :].copy()
         self.state = self.backend.host(self.bound.buffers["state"]).copy()
         return emitted
 
@@ -201,7 +201,7 @@ class DeviceCache:
     def _put_state(self) -> None:
         self.backend.put(self.bound.buffers["state"], self.state)
         if self.decoder.causal:
-            self.backend.put(self.bound.buffers["forced"], self.forced)
+            self.backend.put(self.bound.buffers["forced_tokens"], self.forced)
 
     def _encode(self, feeds: Mapping[str, Ints]) -> dict[str, Value]:
         names = list(self._caches("cross."))
@@ -212,12 +212,12 @@ class DeviceCache:
         caches = self._caches("cross.")
         feeds: dict[str, Value] = {
             "slots": slots.reshape(-1, 1, 1, 1),
-            "taken": at,
-            "places": np.arange(width).reshape(1, 1, -1, 1),
-            **{name.replace("cross.", "given."): value for name, value in values.items()},
+            "rows": at,
+            "positions": np.arange(width).reshape(1, 1, -1, 1),
+            **{name.replace("cross.", "encoded."): value for name, value in values.items()},
             **caches,
         }
-        outputs = {name.replace("cross.", "held."): value for name, value in caches.items()}
+        outputs = {name.replace("cross.", "filled."): value for name, value in caches.items()}
         self.backend.graph("admit").bind(feeds, outputs)()
 
     def _reordered_sources(self, order: Ints) -> dict[str, Value]:
@@ -242,7 +242,7 @@ class DeviceCache:
         state[slots, TOKEN], state[slots, LENGTH] = self.feeds["input_ids"][rows, 0], 0
         state[slots, BUDGET] = lengths > 0
         self.backend.put(self.bound.buffers["state"], state)
-        self.backend.put(self.bound.buffers["forced"], self.forced)
+        self.backend.put(self.bound.buffers["forced_tokens"], self.forced)
         for _ in range(int(lengths.max())):
             self.bound.run()
 
@@ -296,9 +296,9 @@ class DeviceCache:
         shapes = self._shapes()
         names = {name: self._allocation(name, shape) for name, (shape, _) in shapes.items()}
         buffers = {n: self.pool.buffer(self.backend, names[n], *shapes[n]) for n in shapes}
-        for name in {"places", "source_places"} & shapes.keys():
+        for name in {"cache_positions", "source_positions"} & shapes.keys():
             self.backend.put(buffers[name], np.arange(shapes[name][0][0]))
-        self.backend.put(buffers["ends"], np.array(self.decoder.end_ids, np.int64))
+        self.backend.put(buffers["eos_ids"], np.array(self.decoder.end_ids, np.int64))
         outputs = {}
         for name in self.graph.outputs:
             outputs[name] = buffers[name.replace("present.", "past.").removeprefix("next_")]
@@ -317,16 +317,16 @@ class DeviceCache:
         layers = [f"{n}.{part}" for n in range(d.layers) for part in PARTS]
         shapes: dict[str, tuple[Shape, DTypeLike]] = {
             "state": ((count, STATE_WIDTH), np.int64),
-            "said": ((count, SYNC_EVERY), np.int64),
-            "places": ((self.positions,), np.int64),
-            "ends": ((len(d.end_ids),), np.int64),
+            "emitted": ((count, SYNC_EVERY), np.int64),
+            "cache_positions": ((self.positions,), np.int64),
+            "eos_ids": ((len(d.end_ids),), np.int64),
             "logits": ((count, d.vocabulary), dtypes["logits"]),
             **{f"past.{layer}": (past, dtypes["past.0.key"]) for layer in layers},
         }
         if d.causal:
-            return {**shapes, "forced": ((count, self.positions), np.int64)}
+            return {**shapes, "forced_tokens": ((count, self.positions), np.int64)}
         shapes |= {f"cross.{layer}": (cross, dtypes["cross.0.key"]) for layer in layers}
-        return {**shapes, "source_places": ((self.source,), np.int64)}
+        return {**shapes, "source_positions": ((self.source,), np.int64)}
 
 
 def _power_of_two(number: int, least: int = 1) -> int:

@@ -92,7 +92,7 @@ class HostCache:
         self.host["picks"][:] = picks
         self.host["scored"][...] = scored
         if decoder.causal:
-            self.host["asked"][:] = np.arange(self.slots)
+            self.host["logit_rows"][:] = np.arange(self.slots)
         else:
             self.host["source_total"][...] = feeds["input_ids"].shape[1]
         # Positions that were cached when a row began.
@@ -215,7 +215,7 @@ class HostCache:
         layers = [f"{n}.{part}" for n in range(d.layers) for part in PARTS]
         shapes |= {f"past.{layer}": (past, np.float32) for layer in layers}
         if d.causal:
-            return {**shapes, "asked": ((count,), np.int64)}
+            return {**shapes, "logit_rows": ((count,), np.int64)}
         shapes |= {f"cross.{layer}": (cross, np.float32) for layer in layers}
         last = (count, 1, d.heads * d.head_dim)
         shapes |= {f"last.{layer}": (last, np.float32) for layer in layers}
@@ -226,9 +226,8 @@ class HostCache:
         graph = self.backend.graph("step")
         outputs = {}
         for name in graph.outputs:
-            outputs[name] = self.buffers[
-                name.replace("present.", "past.").replace("kept.", "cross.")
-            ]
+            held = name.replace("cross_present.", "cross.").replace("present.", "past.")
+            outputs[name] = self.buffers[held]
         self.run = graph.bind({name: self.buffers[name] for name in graph.inputs}, outputs)
 
     def _encode(self, feeds: Mapping[str, Ints]) -> dict[str, NDArray[Any]]:
@@ -251,7 +250,7 @@ class HostCache:
             "tokens": tokens,
             "lengths": np.zeros(len(tokens), np.int32),
             "total": np.array(tokens.shape[1], np.int32),
-            "asked": np.zeros(1, np.int64),
+            "logit_rows": np.zeros(1, np.int64),
             "picks": np.ones(1, np.int64),
             "scored": np.array(False),
             **dict.fromkeys(names, empty),

@@ -85,9 +85,9 @@ def test_names_of_a_step_graph(made: Path, family: str, recipe: str) -> None:
     names = {i.name for i in graph.get_inputs()}
     shared = {"tokens", "lengths", "total", "picks", "scored", *_cache("past")}
     cross = {*_cache("cross"), *_cache("last"), "source_last", "source_total"}
-    assert names == shared | ({"asked"} if family in CAUSAL else cross)
+    assert names == shared | ({"logit_rows"} if family in CAUSAL else cross)
     made_names = {"logits", "best", "best_scores", *_cache("present")}
-    kept = set() if family in CAUSAL else set(_cache("kept"))
+    kept = set() if family in CAUSAL else set(_cache("cross_present"))
     assert {o.name for o in graph.get_outputs()} == made_names | kept
 
 

@@ -427,7 +427,7 @@ def test_what_a_row_leaves_in_a_cache_is_finite(made: Path, family: str) -> None
     if bundle_format.load(made / family).description.model_config.decoder.causal:
         return
     admit = far(made / family).graph("admit")
-    shapes = {"slots": (2, 1, 1, 1), "taken": (2,), "places": (1, 1, 3, 1)}
+    shapes = {"slots": (2, 1, 1, 1), "rows": (2,), "positions": (1, 1, 3, 1)}
     heads, head_dim = graph.input[-1].type.tensor_type.shape.dim[1::2]
     size = heads.dim_value, head_dim.dim_value
     feeds: dict[str, Any] = {}
@@ -435,11 +435,11 @@ def test_what_a_row_leaves_in_a_cache_is_finite(made: Path, family: str) -> None
         if name in shapes:
             feeds[name] = np.arange(np.prod(shapes[name])).reshape(shapes[name])
         else:
-            places = 3 if name.startswith("given.") else 5
+            places = 3 if name.startswith("encoded.") else 5
             feeds[name] = np.ones((2, size[0], places, size[1]), np.float32)
-    given = next(name for name in admit.inputs if name.startswith("given."))
+    given = next(name for name in admit.inputs if name.startswith("encoded."))
     feeds[given][0, 0, 0, :3] = np.nan, np.inf, -np.inf
-    (held,) = map(np.asarray, admit.run(feeds, [given.replace("given.", "held.")]))
+    (held,) = map(np.asarray, admit.run(feeds, [given.replace("encoded.", "filled.")]))
     held = far(made / family).host(held) if held.dtype == object else held
     assert held[0, 0, 0, :3].tolist() == [0, 0, 0]
     assert (held.ravel()[3:] == 1).all()

@@ -68,13 +68,13 @@ class TorchStep:
     def inputs(self) -> tuple[str, ...]:
         fixed = ("tokens", "lengths", "total", "picks", "scored", *self.names("past"))
         if self.causal:
-            return (*fixed, "asked")
+            return (*fixed, "logit_rows")
         others = (*self.names("cross"), *self.names("last"))
         return (*fixed, *others, "source_last", "source_total")
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        kept = () if self.causal else self.names("kept")
+        kept = () if self.causal else self.names("cross_present")
         return ("logits", "best", "best_scores", *self.names("present"), *kept)
 
     def run(self, feeds: Mapping[str, Any], fetch: Sequence[str]) -> list[Any]:

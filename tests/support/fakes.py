@@ -205,11 +205,11 @@ class FakeBackend:
         fixed = ("tokens", "lengths", "total", "picks", "scored")
         made = ("logits", "best", "best_scores", *names("present"))
         if self.causal:
-            known = (*fixed, "asked", *names("past"))
+            known = (*fixed, "logit_rows", *names("past"))
             return FakeGraph(self, name, known, made, partial(_step, self.logits))
         cross = (*names("cross"), *names("last"), "source_last", "source_total")
         known = (*fixed, *names("past"), *cross)
-        outputs = (*made, *names("kept"))
+        outputs = (*made, *names("cross_present"))
         return FakeGraph(self, name, known, outputs, partial(_step, self.logits))
 
     def host(self, value: Any) -> NDArray[Any]:

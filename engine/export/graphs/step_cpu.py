@@ -1,13 +1,14 @@
 """A decoder's one-step graph for a CPU, built from the checkpoint's weights (`blueprint`).
 
-Every row of a step has a *slot*: a place in caches that are allocated once and written in place, a
+Every row of a step has a *slot*: its part of caches that are allocated once and written in place, a
 length of its own, and no padding. GroupQueryAttention does that: with past and present bound to the
 same buffer it appends one position to each row at that row's own `lengths` and attends to as many.
-So a row can begin in any slot at any step, whatever its neighbours are at. Cross-attention is the
-same op at a standstill: the last source position is "appended" where it already is.
+So a row can begin in any slot at any step, whatever the others are doing. Cross-attention uses the
+same op with a fixed length: the last source position is rewritten in place, so the cache does not
+grow.
 
-T5's head scale is folded into its last norm, and the likeliest tokens are picked inside, so that no
-logits have to leave the runtime.
+T5's head scale is folded into its last norm, and the likeliest tokens are picked inside the graph,
+so that no logits have to leave the runtime.
 """
 
 from __future__ import annotations
@@ -18,21 +19,24 @@ from typing import Any
 from engine.export.graphs.architectures import Blueprint, Layer
 from engine.export.graphs.decoder_builder import CONTRIB, DecoderBuilder, GraphForm, described
 
+PARTS = ("key", "value")
+
 
 def step_graph(plan: Blueprint) -> Any:
     """The step graph of a decoder as an ONNX ModelProto.
 
     Inputs, for S slots: tokens, int64 (S,); lengths, int32 (S,), positions already cached; total,
-    int32 (), the largest of them + 1; past.N.key and .value, float32 (S, heads, room, head_dim).
-    With an encoder also source_last, int32 (S,), source tokens - 1; source_total, int32 ();
-    cross.N.key and .value, float32 (S, heads, source room, head_dim); and last.N.key and .value,
-    float32 (S, 1, width), what these hold at source_last. picks, int64 (1,): how many tokens to
+    int32 (), the largest of them + 1; past.N.key and .value, float32 (S, heads, capacity,
+    head_dim). With an encoder also source_last, int32 (S,), source tokens - 1; source_total, int32
+    (); cross.N.key and .value, float32 (S, heads, source capacity, head_dim); and last.N.key and
+    .value, float32 (S, 1, width), what these hold at source_last. Without one logit_rows, int64
+    (n,): of which tokens the logits are wanted. picks, int64 (1,): how many tokens to
     pick; scored, bool (): whether their log-probabilities are wanted.
 
     Outputs: logits, float32 (S, vocabulary); best, int64 (S, picks), the likeliest tokens, the
     lower id first where equal; best_scores, float32, their log-probabilities or else logits;
-    present.N.key and .value, to be bound to the buffers of past.N, and kept.N.key and .value, to be
-    bound to those of cross.N.
+    present.N.key and .value, to be bound to the buffers of past.N, and cross_present.N.key and
+    .value, to be bound to those of cross.N.
     """
     return DecoderBuilder(plan, FORM).model()
 
@@ -40,9 +44,9 @@ def step_graph(plan: Blueprint) -> Any:
 def shortlist(model: Any, count: int) -> None:
     """Let a step graph score its likeliest tokens twice; the model is changed.
 
-    The head's product, which a recipe may make less exact, names `count` tokens, and their logits
-    are computed anew from weights that stay as they are. An int8 head's best token is fp32's in 81
-    to 86% of flan-t5-small's steps, but fp32's is among its best 16 in all.
+    The head's product, which a recipe may make less exact, proposes `count` tokens, and their
+    logits are computed again from weights that stay as they are. An int8 head's best token is
+    fp32's in 81 to 86% of flan-t5-small's steps, but fp32's is among its best 16 in all.
     """
     import numpy as np
     from onnx import helper, numpy_helper
@@ -73,7 +77,10 @@ def shortlist(model: Any, count: int) -> None:
             ("Gather", [weights[1], "short"], ["short/bias"], {}),
             ("Add", ["short/plain", "short/bias"], ["short/exact"], {}),
         ]
-    nodes = [helper.make_node(op, given, made, made[-1], **own) for op, given, made, own in steps]
+    nodes = [
+        helper.make_node(op, inputs, outputs, outputs[-1], **attributes)
+        for op, inputs, outputs, attributes in steps
+    ]
     following = list(graph.node)
     following[at : at + 1] = nodes
     del graph.node[:]
@@ -83,22 +90,22 @@ def shortlist(model: Any, count: int) -> None:
 def _begin(writer: DecoderBuilder) -> str:
     writer.input("lengths", "INT32", ["slots"])
     writer.input("total", "INT32", [])
-    places = _steps if writer.plan.causal else _one_step
-    return writer.embedded(*places(writer))
+    inputs = _steps if writer.plan.causal else _one_step
+    return writer.embedded(*inputs(writer))
 
 
 def _one_step(writer: DecoderBuilder) -> tuple[str, str]:
-    """Of an encoder's decoder: a token and its place for each slot."""
+    """Of a decoder behind an encoder: a token and its position for each slot."""
     writer.input("source_last", "INT32", ["slots"])
     writer.input("source_total", "INT32", [])
     width = writer.plan.heads * writer.plan.head_dim
     writer.known["packed"] = writer.axes("packed", -1, 1, 3 * width)
-    writer.known["seen"] = "lengths"
+    writer.known["seqlens"] = "lengths"
     return writer.input("tokens", "INT64", ["slots"]), "lengths"
 
 
 def _steps(writer: DecoderBuilder) -> tuple[str, str]:
-    """Of a causal model: tokens and their places, flat."""
+    """Of a causal model: tokens and their positions, flat."""
     op = writer.op
     tokens = writer.input("tokens", "INT64", ["slots", "steps"])
     flat = writer.axes("axis.last", -1)
@@ -108,12 +115,12 @@ def _steps(writer: DecoderBuilder) -> tuple[str, str]:
     writer.known["packed"] = op("Concat", [shape, width], "packed", axis=0)
     steps = op("Cast", [op("Shape", [tokens], "count", start=1)], "steps", to=6)
     steps = op("Squeeze", [steps], "steps/one")
-    own = op("Unsqueeze", ["lengths", writer.axes("axis.1", 1)], "own")
-    places = op("Add", [own, op("Range", [zero, steps, one], "order")], "places")
+    starts = op("Unsqueeze", ["lengths", writer.axes("axis.1", 1)], "starts")
+    positions = op("Add", [starts, op("Range", [zero, steps, one], "order")], "positions")
     before = op("Sub", [steps, one], "before")
-    writer.known["seen"] = op("Add", ["lengths", before], "seen")
-    places = op("Reshape", [places, flat], "places/flat")
-    return op("Reshape", [tokens, flat], "tokens/flat"), places
+    writer.known["seqlens"] = op("Add", ["lengths", before], "seqlens")
+    positions = op("Reshape", [positions, flat], "positions/flat")
+    return op("Reshape", [tokens, flat], "tokens/flat"), positions
 
 
 def _distances(writer: DecoderBuilder) -> str:
@@ -124,11 +131,11 @@ def _distances(writer: DecoderBuilder) -> str:
         return ""
     op, table = writer.op, np.asarray(writer.plan.distances)
     zero, one = (writer.whole(f"whole.{n}", n) for n in (0, 1))
-    places = op("Range", [zero, "total", one], "places")
-    own = op("Unsqueeze", ["lengths", writer.axes("axis.1", 1)], "own")
-    # A place behind the slot's own is not attended to; any index will do.
+    cached = op("Range", [zero, "total", one], "cached")
+    at = op("Unsqueeze", ["lengths", writer.axes("axis.1", 1)], "at")
+    # A position behind the slot's own is not attended to; any index will do.
     far = writer.whole("farthest", table.shape[1] - 1)
-    distance = op("Clip", [op("Sub", [own, places], "gap"), zero, far], "distance")
+    distance = op("Clip", [op("Sub", [at, cached], "gap"), zero, far], "distance")
     bias = op("Gather", [writer.weight("distances", table), distance], "bias", axis=1)
     bias = op("Transpose", [bias], "bias/by_slot", perm=[1, 0, 2])
     return op("Unsqueeze", [bias, writer.axes("axis.2", 2)], "bias/whole")
@@ -137,11 +144,11 @@ def _distances(writer: DecoderBuilder) -> str:
 def _attend(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
     packed = writer.linear(given, layer.qkv, f"{at}/qkv")
     packed = writer.op("Reshape", [packed, writer.known["packed"]], f"{at}/qkv/shaped")
-    caches = [_cache(writer, f"past.{n}.{part}", "room") for part in ("key", "value")]
-    made = [_cached(writer, f"present.{n}.{part}", "room") for part in ("key", "value")]
-    seen = writer.known["seen"]
-    inputs = [packed, "", "", *caches, seen, "total", *(["", "", "", bias] if bias else [])]
-    return _attention(writer, inputs, made, f"{at}/attention")
+    caches = [_cache_input(writer, f"past.{n}.{part}", "capacity") for part in PARTS]
+    presents = [_cache_output(writer, f"present.{n}.{part}", "capacity") for part in PARTS]
+    seqlens = writer.known["seqlens"]
+    inputs = [packed, "", "", *caches, seqlens, "total", *(["", "", "", bias] if bias else [])]
+    return _attention(writer, inputs, presents, f"{at}/attention")
 
 
 def _cross(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
@@ -150,12 +157,12 @@ def _cross(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bi
     width = plan.heads * plan.head_dim
     query = writer.linear(given, layer.cross_q, f"{at}/cross_q")
     query = writer.shaped(query, [-1, 1, width], f"{at}/cross_q")
-    parts = ("key", "value")
-    last = [writer.input(f"last.{n}.{part}", "FLOAT", ["slots", 1, width]) for part in parts]
-    caches = [_cache(writer, f"cross.{n}.{part}", "source_room") for part in parts]
-    made = [_cached(writer, f"kept.{n}.{part}", "source_room") for part in parts]
+    last = [writer.input(f"last.{n}.{part}", "FLOAT", ["slots", 1, width]) for part in PARTS]
+    caches = [_cache_input(writer, f"cross.{n}.{part}", "source_capacity") for part in PARTS]
+    names = [f"cross_present.{n}.{part}" for part in PARTS]
+    presents = [_cache_output(writer, name, "source_capacity") for name in names]
     inputs = [query, *last, *caches, "source_last", "source_total"]
-    return _attention(writer, inputs, made, f"{at}/cross")
+    return _attention(writer, inputs, presents, f"{at}/cross")
 
 
 def _attention(
@@ -172,8 +179,8 @@ def _attention(
 def _end(writer: DecoderBuilder, states: str) -> None:
     """Logits and the likeliest of them."""
     if writer.plan.causal:
-        asked = writer.input("asked", "INT64", ["asked"])
-        states = writer.op("Gather", [states, asked], "asked")
+        wanted = writer.input("logit_rows", "INT64", ["logit_rows"])
+        states = writer.op("Gather", [states, wanted], "logit_states")
     writer.head(states)
     picks = writer.input("picks", "INT64", [1])
     writer.node("TopK", ["logits", picks], ["best_logits", "best"], "pick", axis=-1)
@@ -187,26 +194,26 @@ def _scores(writer: DecoderBuilder) -> None:
     """The log-probabilities of the picked tokens, or their logits where these will do."""
     from onnx import helper
 
-    found = described("found", "FLOAT", ["slots", "picks"])
+    scores = described("scores", "FLOAT", ["slots", "picks"])
     yes = [
         helper.make_node("LogSoftmax", ["logits"], ["all"], name="score/all", axis=-1),
-        helper.make_node("GatherElements", ["all", "best"], ["found"], name="score", axis=1),
+        helper.make_node("GatherElements", ["all", "best"], ["scores"], name="score", axis=1),
     ]
-    no = [helper.make_node("Identity", ["best_logits"], ["found"], name="score/none")]
-    branches = (helper.make_graph(nodes, "score", [], [found]) for nodes in (yes, no))
-    given = dict(zip(("then_branch", "else_branch"), branches, strict=True))
+    no = [helper.make_node("Identity", ["best_logits"], ["scores"], name="score/none")]
+    branches = (helper.make_graph(nodes, "score", [], [scores]) for nodes in (yes, no))
+    attributes = dict(zip(("then_branch", "else_branch"), branches, strict=True))
     scored = writer.input("scored", "BOOL", [])
-    writer.node("If", [scored], ["best_scores"], "score/if", **given)
+    writer.node("If", [scored], ["best_scores"], "score/if", **attributes)
 
 
-def _cache(writer: DecoderBuilder, name: str, room: str) -> str:
+def _cache_input(writer: DecoderBuilder, name: str, positions: str) -> str:
     plan = writer.plan
-    return writer.input(name, "FLOAT", ["slots", plan.heads, room, plan.head_dim])
+    return writer.input(name, "FLOAT", ["slots", plan.heads, positions, plan.head_dim])
 
 
-def _cached(writer: DecoderBuilder, name: str, room: str) -> str:
+def _cache_output(writer: DecoderBuilder, name: str, positions: str) -> str:
     plan = writer.plan
-    return writer.output(name, "FLOAT", ["slots", plan.heads, room, plan.head_dim])
+    return writer.output(name, "FLOAT", ["slots", plan.heads, positions, plan.head_dim])
 
 
 FORM = GraphForm("step", 18, 9, _begin, _distances, _attend, _cross, _end)
