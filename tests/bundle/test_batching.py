@@ -17,7 +17,7 @@ lengths = st.lists(st.integers(0, 70), max_size=60)
 
 
 def window_of(lengths: list[int], *, types: bool = False) -> Encoded:
-    """Row i holds i + 1 as often as it is long, so that rows and padding are told apart."""
+    """Row i holds i + 1 as often as it is long, so that rows and padding differ."""
     sizes = np.array(lengths, np.int64)
     values = np.repeat(np.arange(1, len(lengths) + 1), sizes).astype(np.int64)
     ids = Ragged.of(values, sizes)

@@ -242,7 +242,7 @@ def test_a_read_only_output_says_so(numbers: Path, tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_before_a_model_is_looked_up(
     given: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    done = call("run", "some-one/some-model", *given, "-o", tmp_path / "out")
+    done = call("run", "some-one/some-model", *given, "-o", tmp_path / "out", cwd=tmp_path)
     assert said in done.stderr
     assert "on the hub" not in done.stderr
 

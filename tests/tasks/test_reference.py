@@ -12,6 +12,8 @@ from support.bundles import bundle_of
 
 import engine
 
+pytest.importorskip("optimum.exporters.onnx")
+
 
 @pytest.fixture(scope="module")
 def exported(trained: Path) -> dict[str, engine.Bundle]:
