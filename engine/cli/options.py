@@ -1,4 +1,4 @@
-"""Options of the command line that are declared as settings: a run's, and those of every task."""
+"""Command line options that come from declared settings: those of a run and of every task."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _TYPES: dict[str, Any] = {
 
 
 class TaskCommand(TyperCommand):
-    """A command that takes settings of a run and the options of every task beside its own.
+    """A command that also takes settings of a run and the options of every task.
 
     The function finds them in `ctx.meta`, as `settings` and `options`. The tasks are looked up when
-    the command is run or explained, so that `engine --help` loads none.
+    the command runs or shows its help, so that `engine --help` loads none.
 
     Attributes:
-        settings: Fields of `RunConfig`, each with the help to show, "" for the field's own.
+        settings: Fields of `RunConfig`, each with its help; "" for that of the declaration.
     """
 
     settings: ClassVar[Mapping[str, str]] = {}
@@ -54,7 +54,7 @@ EVERY = tuple(name for name in declared(RunConfig) if name != "options")
 
 
 def taking(*settings: str, **helps: str) -> type[TaskCommand]:
-    """A `TaskCommand` with these settings of a run, some of them with a help of their own."""
+    """A `TaskCommand` with these settings of a run; `helps` have another help here."""
     return type("TaskCommand", (TaskCommand,), {"settings": dict.fromkeys(settings, "") | helps})
 
 
@@ -64,7 +64,7 @@ def _joined(value: object) -> object:
 
 
 def _single(value: Any) -> Any:
-    """A list of one as that one, which the task may read as several: a,b."""
+    """A list of one text as that text, which the task may split: a,b."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -79,7 +79,7 @@ def _settings(helps: Mapping[str, str]) -> dict[str, inspect.Parameter]:
 
 
 def _options() -> dict[str, inspect.Parameter]:
-    """The options of all tasks; the help of one that several tasks have says what it is in each."""
+    """The options of all tasks; the help of a shared option says what it means in each task."""
     from engine.tasks import TASKS
 
     kinds: dict[str, tuple[str, Setting]] = {}
@@ -119,7 +119,7 @@ def _size(text: str) -> int:
 
 
 def _parameters(parameters: Mapping[str, inspect.Parameter]) -> list[Any]:
-    """typer's own parameters for those of a function."""
+    """The parameters of a function as typer's."""
     app = typer.Typer(add_completion=False)
     app.command()(_with_signature(lambda **settings: None, list(parameters.values())))
     command: Any = typer.main.get_command(app)

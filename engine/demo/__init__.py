@@ -1,7 +1,7 @@
-"""The embedded model, and a corpus whose every answer is known.
+"""The embedded model, and a corpus for which every answer is known.
 
-A small T5 that turns Spanish numerals in words into Portuguese. Because the truth of every row can
-be computed, the same corpus at any size is the project's instrument for exactness.
+A small T5 that turns Spanish numerals in words into Portuguese. The right answer to every row
+can be computed, so a corpus of any size tests that answers are exact.
 """
 
 from pathlib import Path
@@ -10,4 +10,4 @@ CHECKPOINT = Path(__file__).with_name("checkpoint")
 """The trained weights, as a Hugging Face checkpoint."""
 
 BUNDLE = Path(__file__).with_name("bundle")
-"""The same, exported: recipe fp32."""
+"""The bundle exported from it with the recipe fp32."""

@@ -1,7 +1,7 @@
-"""Writes the sample corpus: two Parquet shards and one of JSON lines, some rows bad on purpose.
+"""Writes the sample corpus: two Parquet shards and one of JSON lines, with some bad rows.
 
 Columns: id (from 0, over all shards), text (a number in Spanish), answer (the same in Portuguese).
-Every row is drawn from a seed and its id, so the corpus is the same at each call.
+Each row depends only on the seed and its id, so every call writes the same corpus.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shard:
     Attributes:
         first_id: The id of its row 0.
         rows: Good and bad.
-        faults: Reason code by row number of the rows that were spoilt.
+        faults: Reason code of each bad row, by row number.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Shard:
 
 
 def write(folder: Path, rows: int, *, seed: int = 0) -> list[Shard]:
-    """Write `rows` rows into three shards; about one in 500 is bad, one in each shard at least."""
+    """Write `rows` rows into three shards; about one in 500 is bad, at least one in each shard."""
     folder.mkdir(parents=True, exist_ok=True)
     shards, first = [], 0
     for name, share in SHARDS:
@@ -57,24 +57,24 @@ def write(folder: Path, rows: int, *, seed: int = 0) -> list[Shard]:
 
 def numbers(first: int, count: int, seed: int) -> list[int]:
     """The numbers of the rows with ids first to first + count - 1."""
-    found: list[int] = []
+    values: list[int] = []
     for block in range(first // _CHUNK, (first + count - 1) // _CHUNK + 1):
         drawn = np.random.default_rng((seed, block)).integers(0, 1_000_000, _CHUNK)
         low, high = max(0, first - block * _CHUNK), first + count - block * _CHUNK
-        found += drawn[low:high].tolist()
-    return found
+        values += drawn[low:high].tolist()
+    return values
 
 
 def _faults(path: Path, rows: int, seed: int) -> dict[int, str]:
     kinds = _JSONL_FAULTS if path.suffix == ".jsonl" else _PARQUET_FAULTS
     random = np.random.default_rng((seed, len(path.name), ord(path.stem[-1])))
-    wanted = min(rows, max(rows // _BAD_EVERY, len(kinds)))
-    chosen = np.sort(random.choice(rows, wanted, replace=False)).tolist()
-    return {row: kinds[i % len(kinds)] for i, row in enumerate(chosen)}
+    count = min(rows, max(rows // _BAD_EVERY, len(kinds)))
+    bad_rows = np.sort(random.choice(rows, count, replace=False)).tolist()
+    return {row: kinds[i % len(kinds)] for i, row in enumerate(bad_rows)}
 
 
 def _chunks(shard: Shard, seed: int) -> Iterator[tuple[int, list[int]]]:
-    """(first row, numbers) of stretches of a shard."""
+    """Consecutive parts of a shard: the first row and the numbers of each."""
     for row in range(0, shard.rows, _CHUNK):
         count = min(_CHUNK, shard.rows - row)
         yield row, numbers(shard.first_id + row, count, seed)
@@ -87,7 +87,7 @@ def _write_parquet(shard: Shard, seed: int) -> None:
             for fault, code in shard.faults.items():
                 if row <= fault < row + len(drawn):
                     texts[fault - row] = None if code == "null_text" else b"\xff\xfe"
-            # A string column over bytes that no one has checked, as broken writers make it.
+            # A string column over unchecked bytes, as faulty writers produce it.
             text = pa.array(texts, pa.binary()).view(pa.string())
             first = shard.first_id + row
             ids = pa.array(range(first, first + len(drawn)), pa.int64())

@@ -1,4 +1,4 @@
-"""Writes the sample corpus, runs it, and holds the answers against their truth."""
+"""Writes the sample corpus, runs it, and compares the answers with the right ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,15 +29,15 @@ _SETTINGS: RunSettings = {
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstration:
-    """What came of it.
+    """The result of a demonstration.
 
     Attributes:
-        accuracy: Share of the answered rows whose answer is the truth, letter by letter.
-        rejects_right: The rejected rows are those that were spoilt, with their reasons.
+        accuracy: Share of the answered rows whose answer is exactly the right one.
+        rejects_right: The rejected rows are the bad rows, with their reasons.
         in_order: Every other row was answered, in the order of the input.
-        samples: (text, answer, truth) of a few rows.
-        corpus, results: Where the files are.
-        report: The run's own report.
+        samples: (text, answer, right answer) of a few rows.
+        corpus, results: The folders of the files.
+        report: Of the run.
     """
 
     accuracy: float
@@ -48,11 +48,11 @@ class Demonstration:
     results: str
     report: Report
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values, the run's report among them on the same level."""
-        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del mine["report"]
-        return mine | self.report.to_dict()
+    def to_dict(self) -> dict[str, object]:
+        """As JSON values, with those of the report on the same level."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del values["report"]
+        return values | self.report.to_dict()
 
 
 def demonstrate(
@@ -66,7 +66,7 @@ def demonstrate(
 ) -> Demonstration:
     """Write the corpus to OUT/corpus, run it to OUT/results, and compare.
 
-    A run that was stopped is gone on with; one that had finished is run anew.
+    A stopped run is continued; a finished run starts again.
     """
     shards = corpus.write(out / "corpus", rows, seed=seed)
     results = out / "results"
@@ -95,7 +95,7 @@ def demonstrate(
 
 
 def _forget(results: Path) -> None:
-    """Let a finished run start anew; `overwrite` alone would find nothing to do."""
+    """Remove the parts of a finished run; even with `overwrite` it would have nothing to do."""
     if (results / SUCCESS).is_file():
         for part in (results / "_manifest").glob("part-*.json"):
             part.unlink()
@@ -121,11 +121,11 @@ def _check(results: Path, shard: Shard, entry: Entry) -> _Check:
         reader = pa.ipc.open_file(stream)
         for batch in map(reader.get_batch, range(reader.num_record_batches)):
             columns = batch.to_pydict()
-            said, truth = columns["translation_text"], columns["answer"]
+            answers, truth = columns["translation_text"], columns["answer"]
             answered += batch.num_rows
-            right += sum(a == b for a, b in zip(said, truth, strict=True))
+            right += sum(a == b for a, b in zip(answers, truth, strict=True))
             in_order &= columns["id"] == list(islice(ids, batch.num_rows))
-            samples = samples or list(zip(columns["text"], said, truth, strict=True))[:2]
+            samples = samples or list(zip(columns["text"], answers, truth, strict=True))[:2]
     in_order &= next(ids, None) is None
     return _Check(answered, right, _rejected(results, entry) == shard.faults, in_order, samples)
 

@@ -1,7 +1,7 @@
 """Keyword arguments with their types, so that an editor completes them and mypy checks them.
 
-A type checker reads no dataclass field as a keyword argument, so the options of all tasks stand
-here once more; a test compares every name and type with the declarations.
+A type checker cannot derive keyword arguments from dataclass fields, so the options of all tasks
+are repeated here. A test compares every name and type with the declarations.
 """
 
 from __future__ import annotations
