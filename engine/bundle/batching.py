@@ -118,7 +118,7 @@ def _pad(
 
 def once(window: Encoded) -> Encoded:
     """The window with only the first of equal sequences to be computed; the others get its results,
-    which do not depend on what stands beside it in a batch."""
+    which do not depend on the other rows of a batch."""
     firsts = window.ids.firsts()
     if window.type_ids is not None:
         both = np.stack([firsts, window.type_ids.firsts()], axis=1)
@@ -148,12 +148,12 @@ def gather(outputs: Sequence[Output]) -> Arrays:
     wanted = np.arange(len(index)) if firsts is None else firsts
     back = np.argsort(index, kind="stable")
     back = back[np.searchsorted(index[back], wanted)]
-    found = joined([o.arrays for o in outputs])
-    return {n: v.take(back) if isinstance(v, Ragged) else v[back] for n, v in found.items()}
+    arrays = joined([o.arrays for o in outputs])
+    return {n: v.take(back) if isinstance(v, Ragged) else v[back] for n, v in arrays.items()}
 
 
 def joined(parts: Sequence[Arrays]) -> Arrays:
-    """Results of several batches, one behind the other."""
+    """Results of several batches, concatenated."""
     return {name: _concat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -390,11 +390,11 @@ def _description(file: Path, content: dict[str, Any]) -> Description:
 
 def _model_config(content: Mapping[str, Any]) -> ModelConfig:
     model_config = _frozen(content)
-    if given := model_config.get("decoder"):
-        search = GenerationConfig(**_frozen(given.get("search", {})))
-        model_config["decoder"] = DecoderConfig(**{**_frozen(given), "search": search})
-    if given := model_config.get("languages"):
-        model_config["languages"] = Languages(**given)
+    if decoder := model_config.get("decoder"):
+        search = GenerationConfig(**_frozen(decoder.get("search", {})))
+        model_config["decoder"] = DecoderConfig(**{**_frozen(decoder), "search": search})
+    if languages := model_config.get("languages"):
+        model_config["languages"] = Languages(**languages)
     return ModelConfig(**model_config)
 
 
