@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -164,6 +165,17 @@ def test_every_part_holds_the_rows_of_its_split(
         assert counts["rows_in"] == counts["rows_out"] + counts["rows_rejected"]
         assert table(tmp_path / "out" / entry.part.file).num_rows == counts["rows_out"]
         assert tuple(counts) == COUNTS
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_settings(
+    tmp_path: Path, features: Path
+) -> None:
+    go(features, write_jsonl(tmp_path / "x.jsonl", texts(3)), tmp_path / "out")
+    record = Manifest(tmp_path / "out").read_run() or {}
+    fingerprint = record.pop("fingerprint")
+    text = json.dumps(record, sort_keys=True)
+    assert fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    assert record.keys() == {"settings", "bundle"}
 
 
 def test_tokens_and_truncated_rows_are_counted_and_noted(tmp_path: Path, features: Path) -> None:
