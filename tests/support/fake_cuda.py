@@ -1,7 +1,7 @@
 """A GPU that is not there: onnxruntime with its CUDA provider, on the CPU's kernels.
 
-Sessions, bindings and values are the real ones; what is said of the GPU, and where things are
-bound to, is told apart and kept, so that the code for a GPU runs everywhere.
+Sessions, bindings and values are the real ones; where a value is and what runs on
+the GPU is recorded, so that the code for a GPU runs everywhere.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Values:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size > self.runtime.largest_buffer:
             raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
-        made = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype)
-        made.update_inplace(np.full(shape, 1, dtype))
-        return made
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype)
+        value.update_inplace(np.full(shape, 1, dtype))
+        return value
 
 
 class Binding:
@@ -252,8 +252,8 @@ class Late:
         return self.backend.host(value).copy()
 
     def put(self, buffer: Any, array: Any) -> None:
-        kept = array.copy()
-        self.waiting.append(lambda: self.backend.put(buffer, kept))
+        copy = array.copy()
+        self.waiting.append(lambda: self.backend.put(buffer, copy))
 
     def buffer(self, shape: Any, dtype: Any, old: Any = None) -> Any:
         return self.backend.buffer(shape, dtype, old)

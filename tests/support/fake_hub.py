@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub: one folder, served as one repository, on this machine.
+"""A fake of the Hugging Face hub: one folder, served as one repository, on this machine.
 
 It answers what `huggingface_hub.snapshot_download` and `HfApi.list_repo_files` ask: model info, the
 tree, and HEAD and GET of a file at a revision, with the hub's own headers and error codes.
@@ -31,8 +31,8 @@ class Hub:
 
     @property
     def files(self) -> list[str]:
-        found = (p for p in self.folder.rglob("*") if p.is_file())
-        return sorted(p.relative_to(self.folder).as_posix() for p in found)
+        files = (p for p in self.folder.rglob("*") if p.is_file())
+        return sorted(p.relative_to(self.folder).as_posix() for p in files)
 
     def knows(self, revision: str) -> bool:
         return revision in (self.commit, *self.branches)

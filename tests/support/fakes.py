@@ -150,9 +150,9 @@ class FakeGraph:
 
         def run() -> None:
             self.backend.called(self.name, inputs["tokens"].array.shape)
-            found = self.compute({name: held.array for name, held in inputs.items()})
+            outcome = self.compute({name: held.array for name, held in inputs.items()})
             for name in own:
-                outputs[name].array[:] = found[name]
+                outputs[name].array[:] = outcome[name]
 
         return run
 
@@ -203,13 +203,13 @@ class FakeBackend:
             return FakeGraph(self, name, read, names("cross"), _encoder)
         assert name == "step", name
         fixed = ("tokens", "lengths", "total", "picks", "scored")
-        made = ("logits", "best", "best_scores", *names("present"))
+        results = ("logits", "best", "best_scores", *names("present"))
         if self.causal:
             known = (*fixed, "logit_rows", *names("past"))
-            return FakeGraph(self, name, known, made, partial(_step, self.logits))
+            return FakeGraph(self, name, known, results, partial(_step, self.logits))
         cross = (*names("cross"), *names("last"), "source_last", "source_total")
         known = (*fixed, *names("past"), *cross)
-        outputs = (*made, *names("cross_present"))
+        outputs = (*results, *names("cross_present"))
         return FakeGraph(self, name, known, outputs, partial(_step, self.logits))
 
     def host(self, value: Any) -> NDArray[Any]:
@@ -360,21 +360,21 @@ def texts(rows: int, seed: int = 0, longest: int = 12) -> list[str]:
     ]
 
 
-def write_jsonl(path: Path, given: Sequence[str | None], first: int = 0) -> Path:
-    lines = [json.dumps({"id": first + i, "text": text}) for i, text in enumerate(given)]
+def write_jsonl(path: Path, rows: Sequence[str | None], first: int = 0) -> Path:
+    lines = [json.dumps({"id": first + i, "text": text}) for i, text in enumerate(rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
 
 
 def write_parquet(
-    path: Path, given: Sequence[str | None], first: int = 0, group: int | None = None
+    path: Path, rows: Sequence[str | None], first: int = 0, group: int | None = None
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(
         {
-            "id": pa.array(range(first, first + len(given)), pa.int64()),
-            "text": pa.array(given, pa.string()),
+            "id": pa.array(range(first, first + len(rows)), pa.int64()),
+            "text": pa.array(rows, pa.string()),
         }
     )
     pq.write_table(table, path, row_group_size=group)

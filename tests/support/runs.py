@@ -51,15 +51,15 @@ def content(out: Path) -> dict[str, Any]:
 def corpus(tmp_path: Path) -> Path:
     """Five files of every kind, some with bad rows; ids count on over all of them."""
     folder = tmp_path / "corpus"
-    given = [*texts(150, seed=3)]
+    rows = [*texts(150, seed=3)]
     for bad in (5, 31, 32, 33, 90):
-        given[bad] = None  # type: ignore[call-overload]
-    write_jsonl(folder / "a.jsonl", given[:40], 0)
-    write_parquet(folder / "b.parquet", given[40:80], 40, group=15)
-    lines = write_jsonl(folder / "plain.jsonl", given[80:100], 80)
+        rows[bad] = None  # type: ignore[call-overload]
+    write_jsonl(folder / "a.jsonl", rows[:40], 0)
+    write_parquet(folder / "b.parquet", rows[40:80], 40, group=15)
+    lines = write_jsonl(folder / "plain.jsonl", rows[80:100], 80)
     (folder / "c.jsonl.gz").write_bytes(gzip.compress(lines.read_bytes()))
     lines.unlink()
     ids = pa.array(range(100, 130), pa.int64())
-    write_arrow(folder / "d.arrow", pa.table({"id": ids, "text": given[100:130]}))
-    write_jsonl(folder / "e/f.jsonl", given[130:], 130)
+    write_arrow(folder / "d.arrow", pa.table({"id": ids, "text": rows[100:130]}))
+    write_jsonl(folder / "e/f.jsonl", rows[130:], 130)
     return folder
