@@ -262,7 +262,7 @@ def test_another_language_is_asked_for_at_the_run(opened: Any) -> None:
     ("name", "settings", "says"),
     [
         ("translation-mbart50", {"tgt_lang": "xx"}, "unknown tgt_lang 'xx'"),
-        ("translation-t5", {"tgt_lang": "de"}, "takes no language codes"),
+        ("translation-t5", {"tgt_lang": "de"}, "uses no language codes"),
         ("summarization-bart", {"max_new_tokens": 513}, "512 positions"),
         ("generation-gpt2", {"max_new_tokens": 512}, "no positions for a prompt"),
         ("generation-gpt2", {"stop": ("a",), "num_beams": 2}, "num_beams 2"),
