@@ -131,7 +131,7 @@ def test_rows_that_are_cut_are_found_where_the_library_does_not_tell(columns: in
     tokenizer = Tokenizer(Path(BUNDLE) / "tokenizer.json", 12)
     ids, _, wanted = tokenizer.encode(given, type_ids=False)
     rows = texts if columns == 1 else list(zip(texts, texts[::-1], strict=True))
-    found = tokenizer._longer(rows, ids.lengths)
+    found = tokenizer._exceeding(rows, ids.lengths)
     assert 0 < wanted.sum() < len(texts)
     assert found.tolist() == wanted.tolist()
 
