@@ -32,6 +32,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import models
 import numpy as np
@@ -44,11 +45,13 @@ from workloads import ANSWERS, MIXED, SENTENCES
 import engine
 from engine.bench.profile import TimedBackend
 from engine.bundle import format as bundle_format
-from engine.core.device import Device
+from engine.core.device import ALL, Device
 from engine.core.types import Batch, Rows
 from engine.generation import device_cache
 from engine.pipeline import GPU_TOKENS, Bundle, Stages
+from engine.runner import coordinator
 from engine.runtime import cuda
+from engine.runtime.device import devices, resolve
 from engine.runtime.protocol import Backend
 
 WORK = Path(__file__).with_name("work") / "gpu"
@@ -62,7 +65,7 @@ LASTING = 8.0
 # How many of the engine's batches torch gets joined into one. Eager torch may be host-bound on
 # small batches, so it is compared at its best.
 TORCH = {"torch": 1, "torch_larger": 4}
-PARTS = ("parity", "encode", "decode", "memory")
+PARTS = ("parity", "encode", "decode", "memory", "several")
 
 
 @dataclass(frozen=True)
@@ -493,22 +496,63 @@ def used(bench: Bench) -> int:
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """MiB in use before, and after each of five passes over the same rows."""
+    """MiB in use before, and after each pass over the same rows: a decoder's, then an encoder's."""
     to_decode, _ = sources(bench.rows(1024))
     to_encode, max_length = corpus("mixed", bench.rows(8192))
     gc.collect()  # sessions of earlier parts
     before = used(bench)
     decoder, encoder = bench.open("t5-small", "fp16"), bench.open("minilm", "fp16")
+    calls: dict[str, Callable[[], Any]] = {
+        "decoder": lambda: decoder(to_decode, num_beams=1, max_new_tokens=128),
+        "encoder": lambda: encoder(to_encode, max_length=max_length),
+    }
+    loaded = used(bench)
+    passes = {name: [_used_after(bench, call) for _ in range(5)] for name, call in calls.items()}
+    return {"before_mib": before, "loaded_mib": loaded, "after_mib": passes}
 
-    def call() -> None:
-        decoder(to_decode, num_beams=1, max_new_tokens=128)
-        encoder(to_encode, max_length=max_length)
 
-    after = []
-    for _ in range(5):
-        call()
-        after.append(used(bench))
-    return {"before_mib": before, "behind_mib": after}
+def _used_after(bench: Bench, call: Callable[[], Any]) -> int:
+    call()
+    return used(bench)
+
+
+# --- several GPUs
+
+
+def several(bench: Bench) -> dict[str, Any]:
+    """A run over every GPU beside a run on one: the same bytes, and the seconds of both.
+
+    Where there is one GPU, two processes share it, which shows that the processes work together
+    and not what a second GPU brings.
+    """
+    import pyarrow.parquet as pq
+
+    to_encode, max_length = corpus("mixed", bench.rows(32768))
+    one = resolve(bench.device)
+    every = devices(ALL) if one.is_gpu else (one,)
+    workers = every if len(every) > 1 else (one, one)
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for n in range(8):
+            rows = to_encode[n::8]
+            pq.write_table(pa.table({"text": rows}), Path(scratch) / f"rows-{n}.parquet")
+        for name, used_devices in (("one", (one,)), ("several", workers)):
+            start = time.perf_counter()
+            with patch.object(coordinator, "devices", lambda _, chosen=used_devices: chosen):
+                engine.run(
+                    bench.folder("minilm", "fp16"), f"{scratch}/rows-*.parquet",
+                    f"{scratch}/{name}", device=bench.device, max_length=max_length,
+                )  # fmt: skip
+            seconds[name] = round(time.perf_counter() - start, 3)
+        parts = [sorted(Path(scratch, name).glob("part-*")) for name in ("one", "several")]
+        same = [a.read_bytes() == b.read_bytes() for a, b in zip(*parts, strict=True)]
+    return {
+        "devices": [str(device) for device in workers],
+        "rows": len(to_encode),
+        "parts": len(same),
+        "parts_equal": sum(same),
+        "seconds": seconds,
+    }
 
 
 # --- figures
@@ -677,6 +721,7 @@ def measure(
         "encode": lambda: encode(bench, product),
         "decode": lambda: decode(bench, product),
         "memory": lambda: memory(bench),
+        "several": lambda: several(bench),
     }
     for name in parts:
         result[name] = measures[name]()

@@ -78,7 +78,7 @@ def _int4_weight(model: Any, context: GraphContext) -> Any:
 
 
 # KV caches and logits stay on the GPU in float16; what the host reads is float32.
-_NARROW = (r"(past|present|cross|given|held|moved|grown)\.\d+\.(key|value)", "logits")
+_NARROW = (r"\w+\.\d+\.(key|value)", "logits")
 
 
 def _fp16(model: Any, context: GraphContext) -> Any:
