@@ -339,3 +339,14 @@ def test_every_error_raised_on_purpose_is_one_of_the_tree() -> None:
                 if name[0].isupper() and name not in allowed:
                     wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} raises {name}")
     assert not wrong
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        if node.end_lineno and node.end_lineno - node.lineno >= 60
+    ]
+    assert not long

@@ -61,24 +61,19 @@ def tune(
     Raises:
         SettingsError: A setting is unknown or out of range.
         InputError: An input is missing or unreadable, or has no good row.
-        BundleError: Not a bundle, or its bytes have changed.
+        BundleError: Not a bundle, or a damaged one.
         DeviceError: The requested device cannot be used.
         OutputError: The bundle's folder cannot be written.
         Stopped: Interrupted (SIGINT).
     """
     folder = bundle_format.load(bundle)
-    if text and not inputs:
-        raise SettingsError(
-            f"text names {', '.join(text)}, and there is no input", "name the files to measure on"
-        )
-    check_whole("seconds", seconds, 1)
+    _check(inputs, text, seconds)
     first = devices(device)[0]
     gpu, device = gpu_name(first), str(first)
     budgets, workers = _values(gpu, folder.description.model_config)
     options = options or {}
     with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
-        if inputs:
-            # Wrong inputs are an error before anything is loaded.
+        if inputs:  # wrong ones are an error before anything is loaded
             sample(folder.path, inputs, Path(scratch) / "first.arrow", text=text, limit=1)
         runs = len(workers) * len(budgets) * _ROUNDS
         highest = _MAX_GPU_ROWS if gpu else _MAX_ROWS
@@ -101,6 +96,14 @@ def tune(
     settings = _tuned(measured, name, gpu, _defaults(folder, gpu, workers))
     tuned.save(folder.path, settings)
     return settings, measured
+
+
+def _check(inputs: Sequence[str | Path], text: Sequence[str], seconds: int) -> None:
+    if text and not inputs:
+        raise SettingsError(
+            f"text names {', '.join(text)}, and there is no input", "name the files to measure on"
+        )
+    check_whole("seconds", seconds, 1)
 
 
 def _values(gpu: str, model_config: bundle_format.ModelConfig) -> tuple[tuple[int, ...], list[int]]:

@@ -78,9 +78,7 @@ def export(
     task_inference.check_known(task)
     notes: tuple[str, ...] = ()
     if model is None:
-        model, revision = task_inference.default_checkpoint(str(task))
-        notes = (f"no model was named: {model} at revision {revision}, the default of {task}",)
-        progress(notes[0])
+        model, revision, notes = _default_model(str(task), progress)
     with new_folder(Path(out)) as (work, folder):
         checkpoint = hub.resolve(model, revision, progress)
         resolved = task_inference.resolve_task(task, checkpoint.config, bool(checkpoint.modules))
@@ -94,6 +92,16 @@ def export(
                 bundle_format.load(fp32), folder, recipe, rows, force, progress
             )
     return report(Path(out), description, time.monotonic() - started)
+
+
+def _default_model(task: str, progress: Callable[[str], None]) -> tuple[str, str, tuple[str, ...]]:
+    """The checkpoint and revision that a task has by default, and a note that says so."""
+    from engine.export.checkpoint import task_inference
+
+    model, revision = task_inference.default_checkpoint(task)
+    note = f"no model was named: {model} at revision {revision}, the default of {task}"
+    progress(note)
+    return model, revision, (note,)
 
 
 def _with_weights(

@@ -99,10 +99,7 @@ def generate(
     choose = Sampling(seed, numbers) if config.do_sample else likeliest
 
     def decode(ended: Callable[[], bool]) -> DecodedRows:
-        try:
-            pool = spare.pop()
-        except IndexError:
-            pool = BufferPool()
+        pool = _take(spare)
         work = _Work(backend, feeds, request, request.picks, pool, batch_tokens, count)
         cache, search = work.search(choose, stop, tail)
         scheduler.run(cache, search, rows, ended, count)
@@ -111,6 +108,14 @@ def generate(
 
     output = _serialized(backend, decode, stopped)
     return output.tokens, output.ended
+
+
+def _take(spare: list[BufferPool]) -> BufferPool:
+    """A pool that no other thread has."""
+    try:
+        return spare.pop()
+    except IndexError:
+        return BufferPool()
 
 
 def trace_steps(

@@ -349,10 +349,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gpu") / "work"
 
 
-def measured_on(device: str, gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Every part, with small shapes and one round."""
+def measured_on(
+    device: str, gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch, *parts: str
+) -> Any:
+    """Every part, or some, with small shapes and one round."""
     out = work.with_name(f"{device}.json")
     arguments = ["--device", device, "--quick", "--rounds", "1", "--work", str(work)]
+    arguments += ["--parts", *parts] if parts else []
     monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments, "--out", str(out)])
     gpu.main()
     return json.loads(out.read_text())
@@ -374,6 +377,7 @@ def test_the_command_for_a_gpu_works_on_a_cpu(
     reached = {one["what"]: one["reached"] for one in found["targets"]}
     for what in ("greedy rows equal to fp32 on the CPU", "worst cosine to fp32", "labels equal"):
         assert reached[what] is True
+    assert found["several"]["parts_equal"] == found["several"]["parts"] == 8
     # What was not measured has no verdict.
     assert reached["BERT-base at 128, share of the peak"] is None
     assert work.joinpath("quick/t5-small/fp16/encoder.packed.onnx").exists()
@@ -382,7 +386,7 @@ def test_the_command_for_a_gpu_works_on_a_cpu(
 def test_the_command_for_a_gpu_works_on_a_fake_one(
     gpu: Any, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without peers: torch does not see the fake GPU."""
+    """Without peers and processes: neither torch nor another process sees the fake GPU."""
     from support.fake_cuda import H100, carried, pretend
 
     from engine.bundle import format as bundle_format
@@ -398,7 +402,7 @@ def test_the_command_for_a_gpu_works_on_a_fake_one(
         "graphs_for",
         lambda folder, device: here(folder, device) if not device.is_gpu else carried(folder, here),
     )
-    found = measured_on("cuda", gpu, work, monkeypatch)
+    found = measured_on("cuda", gpu, work, monkeypatch, *gpu.PARTS[:4])
     assert found["ran"]["provider"] == "CUDAExecutionProvider"
     assert found["gpus"] == [H100.name]
     assert found["parity"]["greedy_rows_equal"] == found["parity"]["labels_equal"] == 1
