@@ -69,9 +69,8 @@ def tune(
     folder = bundle_format.load(bundle)
     _check(inputs, text, seconds)
     first = devices(device)[0]
-    gpu, device = gpu_name(first), str(first)
+    gpu, device, options = gpu_name(first), str(first), options or {}
     budgets, workers = _values(gpu, folder.description.model_config)
-    options = options or {}
     with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
         if inputs:  # wrong ones are an error before anything is loaded
             sample(folder.path, inputs, Path(scratch) / "first.arrow", text=text, limit=1)
@@ -92,8 +91,7 @@ def tune(
             options=options if inputs else _with_defaults(folder, options),
             progress=progress,
         )
-    name = ", ".join(map(str, inputs)) or BUNDLED
-    settings = _tuned(measured, name, gpu, _defaults(folder, gpu, workers))
+    settings = _tuned(measured, inputs, gpu, _defaults(folder, gpu, workers))
     tuned.save(folder.path, settings)
     return settings, measured
 
@@ -126,7 +124,9 @@ def _defaults(
     return task.batch_tokens, min(MAX_WORKERS, hardware.cores())
 
 
-def _tuned(measured: Sweep, sample_name: str, gpu: str, defaults: tuple[int, int]) -> Tuned:
+def _tuned(
+    measured: Sweep, inputs: Sequence[str | Path], gpu: str, defaults: tuple[int, int]
+) -> Tuned:
     best = measured.best
     return Tuned(
         batch_tokens=best.batch_tokens,
@@ -134,7 +134,7 @@ def _tuned(measured: Sweep, sample_name: str, gpu: str, defaults: tuple[int, int
         threads=best.threads,
         cpu=hardware.cpu()[0],
         cores=hardware.cores(),
-        sample=sample_name,
+        sample=", ".join(map(str, inputs)) or BUNDLED,
         speed=round(_speedup(measured, *defaults), 3),
         gpu=gpu,
     )

@@ -88,9 +88,8 @@ def export(
         description = _write_fp32(checkpoint, resolved, task, work, fp32, notes, progress)
         if recipe != "fp32":
             rows = quantization.load_sample(sample, text, description)
-            description = quantization.write_bundle(
-                bundle_format.load(fp32), folder, recipe, rows, force, progress
-            )
+            plain = bundle_format.load(fp32)
+            description = quantization.write_bundle(plain, folder, recipe, rows, force, progress)
     return report(Path(out), description, time.monotonic() - started)
 
 
