@@ -2,7 +2,7 @@
 
 A T5 of t5-small's variant (ReLU feed-forward, tied and scaled output head, relative positions),
 cut down to 1,148,928 parameters, and a unigram tokenizer of its own with T5's special tokens. Both
-are trained here from nothing, from 0 to 999,999 in words; a tenth of the numbers, told apart by
+are trained here from nothing, from 0 to 999,999 in words; a tenth of the numbers, set apart by
 ``held_out``, is never drawn. The Spanish side comes in num2words' spelling ("veintiuno mil") and in
 the standard one ("veintiún mil"), half and half.
 

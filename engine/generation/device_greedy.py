@@ -26,14 +26,14 @@ class DeviceGreedySearch:
 
     def step(self, groups: Ints, rows: Ints) -> StepResult:
         emitted = self.cache.launch(SYNC_EVERY)[groups]
-        given = emitted >= 0
+        is_token = emitted >= 0
         output = self.output
-        at = output.lengths[rows, None] + given.cumsum(axis=1) - 1
-        output.ids[np.broadcast_to(rows[:, None], at.shape)[given], at[given]] = emitted[given]
-        output.lengths[rows] += given.sum(axis=1)
+        at = output.lengths[rows, None] + is_token.cumsum(axis=1) - 1
+        output.ids[np.broadcast_to(rows[:, None], at.shape)[is_token], at[is_token]] = emitted[is_token]
+        output.lengths[rows] += is_token.sum(axis=1)
         finished = self.cache.state[groups, BUDGET] == 0
         output.mark_ended(rows[finished], self.request.decoder.end_ids)
-        return StepResult(finished, int(given.sum()), SYNC_EVERY)
+        return StepResult(finished, int(is_token.sum()), SYNC_EVERY)
 
     def keep(self, order: Ints) -> None:
         """All that it knows of a slot is in the cache."""

@@ -211,7 +211,7 @@ def test_an_error_of_the_export_leaves_nothing(tmp_path: Path, tiny: Path, own_c
 
 _CASES = """
 import json, sys
-from engine.cache import bundle_for
+from engine.export.cache import bundle_for
 from engine.errors import EngineError
 
 for case in json.loads(sys.argv[1]):

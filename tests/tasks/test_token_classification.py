@@ -334,7 +334,7 @@ def test_every_token_is_answered_once_where_the_pipeline_takes_no_stride(rules: 
     assert plain
     (wanted,) = rules.theirs(plain, 5, [{"strategy": "none"}])
     # It counts the space before a window's first token in with some byte-level tokens.
-    places = ("start", "end") if rules.opened.widens[False] else ()
+    places = ("start", "end") if rules.opened.widens_first_token[False] else ()
     check_equal(rules.mine(plain, stride=5), wanted, "none", but=("index", *places))
 
 

@@ -232,7 +232,7 @@ def test_a_quantized_bundle_is_not_quantized_again(tiny_bundles: Path, tmp_path:
 
 
 def test_a_sample_for_fp32_is_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="compared with nothing"):
+    with pytest.raises(SettingsError, match="compared with the checkpoint only"):
         export(str(tiny / "embedder"), tmp_path / "out", task=None, sample=tmp_path / "rows.jsonl")
 
 
