@@ -29,9 +29,8 @@ class DeviceGreedySearch:
         is_token = emitted >= 0
         output = self.output
         at = output.lengths[rows, None] + is_token.cumsum(axis=1) - 1
-        output.ids[np.broadcast_to(rows[:, None], at.shape)[is_token], at[is_token]] = emitted[
-            is_token
-        ]
+        row_of = np.broadcast_to(rows[:, None], at.shape)
+        output.ids[row_of[is_token], at[is_token]] = emitted[is_token]
         output.lengths[rows] += is_token.sum(axis=1)
         finished = self.cache.state[groups, BUDGET] == 0
         output.mark_ended(rows[finished], self.request.decoder.end_ids)

@@ -168,7 +168,8 @@ class Manifest:
             return
         if earlier.get("fingerprint") != run["fingerprint"]:
             raise OtherRunError(
-                f"{self.out}: holds a run with {_difference(earlier, run)}", _CHOOSE
+                f"{self.out}: holds a run with {_difference(earlier, run)}",
+                "use that run's settings, " + _CHOOSE,
             )
         surplus = [e for e in self.entries() if e.part.file not in parts]
         for entry in surplus:
