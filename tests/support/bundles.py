@@ -2,7 +2,8 @@
 
 An entry is named by the hash of everything it is made from: for a checkpoint the source of its
 builder and the arguments; for a bundle the checkpoint's bytes, the arguments of the export and the
-source of all that an export runs; for both the versions of the libraries. So an entry is never
+source of all that an export runs, and the CPU with what chooses its kernels, since a calibration's
+last bits depend on them; for both the versions of the libraries. So an entry is never
 stale, only unused. Workers that want the same entry build it once.
 
 Entries are shared: copy one before you change it. Tests of the export itself call
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bundle import format as bundle_format
+from engine.core import hardware
 from engine.export.versions import versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,7 @@ def bundle_of(
 ) -> Path:
     """The bundle of a checkpoint; those of other recipes are made from the fp32 bundle."""
     force = force and recipe != "fp32"
-    key = _hash(_source_of_exports(), content(checkpoint), repr((task, recipe, force)))
+    key = _hash(_source_of_exports(), content(checkpoint), repr((task, recipe, force)), _kernels())
     return entry(f"bundle-{key}", lambda folder: _export(checkpoint, folder, task, recipe, force))
 
 
@@ -91,6 +93,11 @@ def clear_unused() -> None:
         room -= sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if room < 0 and time.time() - folder.stat().st_mtime > RECENT_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kernels() -> str:
+    switches = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE")
+    return repr((hardware.cpu(), [os.environ.get(name) for name in switches]))
 
 
 @contextmanager
