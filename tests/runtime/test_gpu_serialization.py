@@ -40,6 +40,7 @@ def test_a_serial_executor_has_one_thread_for_all_callers() -> None:
     assert own.name.startswith("gpu-serial")
     executors.clear()
     own.join(LONG)
+    assert not own.is_alive()
 
 
 def test_an_exclusive_holder_is_alone_and_nobody_waits_forever() -> None:
