@@ -25,7 +25,8 @@ from engine.core.device import Device
 from engine.core.graphs import GraphRecord, Role
 from engine.errors import BundleError
 
-FORMAT = 3
+# Written, and those read: a field that an older format lacks has its default.
+FORMAT, READABLE = 4, (3, 4)
 DESCRIPTION = "bundle.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
@@ -345,9 +346,10 @@ def load(path: Path | str) -> BundleFolder:
         version = content["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: not a bundle description", _AGAIN) from error
-    if version != FORMAT:
+    if version not in READABLE:
         raise BundleError(
-            f"{file}: bundle format {version!r}; this engine reads {FORMAT}",
+            f"{file}: bundle format {version!r}; this engine reads "
+            f"{' and '.join(map(str, READABLE))}",
             _export_again(folder, content),
         )
     return BundleFolder(folder, _description(file, content), hashlib.sha256(raw).hexdigest())

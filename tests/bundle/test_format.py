@@ -24,7 +24,7 @@ def rewritten(tmp_path: Path, **changes: Any) -> Path:
 def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "bundle")
     description = bundle_format.load(folder).description
-    assert description.format == 3
+    assert description.format == 4
     assert [graph.role for graph in description.graphs] == ["model"]
     assert description.to_json() == (folder / "bundle.json").read_text()
 
@@ -32,7 +32,7 @@ def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_another_format_is_refused_with_the_line_to_run(tmp_path: Path) -> None:
     source = {"model": "a model/of mine", "revision": "", "requested_revision": ""}
     folder = rewritten(tmp_path, format=2, source=source)
-    with pytest.raises(BundleError, match="bundle format 2; this engine reads 3") as refused:
+    with pytest.raises(BundleError, match="bundle format 2; this engine reads 3 and 4") as refused:
         bundle_format.load(folder)
     command = f"engine export 'a model/of mine' --task feature-extraction -o {folder}"
     assert refused.value.hint == f"remove the folder, then: {command}"
