@@ -84,7 +84,7 @@ def export(
         resolved = task_inference.resolve_task(task, checkpoint.config, bool(checkpoint.modules))
         fp32 = folder if recipe == "fp32" else work / "fp32"
         fp32.mkdir(exist_ok=True)
-        checkpoint = _with_weights(checkpoint, resolved, allow_pickle, progress)
+        checkpoint = _with_weights(checkpoint, resolved, allow_pickle, work, progress)
         description = _write_fp32(checkpoint, resolved, task, work, fp32, notes, progress)
         if recipe != "fp32":
             rows = quantization.load_sample(sample, text, description)
@@ -104,13 +104,19 @@ def _default_model(task: str, progress: Callable[[str], None]) -> tuple[str, str
 
 
 def _with_weights(
-    checkpoint: Checkpoint, task: ExportTask, allow_pickle: bool, progress: Callable[[str], None]
+    checkpoint: Checkpoint,
+    task: ExportTask,
+    allow_pickle: bool,
+    work: Path,
+    progress: Callable[[str], None],
 ) -> Checkpoint:
-    """The checkpoint with its weights, which are not fetched if it cannot be exported."""
-    from engine.export.checkpoint import conversion, hub
+    """The checkpoint with its weights, which are not fetched if it cannot be exported, and with
+    metadata as transformers 4.57 reads it."""
+    from engine.export.checkpoint import conversion, hub, normalization
 
     conversion.check_supported(checkpoint, task)
-    return hub.with_weights(checkpoint, allow_pickle, progress)
+    checkpoint = hub.with_weights(checkpoint, allow_pickle, progress)
+    return normalization.normalize(checkpoint, work / "checkpoint")
 
 
 def _write_fp32(

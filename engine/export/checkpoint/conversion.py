@@ -54,6 +54,9 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
             f"{checkpoint.name}: transformers cannot load it for {task.name}: {_brief(error)}",
             "check that the checkpoint is complete and was trained for this task",
         ) from error
+    if checkpoint.shares_head and "lm_head.weight" in info["missing_keys"]:
+        model.lm_head.weight = model.shared.weight
+        info["missing_keys"].remove("lm_head.weight")
     _check_complete(checkpoint, task, info)
     _extend_positions(model)
     return model.eval()

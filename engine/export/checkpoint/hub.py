@@ -76,6 +76,7 @@ class Checkpoint:
         requested: The revision that the user named, "" for none.
         config: The content of config.json.
         pickled: Whether the weights are pickles (`.bin`), which was allowed.
+        shares_head: Whether a T5's head is its embedding if the weights have no head.
         notes: What the user should know.
     """
 
@@ -86,6 +87,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     pickled: bool
     notes: tuple[str, ...] = ()
+    shares_head: bool = False
 
     def read_json(self, name: str) -> Any:
         """The content of one of the JSON files; an empty dict where there is no such file.

@@ -29,7 +29,8 @@ def load(checkpoint: Checkpoint) -> Any:
         reason = (str(error).splitlines() or [""])[0][:300]
         raise ExportError(
             f"{checkpoint.name}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}",
-            "a checkpoint with a tokenizer.json always works",
+            "check that its tokenizer files are complete: transformers 4.57's AutoTokenizer has to "
+            "load them without code of the repository",
         ) from error
     if type(tokenizer).__name__ == "MarianTokenizer":
         tokenizer = marian_tokenizer.fast(tokenizer)
