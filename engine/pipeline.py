@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,11 +21,12 @@ from engine.bundle import format as bundle_format
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.hardware import cores
 from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
-from engine.errors import OutOfMemory, SettingsError
+from engine.errors import InputError, OutOfMemory, SettingsError
 from engine.generation import BufferPool, Count, max_slots, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
 from engine.runtime.protocol import Backend
+from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
 from engine.tasks.keywords import TaskOptions
 
@@ -59,6 +60,9 @@ class Stages:
     def schema(self) -> pa.Schema:
         """Names and types of the result columns."""
         return self.task.schema(self.context)
+
+    def prepare(self, rows: Rows) -> Rows:
+        return self.task.prepare(rows, self.context)
 
     def encode(self, rows: Rows) -> Encoded:
         return self.task.encode_window(rows, self.context, dedupe=self.dedupe)
@@ -127,6 +131,7 @@ class Bundle:
         self.task = tasks.find(folder.description.task)
         self.model_config = folder.description.model_config
         self._tokenizer = cache(self._open_tokenizer)
+        self._chat_template = cache(partial(chats.template, self.model_config))
         # Decoding's buffers are reused by the next call: fresh memory costs about 1 ms a MiB.
         self._spare: list[BufferPool] = []
 
@@ -198,7 +203,17 @@ class Bundle:
             self.backend,
             self.task,
             tasks.Context(
-                self.model_config, settled, tokenizer, type_ids, stopped, budget, count, self._spare
+                self.model_config,
+                settled,
+                tokenizer,
+                type_ids,
+                stopped,
+                budget,
+                count,
+                self._spare,
+                chat_template=(
+                    self._chat_template(chats.of(settled)) if self.task.chats(settled) else None
+                ),
             ),
             budget,
             length,
@@ -218,7 +233,7 @@ class Bundle:
         Args:
             texts: What the task's input columns hold, item by item: a string; a list of words for
                 token-classification; a tuple or a dict of the columns where there are several,
-                such as (question, context).
+                such as (question, context); with chat=True a list of messages, too.
             max_length: Tokens a text may have before it is cut; 0 takes the model's.
             options: The task's own, such as max_new_tokens=48 or top_k=3.
 
@@ -230,8 +245,8 @@ class Bundle:
             SettingsError: An option is unknown or out of range.
         """
         stages = self.stages(options, max_length=max_length)
-        columns = to_columns(texts, self.task)
         settled = stages.context.options
+        columns = to_columns(texts, self.task, chats=self.task.chats(settled))
         self.task.check(self.model_config, settled, len(columns))
         size = self.task.window(settled)
         starts = range(0, len(columns[0]), size)
@@ -258,4 +273,10 @@ def _window(columns: Sequence[pa.Array], start: int, size: int) -> Rows:
 
 def answer(stages: Stages, rows: Rows) -> Answers:
     """One window through all stages, in this thread."""
+    rows = stages.prepare(rows)
+    if rows.rejects.codes:
+        raise InputError(
+            f"item {rows.rejects.rows[0]} of the list: {rows.rejects.messages[0]}",
+            "mend the item, or leave it out",
+        )
     return stages.finish([stages.infer(batch) for batch in stages.cut(stages.encode(rows))])

@@ -54,6 +54,7 @@ HOMES = {
     "huggingface_hub": {"export"},
     "onnxruntime": {"runtime", "export"},
     "tokenizers": {"bundle/tokenizer.py", "export"},
+    "jinja2": {"bundle/chat_sandbox.py"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -62,7 +63,7 @@ HOMES = {
     "pyspark": {"integrations"},
     "threading": {
         "runner/threads.py", "runner/child_process.py", "core/telemetry.py", "runtime/backend.py",
-        "runtime/gpu_serialization.py",
+        "runtime/gpu_serialization.py", "bundle/chat_template.py",
     },
     "queue": {"runner/threads.py"},
     "concurrent": {"runner/threads.py", "runtime/gpu_serialization.py"},

@@ -187,7 +187,9 @@ def sample(
     """
     folder = bundle_format.load(bundle)
     config = coordinator.resolve_config(folder, settings)
-    columns = tasks.input_columns(tasks.find(folder.description.task), config.text)
+    task = tasks.find(folder.description.task)
+    options = tasks.resolve_options(task, folder.description.model_config, config.options)
+    columns = tasks.input_columns(task, config.text, options)
     files = data.find_files(list(inputs))
     sizes = {"split_size": config.split_size, "window": config.window, "limit": config.limit}
     windows = data.read_first(files, inputs=columns, **sizes)

@@ -216,6 +216,8 @@ class ModelConfig:
         prompts: An embedder's other prompts by name.
         decoder: Decoder settings (translation and its kin).
         languages: Where the translator takes language codes.
+        chat_templates: The checkpoint's chat templates (Jinja) by name.
+        special_tokens: What they call the tokenizer's special tokens, such as bos_token.
     """
 
     max_length: int
@@ -237,6 +239,8 @@ class ModelConfig:
     prompts: Mapping[str, str] = field(default_factory=dict)
     decoder: DecoderConfig | None = None
     languages: Languages | None = None
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
+    special_tokens: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

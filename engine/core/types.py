@@ -102,7 +102,8 @@ class Column:
 
     Attributes:
         name: Its name unless a setting gives another.
-        holds: "text", "texts" (a list of them in each row) or "either".
+        holds: "text", "texts" (a list of them in each row), "either", or "chat" (a text or a list
+            of messages, which have a role and a content).
         needed: Whether the task requires it.
     """
 
@@ -156,7 +157,7 @@ class Rows:
 
     Attributes:
         split: Where they come from; None for rows in memory.
-        texts: The task's input columns: strings, or lists of strings without nulls.
+        texts: The task's input columns: strings, or lists of strings without nulls, or chats.
         kept: The input columns to write beside the results; as many rows as `texts`.
         rejects: The bad rows.
         last: No more rows come from this split.

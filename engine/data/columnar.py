@@ -87,20 +87,42 @@ def choose_columns(
 def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
     """Raise ColumnError unless a column has the type that the task takes."""
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    fits = {"text": is_text(inner), "texts": is_texts(inner)}
-    if pa.types.is_null(inner) or fits.get(column.holds, any(fits.values())):
+    text, texts, chat = is_text(inner), is_texts(inner), is_chat(inner)
+    fits = {"text": text, "texts": texts, "either": text or texts, "chat": text or chat}
+    if pa.types.is_null(inner) or fits[column.holds]:
         return
-    wanted = {"text": "text", "texts": "lists of text"}.get(column.holds, "text or lists of it")
-    raise ColumnError(
-        f"{path}: column {column.name!r} holds {kind}, not {wanted}",
-        f"name a column with {wanted} with --text, or cast {column.name!r} first",
-    )
+    wanted = _WANTED[column.holds]
+    hint = f"name a column with {wanted} with --text, or cast {column.name!r} first"
+    if chat:
+        hint = f"text-generation answers messages with --chat; for another task {hint}"
+    raise ColumnError(f"{path}: column {column.name!r} holds {kind}, not {wanted}", hint)
+
+
+_WANTED = {
+    "text": "text",
+    "texts": "lists of text",
+    "either": "text or lists of it",
+    "chat": "text or lists of messages (text fields, with role and content)",
+}
 
 
 def is_text(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
+
+
+def is_chat(kind: pa.DataType) -> bool:
+    """Whether it is lists of messages: structs of texts, role and content among them."""
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    message = kind.value_type
+    if not pa.types.is_struct(message):
+        return False
+    fields = [message.field(i) for i in range(message.num_fields)]
+    names = [field.name for field in fields]
+    plain = all(is_text(field.type) or pa.types.is_null(field.type) for field in fields)
+    return plain and {"role", "content"} <= set(names) and len(set(names)) == len(names)
 
 
 def is_texts(kind: pa.DataType) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.core.types import Column, Ints, Split
-from engine.data.columnar import choose_columns, empty_batch, reading
+from engine.data.columnar import choose_columns, empty_batch, is_chat, reading
 from engine.errors import InputError
 
 CHUNK = 1 << 20
@@ -120,9 +120,23 @@ def _schema(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> pa.S
 
 def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
     """Text or a list of texts; where the task takes either, the type of the first value."""
-    values = (o[column.name] for o in objects if o.get(column.name) is not None)
-    listed = column.holds == "either" and isinstance(next(values, None), list)
+    values = [o[column.name] for o in objects if o.get(column.name) is not None]
+    listed = column.holds in ("either", "chat") and isinstance(next(iter(values), None), list)
+    if listed and column.holds == "chat":
+        return _chat_type(values)
     return pa.list_(pa.string()) if listed or column.holds == "texts" else pa.string()
+
+
+def _chat_type(values: list[Any]) -> pa.DataType:
+    """Lists of messages with the fields that are texts in the first lines; any other is a bad
+    row's."""
+    messages = [m for chat in values if isinstance(chat, list) for m in chat if isinstance(m, dict)]
+    fields = {name: pa.string() for m in messages for name, text in m.items() if _is_text(text)}
+    return pa.list_(pa.struct(({"role": pa.string(), "content": pa.string()} | fields).items()))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
@@ -144,9 +158,15 @@ def _loads(line: bytes) -> Any:
 
 
 def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
-    if columns := _parse_whole(chunk, schema):
+    if not _of_chats(schema, text) and (columns := _parse_whole(chunk, schema)):
         return Parsed(columns, np.arange(row, row + columns.num_rows), [])
     return _parse_lines(chunk, row, schema, text)
+
+
+def _of_chats(schema: pa.Schema, text: Sequence[str]) -> bool:
+    """Whether lines hold messages, of which pyarrow leaves out fields that are not in the schema:
+    what it accepts may yet be bad."""
+    return any(is_chat(schema.field(name).type) for name in text)
 
 
 def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
@@ -184,9 +204,12 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
     stripped = ((n, line.strip(b" \t\r")) for n, line in enumerate(chunk.split(b"\n"), row))
     lines = [(n, line) for n, line in stripped if line]
     suspect = {n for n, line in lines if _looks_bad(line, schema, text)}
-    groups = [[pair for pair in lines if pair[0] not in suspect]]
-    groups += [[pair] for pair in lines if pair[0] in suspect]
-    parts = [part for group in groups for part in _parse_halves(group, schema, text)]
+    parts = [*_parse_halves([pair for pair in lines if pair[0] not in suspect], schema, text)]
+    for number, line in (pair for pair in lines if pair[0] in suspect):
+        if _of_chats(schema, text):
+            parts.append(_parse_one(number, line, schema, text))
+        else:
+            parts += _parse_halves([(number, line)], schema, text)
     rows = np.concatenate([np.empty(0, np.int64), *(p.rows for p in parts)])
     columns = pa.concat_batches([empty_batch(schema, schema.names), *(p.columns for p in parts)])
     order = np.argsort(rows)
@@ -203,9 +226,18 @@ def _looks_bad(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
 
 def _fits(value: object, kind: pa.DataType) -> bool:
     """Whether a value can stand in an input column of that type."""
+    if is_chat(kind) and isinstance(value, list):
+        names = {field.name for field in kind.value_type}
+        return all(_is_message(message, names) for message in value)
     if pa.types.is_list(kind) and isinstance(value, list):
         return all(isinstance(v, (str, type(None))) for v in value)
     return value is None or (pa.types.is_string(kind) and isinstance(value, str))
+
+
+def _is_message(value: object, names: set[str]) -> bool:
+    return isinstance(value, dict) and all(
+        text is None or (name in names and isinstance(text, str)) for name, text in value.items()
+    )
 
 
 def _parse_halves(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.core.types import Column, Ints, Rejects, Rows, Split
 from engine.data.columnar import (
     choose_columns,
+    is_chat,
     is_text,
     is_texts,
     read_arrow,
@@ -30,6 +31,8 @@ REASONS = {
     "invalid_utf8": "a text is not valid UTF-8",
     "broken_json": "the line is not JSON",
     "not_object": "the line is JSON, but not an object",
+    "bad_chat": "the chat has no messages, or one of them has no role or no content",
+    "chat_template": "the chat template makes no prompt of it",
     "kept_type": "a kept column has another type here than in the first lines of the file",
 }
 WINDOW_BYTES = 32 << 20
@@ -144,6 +147,9 @@ def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
         i = columns.schema.get_field_index(name)
         kind = columns.column(i).type
         plain = pa.list_(pa.string()) if is_texts(kind) else pa.string()
+        if is_chat(kind):
+            names = [field.name for field in kind.value_type]
+            plain = pa.list_(pa.struct([(name, pa.string()) for name in names]))
         if kind != plain:
             columns = columns.set_column(i, name, columns.column(i).cast(plain))
     return columns
@@ -168,9 +174,15 @@ def _find_invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_
     try:
         column.validate(full=True)
     except pa.ArrowException as error:
-        if pa.types.is_list(column.type) and is_text(column.type.value_type):
+        if pa.types.is_list(column.type) and (
+            is_text(column.type.value_type) or is_chat(column.type)
+        ):
             inner = _find_invalid(split, column.flatten(), name)
             invalid[pc.list_parent_indices(column).to_numpy()[inner]] = True
+            return invalid
+        if pa.types.is_struct(column.type):
+            for field in column.flatten():
+                invalid |= _find_invalid(split, field, name)
             return invalid
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise InputError(

@@ -118,13 +118,13 @@ class Worker:
 
     def _read(self, stages: Stages, assignments: Iterator[Assignment]) -> Iterator[Rows]:
         config = self.config
-        inputs = tasks.input_columns(stages.task, config.text)
+        inputs = tasks.input_columns(stages.task, config.text, stages.context.options)
         window = min(config.window, stages.task.window(stages.context.options))
         for assignment in assignments:
             split, limit = assignment.split, assignment.input.limit
             self._assigned[split] = assignment
             windows = data.read(split, inputs=inputs, keep=config.keep, window=window, limit=limit)
-            for rows in self.telemetry.each("read", windows):
+            for rows in self.telemetry.each("read", map(stages.prepare, windows)):
                 _check_names(rows, stages.schema)
                 self._send_rows_read(rows)
                 if rows.last and fingerprint.file_state(split.path) != assignment.file_state:

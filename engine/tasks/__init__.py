@@ -74,8 +74,11 @@ def find(name: str) -> Task:
     return TASKS[name]
 
 
-def input_columns(task: Task, names: Sequence[str]) -> tuple[Column, ...]:
+def input_columns(task: Task, names: Sequence[str], options: Options = None) -> tuple[Column, ...]:
     """The task's input columns under these names, or without any under their usual ones.
+
+    Args:
+        options: With them, a column that may hold chats says so.
 
     Raises:
         SettingsError: Too few or too many are named.
@@ -87,9 +90,10 @@ def input_columns(task: Task, names: Sequence[str]) -> tuple[Column, ...]:
             f"text names {len(names)} columns; {task.name} takes {usual}",
             f"name them with --text, such as --text {','.join(task.required)}",
         )
+    chats = options is not None and task.chats(options)
+    inputs = [dataclasses.replace(c, holds="chat") if chats else c for c in task.inputs]
     return tuple(
-        dataclasses.replace(column, name=name)
-        for column, name in zip(task.inputs, names, strict=False)
+        dataclasses.replace(column, name=name) for column, name in zip(inputs, names, strict=False)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -11,18 +12,21 @@ from engine.errors import InputError
 from engine.tasks import Task
 
 
-def to_columns(items: Sequence[object], task: Task) -> tuple[pa.Array, ...]:
+def to_columns(items: Sequence[object], task: Task, *, chats: bool = False) -> tuple[pa.Array, ...]:
     """The task's input columns from a list of items.
 
     Args:
         items: Each what the first column holds or, where the task takes several columns, a tuple
             or a dict of them; all items alike.
+        chats: Items may be lists of messages; a text is one message of the user.
 
     Raises:
         InputError: An item is not what the task takes; its number is named.
     """
     if isinstance(items, (str, Mapping)):
         raise InputError("one item was given, not a list of them", "put it in a list")
+    if chats:
+        return (_chats(items),)
     rows = [_cells(i, item, task) for i, item in enumerate(items)]
     width = len(rows[0]) if rows else len(task.required)
     for i, row in enumerate(rows):
@@ -33,6 +37,27 @@ def to_columns(items: Sequence[object], task: Task) -> tuple[pa.Array, ...]:
             )
     columns = [[row[c] for row in rows] for c in range(width)]
     return tuple(_column(values, task.inputs[c]) for c, values in enumerate(columns))
+
+
+def _chats(items: Sequence[object]) -> pa.Array:
+    listed = [[{"role": "user", "content": i}] if isinstance(i, str) else i for i in items]
+    for i, chat in enumerate(listed):
+        if not _is_chat(chat):
+            raise InputError(
+                f"item {i} of the list is neither a text nor a list of messages, each a dict of "
+                "texts with role and content",
+                'give chats as [{"role": "user", "content": "..."}], one or more in a list',
+            )
+    return _array(listed, None if items else pa.string())
+
+
+def _is_chat(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(message, Mapping)
+        and {"role", "content"} <= message.keys()
+        and all(isinstance(text, str | None) for text in message.values())
+        for message in value
+    )
 
 
 def _cells(i: int, item: object, task: Task) -> tuple[object, ...]:
@@ -65,8 +90,12 @@ def _column(values: list[object], column: Column) -> pa.Array:
                 f"item {i} of the list holds {type(value).__name__}, not {wanted}",
                 f"give {wanted} as {column.name}",
             )
+    return _array(values, pa.list_(pa.string()) if as_lists else pa.string())
+
+
+def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     try:
-        return pa.array(values, pa.list_(pa.string()) if as_lists else pa.string())
+        return pa.array(values, kind)
     except UnicodeEncodeError as error:
         raise InputError("a text holds half a surrogate pair", "give valid Unicode") from error
 

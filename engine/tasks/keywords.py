@@ -18,6 +18,10 @@ class TaskOptions(TypedDict, total=False):
     aggregation_strategy: str
     align_to_words: bool
     candidate_labels: str | Sequence[str]
+    chat: bool
+    chat_date: str
+    chat_template: str
+    chat_variables: str | Sequence[str]
     delimiter: str
     dimensions: int
     do_sample: bool
@@ -47,6 +51,7 @@ class TaskOptions(TypedDict, total=False):
     src_lang: str
     stop: str | Sequence[str]
     stride: int
+    system: str
     targets: str | Sequence[str]
     temperature: float
     tgt_lang: str

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.bundle import batching
+from engine.bundle.chat_template import ChatTemplate
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.types import Arrays, Column, Encoded, Ints, Ragged, Rows
@@ -37,6 +38,7 @@ class Context:
         spare: Memory of earlier batches that generation may use again.
         numbers: For `infer`: as `Batch.numbers` of the batch it gets. What is sampled for a row
             must depend on nothing else.
+        chat_template: For `prepare`, where the rows are chats.
     """
 
     model_config: ModelConfig
@@ -48,6 +50,7 @@ class Context:
     count: Count = uncounted
     spare: list[BufferPool] = field(default_factory=list)
     numbers: Ints | None = None
+    chat_template: ChatTemplate | None = None
 
 
 def usual_window(options: Options) -> int:
@@ -58,6 +61,16 @@ def usual_window(options: Options) -> int:
 def never_samples(options: Options) -> bool:
     """A `samples` for tasks that do not generate."""
     return False
+
+
+def no_chats(options: Options) -> bool:
+    """A `chats` for tasks whose rows are none."""
+    return False
+
+
+def as_they_are(rows: Rows, context: Context) -> Rows:
+    """A `prepare` that changes nothing."""
+    return rows
 
 
 def accept_all(model_config: ModelConfig, options: Options, columns: int) -> None:
@@ -86,6 +99,9 @@ class Task:
         samples: Whether tokens are sampled, so that equal rows have different answers.
         check: Raises SettingsError where the options do not fit the checkpoint or the number of
             input columns.
+        chats: Whether the first input column may hold lists of messages.
+        prepare: A window as it is read -> as `encode` takes it, with rows that cannot be answered
+            among its rejects.
     """
 
     name: str
@@ -103,6 +119,8 @@ class Task:
     window: Callable[[Options], int] = usual_window
     samples: Callable[[Options], bool] = never_samples
     check: Callable[[ModelConfig, Options, int], None] = accept_all
+    chats: Callable[[Options], bool] = no_chats
+    prepare: Callable[[Rows, Context], Rows] = as_they_are
 
     def encode_window(self, rows: Rows, context: Context, *, dedupe: bool) -> Encoded:
         """A window's sequences; with `dedupe` equal ones are computed once, unless sampled."""

@@ -13,23 +13,27 @@ from engine.bundle.tokenizer import clean_up
 from engine.core.settings import option
 from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
-from engine.tasks import decoding
+from engine.tasks import chats, decoding
+from engine.tasks.chats import Chatting
 from engine.tasks.decoding import Decoding
 from engine.tasks.task import Context, Task, prepend, ragged
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextGenerationOptions(Decoding):
-    """Options of the search, and whether the answer begins with its prompt."""
+class TextGenerationOptions(Chatting, Decoding):
+    """Options of the search and of chats, and whether the answer begins with its prompt."""
 
-    return_full_text: bool = option("put the prompt before the generated text")
+    return_full_text: bool = option("put the prompt before the generated text, except with chat")
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, object]:
-    return {**decoding.defaults(model_config), "return_full_text": True}
+    return {**decoding.defaults(model_config), **chats.DEFAULTS, "return_full_text": True}
 
 
 def _check(model_config: ModelConfig, options: TextGenerationOptions, columns: int) -> None:
+    chats.check(model_config, options)
+    if options.chat and options.prefix != model_config.prefix:
+        raise SettingsError("prefix is given with chat", "--system says what goes before a chat")
     limit = model_config.position_limit
     if limit and options.max_new_tokens >= limit:
         raise SettingsError(
@@ -39,18 +43,26 @@ def _check(model_config: ModelConfig, options: TextGenerationOptions, columns: i
         )
 
 
+def _prepare(rows: Rows, context: Context) -> Rows:
+    return chats.render(rows, context) if context.options.chat else rows
+
+
 def _encode(rows: Rows, context: Context) -> Encoded:
     """Prompts with their special tokens; of a long prompt the last tokens are kept.
 
     transformers lets a prompt exceed the model's positions by default; this is what its
-    handle_long_generation="hole" does. An empty prompt becomes the token that begins texts.
+    handle_long_generation="hole" does. An empty prompt becomes the token that begins texts. A chat
+    template puts the special tokens into its prompt itself.
     """
-    texts = prepend(context.options.prefix, rows.texts[0])
+    chat = context.options.chat
+    texts = prepend("" if chat else context.options.prefix, rows.texts[0])
     tokenizer, limit = context.tokenizer, context.model_config.position_limit
     length = tokenizer.max_length
     if limit:
         length = min(length, limit - context.options.max_new_tokens)
-    before, after = (special[:, 0] for special in tokenizer.single_layout.special)
+    before, after = (
+        special[: 0 if chat else None, 0] for special in tokenizer.single_layout.special
+    )
     whole = tokenizer.ids(texts)
     prompts = whole.last(max(1, length - len(before) - len(after)))
     ids = Ragged.join_rows([_repeated(before, len(texts)), prompts, _repeated(after, len(texts))])
@@ -80,7 +92,7 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
     pairs = zip(wholes, prompts, strict=True)
     answers = [clean_up(whole)[len(clean_up(prompt)) :] for whole, prompt in pairs]
     texts = pa.array(answers, pa.string())
-    if context.options.return_full_text:
+    if context.options.return_full_text and not context.options.chat:
         texts = pc.binary_join_element_wise(window.rows.texts[0], texts, "")
     return [texts, *decoding.length_columns(arrays)]
 
@@ -104,4 +116,6 @@ TASK = Task(
     result="generated_text: string, output_tokens: int32, finish_reason: stop or length",
     samples=decoding.samples,
     check=_check,
+    chats=chats.holds_chats,
+    prepare=_prepare,
 )

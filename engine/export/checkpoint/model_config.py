@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.bundle.format import ModelConfig
 from engine.errors import ExportError
-from engine.export.checkpoint import generation_config
+from engine.export.checkpoint import chat_templates, generation_config
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.task_inference import ExportTask
 
@@ -64,6 +64,8 @@ def read(
         _check_padding_side(checkpoint, tokenizer)
     else:
         specific = generation_config.read(model, tokenizer, task, requested, notes.append)
+        if task.name == "text-generation":
+            specific |= chat_templates.read(checkpoint, tokenizer, notes.append)
     return ModelConfig(**shared, **specific), tuple(notes)
 
 
