@@ -153,7 +153,8 @@ class GenerationConfig:
 class DecoderConfig:
     """How a decoder starts, ends and is cached.
 
-    `heads` and `head_dim` are those of the key/value cache: (rows, heads, length, head_dim).
+    The key/value cache is (rows, kv_heads, length, head_dim); `kv_heads` is 0 where there are as
+    many as `heads`, those of the queries.
     `max_new_tokens` counts what is generated, the end token included, the start token not.
     `start_id` is -1 for a causal model, which starts from the prompt, or from `bos_id` where there
     is none (-1: the tokenizer has no such token). `vocabulary` is the number of logits of the step
@@ -170,6 +171,12 @@ class DecoderConfig:
     search: GenerationConfig = GenerationConfig()
     bos_id: int = -1
     vocabulary: int = 0
+    kv_heads: int = 0
+
+    @property
+    def cache_heads(self) -> int:
+        """Heads of the key/value cache."""
+        return self.kv_heads or self.heads
 
     @property
     def causal(self) -> bool:

@@ -272,7 +272,7 @@ class DeviceCache:
         Memory of earlier calls does not count, or a row's answer might depend on them."""
         d, own = self.decoder, 2 * _quarter_step(self.most)
         size = np.dtype(self.graph.dtypes["past.0.key"]).itemsize
-        each = 2 * d.layers * d.heads * d.head_dim * (own + self.source) * size * self.width
+        each = 2 * d.layers * d.cache_heads * d.head_dim * (own + self.source) * size * self.width
         groups = max(1, min(most // self.width, self.backend.cache_bytes // max(1, each)))
         return min(_power_of_two(len(self.sources)), _power_of_two(groups + 1) // 2) * self.width
 
@@ -312,8 +312,8 @@ class DeviceCache:
     def _shapes(self) -> dict[str, tuple[Shape, DTypeLike]]:
         """Shape and dtype of every buffer by its name as an input or output of the graph."""
         d, count, dtypes = self.decoder, self.slots, self.graph.dtypes
-        past = (count, d.heads, self.positions, d.head_dim)
-        cross = (count, d.heads, self.source, d.head_dim)
+        past = (count, d.cache_heads, self.positions, d.head_dim)
+        cross = (count, d.cache_heads, self.source, d.head_dim)
         layers = [f"{n}.{part}" for n in range(d.layers) for part in PARTS]
         shapes: dict[str, tuple[Shape, DTypeLike]] = {
             "state": ((count, STATE_WIDTH), np.int64),

@@ -8,6 +8,7 @@ some ahead of need, and its keys and values are copied into a row's slots.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ SLOTS = range(48, 513)
 POSITIONS = 32
 # Padded tokens of an encoder's batch that are as fast, each, as in a larger one.
 MIXED = 256
+# Tokens of a prompt that are cached at once, where it is longer.
+CHUNK = 512
 # Once no row waits, free slots are given up when they are this share of all.
 IDLE = 0.25
 
@@ -170,7 +173,7 @@ class HostCache:
         """Slots for all rows, or as many as fit into memory; whole groups."""
         decoder = self.decoder
         positions += 0 if decoder.causal else self.feeds["input_ids"].shape[1]
-        each = 8 * decoder.layers * decoder.heads * decoder.head_dim * positions
+        each = 8 * decoder.layers * decoder.cache_heads * decoder.head_dim * positions
         groups = max(1, min(most, self.backend.cache_bytes // each) // self.width)
         return min(groups, len(self.sources)) * self.width
 
@@ -178,7 +181,7 @@ class HostCache:
         """Positions for which there is memory already."""
         if (old := self.pool.allocations.get("past.0.key")) is None:
             return 0
-        return old.size // (4 * self.slots * self.decoder.heads * self.decoder.head_dim)
+        return old.size // (4 * self.slots * self.decoder.cache_heads * self.decoder.head_dim)
 
     def _hold(self, name: str, shape: Shape, dtype: DTypeLike) -> None:
         self.buffers[name] = self.pool.buffer(self.backend, name, shape, dtype)
@@ -200,8 +203,8 @@ class HostCache:
     def _shapes(self, picks: int) -> dict[str, tuple[Shape, DTypeLike]]:
         """Shape and dtype of every buffer by its name as an input or output of the graph."""
         d, count = self.decoder, self.slots
-        past = (count, d.heads, self.positions, d.head_dim)
-        cross = (count, d.heads, self.feeds["input_ids"].shape[1], d.head_dim)
+        past = (count, d.cache_heads, self.positions, d.head_dim)
+        cross = (count, d.cache_heads, self.feeds["input_ids"].shape[1], d.head_dim)
         shapes: dict[str, tuple[Shape, DTypeLike]] = {
             "tokens": ((count, 1) if d.causal else (count,), np.int64),
             "lengths": ((count,), np.int32),
@@ -241,23 +244,59 @@ class HostCache:
 
         At a shorter prompt's padding they are anything.
         """
-        tokens, decoder = feeds["input_ids"][:, :-1], self.decoder
+        tokens = feeds["input_ids"][:, :-1]
+        if tokens.shape[1] > CHUNK:
+            rows = zip(tokens, feeds["attention_mask"].sum(axis=1) - 1, strict=True)
+            values = [self._prefill_long(row, int(length)) for row, length in rows]
+            return {name: np.concatenate([one[name] for one in values]) for name in values[0]}
         if not tokens.shape[1]:
             return {}
-        names = [name for name in self.host if name.startswith("past.")]
-        empty = np.zeros((len(tokens), decoder.heads, 0, decoder.head_dim), np.float32)
-        inputs = {
-            "tokens": tokens,
-            "lengths": np.zeros(len(tokens), np.int32),
-            "total": np.array(tokens.shape[1], np.int32),
+        shape = (len(tokens), self.decoder.cache_heads, 0, self.decoder.head_dim)
+        empty = np.zeros(shape, np.float32)
+        inputs = self._chunk(tokens, 0) | dict.fromkeys(self._pasts, empty)
+        outputs = [name.replace("past", "present") for name in self._pasts]
+        values = self.backend.graph("step").run(inputs, outputs)
+        return {n: self.backend.host(v) for n, v in zip(self._pasts, values, strict=True)}
+
+    def _prefill_long(self, row: Ints, length: int) -> dict[str, NDArray[Any]]:
+        """The same of one prompt, chunk by chunk, so that attention's scores stay small.
+
+        GroupQueryAttention appends several tokens to one row only.
+        """
+        backend, decoder = self.backend, self.decoder
+        shape = (1, decoder.cache_heads, len(row), decoder.head_dim)
+        caches = {name: backend.buffer(shape, np.float32) for name in self._pasts}
+        graph = backend.graph("step")
+        outputs = {name.replace("past", "present"): cache for name, cache in caches.items()}
+        for start in range(0, length, CHUNK):
+            chunk = self._chunk(row[None, start : min(length, start + CHUNK)], start)
+            graph.bind({**chunk, **caches}, {**self._unread, **outputs})()
+        return {name: backend.host(cache) for name, cache in caches.items()}
+
+    def _chunk(self, tokens: Ints, start: int) -> dict[str, Value]:
+        """Inputs of the step graph for tokens (rows, steps) behind `start` cached ones."""
+        return {
+            "tokens": np.ascontiguousarray(tokens),
+            "lengths": np.full(len(tokens), start, np.int32),
+            "total": np.array(start + tokens.shape[1], np.int32),
             "logit_rows": np.zeros(1, np.int64),
             "picks": np.ones(1, np.int64),
             "scored": np.array(False),
-            **dict.fromkeys(names, empty),
         }
-        outputs = [name.replace("past", "present") for name in names]
-        values = self.backend.graph("step").run(inputs, outputs)
-        return {n: self.backend.host(v) for n, v in zip(names, values, strict=True)}
+
+    @property
+    def _pasts(self) -> list[str]:
+        return [name for name in self.host if name.startswith("past.")]
+
+    @cached_property
+    def _unread(self) -> dict[str, Value]:
+        """Buffers of what a chunk computes besides keys and values."""
+        buffer = self.backend.buffer
+        return {
+            "logits": buffer((1, self.decoder.vocabulary), np.float32),
+            "best": buffer((1, 1), np.int64),
+            "best_scores": buffer((1, 1), np.float32),
+        }
 
     def _fill(self, slots: Ints, at: Ints) -> None:
         """Copy keys and values of the latest batch's rows `at` into slots, padding included: a slot

@@ -38,6 +38,14 @@ FAMILIES = {
     name: checkpoints.GENERATORS[name]
     for name in ("t5", "bart", "marian", "nllb", "pegasus", "gpt2", "opt")
 }
+# Fewer heads of keys and values, rotary positions; windows, bounds, norms of heads.
+ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "gemma2": ("Gemma2", {"sliding_window": 6, "query_pre_attn_scalar": 24}),
+    "gemma3": (
+        "Gemma3Text", {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+    ),
+}  # fmt: skip
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beams": {"num_beams": 3},
@@ -51,6 +59,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resident")
     for name, (make, task) in FAMILIES.items():
         export_once(checkpoint_of(make), folder / name, task=task)
+    for name, (kind, config) in ROTARY.items():
+        checkpoint = checkpoint_of(checkpoints.rotary, kind, **config)
+        export_once(checkpoint, folder / name, task="text-generation")
     return folder
 
 
@@ -86,7 +97,7 @@ def told(backend: Any, folder: Path, feeds: dict[str, Ints], **given: Any) -> li
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ROTARY])
 def test_what_is_said_is_what_the_host_s_step_says(made: Path, family: str, search: str) -> None:
     feeds, given = rows(), {"search": SEARCHES[search], "batch_tokens": 40}
     wanted = told(near(made / family), made / family, feeds, **given)
@@ -399,18 +410,19 @@ def test_a_step_computes_no_shapes_on_the_host(made: Path) -> None:
     import onnx
 
     ops = set()
-    for family in FAMILIES:
+    for family in (*FAMILIES, *ROTARY):
         ops |= {n.op_type for n in onnx.load(made / family / "resident.onnx").graph.node}
     assert ops <= {
         "Abs", "Add", "And", "Cast", "Concat", "Div", "Equal", "FastGelu", "FusedMatMul", "Gather",
         "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "LayerNormalization", "Less",
-        "MatMul", "Max", "Min", "Mul", "QuickGelu", "ReduceMean", "ReduceSum", "Relu", "Reshape",
-        "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Softmax", "Split",
-        "Sqrt", "Sub", "TensorScatter", "TopK", "Transpose", "Unsqueeze", "Where",
+        "MatMul", "Max", "Min", "Mul", "Or", "Pow", "QuickGelu", "ReduceMean", "ReduceSum", "Relu",
+        "Reshape", "RotaryEmbedding", "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization", "Softmax", "Split", "Sqrt", "Sub", "Tanh",
+        "TensorScatter", "TopK", "Transpose", "Unsqueeze", "Where",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ROTARY])
 def test_what_a_row_leaves_in_a_cache_is_finite(made: Path, family: str) -> None:
     """Or a row that comes into its slot would not be its own."""
     import onnx
@@ -421,7 +433,8 @@ def test_what_a_row_leaves_in_a_cache_is_finite(made: Path, family: str) -> None
     assert writes
     for node in writes:
         new = makers[node.input[1]]
-        while new.op_type in ("Reshape", "Split"):
+        # A norm and a rotation leave finite what is.
+        while new.op_type in ("Reshape", "Split", "RotaryEmbedding", "Mul", "Div"):
             new = makers[new.input[0]]
         assert new.op_type == "Where"
     if bundle_format.load(made / family).description.model_config.decoder.causal:

@@ -63,12 +63,17 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
 
 
 def _attention(config: Mapping[str, Any]) -> dict[str, str]:
-    """GPT-2's settings of the attention's scale are followed by transformers' eager attention only:
-    its default, SDPA, ignores them."""
+    """GPT-2's settings of the attention's scale and Gemma 2's bound of its scores are followed by
+    transformers' eager attention only: its default, SDPA, ignores them."""
     scaled = config.get("scale_attn_by_inverse_layer_idx") or not config.get(
         "scale_attn_weights", True
     )
-    return {"attn_implementation": "eager"} if scaled else {}
+    bounded = config.get("attn_logit_softcapping", 50.0 if _is_gemma2(config) else None)
+    return {"attn_implementation": "eager"} if scaled or bounded else {}
+
+
+def _is_gemma2(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("model_type") == "gemma2")
 
 
 def _extend_positions(model: Any) -> None:

@@ -124,7 +124,6 @@ def _pipeline_settings(
 
 def _generation(model: Any, config: Any, languages: Languages | None, note: Note) -> DecoderConfig:
     causal = not model.config.is_encoder_decoder
-    layers, heads, head_dim = _cache_shape(model.config)
     ends = _tokens(config.eos_token_id)
     if not ends:
         note("the checkpoint names no end token: every row is as long as it may be")
@@ -134,23 +133,29 @@ def _generation(model: Any, config: Any, languages: Languages | None, note: Note
         pad_id=_pad_id(config, ends),
         max_new_tokens=_max_new_tokens(config, causal, note),
         vocabulary=len(model.get_output_embeddings().weight),
-        layers=layers,
-        heads=heads,
-        head_dim=head_dim,
+        **_cache_shape(model.config),
         search=_search(config, causal, languages, note),
         bos_id=_bos(config) if causal else -1,
     )
 
 
-def _cache_shape(config: Any) -> tuple[int, int, int]:
-    """Layers of the decoder, and heads and head_dim of its cache."""
+def _cache_shape(config: Any) -> dict[str, int]:
+    """Layers and heads of the decoder, and head_dim and kv_heads of its cache."""
     if hasattr(config, "d_kv"):
-        return int(config.num_decoder_layers), int(config.num_heads), int(config.d_kv)
-    if config.is_encoder_decoder:
-        heads = int(config.decoder_attention_heads)
-        return int(config.decoder_layers), heads, int(config.d_model) // heads
-    heads = int(config.num_attention_heads)
-    return int(config.num_hidden_layers), heads, int(config.hidden_size) // heads
+        layers, heads, head_dim = config.num_decoder_layers, config.num_heads, config.d_kv
+    elif config.is_encoder_decoder:
+        layers, heads = config.decoder_layers, config.decoder_attention_heads
+        head_dim = config.d_model // heads
+    else:
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    return {
+        "layers": int(layers),
+        "heads": int(heads),
+        "head_dim": int(head_dim),
+        "kv_heads": 0 if kv_heads == heads else kv_heads,
+    }
 
 
 def _tokens(ids: Any) -> tuple[int, ...]:
@@ -282,7 +287,11 @@ def _note_unsupported(config: Any, note: Note) -> None:
 
 def _note_attention(config: Any, note: Note) -> None:
     """Say where transformers' default attention ignores the checkpoint's settings."""
-    off = {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True}
+    off = {
+        "scale_attn_by_inverse_layer_idx": False,
+        "scale_attn_weights": True,
+        "attn_logit_softcapping": None,
+    }
     for name, usual in off.items():
         if (value := getattr(config, name, usual)) != usual:
             note(

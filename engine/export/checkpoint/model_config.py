@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.bundle.format import ModelConfig
 from engine.errors import ExportError
-from engine.export.checkpoint import chat_templates, generation_config
+from engine.export.checkpoint import chat_templates, generation_config, positions
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.task_inference import ExportTask
 
@@ -85,7 +85,7 @@ def _position_limit(model: Any) -> int:
         config, "relative_attention", False
     ):
         return 0
-    return int(getattr(config, "max_position_embeddings", 0) or 0)
+    return positions.position_limit(config) if hasattr(config, "max_position_embeddings") else 0
 
 
 def _max_length(checkpoint: Checkpoint, tokenizer: Any, limit: int, task: ExportTask) -> int:

@@ -36,7 +36,10 @@ class ExportTask:
 
 
 ENCODER_DECODERS = ("t5", "mt5", "bart", "mbart", "m2m_100", "marian", "pegasus")
-CAUSAL = ("gpt2", "opt")
+CAUSAL = (
+    "gpt2", "opt", "llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma", "gemma2",
+    "gemma3_text", "phi3",
+)  # fmt: skip
 _LIKE_ENCODERS = ("bart", "mbart")
 _CLASSIFIER = "AutoModelForSequenceClassification"
 

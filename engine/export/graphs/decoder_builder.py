@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from engine.export.graphs.architectures import Blueprint, Layer, Linear, Norm
+from engine.export.graphs.blueprint import Blueprint, Layer, Linear, Norm
 
 CONTRIB = "com.microsoft"
 
@@ -44,6 +44,23 @@ class GraphForm:
     end: Callable[[DecoderBuilder, str], None]
 
 
+class _Block(NamedTuple):
+    """A part of a layer that adds to the running sum.
+
+    Attributes:
+        write: Writes it but for its last product.
+        name, last: Of that product.
+        before: The norm that it reads; that of the sum after it in a post-norm decoder.
+        after: A norm of what it adds.
+    """
+
+    write: Attention
+    name: str
+    last: Linear | None
+    before: Norm | None
+    after: Norm | None = None
+
+
 @dataclass
 class DecoderBuilder:
     """Writes a blueprint as a graph; `nodes` is in topological order.
@@ -65,11 +82,13 @@ class DecoderBuilder:
         states = self.form.begin(self)
         states = self.norm(states, plan.embedding_norm, "embed") if plan.embedding_norm else states
         bias = self.form.bias(self)
+        first = plan.layers[0].self_norm if plan.norm_first else None
         # If norms come first, `normed` is the next layer's input and `states` the running sum.
-        normed = self.norm(states, plan.layers[0].self_norm, "first") if plan.norm_first else ""
+        normed = self.norm(states, first, "first") if first else ""
         for n, layer in enumerate(plan.layers):
             following = plan.layers[n + 1].self_norm if n + 1 < len(plan.layers) else plan.last_norm
-            states, normed = self._layer(f"layer.{n}", n, layer, following, states, normed, bias)
+            write = self._parallel_layer if plan.parallel else self._layer
+            states, normed = write(f"layer.{n}", n, layer, following, states, normed, bias)
         self.form.end(self, normed or states)
         return self.written()
 
@@ -106,34 +125,69 @@ class DecoderBuilder:
         inputs = [states, "embedding" if tied else self.weight("head", plan.head)]
         if plan.head_bias is not None:
             inputs.append(self.weight("head_bias", plan.head_bias))
-        self.node("Gemm", inputs, ["logits"], "head", transB=1)
+        if not plan.head_softcap:
+            self.node("Gemm", inputs, ["logits"], "head", transB=1)
+            return
+        free = self.op("Gemm", inputs, "head", transB=1)
+        bound = self.number("head_softcap", plan.head_softcap)
+        part = self.op("Tanh", [self.op("Div", [free, bound], "head/part")], "head/tanh")
+        self.node("Mul", [part, bound], ["logits"], "head/softcap")
 
     def _layer(
         self, at: str, n: int, layer: Layer, following: Norm | None, states: str, normed: str,
         bias: str,
     ) -> tuple[str, str]:  # fmt: skip
         """The sum after a layer and, if norms come first, the next layer's normed input."""
-        blocks: list[tuple[Attention, str, Linear | None, Norm | None]]
-        blocks = [(self.form.attend, "out", layer.out, layer.cross_norm or layer.wide_norm)]
+        blocks = [_Block(self.form.attend, "out", layer.out, layer.self_norm, layer.out_norm)]
         if layer.cross_q:
-            blocks.append((self.form.cross, "cross_out", layer.cross_out, layer.wide_norm))
-        blocks.append((_feed_forward, "narrow", layer.narrow, following))
-        norms = (layer.self_norm, layer.cross_norm, layer.wide_norm)
-        before = [norm for norm in norms if norm]
-        for (block, name, last, next_norm), own_norm in zip(blocks, before, strict=True):
-            output = block(self, at, n, layer, normed or states, bias)
-            norm = next_norm if self.plan.norm_first else own_norm
-            added, total = self._added(output, states, last, norm, f"{at}/{name}")
+            blocks.append(_Block(self.form.cross, "cross_out", layer.cross_out, layer.cross_norm))
+        norms = layer.wide_norm, layer.narrow_norm
+        blocks.append(_Block(_feed_forward, "narrow", layer.narrow, *norms))
+        for i, block in enumerate(blocks):
+            output = block.write(self, at, n, layer, normed or states, bias)
+            after = blocks[i + 1].before if i + 1 < len(blocks) else following
+            norm = after if self.plan.norm_first else block.before
+            added, total = self._added(
+                output, states, block.last, norm, f"{at}/{block.name}", block.after
+            )
             states, normed = (total, added) if self.plan.norm_first else (added, "")
         return states, normed
 
+    def _parallel_layer(
+        self, at: str, n: int, layer: Layer, following: Norm | None, states: str, normed: str,
+        bias: str,
+    ) -> tuple[str, str]:  # fmt: skip
+        """The same where attention and the feed-forward layer read the same sum."""
+        attended = self.form.attend(self, at, n, layer, normed, bias)
+        attended = self.linear(attended, layer.out, f"{at}/out")
+        wide_in = self.norm(states, layer.wide_norm, f"{at}/wide") if layer.wide_norm else normed
+        output = _feed_forward(self, at, n, layer, wide_in, bias)
+        states = self.op("Add", [states, attended], f"{at}/out/sum")
+        added, total = self._added(output, states, layer.narrow, following, f"{at}/narrow")
+        return total, added
+
     def _added(
-        self, output: str, states: str, linear: Linear | None, norm: Norm | None, name: str
+        self,
+        output: str,
+        states: str,
+        linear: Linear | None,
+        norm: Norm | None,
+        name: str,
+        after: Norm | None = None,
     ) -> tuple[str, str]:
-        """The norm of the running sum plus a block's last product, and that sum."""
+        """The norm of the running sum plus a block's last product, and that sum.
+
+        Args:
+            after: A norm of the product itself.
+        """
         assert linear
-        product = self.op("MatMul", [output, self.weight(f"{name}.weight", linear.weight)], name)
-        bias = "" if linear.bias is None else self.weight(f"{name}.bias", linear.bias)
+        if after:
+            product, bias = self.norm(self.linear(output, linear, name), after, f"{name}/own"), ""
+        else:
+            product = self.op(
+                "MatMul", [output, self.weight(f"{name}.weight", linear.weight)], name
+            )
+            bias = "" if linear.bias is None else self.weight(f"{name}.bias", linear.bias)
         if norm is None:
             product = self.op("Add", [product, bias], f"{name}/biased") if bias else product
             return "", self.op("Add", [product, states], f"{name}/sum")
@@ -144,8 +198,8 @@ class DecoderBuilder:
             inputs.append(self.weight(f"{name}/norm.bias", norm.bias))
             kind = "SkipLayerNormalization"
         outputs = self.ops(
-            kind, [*inputs, bias], f"{name}/norm", ["normed", "", "", "sum"], domain=CONTRIB,
-            epsilon=self.plan.epsilon,
+            kind, [*inputs, bias] if bias else inputs, f"{name}/norm", ["normed", "", "", "sum"],
+            domain=CONTRIB, epsilon=self.plan.epsilon,
         )  # fmt: skip
         return outputs[0], outputs[3]
 
@@ -156,7 +210,8 @@ class DecoderBuilder:
             bias = self.weight(f"{name}.bias", norm.bias)
             inputs = [states, weight, bias]
             return self.op("LayerNormalization", inputs, name, axis=-1, epsilon=self.plan.epsilon)
-        square = self.op("Mul", [states, states], f"{name}/square")
+        # ONNX Runtime knows this pattern as one op of its own.
+        square = self.op("Pow", [states, self.number("two", 2.0)], f"{name}/square")
         mean = self.op("ReduceMean", [square, self.axes("axis.last", -1)], f"{name}/mean")
         epsilon = self.number("epsilon", self.plan.epsilon)
         size = self.op("Sqrt", [self.op("Add", [mean, epsilon], f"{name}/some")], f"{name}/size")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.graphs.architectures import Blueprint, Linear
+from engine.export.graphs.blueprint import Blueprint, Linear
 from engine.export.graphs.decoder_builder import described
 from engine.export.graphs.graph_edits import share_weights
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.export.graphs.architectures import Blueprint, Layer
+from engine.export.graphs.blueprint import Blueprint, Layer
 from engine.export.graphs.decoder_builder import CONTRIB, DecoderBuilder, GraphForm, described
+from engine.export.graphs.queries_and_keys import rotated, separated, tables
 
 PARTS = ("key", "value")
 
@@ -26,7 +27,7 @@ def step_graph(plan: Blueprint) -> Any:
     """The step graph of a decoder as an ONNX ModelProto.
 
     Inputs, for S slots: tokens, int64 (S,); lengths, int32 (S,), positions already cached; total,
-    int32 (), the largest of them + 1; past.N.key and .value, float32 (S, heads, capacity,
+    int32 (), the largest of them + 1; past.N.key and .value, float32 (S, kv_heads, capacity,
     head_dim). With an encoder also source_last, int32 (S,), source tokens - 1; source_total, int32
     (); cross.N.key and .value, float32 (S, heads, source capacity, head_dim); and last.N.key and
     .value, float32 (S, 1, width), what these hold at source_last. Without one logit_rows, int64
@@ -98,8 +99,7 @@ def _one_step(writer: DecoderBuilder) -> tuple[str, str]:
     """Of a decoder behind an encoder: a token and its position for each slot."""
     writer.input("source_last", "INT32", ["slots"])
     writer.input("source_total", "INT32", [])
-    width = writer.plan.heads * writer.plan.head_dim
-    writer.known["packed"] = writer.axes("packed", -1, 1, 3 * width)
+    writer.known["packed"] = writer.axes("packed", -1, 1, sum(writer.plan.qkv_sizes))
     writer.known["seqlens"] = "lengths"
     return writer.input("tokens", "INT64", ["slots"]), "lengths"
 
@@ -111,14 +111,21 @@ def _steps(writer: DecoderBuilder) -> tuple[str, str]:
     flat = writer.axes("axis.last", -1)
     zero, one = (writer.whole(f"whole.{n}", n) for n in (0, 1))
     shape = op("Shape", [tokens], "shape")
-    width = writer.axes("width", 3 * writer.plan.heads * writer.plan.head_dim)
-    writer.known["packed"] = op("Concat", [shape, width], "packed", axis=0)
+    query, key, _ = sizes = writer.plan.qkv_sizes
+    widths = {"packed": sum(sizes)}
+    if any(_is_apart(writer.plan, layer) for layer in writer.plan.layers):
+        widths |= {"query": query, "key": key}
+    for name, width in widths.items():
+        size = writer.axes(f"width.{width}", width)
+        writer.known[name] = op("Concat", [shape, size], name, axis=0)
     steps = op("Cast", [op("Shape", [tokens], "count", start=1)], "steps", to=6)
     steps = op("Squeeze", [steps], "steps/one")
     starts = op("Unsqueeze", ["lengths", writer.axes("axis.1", 1)], "starts")
     positions = op("Add", [starts, op("Range", [zero, steps, one], "order")], "positions")
     before = op("Sub", [steps, one], "before")
     writer.known["seqlens"] = op("Add", ["lengths", before], "seqlens")
+    if "query" in widths:
+        writer.known["positions"] = op("Cast", [positions], "positions/long", to=7)
     positions = op("Reshape", [positions, flat], "positions/flat")
     return op("Reshape", [tokens, flat], "tokens/flat"), positions
 
@@ -142,13 +149,41 @@ def _distances(writer: DecoderBuilder) -> str:
 
 
 def _attend(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
+    plan = writer.plan
     packed = writer.linear(given, layer.qkv, f"{at}/qkv")
-    packed = writer.op("Reshape", [packed, writer.known["packed"]], f"{at}/qkv/shaped")
+    if _is_apart(plan, layer):
+        shapes = (writer.known["query"], writer.known["key"])
+        parts = separated(writer, at, layer, packed, shapes)
+        if layer.rotary >= 0 and not _rotates_inside(plan, layer):
+            parts = rotated(writer, at, layer, parts, writer.known["positions"])
+    else:
+        parts = [writer.op("Reshape", [packed, writer.known["packed"]], f"{at}/qkv/shaped"), "", ""]
     caches = [_cache_input(writer, f"past.{n}.{part}", "capacity") for part in PARTS]
     presents = [_cache_output(writer, f"present.{n}.{part}", "capacity") for part in PARTS]
-    seqlens = writer.known["seqlens"]
-    inputs = [packed, "", "", *caches, seqlens, "total", *(["", "", "", bias] if bias else [])]
-    return _attention(writer, inputs, presents, f"{at}/attention")
+    inputs = [*parts, *caches, writer.known["seqlens"], "total"]
+    attributes: dict[str, Any] = {"kv_num_heads": plan.kv_heads}
+    if layer.rotary >= 0 and _rotates_inside(plan, layer):
+        inputs += tables(writer, layer.rotary)
+        interleaved = plan.rotaries[layer.rotary].interleaved
+        attributes |= {"do_rotary": 1, "rotary_interleaved": int(interleaved)}
+    if bias:
+        inputs += [*[""] * (10 - len(inputs)), bias]
+    if layer.window:
+        attributes["local_window_size"] = layer.window
+    if plan.softcap:
+        attributes["softcap"] = plan.softcap
+    return _attention(writer, inputs, presents, f"{at}/attention", **attributes)
+
+
+def _is_apart(plan: Blueprint, layer: Layer) -> bool:
+    """Whether something comes between the product of q, k and v and the attention."""
+    return layer.q_norm is not None or (layer.rotary >= 0 and not _rotates_inside(plan, layer))
+
+
+def _rotates_inside(plan: Blueprint, layer: Layer) -> bool:
+    """Whether GroupQueryAttention takes this head and these pairs."""
+    pairs = plan.rotaries[layer.rotary].cosines.shape[1]
+    return plan.head_dim % 16 == 0 and bool(pairs % 8 == 0)
 
 
 def _cross(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
@@ -162,16 +197,16 @@ def _cross(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bi
     names = [f"cross_present.{n}.{part}" for part in PARTS]
     presents = [_cache_output(writer, name, "source_capacity") for name in names]
     inputs = [query, *last, *caches, "source_last", "source_total"]
-    return _attention(writer, inputs, presents, f"{at}/cross")
+    return _attention(writer, inputs, presents, f"{at}/cross", kv_num_heads=plan.heads)
 
 
 def _attention(
-    writer: DecoderBuilder, inputs: Sequence[str], caches: Sequence[str], name: str
+    writer: DecoderBuilder, inputs: Sequence[str], caches: Sequence[str], name: str, **more: Any
 ) -> str:
     plan = writer.plan
     writer.node(
         "GroupQueryAttention", inputs, [f"{name}:0", *caches], name, domain=CONTRIB,
-        num_heads=plan.heads, kv_num_heads=plan.heads, scale=plan.scale,
+        num_heads=plan.heads, scale=plan.scale, **more,
     )  # fmt: skip
     return writer.shaped(f"{name}:0", [-1, plan.heads * plan.head_dim], name)
 
@@ -207,13 +242,15 @@ def _scores(writer: DecoderBuilder) -> None:
 
 
 def _cache_input(writer: DecoderBuilder, name: str, positions: str) -> str:
-    plan = writer.plan
-    return writer.input(name, "FLOAT", ["slots", plan.heads, positions, plan.head_dim])
+    return writer.input(name, "FLOAT", _cache_shape(writer.plan, positions))
 
 
 def _cache_output(writer: DecoderBuilder, name: str, positions: str) -> str:
-    plan = writer.plan
-    return writer.output(name, "FLOAT", ["slots", plan.heads, positions, plan.head_dim])
+    return writer.output(name, "FLOAT", _cache_shape(writer.plan, positions))
+
+
+def _cache_shape(plan: Blueprint, positions: str) -> list[Any]:
+    return ["slots", plan.kv_heads, positions, plan.head_dim]
 
 
 FORM = GraphForm("step", 18, 9, _begin, _distances, _attend, _cross, _end)

@@ -26,8 +26,9 @@ from dataclasses import replace
 from typing import Any
 
 from engine.bundle.format import STATE_WIDTH, SYNC_EVERY
-from engine.export.graphs.architectures import Blueprint, Layer
+from engine.export.graphs.blueprint import Blueprint, Layer
 from engine.export.graphs.decoder_builder import CONTRIB, DecoderBuilder, GraphForm
+from engine.export.graphs.queries_and_keys import rotated, separated
 
 OPSET, IR = 24, 11
 PARTS = ("key", "value")
@@ -42,7 +43,7 @@ def graphs(plan: Blueprint) -> dict[str, Any]:
     resident.onnx, for S slots: state, int64 (S, STATE_WIDTH); emitted, int64 (S, SYNC_EVERY), the
     tokens of the latest steps, the last one last, -1 where a slot emitted none; cache_positions
     and source_positions, int64 (capacity,) and (source,), from 0; eos_ids, int64 (n,); past.N.key
-    and .value, float (S, heads, capacity, head_dim); with an encoder cross.N.key and .value, (S,
+    and .value, float (S, kv_heads, capacity, head_dim); with an encoder cross.N.key and .value, (S,
     heads, source, head_dim); without one forced_tokens, int64 (S, capacity): the token that
     follows each position, -1 where the model chooses it. Outputs: next_state, next_emitted and
     present.N, to be bound to the buffers of state, emitted and past.N; logits, float (S,
@@ -97,6 +98,12 @@ def _bias(writer: DecoderBuilder) -> str:
         beyond = op("GreaterOrEqual", [source_positions, known["source"]], "beyond")
         known["beyond"] = op("Unsqueeze", [_hiding(writer, beyond, "beyond"), middle], "beyond/all")
     hidden = op("Unsqueeze", [_hiding(writer, known["ahead"], "ahead"), middle], "ahead/all")
+    for window in {layer.window for layer in writer.plan.layers if layer.window}:
+        name = f"window.{window}"
+        first = op("Sub", [known["length"], writer.axes(name, window - 1)], f"{name}/first")
+        outside = op("Less", ["cache_positions", first], f"{name}/before")
+        outside = op("Or", [outside, known["ahead"]], f"{name}/outside")
+        known[name] = op("Unsqueeze", [_hiding(writer, outside, name), middle], f"{name}/all")
     if writer.plan.distances is None:
         return hidden
     table = np.asarray(writer.plan.distances)
@@ -118,15 +125,24 @@ def _hiding(writer: DecoderBuilder, where: str, name: str) -> str:
 def _attend(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
     plan = writer.plan
     packed = _finite(writer, writer.linear(given, layer.qkv, f"{at}/qkv"), f"{at}/qkv/finite")
-    parts = writer.ops("Split", [packed], f"{at}/parts", ["q", "k", "v"], axis=1, num_outputs=3)
-    q, *news = (writer.shaped(p, [0, plan.heads, 1, plan.head_dim], p) for p in parts)
+    widths = (writer.axes(f"width.{width}", -1, 1, width) for width in plan.qkv_sizes[:2])
+    parts = separated(writer, at, layer, packed, (next(widths), next(widths)))
+    if layer.rotary >= 0:
+        parts = rotated(writer, at, layer, parts, writer.known["length"])
+    # Queries that read the same keys are rows of one product.
+    shared = plan.heads // plan.kv_heads
+    query, *news = (
+        writer.shaped(part, [0, plan.kv_heads, rows, plan.head_dim], part)
+        for part, rows in zip(parts, (shared, 1, 1), strict=True)
+    )
     present = []
     for part, new in zip(PARTS, news, strict=True):
         past = _cache_input(writer, f"past.{n}.{part}", "capacity")
         output = _cache_output(writer, f"present.{n}.{part}", "capacity")
         writer.node("TensorScatter", [past, new, writer.known["at"]], [output], output, axis=2)
         present.append(output)
-    return _attention(writer, q, present, bias, f"{at}/attention")
+    bias = writer.known[f"window.{layer.window}"] if layer.window else bias
+    return _attention(writer, query, present, bias, f"{at}/attention", plan.softcap)
 
 
 def _finite(writer: DecoderBuilder, numbers: str, name: str) -> str:
@@ -146,12 +162,18 @@ def _cross(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bi
     return _attention(writer, query, caches, writer.known["beyond"], f"{at}/cross")
 
 
-def _attention(writer: DecoderBuilder, query: str, caches: list[str], bias: str, name: str) -> str:
+def _attention(
+    writer: DecoderBuilder, query: str, caches: list[str], bias: str, name: str, softcap: float = 0
+) -> str:
     plan, op = writer.plan, writer.op
     key, value = caches
     scores = op(
         "FusedMatMul", [query, key], f"{name}/scores", domain=CONTRIB, transB=1, alpha=plan.scale
     )
+    if softcap:
+        bound = writer.number("softcap", softcap)
+        part = op("Tanh", [op("Div", [scores, bound], f"{name}/part")], f"{name}/tanh")
+        scores = op("Mul", [part, bound], f"{name}/softcap")
     scores = op("Add", [scores, bias], f"{name}/biased")
     shares = op("Softmax", [scores], f"{name}/shares", axis=-1)
     states = op("MatMul", [shares, value], name)
@@ -234,7 +256,7 @@ def _admit(plan: Blueprint) -> Any:
 def _move(plan: Blueprint) -> Any:
     def write(writer: DecoderBuilder, layer: str) -> None:
         past = _cache_input(writer, f"past.{layer}", "capacity")
-        shape = ["moved", plan.heads, "capacity", plan.head_dim]
+        shape = ["moved", plan.kv_heads, "capacity", plan.head_dim]
         moved = writer.output(f"moved.{layer}", "FLOAT", shape)
         writer.node("Gather", [past, "sources"], [moved], layer, axis=0)
 
@@ -285,7 +307,7 @@ def _index(writer: DecoderBuilder) -> None:
     import numpy as np
 
     op = writer.op
-    heads = np.arange(writer.plan.heads).reshape(1, -1, 1, 1)
+    heads = np.arange(writer.plan.kv_heads).reshape(1, -1, 1, 1)
     parts = {"slots": "slots", "heads": writer.weight("heads", heads), "positions": "positions"}
     zeros = {name: op("Sub", [part, part], f"zero/{name}") for name, part in parts.items()}
     columns = []
@@ -310,9 +332,9 @@ def _pick(plan: Blueprint) -> Any:
 
 def _cache_input(writer: DecoderBuilder, name: str, positions: str) -> str:
     plan = writer.plan
-    return writer.input(name, "FLOAT", ["slots", plan.heads, positions, plan.head_dim])
+    return writer.input(name, "FLOAT", ["slots", plan.kv_heads, positions, plan.head_dim])
 
 
 def _cache_output(writer: DecoderBuilder, name: str, positions: str) -> str:
     plan = writer.plan
-    return writer.output(name, "FLOAT", ["slots", plan.heads, positions, plan.head_dim])
+    return writer.output(name, "FLOAT", ["slots", plan.kv_heads, positions, plan.head_dim])

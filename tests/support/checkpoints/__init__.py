@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from support.checkpoints.decoders import gpt2, opt
+from support.checkpoints.decoders import gpt2, opt, rotary
 from support.checkpoints.encoder_decoders import (
     T5_TASKS,
     bart,
@@ -60,6 +60,7 @@ __all__ = [
     "opt",
     "pegasus",
     "roberta",
+    "rotary",
     "save_lively",
     "t5",
     "t5_small",

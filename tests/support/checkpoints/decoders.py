@@ -47,3 +47,28 @@ def opt(folder: Path, **config: Any) -> Path:
         "pad_token_id": 1,
     }
     return save_lively(OPTForCausalLM, OPTConfig(**{**settings, **config}), folder)
+
+
+def rotary(folder: Path, family: str, **config: Any) -> Path:
+    """A model of two layers whose class names begin with `family`, such as Llama: four heads of 16,
+    two of keys and values."""
+    import transformers
+
+    byte_level("opt").save_pretrained(folder)
+    settings: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.3,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+    made = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")
+    settings |= config
+    return save_lively(made, getattr(transformers, f"{family}Config")(**settings), folder)

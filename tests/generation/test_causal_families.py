@@ -1,0 +1,239 @@
+"""Every family of causal models, exported and decoded by ONNX Runtime, against transformers.
+
+Rows go together through the engine's slots; in transformers rows of one length are a batch, so that
+nothing is padded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support import checkpoints
+from support.bundles import bundle_of, checkpoint_of
+
+from engine.bundle import format as bundle_format
+from engine.bundle.format import DecoderConfig, GenerationConfig
+from engine.core.device import CPU
+from engine.core.types import Ints, Ragged
+from engine.generation import generate, host_cache, trace_logits
+from engine.runtime.backend import OrtBackend
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("optimum.exporters.onnx")
+
+# Class names' beginning in transformers, and what differs from `checkpoints.rotary`'s settings.
+# Windows are shorter than the prompts.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama tied, attention bias": ("Llama", {"tie_word_embeddings": True, "attention_bias": True}),
+    "qwen2": ("Qwen2", {"hidden_size": 64}),
+    "qwen2 windows": (
+        "Qwen2",
+        {
+            "hidden_size": 64, "use_sliding_window": True, "sliding_window": 8,
+            "max_window_layers": 1,
+        },
+    ),
+    "qwen3": ("Qwen3", {}),
+    "mistral": ("Mistral", {"sliding_window": 8}),
+    "smollm3": ("SmolLM3", {"hidden_size": 64, "no_rope_layers": [1, 0]}),
+    "gemma": ("Gemma", {"num_key_value_heads": 1}),
+    "gemma2": (
+        "Gemma2",
+        {
+            "sliding_window": 8, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 5.0,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "gemma3": (
+        "Gemma3Text",
+        {
+            "sliding_window": 8, "query_pre_attn_scalar": 24, "rope_local_base_freq": 100.0,
+            "layer_types": ["sliding_attention", "full_attention"], "tie_word_embeddings": False,
+        },
+    ),
+    "phi3": ("Phi3", {"hidden_size": 64, "sliding_window": 16}),
+}  # fmt: skip
+# Prompts of each length.
+LENGTHS, EACH = (1, 7, 20, 33), 50
+MOST = 12
+# Many, so that rows end at different steps.
+ENDS = tuple(range(3, 30))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def checkpoint(name: str) -> Path:
+    family, config = FAMILIES[name]
+    return checkpoint_of(checkpoints.rotary, family, **config)
+
+
+@cache
+def opened(path: Path) -> tuple[OrtBackend, DecoderConfig]:
+    folder = bundle_format.load(bundle_of(path, "text-generation"))
+    decoder = folder.description.model_config.decoder
+    assert decoder
+    return OrtBackend(folder.path, folder.graphs_for(CPU), device=CPU), decoder
+
+
+@cache
+def model_of(path: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+
+
+@cache
+def prompts(seed: int = 0) -> tuple[tuple[int, ...], ...]:
+    draw = np.random.default_rng(seed)
+    lengths = draw.permutation(np.repeat(LENGTHS, EACH))
+    return tuple(tuple(draw.integers(3, 300, n).tolist()) for n in lengths)
+
+
+def feeds_of(rows: tuple[tuple[int, ...], ...]) -> Mapping[str, Ints]:
+    lengths = np.array([len(row) for row in rows])
+    ids = Ragged.of(np.array([t for row in rows for t in row], np.int64), lengths)
+    width = int(lengths.max())
+    mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+    return {"input_ids": ids.padded(width, 1), "attention_mask": mask}
+
+
+def ours(path: Path, rows: tuple[tuple[int, ...], ...], **more: Any) -> list[list[int]]:
+    backend, decoder = opened(path)
+    decoder = DecoderConfig(**{**vars(decoder), "end_ids": ENDS})
+    numbers = more.pop("numbers", None)
+    tokens, _ = generate(
+        backend, feeds_of(rows), decoder, GenerationConfig(**more), max_new_tokens=MOST,
+        numbers=numbers,
+    )  # fmt: skip
+    return [row.tolist() for row in np.split(tokens.values, tokens.offsets[1:-1])]
+
+
+def theirs(path: Path, rows: tuple[tuple[int, ...], ...], **more: Any) -> list[list[int]]:
+    answers: dict[int, list[int]] = {}
+    for length in {len(row) for row in rows}:
+        numbers = [n for n, row in enumerate(rows) if len(row) == length]
+        ids = torch.tensor([rows[n] for n in numbers])
+        with torch.inference_mode():
+            whole = model_of(path).generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=MOST,
+                eos_token_id=list(ENDS), pad_token_id=1, **more,
+            )  # fmt: skip
+        for n, row in zip(numbers, whole[:, length:].tolist(), strict=True):
+            end = next((i + 1 for i, token in enumerate(row) if token in ENDS), MOST)
+            answers[n] = row[:end]
+    return [answers[n] for n in range(len(rows))]
+
+
+def logits_of(path: Path, rows: tuple[tuple[int, ...], ...], forced: Ints) -> NDArray[Any]:
+    """The checkpoint's, each row alone, in one pass without a cache."""
+    steps = forced.shape[1]
+    with torch.inference_mode():
+        return np.stack(
+            [
+                model_of(path)(torch.tensor([[*row, *ids]]), use_cache=False)
+                .logits[0, len(row) - 1 : len(row) - 1 + steps]
+                .numpy()
+                for row, ids in zip(rows, forced.tolist(), strict=True)
+            ]
+        )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_tokens(name: str) -> None:
+    answers = ours(checkpoint(name), prompts())
+    assert answers == theirs(checkpoint(name), prompts())
+    assert len({len(answer) for answer in answers}) > 5, "rows must end at different steps"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_beams(name: str) -> None:
+    rows = prompts(1)
+    answers = ours(checkpoint(name), rows, num_beams=3)
+    expected = theirs(checkpoint(name), rows, num_beams=3)
+    equal = sum(a == b for a, b in zip(answers, expected, strict=True))
+    assert equal >= 0.995 * len(rows)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sampled_rows_do_not_depend_on_the_batch(name: str) -> None:
+    rows = prompts(2)[:48]
+    order = np.random.default_rng(0).permutation(len(rows))
+    settings: dict[str, Any] = {"do_sample": True, "top_k": 20, "temperature": 1.5}
+    together = ours(checkpoint(name), rows, **settings)
+    other = ours(checkpoint(name), tuple(rows[n] for n in order), numbers=order, **settings)
+    assert [other[n] for n in np.argsort(order)] == together
+    for n in (0, 17):
+        assert ours(checkpoint(name), rows[n : n + 1], numbers=np.array([n]), **settings) == [
+            together[n]
+        ]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_of_prompts_that_begin_at_different_steps(name: str) -> None:
+    """Two slots for three rows, the first of which ends soon: the third takes its place."""
+    draw = np.random.default_rng(0)
+    rows = tuple(tuple(draw.integers(3, 300, n).tolist()) for n in (5, 19, 40))
+    forced = draw.integers(3, 300, (3, 10))
+    expected = logits_of(checkpoint(name), rows, forced)
+    tokens = forced.copy()
+    tokens[0, 3] = -1
+    backend, decoder = opened(checkpoint(name))
+    logits = trace_logits(backend, feeds_of(rows), decoder, tokens, slots=2)
+    expected[0, 4:] = logits[0, 4:] = 0
+    assert np.abs(logits - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+def _long(family: str, scaling: dict[str, Any] | None, **config: Any) -> Path:
+    return checkpoint_of(
+        checkpoints.rotary, family, max_position_embeddings=8192, rope_scaling=scaling, **config
+    )
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+
+
+@pytest.mark.parametrize(
+    ("family", "scaling", "config"),
+    [
+        ("Llama", None, {}),
+        ("Llama", LLAMA3, {}),
+        ("Llama", YARN, {}),
+        ("Llama", {"rope_type": "linear", "factor": 2.0}, {}),
+        ("Llama", {"rope_type": "dynamic", "factor": 2.0}, {}),
+        ("Mistral", None, {"sliding_window": 100}),
+    ],
+)
+def test_four_thousand_tokens_of_context(
+    family: str, scaling: dict[str, Any] | None, config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Cached in chunks, beside a short row; and as a whole."""
+    path = _long(family, scaling, **config)
+    draw = np.random.default_rng(0)
+    rows = tuple(tuple(draw.integers(3, 300, n).tolist()) for n in (4000, 30))
+    forced = draw.integers(3, 300, (2, 6))
+    expected = logits_of(path, rows, forced)
+    backend, decoder = opened(path)
+    chunked = trace_logits(backend, feeds_of(rows), decoder, forced, slots=2)
+    largest = max(1, np.abs(expected).max())
+    assert np.abs(chunked - expected).max() < 1e-4 * largest
+    monkeypatch.setattr(host_cache, "CHUNK", 1 << 20)
+    whole = trace_logits(backend, feeds_of(rows), decoder, forced, slots=2)
+    assert np.abs(chunked - whole).max() < 1e-5 * largest
+    assert (chunked.argmax(-1) == whole.argmax(-1)).all()
