@@ -1,8 +1,8 @@
 """A checkpoint as transformers 4.57 reads it, whichever version saved it.
 
-transformers 5 spells things in config.json and tokenizer_config.json that 4.57 does not know, or
-reads as something else. A copy of a checkpoint's folder holds these two files as 4.57 spells
-them; all other files are links into the checkpoint, which is never changed.
+transformers 5 spells things in config.json, generation_config.json and tokenizer_config.json that
+4.57 does not know, or reads as something else. A copy of a checkpoint's folder holds these files as
+4.57 spells them; all other files are links into the checkpoint, which is never changed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.export.checkpoint.hub import Checkpoint, files
-from engine.export.checkpoint.normalized_config import normalized_config, ties_without_scale
+from engine.export.checkpoint.normalized_config import (
+    normalized_config,
+    normalized_generation,
+    ties_without_scale,
+)
 from engine.export.checkpoint.normalized_tokenizer import normalized_tokenizer
 
+GENERATION = "generation_config.json"
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 TOKEN_NAMES = "special_tokens_map.json"
 
@@ -34,6 +39,8 @@ def normalize(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     config = normalized_config(checkpoint.name, checkpoint.config)
     _link(checkpoint.folder, folder)
     _write(folder / "config.json", config)
+    if generation := checkpoint.read_json(GENERATION):
+        _write(folder / GENERATION, normalized_generation(checkpoint.name, generation))
     settings = checkpoint.read_json(TOKENIZER_SETTINGS)
     if settings:
         names = checkpoint.read_json(TOKEN_NAMES)

@@ -1,4 +1,4 @@
-"""config.json as transformers 4.57 spells it."""
+"""config.json and generation_config.json as transformers 4.57 spells them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,23 @@ _ROPE_OF_LAYERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "sliding_attention": ("local_rope_theta", ""),
     },
 }
+# Where 4.57 takes exactly these settings of a scaling, and its kind as `type`.
+_ROPE_FIELDS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
+    ("phi3", "phi4_multimodal"), ("short_factor", "long_factor")
+)
 # Kinds of scaling that 4.57 computes.
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
+# Settings that 4.57 knows by another name.
+_INDEXES = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pad")}
+_RENAMED: Mapping[str, Mapping[str, str]] = {"xlm": _INDEXES, "flaubert": _INDEXES}
 # Settings that 4.57 does not have, with the values that mean what it does.
 _NEW_SETTINGS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "gemma": {"use_bidirectional_attention": (None, False)},
     "gemma2": {"use_bidirectional_attention": (None, False)},
 }
+# The same in generation_config.json, where they change what is generated.
+_NEW_SEARCH = ("top_h",)
 _OTHER_VERSION = "export a checkpoint that transformers 4.57 can load, or one without this setting"
 
 
@@ -50,6 +59,9 @@ def normalized_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(config)
     model_type = str(settings.get("model_type"))
     _check_new(name, model_type, settings)
+    for old, new in _RENAMED.get(model_type, {}).items():
+        if settings.get(new) is not None:
+            settings.setdefault(old, settings[new])
     _rotary_positions(name, model_type, settings)
     _kinds_of_layers(name, model_type, settings)
     _heads_of_t5(model_type, settings)
@@ -60,6 +72,27 @@ def normalized_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if key == "text_config" and isinstance(part, Mapping):
             settings[key] = normalized_config(name, part)
     return settings
+
+
+def normalized_generation(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a generation_config.json of any version.
+
+    In version 5 null means that nothing is set; 4.57 reads it as a value.
+
+    Raises:
+        ExportError: A setting changes the tokens, and 4.57 does not have it.
+    """
+    if not saved_by_5(settings):
+        return dict(settings)
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    for key in _NEW_SEARCH:
+        if key in chosen:
+            raise ExportError(
+                f"{name}: generation_config.json has {key}={chosen[key]}, "
+                "which transformers 4.57 does not have",
+                f"remove {key} there to generate without it",
+            )
+    return chosen
 
 
 def ties_without_scale(config: Mapping[str, Any]) -> bool:
@@ -75,7 +108,7 @@ def ties_without_scale(config: Mapping[str, Any]) -> bool:
 
 
 def saved_by_5(config: Mapping[str, Any]) -> bool:
-    """Whether transformers 5 or later wrote this config.json."""
+    """Whether transformers 5 or later wrote this file."""
     major = str(config.get("transformers_version") or "").split(".")[0]
     return major.isdecimal() and int(major) >= 5
 
@@ -112,6 +145,10 @@ def _rotary_positions(name: str, model_type: str, settings: dict[str, Any]) -> N
     for key in ("rope_theta", "partial_rotary_factor"):
         if parameters.get(key) is not None:
             settings[names.get(key, key)] = parameters[key]
+    if scaling and (fields := _ROPE_FIELDS.get(model_type)):
+        if first := scaling.get("original_max_position_embeddings"):
+            settings["original_max_position_embeddings"] = first
+        scaling = {"type": scaling["rope_type"], **{key: scaling.get(key) for key in fields}}
     settings["rope_scaling"] = scaling
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("optimum.exporters.onnx")
 
 from engine.export import export
 from engine.export.checkpoint import conversion, hub, normalization, tokenizers
-from engine.export.checkpoint.normalized_config import normalized_config
+from engine.export.checkpoint.normalized_config import normalized_config, normalized_generation
 from engine.export.checkpoint.task_inference import TASKS
 
 FIVE = {"transformers_version": "5.24.0"}
@@ -252,6 +252,22 @@ ROPES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"rope_theta": 1e4, "partial_rotary_factor": 0.5, "rope_scaling": None},
     ),
     (
+        "phi3",
+        {
+            "rope_theta": 1e4,
+            "type": "longrope",
+            "rope_type": "longrope",
+            "short_factor": [1.0],
+            "long_factor": [2.0],
+            "original_max_position_embeddings": 64,
+        },
+        {
+            "rope_theta": 1e4,
+            "original_max_position_embeddings": 64,
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]},
+        },
+    ),
+    (
         "gpt_neox",
         {"rope_theta": 2e4, "rope_type": "default", "partial_rotary_factor": 0.25},
         {"rotary_emb_base": 2e4, "rotary_pct": 0.25, "rope_scaling": None},
@@ -322,6 +338,27 @@ def test_modernbert_s_kinds_of_layers(every: int) -> None:
     layers = ["sliding_attention" if i % every else "full_attention" for i in range(5)]
     config = normalized_config("m", {"model_type": "modernbert", "layer_types": layers})
     assert config == {"model_type": "modernbert", "global_attn_every_n_layers": every}
+
+
+def test_xlm_s_ids_have_their_old_names() -> None:
+    config = normalized_config("m", {"model_type": "xlm", "pad_token_id": 7, "bos_token_id": None})
+    assert config == {"model_type": "xlm", "pad_token_id": 7, "bos_token_id": None, "pad_index": 7}
+
+
+def test_null_sets_nothing_in_version_5() -> None:
+    saved = {"max_length": None, "top_k": None, "num_beams": 4}
+    assert normalized_generation("m", {**saved, **FIVE}) == {"num_beams": 4, **FIVE}
+    # 4.57 itself takes null for top_k as no limit at all.
+    assert normalized_generation("m", saved) == saved
+
+
+def test_a_search_that_4_57_does_not_have_is_refused_and_the_hint_helps() -> None:
+    saved = {"do_sample": True, "top_h": 0.4, **FIVE}
+    with pytest.raises(ExportError, match=r"generation_config\.json has top_h=0\.4") as caught:
+        normalized_generation("m", saved)
+    assert caught.value.hint == "remove top_h there to generate without it"
+    del saved["top_h"]
+    assert normalized_generation("m", saved) == saved
 
 
 def test_a_checkpoint_of_version_5_becomes_a_bundle(tmp_path: Path) -> None:
