@@ -214,13 +214,17 @@ class ModelConfig:
         labels: Class names in the order of the logits (classification, entailment, tokens).
         problem_type: single_label_classification, multi_label_classification or regression; ""
             where the checkpoint does not say.
-        pooling: mean, cls, max or last (feature-extraction).
+        pooling: Names of `tasks.feature_extraction.POOLINGS`, joined by "+" where the results of
+            several are concatenated (feature-extraction).
+        include_prompt: Whether the tokens of a prompt are pooled, too.
         normalize: Scale embeddings to length 1 (feature-extraction).
         dimensions: Width of an embedding (feature-extraction).
         hidden: Width of a token's state (feature-extraction).
         projected: A graph `dense` follows the pooling.
         prefix: Put before every text (T5's task prefix, an embedder's default prompt).
         prompts: An embedder's other prompts by name.
+        strip: An embedder removes the white space around a text, its prompt included.
+        lower_case: An embedder lower-cases a text, its prompt and special tokens included.
         decoder: Decoder settings (translation and its kin).
         languages: Where the translator takes language codes.
         chat_templates: The checkpoint's chat templates (Jinja) by name.
@@ -238,12 +242,15 @@ class ModelConfig:
     labels: tuple[str, ...] = ()
     problem_type: str = ""
     pooling: str = ""
+    include_prompt: bool = True
     normalize: bool = False
     dimensions: int = 0
     hidden: int = 0
     projected: bool = False
     prefix: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
+    strip: bool = False
+    lower_case: bool = False
     decoder: DecoderConfig | None = None
     languages: Languages | None = None
     chat_templates: Mapping[str, str] = field(default_factory=dict)

@@ -69,7 +69,7 @@ def export(
         _check_default(task, revision)
     check_installed()
     from engine.export import quantization
-    from engine.export.checkpoint import hub, task_inference
+    from engine.export.checkpoint import embedding_modules, hub, task_inference
     from engine.export.recipes import table
 
     started = time.monotonic()
@@ -81,7 +81,9 @@ def export(
         model, revision, notes = _default_model(str(task), progress)
     with new_folder(Path(out)) as (work, folder):
         checkpoint = hub.resolve(model, revision, progress)
-        resolved = task_inference.resolve_task(task, checkpoint.config, bool(checkpoint.modules))
+        resolved = task_inference.resolve_task(
+            task, checkpoint.config, embedding_modules.embeds(checkpoint)
+        )
         fp32 = folder if recipe == "fp32" else work / "fp32"
         fp32.mkdir(exist_ok=True)
         checkpoint = _with_weights(checkpoint, resolved, allow_pickle, work, progress)
@@ -112,9 +114,11 @@ def _with_weights(
 ) -> Checkpoint:
     """The checkpoint with its weights, which are not fetched if it cannot be exported, and with
     metadata as transformers 4.57 reads it."""
-    from engine.export.checkpoint import conversion, hub, normalization
+    from engine.export.checkpoint import conversion, embedding_modules, hub, normalization
 
     conversion.check_supported(checkpoint, task)
+    if task.name == "feature-extraction":
+        embedding_modules.check(checkpoint)
     checkpoint = hub.with_weights(checkpoint, allow_pickle, progress)
     return normalization.normalize(checkpoint, work / "checkpoint")
 

@@ -61,7 +61,7 @@ def bundle_for(
         OutputError: The cache cannot be written.
     """
     path = Path(model).expanduser()
-    if path.exists() and not (path / "config.json").is_file():
+    if path.exists() and not any((path / name).is_file() for name in _OF_CHECKPOINTS):
         bundle_format.load(path)
     if (path / bundle_format.DESCRIPTION).is_file():
         _check_no_revision(model, revision)
@@ -70,6 +70,10 @@ def bundle_for(
     if _looks_like_a_path(model):
         bundle_format.load(path)
     return _cached(model, path, task, revision, recipe, allow_pickle, progress)
+
+
+# The second is enough where the transformer has a folder of its own.
+_OF_CHECKPOINTS = ("config.json", "modules.json")
 
 
 def _looks_like_a_path(model: str) -> bool:

@@ -36,8 +36,10 @@ STEPS = 16
 
 
 def singles(model_config: ModelConfig) -> list[str]:
-    """`SENTENCES` with the model's prefix."""
-    return [model_config.prefix + sentence for sentence in SENTENCES]
+    """`SENTENCES` with the model's prefix, as sentence-transformers cleans them."""
+    texts = [model_config.prefix + sentence for sentence in SENTENCES]
+    texts = [text.strip() for text in texts] if model_config.strip else texts
+    return [text.lower() for text in texts] if model_config.lower_case else texts
 
 
 def pairs() -> list[tuple[str, str]]:

@@ -10,59 +10,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.bundle.cleaning import clean
 from engine.bundle.format import ModelConfig
-from engine.core.settings import check_names, check_settings, option
+from engine.core.settings import check_choice, check_names, check_settings, option
 from engine.core.types import TEXT, Arrays, Encoded, Floats, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend, Value
-from engine.tasks.task import WINDOW, Context, Task, encode_with_prefix
-
-
-def mean(hidden: Floats, mask: Ints) -> Floats:
-    """Mean over the tokens: hidden (rows, length, d) and mask (rows, length) to (rows, d)."""
-    weights = mask.astype(np.float32)
-    total = np.matmul(weights[:, None, :], hidden)[:, 0]
-    return np.asarray(total / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9), np.float32)
-
-
-def cls(hidden: Floats, mask: Ints) -> Floats:
-    """The hidden state of the first token."""
-    return np.asarray(hidden[:, 0])
-
-
-def highest(hidden: Floats, mask: Ints) -> Floats:
-    """The highest value of each dimension over the tokens; -1e9 for a row without tokens."""
-    real = np.where(mask[:, :, None] == 1, hidden, np.float32(-1e9))
-    return np.asarray(real.max(axis=1))
-
-
-def last(hidden: Floats, mask: Ints) -> Floats:
-    """The hidden state of the last token; of the first position for a row without tokens."""
-    return np.asarray(hidden[np.arange(len(hidden)), np.maximum(mask.sum(axis=1) - 1, 0)])
-
-
-POOLINGS: Mapping[str, Callable[[Floats, Ints], Floats]] = {
-    "mean": mean,
-    "cls": cls,
-    "max": highest,
-    "last": last,
-}
-# The same as weights (rows, length) of a weighted mean over the tokens.
-WEIGHTS: Mapping[str, Callable[[Ints], Floats]] = {
-    "mean": lambda mask: mask.astype(np.float32),
-    "cls": lambda mask: _one_hot(mask, np.zeros(len(mask), np.int64)),
-    "last": lambda mask: _one_hot(mask, np.maximum(mask.sum(axis=1) - 1, 0)),
-}
-TOKENS = "none"
-
-
-def _one_hot(mask: Ints, position: Ints) -> Floats:
-    """1 at the position of each row, 0 elsewhere."""
-    return np.asarray(np.arange(mask.shape[1]) == position[:, None], np.float32)
-
+from engine.tasks.pooling import NONE, POOLINGS, WEIGHTS, divisor, names
+from engine.tasks.task import WINDOW, Context, Task, prepend
 
 DTYPES = ("float32", "float16", "int8", "binary")
 _TOKEN_WINDOW = 256
+
+
+def _read_pooling(name: str, value: object) -> str:
+    choices = (*POOLINGS, NONE)
+    if not isinstance(value, str) or value == NONE:
+        check_choice(name, value, choices)
+        return NONE
+    for part in names(value):
+        check_choice(name, part, choices[:-1] if part != value else choices)
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +43,9 @@ class FeatureExtractionOptions:
     """
 
     pooling: str = option(
-        "mean, cls, max or last; none for the hidden state of every token",
-        choices=(*POOLINGS, TOKENS),
+        f"{', '.join(POOLINGS)}, or several of them joined by +; none for the hidden state of "
+        "every token",
+        read=_read_pooling,
     )
     normalize: bool = option("scale each pooled embedding to length 1")
     dimensions: int = option("first dimensions to keep (Matryoshka); 0 for all", least=0)
@@ -90,7 +59,7 @@ class FeatureExtractionOptions:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.pooling == TOKENS and (self.dimensions or self.dtype not in DTYPES[:2]):
+        if self.pooling == NONE and (self.dimensions or self.dtype not in DTYPES[:2]):
             raise SettingsError(
                 f"pooling none with dimensions {self.dimensions} and dtype {self.dtype}",
                 "hidden states of tokens keep all dimensions, as float32 or float16",
@@ -111,29 +80,72 @@ def _defaults(model_config: ModelConfig) -> dict[str, object]:
 def _check(model_config: ModelConfig, options: FeatureExtractionOptions, columns: int) -> None:
     if options.prompt:
         check_names("prompt", [options.prompt], model_config.prompts)
-    if options.dimensions > model_config.dimensions:
+    if model_config.projected and options.pooling != NONE:
+        _check_projected(model_config, options)
+    full = _full_width(model_config, options)
+    if options.dimensions > full:
         raise SettingsError(
-            f"dimensions is {options.dimensions}; the embeddings have {model_config.dimensions}",
-            f"1 to {model_config.dimensions}, or 0 for all",
+            f"dimensions is {options.dimensions}; the embeddings have {full}",
+            f"1 to {full}, or 0 for all",
         )
 
 
+def _check_projected(model_config: ModelConfig, options: FeatureExtractionOptions) -> None:
+    """The layers behind the pooling take embeddings of one width."""
+    count = len(names(model_config.pooling))
+    if len(names(options.pooling)) != count:
+        raise SettingsError(
+            f"pooling is {options.pooling!r}; the layers behind it take as many as "
+            f"{model_config.pooling} has",
+            f"give {count} of them, or leave it out for {model_config.pooling}",
+        )
+
+
+def _full_width(model_config: ModelConfig, options: FeatureExtractionOptions) -> int:
+    """Width of an embedding whose dimensions are all kept."""
+    if model_config.projected or not model_config.hidden:
+        return model_config.dimensions
+    return model_config.hidden * len(names(options.pooling))
+
+
 def _encode(rows: Rows, context: Context) -> Encoded:
+    cleaned = _cleaned(prepend(_prompt(context), rows.texts[0]), context)
+    return Encoded.one_each(rows, *context.tokenizer.encode((cleaned,), type_ids=context.type_ids))
+
+
+def _cleaned(texts: pa.StringArray | list[str], context: Context) -> pa.StringArray:
+    config = context.model_config
+    texts = pa.array(texts, pa.string()) if isinstance(texts, list) else texts
+    return clean(texts, strip=config.strip, lower_case=config.lower_case)
+
+
+def _prompt(context: Context) -> str:
     options = context.options
-    prompt = context.model_config.prompts[options.prompt] if options.prompt else options.prefix
-    return encode_with_prefix(prompt, rows, context)
+    return str(context.model_config.prompts[options.prompt] if options.prompt else options.prefix)
 
 
 def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arrays:
     (value,) = backend.graph("model").run(feeds, ["last_hidden_state"])
     mask = feeds["attention_mask"]
-    if context.options.pooling == TOKENS:
+    if context.options.pooling == NONE:
         return {"embedding": Ragged.of_padded(backend.host(value), mask.sum(axis=1))}
-    pooled = _pooled(backend, value, mask, context.options.pooling)
+    mask = _without_prompt(mask, context)
+    parts = [_pooled(backend, value, mask, name) for name in names(context.options.pooling)]
+    pooled = np.concatenate(parts, axis=1)
     if context.model_config.projected:
         (value,) = backend.graph("dense").run({"embedding": pooled}, ["projected"])
         pooled = backend.host(value)
     return {"embedding": _scaled(pooled[:, : _width(context)], context)}
+
+
+def _without_prompt(mask: Ints, context: Context) -> Ints:
+    """The mask of the tokens that are pooled: all, or those behind the prompt."""
+    prompt = _prompt(context)
+    if context.model_config.include_prompt or not prompt:
+        return mask
+    (ids, *_) = context.tokenizer.encode((_cleaned([prompt], context),), type_ids=False)
+    special = len(ids.values) and int(ids.values[-1]) in context.tokenizer.special_ids
+    return mask * (np.arange(mask.shape[1]) >= len(ids.values) - bool(special))
 
 
 def _pooled(backend: Backend, hidden: Value, mask: Ints, pooling: str) -> Floats:
@@ -143,12 +155,11 @@ def _pooled(backend: Backend, hidden: Value, mask: Ints, pooling: str) -> Floats
     weights = WEIGHTS[pooling](mask)
     feeds = {"last_hidden_state": hidden, "weights": weights[:, None, :]}
     (value,) = backend.graph("pooling").run(feeds, ["pooled"])
-    total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-    return np.asarray(backend.host(value)[:, 0] / total, np.float32)
+    return np.asarray(backend.host(value)[:, 0] / divisor(pooling, weights), np.float32)
 
 
 def _width(context: Context) -> int:
-    return int(context.options.dimensions or context.model_config.dimensions)
+    return context.options.dimensions or _full_width(context.model_config, context.options)
 
 
 def _scaled(embedding: Floats, context: Context) -> Floats:
@@ -201,7 +212,7 @@ _ARROW = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "
 def _schema(context: Context) -> pa.Schema:
     options = context.options
     kind = _ARROW[options.dtype]
-    if options.pooling == TOKENS:
+    if options.pooling == NONE:
         # Without dense layers, an embedding is as wide as a hidden state.
         hidden = context.model_config.hidden or context.model_config.dimensions
         return pa.schema([("embedding", pa.list_(pa.list_(kind, hidden)))])
@@ -211,7 +222,7 @@ def _schema(context: Context) -> pa.Schema:
 
 
 def _window(options: FeatureExtractionOptions) -> int:
-    return _TOKEN_WINDOW if options.pooling == TOKENS else WINDOW
+    return _TOKEN_WINDOW if options.pooling == NONE else WINDOW
 
 
 TASK = Task(

@@ -141,12 +141,7 @@ def encode_texts(rows: Rows, context: Context) -> Encoded:
 
 def encode_prefixed(rows: Rows, context: Context) -> Encoded:
     """An `encode` that puts the option `prefix` before every text."""
-    return encode_with_prefix(context.options.prefix, rows, context)
-
-
-def encode_with_prefix(prefix: str, rows: Rows, context: Context) -> Encoded:
-    """One sequence for each row, `prefix` before its texts."""
-    texts = tuple(prepend(prefix, column) for column in rows.texts)
+    texts = tuple(prepend(context.options.prefix, column) for column in rows.texts)
     return Encoded.one_each(rows, *context.tokenizer.encode(texts, type_ids=context.type_ids))
 
 

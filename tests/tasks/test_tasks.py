@@ -32,8 +32,8 @@ from engine.core.settings import declared, option
 from engine.core.types import Column, Encoded, Ragged, Rows
 from engine.errors import BundleError, SettingsError
 from engine.tasks import TASKS, Context, Task
-from engine.tasks.feature_extraction import POOLINGS
 from engine.tasks.keywords import TaskOptions
+from engine.tasks.pooling import POOLINGS
 from engine.tasks.task import encode_texts
 from engine.tasks.text_classification import FUNCTIONS, sigmoid, softmax
 
@@ -95,6 +95,11 @@ def test_poolings_are_what_plain_arithmetic_says(
         assert pooled["mean"][i].tolist() == pytest.approx(means, abs=1e-6)
         assert pooled["cls"][i].tolist() == row[0]
         assert pooled["last"][i].tolist() == row[max(real - 1, 0)]
+        roots = [mean * math.sqrt(real) for mean in means]
+        assert pooled["mean_sqrt_len_tokens"][i].tolist() == pytest.approx(roots, abs=1e-5)
+        total = max(real * (real + 1) / 2, 1)
+        ranked = [sum(n * s[d] for n, s in enumerate(row[:real], 1)) / total for d in range(3)]
+        assert pooled["weightedmean"][i].tolist() == pytest.approx(ranked, abs=1e-5)
     for name, found in pooled.items():
         wider = np.concatenate([hidden, np.full_like(hidden[:, :1], 7777.0)], axis=1)
         more = np.concatenate([mask, np.zeros_like(mask[:, :1])], axis=1)

@@ -68,7 +68,7 @@ def check_parity(
     model_config: ModelConfig,
     graphs: Sequence[GraphRecord],
     references: Sequence[Reference],
-    layers: Sequence[dense.DenseLayer] = (),
+    layers: Sequence[dense.Layer] = (),
     exact: Callable[[Sequence[Reference]], Sequence[Reference]] | None = None,
 ) -> ParityReport:
     """Compare the bundle's files in `folder` with the checkpoint's outputs.
@@ -99,7 +99,9 @@ def check_parity(
         with suppress(RuntimeError):
             reports = _widened(reports, references, exact(references))
     if layers:
-        reports.append(_compare_projection(_file(folder, graphs, "dense"), references[0], layers))
+        count = len(model_config.pooling.split("+"))
+        file = _file(folder, graphs, "dense")
+        reports.append(_compare_projection(file, references[0], layers, count))
     for report in reports:
         _check(report)
     nearest = max(reports, key=lambda report: report.largest_difference / report.tolerance)
@@ -138,11 +140,12 @@ def _file(folder: Path, graphs: Sequence[GraphRecord], role: Role) -> Path:
 
 
 def _compare_projection(
-    file: Path, reference: Reference, layers: Sequence[dense.DenseLayer]
+    file: Path, reference: Reference, layers: Sequence[dense.Layer], count: int
 ) -> ParityReport:
-    """The graph `dense`, which stays in float32, on the first token's state of every row."""
+    """The graph `dense`, which stays in float32, on the first token's state of every row, `count`
+    times side by side."""
     starts = np.cumsum([0, *map(len, reference.ids[:-1])])
-    embedding = np.ascontiguousarray(reference.values[starts])
+    embedding = np.tile(reference.values[starts], (1, count))
     outputs = _run(storage.session(file), {"embedding": embedding})
     expected = dense.reference(layers, embedding)
     return measure("the projected embeddings", expected, outputs["projected"])

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError, SettingsError
+from engine.export.checkpoint import module_list
+from engine.export.checkpoint.module_list import Module
 from engine.export.checkpoint.silenced import silenced
 
 # Exactly what an export reads. Nothing else of a repository is downloaded: no code, no other
@@ -42,13 +44,13 @@ DESCRIPTIONS = (
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
+    *module_list.ROUTES,
     "[0-9]*_*/config.json",
 )
 SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
-# Weights of sentence-transformers' Dense layers, each in a folder of its own.
-LAYERS = "[0-9]*_*/model.safetensors"
-_OF_LAYERS = (LAYERS, "[0-9]*_*/pytorch_model.bin")
+# sentence-transformers' modules with weights of their own, each in a folder of its own.
+LAYERS = ("Dense", "LayerNorm")
 TOKENIZERS = (
     "tokenizer.json",
     "spiece.model",
@@ -73,7 +75,7 @@ class Checkpoint:
     """A checkpoint whose files are on this machine and have been checked.
 
     Attributes:
-        folder: Where the files are, in the Hugging Face layout.
+        folder: Where config.json, tokenizer and weights are, in the Hugging Face layout.
         name: The hub id, or the folder's own name.
         commit: The hub's 40-hex commit, "" for a folder.
         requested: The revision that the user named, "" for none.
@@ -81,6 +83,7 @@ class Checkpoint:
         pickled: Whether the weights are pickles (`.bin`), which was allowed.
         shares_head: Whether a T5's head is its embedding if the weights have no head.
         notes: What the user should know.
+        top: Where modules.json is, if the transformer has a folder of its own.
     """
 
     folder: Path
@@ -91,39 +94,39 @@ class Checkpoint:
     pickled: bool
     notes: tuple[str, ...] = ()
     shares_head: bool = False
+    top: Path | None = None
 
     def read_json(self, name: str) -> Any:
-        """The content of one of the JSON files; an empty dict where there is no such file.
+        """The content of one of the transformer's JSON files; an empty dict where there is no such
+        file.
 
         Raises:
             ExportError: The file is not JSON.
         """
         return _read_json(self.folder / name)
 
+    def read_top_json(self, name: str) -> Any:
+        """The same for a file whose path begins where modules.json is."""
+        return _read_json((self.top or self.folder) / name)
+
     @property
-    def modules(self) -> tuple[tuple[str, str], ...]:
-        """Kind and folder of sentence-transformers' modules, such as ("Dense", "2_Dense").
+    def modules(self) -> tuple[Module, ...]:
+        """sentence-transformers' modules, in order.
 
         Raises:
-            ExportError: modules.json is not a list of them.
+            ExportError: See `module_list.listed`.
         """
-        listed = self.read_json("modules.json")
-        try:
-            return tuple((str(m["type"]).rsplit(".", 1)[-1], str(m["path"])) for m in listed)
-        except (TypeError, KeyError) as error:
-            raise ExportError(
-                f"{self.name}: modules.json does not list modules with type and path",
-                "fetch the checkpoint once more",
-            ) from error
+        return module_list.listed(self.name, self.read_top_json)
 
     def layer_weights(self, path: str) -> Path:
-        """The weights of the Dense layer in the folder `path`: safetensors where there are some."""
-        safe = self.folder / path / SAFETENSORS[0]
-        return safe if safe.is_file() else self.folder / path / PICKLES[0]
+        """The weights of the layer in the folder `path`: safetensors where there are some."""
+        folder = (self.top or self.folder) / path
+        safe = folder / SAFETENSORS[0]
+        return safe if safe.is_file() else folder / PICKLES[0]
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The files with the weights, in the order of their names, Dense layers last."""
+        """The files with the weights, in the order of their names, those of layers last."""
         kind = PICKLES if self.pickled else SAFETENSORS
         layers = (self.layer_weights(path) for path in _layers(self))
         return (*_matching(self.folder, kind[:2]), *layers)
@@ -171,7 +174,9 @@ def resolve(model: str, revision: str | None, progress: Callable[[str], None]) -
     progress(f"looking up {model} on the hub")
     folder = _snapshot(model, revision, DESCRIPTIONS)
     notes = _revision_notes(model, revision, folder.name)
-    return _described(Checkpoint(folder, model, folder.name, revision or "", {}, False, notes))
+    checkpoint = Checkpoint(folder, model, folder.name, revision or "", {}, False, notes)
+    _fetch_descriptions(checkpoint)
+    return _described(checkpoint)
 
 
 def with_weights(
@@ -189,9 +194,11 @@ def with_weights(
     folder = checkpoint.folder
     if checkpoint.commit:
         progress(f"fetching the weights of {checkpoint.name}")
-        _snapshot(checkpoint.name, checkpoint.commit, (*SAFETENSORS, LAYERS))
+        layers = (f"{path}/{SAFETENSORS[0]}" for path in _layers(checkpoint))
+        safe = _at_transformer(checkpoint, SAFETENSORS)
+        _snapshot(checkpoint.name, checkpoint.commit, (*safe, *layers))
         if not _matching(folder, SAFETENSORS):
-            _fetch_pickles(checkpoint, PICKLES, allow_pickle)
+            _fetch_pickles(checkpoint, _at_transformer(checkpoint, PICKLES), allow_pickle)
     for path in _layers(checkpoint):
         _check_layer(checkpoint, path, allow_pickle)
     if _matching(folder, SAFETENSORS[:2]):
@@ -219,21 +226,38 @@ def pinned(model: str, revision: str | None, progress: Callable[[str], None]) ->
 
 def files(folder: Path) -> tuple[Path, ...]:
     """What an export reads of a checkpoint's folder, in the order of the names."""
-    patterns = (*DESCRIPTIONS, *SAFETENSORS, *PICKLES, *_OF_LAYERS)
-    return tuple(sorted(set(_matching(folder, patterns))))
+    patterns = (*DESCRIPTIONS, *SAFETENSORS, *PICKLES)
+    modules = module_list.listed(folder.name, lambda name: _read_json(folder / name))
+    folders = {folder, *(folder / module.path for module in modules)}
+    return tuple(sorted({file for one in folders for file in _matching(one, patterns)}))
 
 
 def _layers(checkpoint: Checkpoint) -> list[str]:
-    return [path for kind, path in checkpoint.modules if kind == "Dense"]
+    return [module.path for module in checkpoint.modules if module.kind in LAYERS]
+
+
+def _fetch_descriptions(checkpoint: Checkpoint) -> None:
+    """Download what describes modules in folders that `DESCRIPTIONS` does not name."""
+    paths = {
+        module.path
+        for module in checkpoint.modules
+        if module.kind == "Transformer" or not _fits(module.file("config.json"), DESCRIPTIONS)
+    }
+    patterns = tuple(f"{path}/{name}" for path in sorted(paths - {""}) for name in DESCRIPTIONS)
+    if patterns:
+        _snapshot(checkpoint.name, checkpoint.commit, patterns)
+
+
+def _at_transformer(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The same patterns, of files in the transformer's folder."""
+    if checkpoint.top is None:
+        return patterns
+    path = checkpoint.folder.relative_to(checkpoint.top).as_posix()
+    return tuple(f"{path}/{pattern}" for pattern in patterns)
 
 
 def _check_layer(checkpoint: Checkpoint, path: str, allow_pickle: bool) -> None:
-    """Check that a Dense layer has weights, and pickled ones only where they are allowed."""
-    if not re.fullmatch(r"\d+_\w+", path):
-        raise ExportError(
-            f"{checkpoint.name}: modules.json names {path!r}, which is not the folder of a layer",
-            "give a checkpoint that sentence-transformers saved",
-        )
+    """Check that a layer has weights, and pickled ones only where they are allowed."""
     pickle = f"{path}/{PICKLES[0]}"
     if checkpoint.commit and not checkpoint.layer_weights(path).is_file():
         _fetch_pickles(checkpoint, (pickle,), allow_pickle)
@@ -355,6 +379,16 @@ def _first_line(error: BaseException) -> str:
 
 def _described(checkpoint: Checkpoint) -> Checkpoint:
     """Check everything but the weights, and refuse what cannot be exported."""
+    modules = checkpoint.modules
+    if modules and modules[0].kind == "Transformer" and modules[0].path:
+        top = checkpoint.folder
+        checkpoint = dataclasses.replace(checkpoint, folder=top / modules[0].path, top=top)
+    elif modules and not (checkpoint.folder / "config.json").is_file():
+        raise ExportError(
+            f"{checkpoint.name}: modules.json has the layers {', '.join(m.kind for m in modules)}; "
+            "supported are layers that begin with a Transformer",
+            "export another checkpoint; this one has no model that transformers could load",
+        )
     if not (checkpoint.folder / "config.json").is_file():
         raise _missing(checkpoint, "config.json")
     config = _read_json(checkpoint.folder / "config.json")
@@ -365,13 +399,14 @@ def _described(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _missing(checkpoint: Checkpoint, what: str) -> ExportError:
-    names = sorted(p.name for p in checkpoint.folder.iterdir())
+    folder = checkpoint.folder
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     hint = "give a complete checkpoint in the Hugging Face layout (save_pretrained writes one)"
     if checkpoint.commit:
         hint = "try again when the hub can be reached, or export another checkpoint"
     return ExportError(
-        f"{checkpoint.name}: {what} is missing in {checkpoint.folder}; "
+        f"{checkpoint.name}: {what} is missing in {folder}; "
         f"its files: {', '.join(names[:12]) or 'none'}{more}",
         hint,
     )

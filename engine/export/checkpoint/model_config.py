@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from engine.bundle.format import ModelConfig
 from engine.errors import ExportError
-from engine.export.checkpoint import chat_templates, generation_config, positions
+from engine.export.checkpoint import (
+    chat_templates,
+    embedding_modules,
+    generation_config,
+    positions,
+)
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.task_inference import ExportTask
 
 # Tokens of a row where neither tokenizer nor positions limit them, as transformers has it for T5.
 RELATIVE_LENGTH = 512
-
-# sentence-transformers' flags in 1_Pooling/config.json -> the bundle's pooling.
-POOLINGS = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "last",
-}
-# The supported modules, in the only order that makes sense of them.
-_MODULES = r"Transformer( Pooling( Dense)*( Normalize)?)?"
-_NOT_SUPPORTED = "export another checkpoint; this one's embeddings would come out different"
 
 
 def read(
@@ -55,7 +48,7 @@ def read(
     _truncate_at_the_end(tokenizer, notes)
     specific: dict[str, Any] = {}
     if task.name == "feature-extraction":
-        specific = _embedding(checkpoint, model, notes)
+        specific = _embedding(checkpoint, model, tokenizer, notes)
     elif task.auto_class in _LABELLED:
         specific = _labels(checkpoint, model, task)
     elif task.name == "fill-mask":
@@ -95,11 +88,9 @@ def _max_length(checkpoint: Checkpoint, tokenizer: Any, limit: int, task: Export
     """
     if task.name == "text-generation" and limit:
         return limit
-    lengths = [
-        checkpoint.read_json(file.name).get("max_seq_length")
-        for file in sorted(checkpoint.folder.glob("sentence_*_config.json"))
-    ]
-    length = next((n for n in lengths if n), None) or tokenizer.model_max_length
+    embeds = task.name == "feature-extraction" and checkpoint.modules
+    settings = embedding_modules.transformer_settings(checkpoint) if embeds else {}
+    length = settings.get("max_seq_length") or tokenizer.model_max_length
     # transformers writes 1e30 where a tokenizer names no length.
     length = int(length) if length < 1e9 else (limit or RELATIVE_LENGTH)
     return min(length, limit) if limit else length
@@ -132,75 +123,37 @@ def _truncate_at_the_end(tokenizer: Any, notes: list[str]) -> None:
         tokenizer.truncation_side = "right"
 
 
-def _embedding(checkpoint: Checkpoint, model: Any, notes: list[str]) -> dict[str, Any]:
-    """Pooling, widths, normalization and prompts as sentence-transformers' modules have them."""
-    modules = checkpoint.modules
-    kinds = " ".join(kind for kind, _ in modules)
-    if modules and not re.fullmatch(_MODULES, kinds):
-        raise ExportError(
-            f"{checkpoint.name}: modules.json has the layers {kinds.replace(' ', ', ')}; "
-            "supported are Transformer, Pooling, any number of Dense, and Normalize, in that order",
-            _NOT_SUPPORTED,
-        )
-    pooling = "mean"
-    if "Pooling" in kinds:
-        pooling = _pooling(checkpoint, f"{modules[1][1]}/config.json")
-    elif not modules:
+def _embedding(
+    checkpoint: Checkpoint, model: Any, tokenizer: Any, notes: list[str]
+) -> dict[str, Any]:
+    """Pooling, widths, normalization, cleaning and prompts as sentence-transformers' modules have
+    them."""
+    embedder = embedding_modules.read(checkpoint)
+    if not checkpoint.modules:
         notes.append("the checkpoint names no pooling: mean over the tokens, not normalized")
+    if embedder.strip and tokenizer("\na ").input_ids != tokenizer("a").input_ids:
+        notes.append(
+            "white space around a text is removed, as the versions of sentence-transformers do it "
+            "that wrote this checkpoint; from 5.4 on they keep it, and this tokenizer sees it"
+        )
     hidden = int(model.config.hidden_size)
+    pooled = hidden * len(embedder.pooling.split("+"))
     return {
-        "pooling": pooling,
-        "normalize": "Normalize" in kinds,
-        "dimensions": _width(checkpoint, hidden),
-        "projected": "Dense" in kinds,
+        "pooling": embedder.pooling,
+        "include_prompt": embedder.include_prompt,
+        "normalize": embedder.normalize,
+        "dimensions": embedding_modules.width(checkpoint, embedder.layers, pooled),
+        "projected": bool(embedder.layers),
         "hidden": hidden,
+        "strip": embedder.strip,
+        "lower_case": embedder.lower_case,
         **_prompts(checkpoint, notes),
     }
 
 
-def _width(checkpoint: Checkpoint, hidden: int) -> int:
-    """Width of an embedding: the last Dense layer's output, else the transformer's own."""
-    width = hidden
-    for path in (path for kind, path in checkpoint.modules if kind == "Dense"):
-        settings = checkpoint.read_json(f"{path}/config.json")
-        if settings.get("in_features") != width:
-            raise ExportError(
-                f"{checkpoint.name}: {path} takes {settings.get('in_features')} numbers, the layer "
-                f"before it gives {width}",
-                "fetch the whole checkpoint",
-            )
-        width = int(settings.get("out_features", 0))
-    return width
-
-
-def _pooling(checkpoint: Checkpoint, name: str) -> str:
-    settings = checkpoint.read_json(name)
-    if not settings:
-        raise ExportError(
-            f"{checkpoint.name}: modules.json names {name}, which is missing",
-            "fetch the whole checkpoint",
-        )
-    if settings.get("include_prompt") is False:
-        raise ExportError(
-            f"{checkpoint.name}: {name} leaves the prompt out of the pooling (include_prompt), "
-            "which is not supported",
-            _NOT_SUPPORTED,
-        )
-    on = [key for key, value in settings.items() if key.startswith("pooling_mode_") and value]
-    if len(on) != 1 or on[0] not in POOLINGS:
-        raise ExportError(
-            f"{checkpoint.name}: {name} asks for {' and '.join(on) or 'no pooling'}; "
-            f"supported is one of {', '.join(POOLINGS)}",
-            _NOT_SUPPORTED,
-        )
-    return POOLINGS[on[0]]
-
-
 def _prompts(checkpoint: Checkpoint, notes: list[str]) -> dict[str, Any]:
     """The prompts by name, and the default one as the prefix."""
-    settings = checkpoint.read_json("config_sentence_transformers.json")
-    prompts = {str(name): str(text) for name, text in (settings.get("prompts") or {}).items()}
-    default = settings.get("default_prompt_name")
+    prompts, default = embedding_modules.read_prompts(checkpoint)
     others = [name for name, text in prompts.items() if text and name != default]
     if others:
         notes.append(

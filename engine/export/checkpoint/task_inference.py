@@ -119,7 +119,7 @@ def resolve_task(task: str | None, config: Mapping[str, Any], embeds: bool) -> E
     Args:
         task: A name of `TASKS`, an alias, `translation_XX_to_YY`, or None to infer it.
         config: The checkpoint's config.json.
-        embeds: Whether the checkpoint has sentence-transformers' modules.json.
+        embeds: Whether the checkpoint has sentence-transformers' modules of an embedder.
 
     Raises:
         SettingsError: The name is unknown.

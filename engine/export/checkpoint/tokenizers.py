@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.bundle.format import TOKENIZER
 from engine.errors import ExportError
-from engine.export.checkpoint import marian_tokenizer
+from engine.export.checkpoint import embedding_modules, marian_tokenizer
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.silenced import silenced
 
@@ -40,7 +40,8 @@ def load(checkpoint: Checkpoint) -> Any:
             "library",
             "export a checkpoint with a tokenizer.json",
         )
-    _check_case(checkpoint, tokenizer)
+    if embedding_modules.lower_cases_in_tokenizer(checkpoint):
+        _lower_case(tokenizer.backend_tokenizer)
     return tokenizer
 
 
@@ -54,15 +55,11 @@ def save(tokenizer: Any, folder: Path) -> None:
     backend.save(str(folder / TOKENIZER))
 
 
-def _check_case(checkpoint: Checkpoint, tokenizer: Any) -> None:
-    """sentence-transformers can lower-case the text before the tokenizer; the run does not."""
-    lower_cases = any(
-        checkpoint.read_json(file.name).get("do_lower_case")
-        for file in checkpoint.folder.glob("sentence_*_config.json")
-    )
-    if lower_cases and tokenizer("A b").input_ids != tokenizer("a b").input_ids:
-        raise ExportError(
-            f"{checkpoint.name}: sentence-transformers lower-cases the text before the tokenizer "
-            "(do_lower_case), which is not supported",
-            "export another checkpoint; this one's embeddings would come out different",
-        )
+def _lower_case(backend: Any) -> None:
+    """Put a lower-casing normalizer before the others, as sentence-transformers does it."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    present = backend.normalizer
+    steps = list(present) if isinstance(present, Sequence) else [present] if present else []
+    if not any(isinstance(step, Lowercase) for step in steps):
+        backend.normalizer = Sequence([Lowercase(), *steps])

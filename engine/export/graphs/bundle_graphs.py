@@ -14,7 +14,7 @@ from engine.export.graphs import architectures, dense, encoder, heads, step_cpu,
 def build(
     model: Any,
     task: ExportTask,
-    layers: Sequence[dense.DenseLayer],
+    layers: Sequence[dense.Layer],
     work: Path,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:

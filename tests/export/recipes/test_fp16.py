@@ -16,7 +16,7 @@ from engine.bundle import format as bundle_format
 from engine.core.device import CPU, Device
 from engine.pipeline import Bundle
 from engine.runtime.backend import OrtBackend
-from engine.tasks.feature_extraction import POOLINGS, WEIGHTS
+from engine.tasks.pooling import POOLINGS, WEIGHTS
 
 pytest.importorskip("optimum.exporters.onnx")
 onnx = pytest.importorskip("onnx")

@@ -1,0 +1,27 @@
+"""What sentence-transformers does to a text before the tokenizer, on whole columns. Pure."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# What str.strip() removes; Arrow's own list is another.
+WHITE_SPACE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
+    "\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+def clean(texts: pa.StringArray, *, strip: bool, lower_case: bool) -> pa.StringArray:
+    """Texts without the white space around them, and lower-cased, as Python's str does it."""
+    if strip:
+        texts = pc.utf8_trim(texts, characters=WHITE_SPACE)
+    return _lower(texts) if lower_case else texts
+
+
+def _lower(texts: pa.StringArray) -> pa.StringArray:
+    """str.lower() of every text: Arrow knows neither a sigma at the end of a word nor letters that
+    become two."""
+    if pc.all(pc.string_is_ascii(texts)).as_py() in (True, None):
+        return pc.ascii_lower(texts)
+    return pa.array([text.lower() for text in texts.to_pylist()], texts.type)
