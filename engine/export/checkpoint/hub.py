@@ -8,13 +8,14 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError, SettingsError
 from engine.export.checkpoint import module_list
+from engine.export.checkpoint.hub_errors import first_line, hub_errors
 from engine.export.checkpoint.module_list import Module
 from engine.export.checkpoint.silenced import silenced
 
@@ -293,7 +294,7 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
     """The folder of the hub's cache that holds one commit; its name is the commit."""
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(model, revision), silenced():
+    with hub_errors(model, revision), silenced():
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
 
 
@@ -317,64 +318,6 @@ def _pickle_refused(where: object, file: str) -> ExportError:
         "take a revision with model.safetensors, or allow it with --allow-pickle "
         "if you trust where the file comes from",
     )
-
-
-@contextlib.contextmanager
-def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
-    """Translate what huggingface_hub raises; the most specific classes come first."""
-    from huggingface_hub import errors
-
-    at = f"{model} at revision {revision!r}" if revision else model
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise ExportError(
-            f"{model}: the repository is gated and this login has no access",
-            "accept its terms on the hub, then log in with: hf auth login",
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ExportError(
-            f"{model}: neither a local folder nor a model that the hub shows to this login",
-            "check the spelling; for a private model log in with: hf auth login",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ExportError(
-            f"{model}: the hub has no revision {revision!r} of it",
-            "give a branch, a tag or a 40-hex commit of that repository with --revision",
-        ) from error
-    except errors.HFValidationError as error:
-        raise ExportError(
-            f"{model}: neither a local folder nor a hub id", "a hub id reads owner/name"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise _unreachable(at, error) from error
-    except OSError as error:
-        raise ExportError(
-            f"{at}: the download failed: {type(error).__name__}: {_first_line(error)}",
-            "check the network and the free space of the cache folder (HF_HOME), then try again",
-        ) from error
-
-
-def _unreachable(at: str, error: Exception) -> ExportError:
-    from huggingface_hub import constants, errors
-
-    cause = error.__cause__
-    if isinstance(cause, errors.RevisionNotFoundError):
-        return ExportError(f"{at}: the hub has no such revision", "check --revision")
-    if constants.HF_HUB_OFFLINE:
-        return ExportError(
-            f"{at}: not in the hub cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set",
-            "unset HF_HUB_OFFLINE once to fetch it, or give a local folder",
-        )
-    why = f" ({type(cause).__name__}: {_first_line(cause)})" if cause else ""
-    return ExportError(
-        f"{at}: not in the hub cache, and {constants.ENDPOINT} did not serve it{why}",
-        "check the network or HF_ENDPOINT, or give a local folder",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _described(checkpoint: Checkpoint) -> Checkpoint:
@@ -442,7 +385,7 @@ def _read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(
-            f"{file}: cannot be read as JSON: {_first_line(error)}",
+            f"{file}: cannot be read as JSON: {first_line(error)}",
             "look at the file, or fetch the checkpoint once more",
         ) from error
 
