@@ -69,7 +69,7 @@ def export(
         _check_default(task, revision)
     check_installed()
     from engine.export import quantization
-    from engine.export.checkpoint import embedding_modules, hub, task_inference
+    from engine.export.checkpoint import hub, task_inference
     from engine.export.recipes import table
 
     started = time.monotonic()
@@ -81,9 +81,7 @@ def export(
         model, revision, notes = _default_model(str(task), progress)
     with new_folder(Path(out)) as (work, folder):
         checkpoint = hub.resolve(model, revision, progress)
-        resolved = task_inference.resolve_task(
-            task, checkpoint.config, embedding_modules.embeds(checkpoint)
-        )
+        resolved = _resolve_task(task, checkpoint)
         fp32 = folder if recipe == "fp32" else work / "fp32"
         fp32.mkdir(exist_ok=True)
         checkpoint = _with_weights(checkpoint, resolved, allow_pickle, work, progress)
@@ -103,6 +101,13 @@ def _default_model(task: str, progress: Callable[[str], None]) -> tuple[str, str
     note = f"no model was named: {model} at revision {revision}, the default of {task}"
     progress(note)
     return model, revision, (note,)
+
+
+def _resolve_task(task: str | None, checkpoint: Checkpoint) -> ExportTask:
+    from engine.export.checkpoint import embedding_modules, task_inference
+
+    embeds = embedding_modules.embeds(checkpoint)
+    return task_inference.resolve_task(task, checkpoint.config, embeds)
 
 
 def _with_weights(
