@@ -118,7 +118,8 @@ class GenerationConfig:
         num_beams: 1 is greedy.
         length_penalty: Exponent of a finished beam's length, which divides its score.
         early_stopping: True, False or "never", as GenerationConfig explains them.
-        min_new_tokens: The end token cannot come before as many.
+        min_new_tokens: The end token cannot come before as many; a number or, as
+            `core.token_limit` reads it, a text such as 9-x.
         no_repeat_ngram_size: No n-gram of this size twice; 0 is off.
         encoder_no_repeat_ngram_size: None that is in the input.
         repetition_penalty: Weakens tokens already seen (CTRL, arXiv:1909.05858); 1 is off.
@@ -133,7 +134,7 @@ class GenerationConfig:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | str = False
-    min_new_tokens: int = 0
+    min_new_tokens: int | str = 0
     no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
     repetition_penalty: float = 1.0
@@ -155,7 +156,8 @@ class DecoderConfig:
 
     The key/value cache is (rows, kv_heads, length, head_dim); `kv_heads` is 0 where there are as
     many as `heads`, those of the queries.
-    `max_new_tokens` counts what is generated, the end token included, the start token not.
+    `max_new_tokens` counts what is generated, the end token included, the start token not; a number
+    or, as `core.token_limit` reads it, a text: 50-x for a limit of 50 with the prompt.
     `start_id` is -1 for a causal model, which starts from the prompt, or from `bos_id` where there
     is none (-1: the tokenizer has no such token). `vocabulary` is the number of logits of the step
     graph, 0 where the bundle has the graph `decoder` instead.
@@ -164,7 +166,7 @@ class DecoderConfig:
     start_id: int
     end_ids: tuple[int, ...]
     pad_id: int
-    max_new_tokens: int
+    max_new_tokens: int | str
     layers: int
     heads: int
     head_dim: int

@@ -18,6 +18,7 @@ _TYPES: dict[str, Any] = {
     "bool": bool,
     "str": str,
     "bool | str": str,
+    "int | str": str,
     "tuple[str, ...]": list[str],
 }
 

@@ -55,7 +55,7 @@ def generate(
     decoder: DecoderConfig,
     config: GenerationConfig,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Ints,
     batch_tokens: int = 1024,
     stop: Stop | None = None,
     tail: int = 64,
@@ -73,7 +73,8 @@ def generate(
             one real token a row.
         decoder: Start, end and cache shape.
         config: How tokens are chosen: by beam search, by sampling, or else greedily.
-        max_new_tokens: Tokens a row may generate, its end token included.
+        max_new_tokens: Tokens a row may generate, its end token included; one number for all rows
+            or int64 (rows,).
         batch_tokens: Padded tokens that the encoder, or a prompt's first pass, reads at once.
         stop: Ends rows by their text. Called after each step with the last tokens of every row
             that still runs, the prompt or start token among them; returns which of these rows end

@@ -29,7 +29,7 @@ class Beams:
     """The state of every group; arrays (groups, beams, ...).
 
     Attributes:
-        ids: Tokens of the beams that go on, best first, int64 (groups, beams, max_new_tokens).
+        ids: Tokens of the beams that go on, best first, int64 (groups, beams, most).
         scores: Sums of their log-probabilities, float32 (groups, beams).
         slots: Which slot holds the cache of each, int64 (groups, beams).
         done_ids, done_lengths, done_scores, taken: The best that have ended, best first, their
@@ -88,7 +88,7 @@ class BeamSearch:
         self.request, self.cache = request, cache
         self.width = request.config.num_beams
         self.output = DecodedRows.empty(request)
-        most, pad = request.max_new_tokens, request.decoder.pad_id
+        most, pad = request.most, request.decoder.pad_id
         # What every slot is fed next.
         self.tokens = np.full(cache.slots, pad, np.int64)
         self.ages = np.zeros(len(request.prompt), np.int64)
@@ -101,7 +101,7 @@ class BeamSearch:
         slots = slots_of(groups, self.width)
         self.cache.admit(slots, np.repeat(rows, self.width))
         request = self.request
-        fresh = Beams.empty(len(groups), self.width, request.max_new_tokens, request.decoder.pad_id)
+        fresh = Beams.empty(len(groups), self.width, request.most, request.decoder.pad_id)
         fresh.scores[:, 0] = 0
         fresh.slots[:] = slots.reshape(-1, self.width)
         self.beams.put(groups, fresh)
@@ -109,7 +109,7 @@ class BeamSearch:
 
     def step(self, groups: Ints, rows: Ints) -> StepResult:
         self.cache.step(self.tokens)
-        config, most = self.request.config, self.request.max_new_tokens
+        config, limits = self.request.config, self.request.limits[rows]
         beams = self.beams.take(groups)
         self.ages[rows] += 1
         ages = self.ages[rows]
@@ -117,7 +117,7 @@ class BeamSearch:
         candidates = self._candidates(beams, rows, ages)
         _collect_finished(beams, candidates, config, ages)
         parents = _continue_best(beams, candidates, ages)
-        running = _may_improve(beams, config, ages, most)
+        running = _may_improve(beams, config, ages, limits)
         running &= ~_has_enough(beams, config) & ~candidates.ending.all(axis=1)
         finished = np.flatnonzero(~running)
         self._store(rows[finished], beams.take(finished))
@@ -138,7 +138,7 @@ class BeamSearch:
 
     def _candidates(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
         """Twice as many as beams, or more where several tokens end a row: enough that do not."""
-        ends, most = self.request.decoder.end_ids, self.request.max_new_tokens
+        ends, limits = self.request.decoder.end_ids, self.request.limits[rows]
         tokens, scores = self._scored(beams, rows, ages - 1)
         sums = scores + beams.scores[..., None]
         options = sums.shape[2]
@@ -148,7 +148,7 @@ class BeamSearch:
         chosen = best % options
         if tokens is not None:
             chosen = _picked(tokens.reshape(len(rows), -1), best)
-        ending = np.isin(chosen, ends) | (ages >= most)[:, None]
+        ending = np.isin(chosen, ends) | (ages >= limits)[:, None]
         return Candidates(chosen, parents, _picked(sums, best), ending)
 
     def _scored(self, beams: Beams, rows: Ints, ages: Ints) -> tuple[Ints | None, Scores]:
@@ -187,7 +187,7 @@ class BeamSearch:
         if not len(targets):
             return
         differ = self.origins[targets] != self.origins[sources]
-        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), self.request.max_new_tokens)
+        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), self.request.most)
         self.cache.copy(targets, sources, starts)
         self.origins[targets] = self.origins[sources]
 
@@ -236,10 +236,10 @@ def _low(losing: Flags) -> Scores:
     return np.where(losing, LOW, np.float32(0))
 
 
-def _may_improve(beams: Beams, config: GenerationConfig, ages: Ints, most: int) -> Flags:
+def _may_improve(beams: Beams, config: GenerationConfig, ages: Ints, limits: Ints) -> Flags:
     """Which rows have a running beam that might still beat a finished one; bool (rows,)."""
     longest = config.early_stopping == "never" and config.length_penalty > 0
-    lengths = np.full(len(ages), most) if longest else ages
+    lengths = limits if longest else ages
     penalty = (lengths[:, None] ** config.length_penalty).astype(np.float32)
     best = beams.scores[:, :1] / penalty
     worst = np.where(beams.taken, beams.done_scores.min(axis=1, keepdims=True), LOW)

@@ -113,9 +113,9 @@ class DeviceCache:
         self.state[slots, LENGTH] = self.bases[slots]
         self.taken[slots] = True
 
-    def start(self, slots: Ints, rows: Ints, tokens: Ints, budget: int) -> None:
-        """Let rows begin for which the device chooses up to `budget` tokens each, after `tokens`;
-        of a causal model it reads the prompt on the way."""
+    def start(self, slots: Ints, rows: Ints, tokens: Ints, budgets: Ints) -> None:
+        """Let rows begin for which the device chooses up to `budgets` tokens, after `tokens`; of a
+        causal model it reads the prompt on the way. All int64 (n,)."""
         if self.decoder.causal:
             self._force(slots, rows)
             self.state[slots, TOKEN] = self.feeds["input_ids"][rows, 0]
@@ -124,7 +124,7 @@ class DeviceCache:
         else:
             self.admit(slots, rows)
             self.state[slots, TOKEN] = tokens
-        self.state[slots, BUDGET] = budget
+        self.state[slots, BUDGET] = budgets
         self.autonomous = True
 
     def launch(self, steps: int) -> Ints:

@@ -22,7 +22,7 @@ class DeviceGreedySearch:
 
     def admit(self, groups: Ints, rows: Ints) -> None:
         tokens = self.request.prompt[rows, -1]
-        self.cache.start(groups, rows, tokens, self.request.max_new_tokens)
+        self.cache.start(groups, rows, tokens, self.request.limits[rows])
 
     def step(self, groups: Ints, rows: Ints) -> StepResult:
         emitted = self.cache.launch(SYNC_EVERY)[groups]

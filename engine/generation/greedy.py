@@ -60,7 +60,7 @@ class GreedySearch:
         if self.stop is not None:
             self._ask(self.stop, rows, ended)
         output.ended[rows] = ended
-        full = output.lengths[rows] == self.request.max_new_tokens
+        full = output.lengths[rows] == self.request.limits[rows]
         return StepResult(ended | full, len(groups))
 
     def keep(self, order: Ints) -> None:

@@ -31,21 +31,28 @@ class TokenHistory:
         source: What the encoder read, or the prompt; int64 (rows, length), FILLER where padded.
         prompts: Tokens of each row before the first generated one, int64 (rows,).
         generated: Tokens that each row has generated, int64 (rows,).
+        limits, minima: Tokens that each row may and must generate, int64 (rows,).
     """
 
     ids: Ints
     source: Ints
     prompts: Ints
     generated: Ints
+    limits: Ints
+    minima: Ints
 
 
 LogitsProcessor = Callable[[Scores, TokenHistory], None]
 
 
 def logits_processors(
-    config: GenerationConfig, end_ids: Sequence[int], max_new_tokens: int
+    config: GenerationConfig, end_ids: Sequence[int], *, minimum: bool
 ) -> tuple[LogitsProcessor, ...]:
-    """Those that `config` asks for, in the order in which transformers applies them."""
+    """Those that `config` asks for, in the order in which transformers applies them.
+
+    Args:
+        minimum: Whether any row must generate tokens before its end token is allowed.
+    """
     first, last = config.forced_bos_id, config.forced_eos_id
     table = (
         (config.repetition_penalty != 1, _repetition_penalty(config.repetition_penalty)),
@@ -55,9 +62,9 @@ def logits_processors(
             _encoder_no_repeat_ngram(config.encoder_no_repeat_ngram_size),
         ),
         (bool(config.bad_words_ids), _no_bad_words(config.bad_words_ids, end_ids)),
-        (config.min_new_tokens > 0, _min_new_tokens(config.min_new_tokens, end_ids)),
+        (minimum, _min_new_tokens(end_ids)),
         (first >= 0, _forced_bos(first)),
-        (last >= 0, _forced_eos(last, max_new_tokens)),
+        (last >= 0, _forced_eos(last)),
         (bool(config.suppress_ids), _suppress(config.suppress_ids)),
         (
             bool(config.begin_suppress_ids),
@@ -117,9 +124,9 @@ def _no_bad_words(words: Sequence[Sequence[int]], end_ids: Sequence[int]) -> Log
     return apply
 
 
-def _min_new_tokens(least: int, end_ids: Sequence[int]) -> LogitsProcessor:
+def _min_new_tokens(end_ids: Sequence[int]) -> LogitsProcessor:
     def apply(scores: Scores, history: TokenHistory) -> None:
-        early = np.flatnonzero(history.generated < least)
+        early = np.flatnonzero(history.generated < history.minima)
         scores[np.ix_(early, _known(end_ids, scores))] = -np.inf
 
     return apply
@@ -134,9 +141,9 @@ def _forced_bos(token: int) -> LogitsProcessor:
     return apply
 
 
-def _forced_eos(token: int, max_new_tokens: int) -> LogitsProcessor:
+def _forced_eos(token: int) -> LogitsProcessor:
     def apply(scores: Scores, history: TokenHistory) -> None:
-        _force(scores, history.generated == max_new_tokens - 1, token)
+        _force(scores, history.generated == history.limits - 1, token)
 
     return apply
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.format import DecoderConfig, GenerationConfig
+from engine.core.token_limit import TokenLimit
 from engine.core.types import Ints, Ragged
 from engine.generation.logits_processors import (
     FILLER,
@@ -30,7 +31,8 @@ class Request:
         prompt: What the decoder starts from: the start token or the prompt, int64 (rows, length),
             FILLER left of shorter rows.
         source: What the encoder reads, or the prompt; int64 (rows, length), FILLER where padded.
-        max_new_tokens: Tokens a row may generate.
+        limits: Tokens that each row may generate, int64 (rows,).
+        minima: Tokens of each row before the end token is allowed, int64 (rows,).
     """
 
     decoder: DecoderConfig
@@ -38,7 +40,8 @@ class Request:
     processors: tuple[LogitsProcessor, ...]
     prompt: Ints
     source: Ints
-    max_new_tokens: int
+    limits: Ints
+    minima: Ints
 
     @classmethod
     def of(
@@ -46,7 +49,7 @@ class Request:
         feeds: Mapping[str, Ints],
         decoder: DecoderConfig,
         config: GenerationConfig,
-        max_new_tokens: int,
+        max_new_tokens: int | Ints,
     ) -> Request:
         """Of rows as `generate` takes them."""
         mask = feeds["attention_mask"]
@@ -55,13 +58,23 @@ class Request:
         else:
             source = np.where(mask == 1, feeds["input_ids"], FILLER)
             prompt = np.full((len(source), 1), decoder.start_id, np.int64)
-        processors = logits_processors(config, decoder.end_ids, max_new_tokens)
-        return cls(decoder, config, processors, prompt, source, max_new_tokens)
+        rows = len(source)
+        limits = np.broadcast_to(np.asarray(max_new_tokens, np.int64), (rows,))
+        least = TokenLimit.of(config.min_new_tokens, name="min_new_tokens", least=0)
+        minima = least.of_rows(mask.sum(axis=1))
+        processors = logits_processors(config, decoder.end_ids, minimum=bool(minima.any()))
+        return cls(decoder, config, processors, prompt, source, limits, minima)
+
+    @property
+    def most(self) -> int:
+        """Tokens that any row may generate at most."""
+        return int(self.limits.max(initial=1))
 
     @property
     def positions(self) -> int:
         """Positions that a row may fill: its last token is never fed."""
-        return int(self.prompt.shape[1]) - 1 + self.max_new_tokens
+        prompts = (self.prompt != FILLER).sum(axis=1)
+        return int((prompts + self.limits).max(initial=1)) - 1
 
     @property
     def picks(self) -> int:
@@ -85,11 +98,17 @@ class Request:
 
         Args:
             rows: The row that each of them belongs to, int64 (n,).
-            ids, lengths: What was generated, int64 (n, max_new_tokens), and how much of it, (n,).
+            ids, lengths: What was generated, int64 (n, most), and how much of it, (n,).
         """
         prompts = (self.prompt[rows] != FILLER).sum(axis=1)
-        tokens = self.history(rows, ids, lengths)
-        history = TokenHistory(tokens, self.source[rows], prompts, lengths)
+        history = TokenHistory(
+            ids=self.history(rows, ids, lengths),
+            source=self.source[rows],
+            prompts=prompts,
+            generated=lengths,
+            limits=self.limits[rows],
+            minima=self.minima[rows],
+        )
         for processor in self.processors:
             processor(scores, history)
 
@@ -109,7 +128,7 @@ class DecodedRows:
     """The answer, filled in as rows are decoded.
 
     Attributes:
-        ids: Generated tokens, the end token included, then padding; int64 (rows, max_new_tokens).
+        ids: Generated tokens, the end token included, then padding; int64 (rows, most).
         lengths: How many each row has, int64 (rows,).
         ended: Which rows ended before the limit cut them off, bool (rows,).
     """
@@ -121,7 +140,7 @@ class DecodedRows:
     @classmethod
     def empty(cls, request: Request) -> DecodedRows:
         rows = len(request.prompt)
-        ids = np.full((rows, request.max_new_tokens), request.decoder.pad_id, np.int64)
+        ids = np.full((rows, request.most), request.decoder.pad_id, np.int64)
         return cls(ids, np.zeros(rows, np.int64), np.zeros(rows, np.bool_))
 
     @property

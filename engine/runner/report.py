@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine import tasks
 from engine.bundle.format import Description
 from engine.core.config import RunConfig
 from engine.core.device import AUTO, CPU
@@ -132,6 +133,8 @@ def notes(
     if truncated := total(entries)["truncated"]:
         length = config.max_length or bundle.model_config.max_length
         lines.append(f"{truncated} rows were cut at {length} tokens (--max-length)")
+    task = tasks.find(bundle.task)
+    lines += task.remarks(bundle.model_config, config.options)
     if halved:
         lines.append(f"{halved} batches did not fit {device} and were halved")
     if config.device == AUTO and device == str(CPU) and (reason := why_no_gpu()):

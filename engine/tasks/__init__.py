@@ -114,7 +114,8 @@ def describe(task: Task) -> dict[str, Any]:
 
 
 def resolve_options(task: Task, model_config: ModelConfig, values: Mapping[str, object]) -> Options:
-    """The task's options: the values given, and the checkpoint's defaults for the others.
+    """The task's options: the values given, and the checkpoint's defaults for the others, which
+    give way where they conflict with these.
 
     Raises:
         SettingsError: An option is unknown to this task or out of range.
@@ -122,6 +123,6 @@ def resolve_options(task: Task, model_config: ModelConfig, values: Mapping[str, 
     defaults = task.defaults(model_config)
     check_names(f"option of {task.name}", values, defaults)
     try:
-        return task.options(**{**defaults, **values})
+        return task.options(**{**task.adapt(defaults, values), **values})
     except TypeError as error:
         raise SettingsError(f"options of {task.name}: {error}", "see engine tasks") from error

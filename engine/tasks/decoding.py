@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
 from engine.core.settings import as_texts, check_settings, option
+from engine.core.token_limit import TokenLimit, as_limit, as_minimum
 from engine.core.types import Arrays, Ints, Ragged
 from engine.errors import BundleError, SettingsError
 from engine.generation import generate
@@ -41,8 +42,14 @@ def _stop_texts(name: str, value: object) -> tuple[str, ...]:
 class Decoding:
     """How tokens are searched for; names and meanings are those of transformers' generate()."""
 
-    max_new_tokens: int = option("tokens that a row may generate, its end token included", least=1)
-    min_new_tokens: int = option("tokens before the end token is allowed", least=0)
+    max_new_tokens: int | str = option(
+        "tokens that a row may generate, its end token included; with x for the tokens of its text,"
+        " such as 1.5x+10, or 50-x for 50 with the prompt",
+        read=as_limit,
+    )
+    min_new_tokens: int | str = option(
+        "tokens before the end token is allowed; with x as in max_new_tokens", read=as_minimum
+    )
     num_beams: int = option("beams of the search; 1 for the likeliest token at each step", least=1)
     length_penalty: float = option("above 0 favours longer beams, below 0 shorter ones")
     early_stopping: bool | str = option(
@@ -75,7 +82,9 @@ class Decoding:
 
 
 def _check_together(options: Decoding) -> None:
-    if options.min_new_tokens > options.max_new_tokens:
+    least = TokenLimit.of(options.min_new_tokens, least=0).fixed
+    most = TokenLimit.of(options.max_new_tokens).fixed
+    if least is not None and most is not None and least > most:
         raise SettingsError(
             f"min_new_tokens is {options.min_new_tokens}, max_new_tokens {options.max_new_tokens}",
             "the first cannot be more than the second",
@@ -89,6 +98,56 @@ def _check_together(options: Decoding) -> None:
             f"do_sample is given with num_beams {options.num_beams}",
             "beam search does not sample: give --num-beams 1 or --no-do-sample",
         )
+
+
+def adapt(defaults: Mapping[str, object], values: Mapping[str, object]) -> dict[str, object]:
+    """An `adapt`: beams, sampling and lengths that a person names go before the checkpoint's.
+
+    Values of a wrong type change nothing here: they are refused by name afterwards.
+    """
+    adapted = dict(defaults)
+    beams = values.get("num_beams")
+    if isinstance(beams, int) and beams > 1:
+        adapted["do_sample"] = False
+    if values.get("do_sample") is True:
+        adapted["num_beams"] = 1
+    least = _limit("min_new_tokens", {**defaults, **values}, 0)
+    most = _limit("max_new_tokens", {**defaults, **values}, 1)
+    if least and most and least.fixed and _below(most, least.fixed):
+        # One of the two is a default, or both were named and are refused together.
+        adapted["min_new_tokens"], adapted["max_new_tokens"] = most.setting, least.setting
+    return adapted
+
+
+def _limit(name: str, options: Mapping[str, object], least: int) -> TokenLimit | None:
+    try:
+        return TokenLimit.of(options[name], name=name, least=least)
+    except SettingsError:
+        return None
+
+
+def _below(limit: TokenLimit, tokens: int) -> bool:
+    """Whether no row may have as many tokens: the limit only falls with the text's length."""
+    return limit.factor <= 0 and limit.constant < tokens
+
+
+def remarks(model_config: ModelConfig, values: Mapping[str, object]) -> tuple[str, ...]:
+    """A `remarks`: options that a person names and that change nothing."""
+    options = {**adapt(defaults(model_config), values), **values}
+    searches = options["num_beams"] != 1
+    without = {
+        "do_sample is off (--do-sample)": () if options["do_sample"] else _FOR_SAMPLING,
+        "num_beams is 1": () if searches else _FOR_BEAMS,
+    }
+    return tuple(
+        f"{', '.join(idle)} changed nothing: {reason}"
+        for reason, names in without.items()
+        if (idle := [name for name in names if name in values])
+    )
+
+
+_FOR_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+_FOR_BEAMS = ("length_penalty", "early_stopping")
 
 
 def decoder_config(model_config: ModelConfig) -> DecoderConfig:
@@ -112,18 +171,36 @@ def defaults(model_config: ModelConfig) -> dict[str, object]:
         "max_new_tokens": most,
         **{name: value for name, value in search.items() if name in names},
         # A minimum above the limit would forbid the end token at every step.
-        "min_new_tokens": min(config.search.min_new_tokens, most),
+        "min_new_tokens": _least_new_tokens(config.search.min_new_tokens, most),
         "seed": 0,
         "stop": (),
         "prefix": model_config.prefix,
     }
 
 
-def _most_new_tokens(config: DecoderConfig, limit: int) -> int:
+def _most_new_tokens(config: DecoderConfig, limit: int) -> int | str:
     """The checkpoint's limit of new tokens, or what its positions can hold beside a prompt."""
-    if config.causal and 0 < limit <= config.max_new_tokens:
-        return max(1, limit // 2)
-    return min(config.max_new_tokens, limit) if limit else config.max_new_tokens
+    most = TokenLimit.of(config.max_new_tokens)
+    if most.fixed is None or not limit:
+        return most.setting
+    if config.causal:
+        return most.fixed if most.fixed < limit else max(1, limit // 2)
+    return min(most.fixed, limit)
+
+
+def _least_new_tokens(least: int | str, most: int | str) -> int | str:
+    fixed = isinstance(least, int) and isinstance(most, int)
+    return min(int(least), int(most)) if fixed else least
+
+
+def row_limits(context: Context, lengths: Ints) -> Ints:
+    """How many tokens rows may generate whose texts have so many tokens, int64 (rows,): what the
+    option says, as far as there are positions, and one at least."""
+    limits = TokenLimit.of(context.options.max_new_tokens).of_rows(lengths)
+    if positions := context.model_config.position_limit:
+        causal = decoder_config(context.model_config).causal
+        limits = np.minimum(limits, positions - lengths if causal else positions)
+    return np.maximum(limits, 1)
 
 
 def decode(
@@ -147,7 +224,7 @@ def decode(
         feeds,
         config,
         search,
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=row_limits(context, feeds["attention_mask"].sum(axis=1)),
         batch_tokens=context.batch_tokens or BATCH_TOKENS,
         stop=_stop_condition(context) if options.stop else None,
         # A stop text has at most as many tokens as characters, and one goes before them.

@@ -28,6 +28,8 @@ def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Ta
         "encode": encode_prefixed,
         "infer": decoding.decode,
         "check": check_positions,
+        "adapt": decoding.adapt,
+        "remarks": decoding.remarks,
         "aliases": (),
     }
     return Task(
@@ -46,11 +48,13 @@ def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Ta
 def check_positions(model_config: ModelConfig, options: Decoding, columns: int) -> None:
     """Raise SettingsError where more tokens are asked for than the decoder has positions."""
     limit = model_config.position_limit
-    if limit and options.max_new_tokens > limit:
-        raise SettingsError(
-            f"max_new_tokens is {options.max_new_tokens}; the model has {limit} positions",
-            f"--max-new-tokens {limit} or less",
-        )
+    for name in ("min_new_tokens", "max_new_tokens") if limit else ():
+        tokens = getattr(options, name)
+        if isinstance(tokens, int) and tokens > limit:
+            raise SettingsError(
+                f"{name} is {tokens}; the model has {limit} positions",
+                f"--{name.replace('_', '-')} {limit} or less",
+            )
 
 
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:

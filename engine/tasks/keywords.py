@@ -34,9 +34,9 @@ class TaskOptions(TypedDict, total=False):
     ignore_labels: str | Sequence[str]
     length_penalty: float
     max_answer_len: int
-    max_new_tokens: int
+    max_new_tokens: int | str
     max_seq_len: int
-    min_new_tokens: int
+    min_new_tokens: int | str
     min_p: float
     multi_label: bool
     no_repeat_ngram_size: int

@@ -77,6 +77,18 @@ def accept_all(model_config: ModelConfig, options: Options, columns: int) -> Non
     """A `check` for options that fit every checkpoint."""
 
 
+def keep_defaults(
+    defaults: Mapping[str, object], values: Mapping[str, object]
+) -> Mapping[str, object]:
+    """An `adapt` for options that do not conflict."""
+    return defaults
+
+
+def no_remarks(model_config: ModelConfig, values: Mapping[str, object]) -> tuple[str, ...]:
+    """A `remarks` for options that always change something."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Task:
     """One row of the table of tasks.
@@ -102,6 +114,9 @@ class Task:
         chats: Whether the first input column may hold lists of messages.
         prepare: A window as it is read -> as `encode` takes it, with rows that cannot be answered
             among its rejects.
+        adapt: Defaults, and the options that a person names -> the defaults, changed where these
+            would conflict with them.
+        remarks: What a person should know of the options that they name.
     """
 
     name: str
@@ -121,6 +136,10 @@ class Task:
     check: Callable[[ModelConfig, Options, int], None] = accept_all
     chats: Callable[[Options], bool] = no_chats
     prepare: Callable[[Rows, Context], Rows] = as_they_are
+    adapt: Callable[[Mapping[str, object], Mapping[str, object]], Mapping[str, object]] = (
+        keep_defaults
+    )
+    remarks: Callable[[ModelConfig, Mapping[str, object]], tuple[str, ...]] = no_remarks
 
     def encode_window(self, rows: Rows, context: Context, *, dedupe: bool) -> Encoded:
         """A window's sequences; with `dedupe` equal ones are computed once, unless sampled."""

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import clean_up
 from engine.core.settings import option
+from engine.core.token_limit import TokenLimit
 from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.tasks import chats, decoding
@@ -35,12 +36,14 @@ def _check(model_config: ModelConfig, options: TextGenerationOptions, columns: i
     if options.chat and options.prefix != model_config.prefix:
         raise SettingsError("prefix is given with chat", "--system says what goes before a chat")
     limit = model_config.position_limit
-    if limit and options.max_new_tokens >= limit:
-        raise SettingsError(
-            f"max_new_tokens is {options.max_new_tokens}, which leaves no positions for a prompt: "
-            f"the model has {limit} positions",
-            f"--max-new-tokens below {limit}",
-        )
+    for name in ("min_new_tokens", "max_new_tokens") if limit else ():
+        tokens = TokenLimit.of(getattr(options, name), least=0)
+        if tokens.factor >= 0 and tokens.constant >= limit:
+            raise SettingsError(
+                f"{name} is {tokens.setting}, which leaves no positions for a prompt: "
+                f"the model has {limit} positions",
+                f"--{name.replace('_', '-')} below {limit}",
+            )
 
 
 def _prepare(rows: Rows, context: Context) -> Rows:
@@ -59,7 +62,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     tokenizer, limit = context.tokenizer, context.model_config.position_limit
     length = tokenizer.max_length
     if limit:
-        length = min(length, limit - context.options.max_new_tokens)
+        length = min(length, _longest_prompt(context.options.max_new_tokens, limit))
     before, after = (
         special[: 0 if chat else None, 0] for special in tokenizer.single_layout.special
     )
@@ -69,6 +72,15 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     if not ids.lengths.all():
         ids = Ragged.join_rows([ids, _first_tokens(ids, context)])
     return Encoded.one_each(rows, ids, None, whole.lengths > prompts.lengths)
+
+
+def _longest_prompt(max_new_tokens: int | str, positions: int) -> int:
+    """Tokens of the longest prompt that leaves positions for as many new ones as are allowed."""
+    limit = TokenLimit.of(max_new_tokens)
+    if limit.factor <= -1:
+        return positions - 1
+    longest = int((positions - limit.constant) / (1 + limit.factor))
+    return min(max(1, longest), positions - 1)
 
 
 def _repeated(values: Ints, rows: int) -> Ragged:
@@ -118,4 +130,6 @@ TASK = Task(
     check=_check,
     chats=chats.holds_chats,
     prepare=_prepare,
+    adapt=decoding.adapt,
+    remarks=decoding.remarks,
 )

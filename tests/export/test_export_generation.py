@@ -330,7 +330,7 @@ def test_where_draws_cannot_be_the_likeliest_is_taken(
     assert not found.do_sample
     assert found.temperature == (given.get("temperature", 0.7) or 1.0)
     assert found.top_p == 1.0
-    assert any(said in note for note in report.notes)
+    assert any(said in note for note in report.notes) or not said
     # What is left does for a draw, where one is asked for.
     assert Bundle.load(tmp_path / "out")(["w"], do_sample=True, num_beams=1).num_rows == 1
 
@@ -382,10 +382,21 @@ def test_lengths_that_count_the_prompt_are_noted(tmp_path: Path) -> None:
     )
     report = export(str(model), tmp_path / "out", task=None)
     found = _settings(tmp_path / "out")
-    assert (found.max_new_tokens, found.search.min_new_tokens) == (89, 0)
+    assert (found.max_new_tokens, found.search.min_new_tokens) == ("90-x", "9-x")
     assert found.search.forced_bos_id == -1
-    for said in ("max_length=90 counts the prompt", "min_length=9 counts the prompt", "(3)"):
+    for said in ("max_length=90 counts the prompt", "(3)"):
         assert any(said in note for note in report.notes), said
+    answers = Bundle.load(tmp_path / "out")([PROMPTS[0], "dog"], do_sample=False).to_pylist()
+    pipe = _pipeline(model, "text-generation")
+    wanted = [pipe(text, do_sample=False)[0]["generated_text"] for text in (PROMPTS[0], "dog")]
+    assert [row["generated_text"] for row in answers] == wanted
+    # What is as long as the limit gets one token; a limit of the person's own counts new ones.
+    long = "a dog and " * 12
+    (row,) = Bundle.load(tmp_path / "out")([long]).to_pylist()
+    assert row["generated_text"].startswith(long)
+    assert (row["output_tokens"], row["finish_reason"]) == (1, "length")
+    (row,) = Bundle.load(tmp_path / "out")([long], max_new_tokens=5, min_new_tokens=5).to_pylist()
+    assert row["output_tokens"] == 5
 
 
 def test_no_end_and_no_start_token(tmp_path: Path) -> None:

@@ -297,13 +297,19 @@ def test_every_score_is_as_the_rules_say(
     ids = np.concatenate([prompts, spoken], axis=1)
     logits = draw.normal(size=(len(rows), VOCABULARY)).astype(np.float32)
     lengths = np.array([len(row) for row in rows])
-    seen = TokenHistory(ids, prompts, lengths, np.full(len(rows), said))
+    seen = history(ids, prompts, lengths, np.full(len(rows), said), search.min_new_tokens)
     found = logits.copy()
-    for processor in logits_processors(search, (END,), 5):
+    for processor in logits_processors(search, (END,), minimum=bool(search.min_new_tokens)):
         processor(found, seen)
     for row, own, said_here, scores in zip(rows, found, spoken.tolist(), logits, strict=True):
         wanted = ruled(scores, [*row, *said_here], said, row, (END,), search, 5)
         assert own.tolist() == wanted.tolist()
+
+
+def history(ids: Any, source: Any, prompts: Any, said: Any, least: Any = 0) -> TokenHistory:
+    """Rows that may generate 5 tokens, and must generate `least`."""
+    limits, minima = np.full(len(ids), 5), np.full(len(ids), least)
+    return TokenHistory(ids, source, prompts, said, limits, minima)
 
 
 @pytest.mark.parametrize("row", [(7,), (9, 7)])
@@ -311,8 +317,9 @@ def test_a_bad_word_as_long_as_all_there_is_may_come(row: tuple[int, ...]) -> No
     """transformers looks for a word only where one token more than its beginning is there."""
     ids = np.array([row])
     scores = np.zeros((1, VOCABULARY), np.float32)
-    (processor,) = logits_processors(GenerationConfig(bad_words_ids=((7, 8),)), (END,), 5)
-    processor(scores, TokenHistory(ids, ids, np.array([len(row)]), np.zeros(1, np.int64)))
+    config = GenerationConfig(bad_words_ids=((7, 8),))
+    (processor,) = logits_processors(config, (END,), minimum=False)
+    processor(scores, history(ids, ids, np.array([len(row)]), np.zeros(1, np.int64)))
     assert np.flatnonzero(scores[0]).tolist() == ([8] if len(row) > 1 else [])
 
 

@@ -26,7 +26,7 @@ from support.fakes import (
 
 import engine
 from engine import tasks
-from engine.bundle.format import ModelConfig
+from engine.bundle.format import GenerationConfig, ModelConfig
 from engine.core.config import RunSettings
 from engine.core.settings import declared, option
 from engine.core.types import Column, Encoded, Ragged, Rows
@@ -398,14 +398,20 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
         (CLASSES, "top_k", None),
         (CLASSES, "function_to_apply", "relu"),
         (TRANSLATION, "max_new_tokens", 0),
-        (TRANSLATION, "max_new_tokens", "9"),
+        (TRANSLATION, "max_new_tokens", "0"),
+        (TRANSLATION, "max_new_tokens", "9 tokens"),
+        (TRANSLATION, "max_new_tokens", "1.5"),
+        (TRANSLATION, "max_new_tokens", "x+x"),
+        (TRANSLATION, "max_new_tokens", ""),
+        (TRANSLATION, "max_new_tokens", 9.0),
         (TRANSLATION, "prefix", 7),
         (TRANSLATION, "num_beams", 0),
         (TRANSLATION, "length_penalty", "long"),
         (TRANSLATION, "length_penalty", float("nan")),
         (TRANSLATION, "early_stopping", "maybe"),
         (TRANSLATION, "repetition_penalty", 0.0),
-        (TRANSLATION, "min_new_tokens", 9),
+        (TRANSLATION, "min_new_tokens", -1),
+        (TRANSLATION, "min_new_tokens", "x9"),
         (TRANSLATION, "no_repeat_ngram_size", -1),
         (TRANSLATION, "stop", ("",)),
         (TRANSLATION, "stop", 7),
@@ -487,3 +493,73 @@ def test_a_new_task_is_a_file_and_a_row_of_the_table(
     assert bundle(given, twice=True)["tokens"].to_pylist() == [2 * n for n in wanted]
     assert "twice" in options._options()
     assert tasks.describe(COUNT)["options"][0]["help"] == "count every token twice"
+
+
+# options beside defaults
+
+
+def _defaults_of(task: Task, **search: Any) -> ModelConfig:
+    """A model configuration of a task whose checkpoint has these settings."""
+    model_config = MODEL_CONFIGS[task.name]
+    assert model_config.decoder is not None
+    limits = {n: search.pop(n) for n in ("max_new_tokens",) if n in search}
+    decoder = dataclasses.replace(model_config.decoder, search=GenerationConfig(**search), **limits)
+    return dataclasses.replace(model_config, decoder=decoder)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "given", "then"),
+    [
+        ({"do_sample": True}, {"num_beams": 2}, {"do_sample": False, "num_beams": 2}),
+        ({"do_sample": True}, {"num_beams": 1}, {"do_sample": True}),
+        ({"num_beams": 4}, {"do_sample": True}, {"do_sample": True, "num_beams": 1}),
+        ({"num_beams": 4}, {"do_sample": False}, {"num_beams": 4}),
+        ({"num_beams": 4}, {"top_k": 3}, {"num_beams": 4, "do_sample": False, "top_k": 3}),
+        ({"max_new_tokens": 9}, {"min_new_tokens": 30}, {"max_new_tokens": 30}),
+        ({"max_new_tokens": "9-x"}, {"min_new_tokens": 30}, {"max_new_tokens": 30}),
+        ({"min_new_tokens": 8}, {"max_new_tokens": 3}, {"min_new_tokens": 3}),
+        ({"min_new_tokens": 8}, {"max_new_tokens": "2x"}, {"min_new_tokens": 8}),
+        ({"max_new_tokens": "9-x"}, {"max_new_tokens": 5}, {"max_new_tokens": 5}),
+        ({}, {"max_new_tokens": "12"}, {"max_new_tokens": 12}),
+        ({}, {"max_new_tokens": " 1.50x + 10 "}, {"max_new_tokens": "1.5x+10"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("task", [TRANSLATION, TASKS["text-generation"]], ids=lambda t: t.name)
+def test_an_option_goes_before_the_defaults_that_it_conflicts_with(
+    task: Task, checkpoint: dict[str, Any], given: dict[str, Any], then: dict[str, Any]
+) -> None:
+    options = tasks.resolve_options(task, _defaults_of(task, **checkpoint), given)
+    assert {name: getattr(options, name) for name in then} == then
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_beams": 2, "do_sample": True}, "do_sample is given with num_beams 2"),
+        ({"min_new_tokens": 6, "max_new_tokens": 5}, "min_new_tokens is 6, max_new_tokens 5"),
+    ],
+)
+def test_two_options_that_conflict_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        tasks.resolve_options(TRANSLATION, MODEL_CONFIGS["translation"], given)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "given", "said"),
+    [
+        ({}, {"top_k": 5, "seed": 3}, ["top_k, seed changed nothing: do_sample is off"]),
+        ({}, {"length_penalty": 2.0}, ["length_penalty changed nothing: num_beams is 1"]),
+        ({"num_beams": 3}, {"length_penalty": 2.0}, []),
+        ({"do_sample": True}, {"top_k": 5}, []),
+        ({"do_sample": True}, {"top_k": 5, "num_beams": 3}, ["top_k changed nothing"]),
+        ({"num_beams": 3}, {"top_k": 5, "do_sample": True}, []),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_remarked_upon(
+    checkpoint: dict[str, Any], given: dict[str, Any], said: list[str]
+) -> None:
+    remarks = TRANSLATION.remarks(_defaults_of(TRANSLATION, **checkpoint), given)
+    assert len(remarks) == len(said)
+    assert all(start in remark for start, remark in zip(said, remarks, strict=True))

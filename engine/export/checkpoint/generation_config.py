@@ -1,19 +1,20 @@
 """How a checkpoint generates: what transformers' own pipeline would do with it.
 
-The pipeline is built and looked at, since its defaults, the checkpoint's generation_config.json and
-config.json's task_specific_params override one another in an order that only its code knows.
+The pipeline is built, and the model's own generate() is asked what it would make of the pipeline's
+settings, since pipeline defaults, generation_config.json and config.json's task_specific_params
+override one another in an order that only their code knows.
 """
 
 from __future__ import annotations
 
 import copy
-import re
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.bundle.format import DecoderConfig, GenerationConfig, Languages
-from engine.errors import ExportError, SettingsError
+from engine.core.token_limit import TokenLimit
+from engine.errors import ExportError
+from engine.export.checkpoint import languages as language_codes
 from engine.export.checkpoint.silenced import silenced
 from engine.export.checkpoint.task_inference import ExportTask
 
@@ -53,8 +54,6 @@ _NOT_SUPPORTED_IN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
     "eta_cutoff": (None, 0.0),
 }
 
-_LANGUAGE_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")
-
 
 def read(
     model: Any, tokenizer: Any, task: ExportTask, requested: str, note: Note
@@ -75,8 +74,10 @@ def read(
         SettingsError: The task names a language that the tokenizer does not have.
     """
     requested = _pair(model.config, requested, note)
-    config, prefix = _pipeline_settings(model, tokenizer, task, requested)
-    languages = _languages(tokenizer, config, task, requested, note)
+    transformers_pipeline = pipeline(model, tokenizer, task, requested)
+    config = _final_settings(model, transformers_pipeline)
+    prefix = str(transformers_pipeline.prefix or "")
+    languages = language_codes.read(tokenizer, config, task, requested, note)
     _note_unsupported(config, note)
     _note_attention(model.config, note)
     if task.name == "translation" and languages is None:
@@ -99,27 +100,51 @@ def _pair(config: Any, requested: str, note: Note) -> str:
     return str(offered[0])
 
 
-def _pipeline_settings(
-    model: Any, tokenizer: Any, task: ExportTask, requested: str
-) -> tuple[Any, str]:
-    """The GenerationConfig and the prefix that the pipeline of this task would use."""
+def pipeline(model: Any, tokenizer: Any, task: ExportTask, requested: str) -> Any:
+    """transformers' pipeline of a task over a model.
+
+    Raises:
+        ExportError: It cannot be made of this checkpoint.
+    """
     import torch
     import transformers
 
     parameters = copy.deepcopy(model.config.task_specific_params)
     try:
         with silenced():
-            pipeline = getattr(transformers, _PIPELINES[task.name])(
+            return getattr(transformers, _PIPELINES[task.name])(
                 model=model,
                 tokenizer=tokenizer,
                 framework="pt",
                 task=requested,
                 device=torch.device("cpu"),
             )
+    except Exception as error:  # transformers raises a dozen classes here
+        raise ExportError(
+            f"transformers' pipeline for {task.name} refuses the checkpoint: "
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}",
+            "correct that setting in the checkpoint's generation_config.json or config.json; a "
+            "transformers_version is a release, such as 4.57.6",
+        ) from error
     finally:
         # The pipeline takes the prefix out of the model's own config.
         model.config.task_specific_params = parameters
-    return pipeline.generation_config, str(pipeline.prefix or "")
+
+
+def _final_settings(model: Any, pipeline: Any) -> Any:
+    """The GenerationConfig that generate() ends up with where the pipeline calls it.
+
+    generate() merges the checkpoint's settings into the pipeline's once more if they are of
+    transformers 4.50 or later, or name no version. `max_length` and `min_length` are left as they
+    are: what they count depends on the row (see `_limit`).
+    """
+    arguments = dict(pipeline._forward_params)
+    if prefix_length := arguments.pop("prefix_length", 0):
+        length = arguments.get("max_length") or pipeline.generation_config.max_length
+        arguments["max_length"] = length + prefix_length
+    with silenced():
+        config, _ = model._prepare_generation_config(pipeline.generation_config, **arguments)
+    return config
 
 
 def _generation(model: Any, config: Any, languages: Languages | None, note: Note) -> DecoderConfig:
@@ -131,10 +156,10 @@ def _generation(model: Any, config: Any, languages: Languages | None, note: Note
         start_id=-1 if causal else _start(config),
         end_ids=ends,
         pad_id=_pad_id(config, ends),
-        max_new_tokens=_max_new_tokens(config, causal, note),
+        max_new_tokens=_max_new_tokens(model, config, note),
         vocabulary=len(model.get_output_embeddings().weight),
         **_cache_shape(model.config),
-        search=_search(config, causal, languages, note),
+        search=_search(model, config, languages, note),
         bos_id=_bos(config) if causal else -1,
     )
 
@@ -187,37 +212,55 @@ def _pad_id(config: Any, ends: tuple[int, ...]) -> int:
     return ends[0] if ends else 0
 
 
-def _max_new_tokens(config: Any, causal: bool, note: Note) -> int:
-    if config.max_new_tokens is not None:
-        return int(config.max_new_tokens)
-    if causal:
+def _max_new_tokens(model: Any, config: Any, note: Note) -> int | str:
+    limit = _limit(model, config, "max_length")
+    if limit.factor:
         note(
-            f"the checkpoint's max_length={config.max_length} counts the prompt; "
-            "this engine allows as many new tokens for every prompt, less one"
+            f"the checkpoint's max_length={limit.constant} counts the prompt, as in transformers; "
+            "a prompt as long as that gets one new token: --max-new-tokens sets another limit"
         )
-    # transformers counts the start token.
-    return max(1, int(config.max_length) - 1)
+    return limit.setting if limit.factor else max(1, limit.constant)
 
 
-def _min_new_tokens(config: Any, causal: bool, note: Note) -> int:
-    if config.min_new_tokens is not None:
-        return int(config.min_new_tokens)
-    least = int(config.min_length or 0)
-    if causal and least:
-        note(
-            f"the checkpoint's min_length={least} counts the prompt; it is ignored: "
-            "set min_new_tokens instead"
+def _min_new_tokens(model: Any, config: Any) -> int | str:
+    limit = _limit(model, config, "min_length")
+    if limit.factor:
+        return limit.setting if limit.constant > 1 else 0
+    return max(0, limit.constant)
+
+
+def _limit(model: Any, config: Any, name: str) -> TokenLimit:
+    """What generate() makes of max_length or min_length and of the limits of new tokens.
+
+    It is asked for decoder inputs of one and of two tokens: where the limits of both are one
+    number, the prompt is counted. An encoder-decoder model starts from one token.
+    """
+    one, two = (_prepared(model, config, name, length) for length in (1, 2))
+    counted = one == two and not model.config.is_encoder_decoder
+    return TokenLimit(-1.0, one) if counted and one > 0 else TokenLimit(0.0, one - 1)
+
+
+def _prepared(model: Any, config: Any, name: str, length: int) -> int:
+    """max_length or min_length of a row with decoder inputs of this length."""
+    with silenced():
+        prepared = model._prepare_generated_length(
+            generation_config=copy.deepcopy(config),
+            has_default_max_length=config.max_length is not None,
+            has_default_min_length=config.min_length is not None,
+            model_input_name="input_ids",
+            input_ids_length=length,
+            inputs_tensor=None,
         )
-        return 0
-    return max(0, least - 1)
+    return int(getattr(prepared, name) or 0)
 
 
-def _search(config: Any, causal: bool, languages: Languages | None, note: Note) -> GenerationConfig:
+def _search(model: Any, config: Any, languages: Languages | None, note: Note) -> GenerationConfig:
+    causal = not model.config.is_encoder_decoder
     return GenerationConfig(
         num_beams=int(config.num_beams or 1),
         length_penalty=_float(config.length_penalty),
         early_stopping=config.early_stopping if config.early_stopping is not None else False,
-        min_new_tokens=_min_new_tokens(config, causal, note),
+        min_new_tokens=_min_new_tokens(model, config),
         no_repeat_ngram_size=int(config.no_repeat_ngram_size or 0),
         encoder_no_repeat_ngram_size=int(config.encoder_no_repeat_ngram_size or 0),
         repetition_penalty=_float(config.repetition_penalty),
@@ -314,63 +357,3 @@ def _note_prefixes(config: Any, prefix: str, requested: str, note: Note) -> None
     # A Marian model translates between the languages it was trained on, and needs no prefix.
     elif requested not in ("translation", *specific) and config.model_type != "marian":
         note(f"the checkpoint names no prefix for {requested}: none is put before the texts")
-
-
-def _languages(
-    tokenizer: Any, config: Any, task: ExportTask, requested: str, note: Note
-) -> Languages | None:
-    """Language codes, where the translation pipeline builds its inputs from them.
-
-    The pipeline forces the target's token as the first one, also for mBART-25, whose decoder
-    already starts from a language's token; that start token does not change.
-    """
-    if task.name != "translation" or not hasattr(tokenizer, "_build_translation_inputs"):
-        return None
-    ids = _language_ids(tokenizer)
-    source, target = str(tokenizer.src_lang), _default_target(tokenizer, config, ids)
-    if pair := _LANGUAGE_PAIR.fullmatch(requested):
-        source, target = (_language(code, ids) for code in pair.groups())
-    elif target:
-        note(f"translates from {source} into {target} unless languages are named")
-    else:
-        note(f"translates from {source}; the checkpoint names no target language: name one")
-    tokenizer.src_lang = source
-    return Languages(ids=ids, source=source, target=target)
-
-
-def _language_ids(tokenizer: Any) -> dict[str, int]:
-    """Token id of every language code of the tokenizer."""
-    codes = getattr(tokenizer, "lang_code_to_id", None)
-    if not codes:
-        module = sys.modules[type(tokenizer).__module__]
-        codes = getattr(module, "FAIRSEQ_LANGUAGE_CODES", tokenizer.additional_special_tokens)
-    ids = {str(code): int(tokenizer.convert_tokens_to_ids(code)) for code in codes}
-    return {code: n for code, n in ids.items() if n != tokenizer.unk_token_id}
-
-
-def _default_target(tokenizer: Any, config: Any, ids: Mapping[str, int]) -> str:
-    """The language that the checkpoint itself translates into, "" where it does not say."""
-    named = {n: code for code, n in ids.items()}
-    for token in (config.forced_bos_token_id, config.decoder_start_token_id):
-        if token in named:
-            return named[token]
-    target = getattr(tokenizer, "tgt_lang", None)
-    return str(target) if target in ids else ""
-
-
-def _language(code: str, ids: Mapping[str, int]) -> str:
-    """A code of the tokenizer from itself or, if that fits one code only, from its language.
-
-    Raises:
-        SettingsError: The tokenizer has no such code, or several.
-    """
-    if code in ids:
-        return code
-    matches = [full for full in ids if full.split("_")[0] == code]
-    if len(matches) == 1:
-        return matches[0]
-    what = "several codes of" if matches else "no code"
-    raise SettingsError(
-        f"task: the checkpoint's tokenizer has {what} {code!r}",
-        f"name the languages as it does: {', '.join(matches or sorted(ids))}",
-    )
