@@ -216,6 +216,8 @@ class ModelConfig:
         labels: Class names in the order of the logits (classification, entailment, tokens).
         problem_type: single_label_classification, multi_label_classification or regression; ""
             where the checkpoint does not say.
+        entailment: Index of the logit of entailment (zero-shot-classification); -1: of the first
+            label that starts with "entail".
         pooling: Names of `tasks.feature_extraction.POOLINGS`, joined by "+" where the results of
             several are concatenated (feature-extraction).
         include_prompt: Whether the tokens of a prompt are pooled, too.
@@ -243,6 +245,7 @@ class ModelConfig:
     clean_up: bool = False
     labels: tuple[str, ...] = ()
     problem_type: str = ""
+    entailment: int = -1
     pooling: str = ""
     include_prompt: bool = True
     normalize: bool = False

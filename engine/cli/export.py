@@ -22,7 +22,8 @@ _Sample = Annotated[
 ]
 _Text = Annotated[list[str] | None, typer.Option(help="Input columns of the sample, a,b for two.")]
 _Force = Annotated[
-    bool, typer.Option("--force", help="Write the bundle even if it exceeds its accuracy limits.")
+    bool,
+    typer.Option("--force", help="Write the bundle although a check failed; it is marked."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _RECIPES = "fp32, int8, int8-tensor, int8-weight, int4-weight or fp16."

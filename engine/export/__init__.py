@@ -47,21 +47,21 @@ def export(
     """Turn a checkpoint into a bundle, and test that it answers as the checkpoint does.
 
     Args:
-        model: A hub id, or a folder in the Hugging Face layout; None for the checkpoint and
-            revision that are the default of transformers' pipeline for the task.
+        model: A hub id, or a folder in the Hugging Face layout; None for the default checkpoint of
+            transformers' pipeline for the task.
         out: The bundle's folder; it must not exist, or be empty.
         task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY, or None to infer it.
         revision: A commit, branch or tag of the hub.
         recipe: A name of `recipes.table.RECIPES`.
-        sample, text, force: As in `quantize`.
+        sample, text, force: As in `quantize`; `force` accepts a head for another task, too.
         allow_pickle: Accept `.bin` weights where there are no safetensors.
         progress: Called with one line before each stage.
 
     Raises:
         SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
-            revision was given for a folder or for no model.
-        ExportError: The checkpoint cannot become a bundle, its graphs' answers differ from
-            its own, or the bundle exceeds the recipe's limits. Nothing is left.
+            revision is given for a folder or for no model.
+        ExportError: The checkpoint cannot become a bundle, its graphs' answers differ from its
+            own, or the bundle exceeds the recipe's limits. Nothing is left.
         OutputError: `out` is not empty or cannot be written.
         MissingDependency: The extra `export` is not installed.
     """
@@ -81,10 +81,10 @@ def export(
         model, revision, notes = _default_model(str(task), progress)
     with new_folder(Path(out)) as (work, folder):
         checkpoint = hub.resolve(model, revision, progress)
-        resolved = _resolve_task(task, checkpoint)
+        resolved, notes = _planned(checkpoint, task, recipe, force, notes, progress)
+        checkpoint = _with_weights(checkpoint, allow_pickle, work, progress)
         fp32 = folder if recipe == "fp32" else work / "fp32"
         fp32.mkdir(exist_ok=True)
-        checkpoint = _with_weights(checkpoint, resolved, allow_pickle, work, progress)
         description = _write_fp32(checkpoint, resolved, task, work, fp32, notes, progress)
         if recipe != "fp32":
             rows = quantization.load_sample(sample, text, description)
@@ -103,27 +103,41 @@ def _default_model(task: str, progress: Callable[[str], None]) -> tuple[str, str
     return model, revision, (note,)
 
 
-def _resolve_task(task: str | None, checkpoint: Checkpoint) -> ExportTask:
-    from engine.export.checkpoint import embedding_modules, task_inference
+def _planned(
+    checkpoint: Checkpoint,
+    task: str | None,
+    recipe: str,
+    force: bool,
+    notes: tuple[str, ...],
+    progress: Callable[[str], None],
+) -> tuple[ExportTask, tuple[str, ...]]:
+    """What a checkpoint is exported for, and all notes; what cannot be exported is refused before
+    any weight is fetched."""
+    from engine.export.checkpoint import (
+        conversion,
+        embedding_modules,
+        plan,
+        task_head,
+        task_inference,
+    )
 
     embeds = embedding_modules.embeds(checkpoint)
-    return task_inference.resolve_task(task, checkpoint.config, embeds)
+    resolved = task_inference.resolve_task(task, checkpoint.config, embeds)
+    notes += task_head.check(checkpoint, resolved, force)
+    conversion.check_supported(checkpoint, resolved)
+    if resolved.name == "feature-extraction":
+        embedding_modules.check(checkpoint)
+    for line in plan.describe(checkpoint, resolved, task, recipe):
+        progress(line)
+    return resolved, notes
 
 
 def _with_weights(
-    checkpoint: Checkpoint,
-    task: ExportTask,
-    allow_pickle: bool,
-    work: Path,
-    progress: Callable[[str], None],
+    checkpoint: Checkpoint, allow_pickle: bool, work: Path, progress: Callable[[str], None]
 ) -> Checkpoint:
-    """The checkpoint with its weights, which are not fetched if it cannot be exported, and with
-    metadata as transformers 4.57 reads it."""
-    from engine.export.checkpoint import conversion, embedding_modules, hub, normalization
+    """The checkpoint with its weights, and with metadata as transformers 4.57 reads it."""
+    from engine.export.checkpoint import hub, normalization
 
-    conversion.check_supported(checkpoint, task)
-    if task.name == "feature-extraction":
-        embedding_modules.check(checkpoint)
     checkpoint = hub.with_weights(checkpoint, allow_pickle, progress)
     return normalization.normalize(checkpoint, work / "checkpoint")
 

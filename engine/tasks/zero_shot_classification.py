@@ -84,6 +84,8 @@ def entailment(model_config: ModelConfig) -> int:
     Raises:
         SettingsError: No label's name starts with "entail".
     """
+    if model_config.entailment >= 0:
+        return model_config.entailment
     for i, label in enumerate(model_config.labels):
         if label.lower().startswith("entail"):
             return i

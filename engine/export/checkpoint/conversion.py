@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError
+from engine.export.checkpoint import labels
 from engine.export.checkpoint.hub import Checkpoint
+from engine.export.checkpoint.normalized_config import normalized_config
 from engine.export.checkpoint.silenced import silenced
 from engine.export.checkpoint.task_inference import ExportTask
 
@@ -47,6 +49,8 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
                 use_safetensors=not checkpoint.pickled,
                 dtype=torch.float32,
                 output_loading_info=True,
+                # They are refused below, with their shapes.
+                ignore_mismatched_sizes=True,
                 **_attention(checkpoint.config),
             )
     except Exception as error:  # transformers raises a dozen classes here
@@ -57,7 +61,7 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
     if checkpoint.shares_head and "lm_head.weight" in info["missing_keys"]:
         model.lm_head.weight = model.shared.weight
         info["missing_keys"].remove("lm_head.weight")
-    _check_complete(checkpoint, task, info)
+    _check_complete(checkpoint, task, model, info)
     _extend_positions(model)
     return model.eval()
 
@@ -192,16 +196,59 @@ def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
     )
 
 
-def _check_complete(checkpoint: Checkpoint, task: ExportTask, info: dict[str, Any]) -> None:
+def _check_complete(
+    checkpoint: Checkpoint, task: ExportTask, model: Any, info: dict[str, Any]
+) -> None:
     """transformers fills missing weights with random numbers and only warns."""
     missing = sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED))
-    wrong = sorted(str(k[0]) for k in info["mismatched_keys"])
-    if missing or wrong:
-        named = ", ".join((missing + wrong)[:4])
+    if missing:
         raise ExportError(
-            f"{checkpoint.name}: the checkpoint lacks weights that {task.name} needs: {named}",
+            f"{checkpoint.name}: the checkpoint lacks weights that {task.name} needs: "
+            f"{', '.join(missing[:4])}",
             "it was not trained for this task: choose another --task or another checkpoint",
         )
+    if wrong := sorted(info["mismatched_keys"]):
+        shape = " × ".join(map(str, model.state_dict()[wrong[0]].shape))
+        labelled = task.auto_class in labels.LABELLED
+        what = ": id2label or num_labels names more or fewer logits than the head has"
+        raise ExportError(
+            f"{checkpoint.name}: the weights have other shapes than config.json gives them: "
+            f"{', '.join(wrong[:4])} ({wrong[0]} has {_stored_shape(checkpoint, wrong[0])}, not "
+            f"{shape}){what if labelled else ''}",
+            "config.json and the weights are of different models: correct config.json, or fetch "
+            "the checkpoint once more",
+        )
+
+
+def _stored_shape(checkpoint: Checkpoint, name: str) -> str:
+    """The shape of a weight in the checkpoint's safetensors."""
+    from safetensors import safe_open
+
+    for file in checkpoint.weights:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as stored:
+                if name in stored.keys():  # noqa: SIM118  (not a mapping)
+                    return " × ".join(map(str, stored.get_slice(name).get_shape()))
+    return "another shape"
+
+
+def read_config(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's configuration as transformers reads it; no weights are needed.
+
+    Raises:
+        ExportError: transformers cannot read it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    config = normalized_config(checkpoint.name, checkpoint.config)
+    try:
+        with silenced():
+            return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    except Exception as error:  # transformers raises a dozen classes here, too
+        raise ExportError(
+            f"{checkpoint.name}: transformers cannot read its config.json: {_brief(error)}",
+            "correct config.json, or fetch the checkpoint once more",
+        ) from error
 
 
 def _brief(error: BaseException) -> str:

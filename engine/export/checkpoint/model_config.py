@@ -11,6 +11,7 @@ from engine.export.checkpoint import (
     chat_templates,
     embedding_modules,
     generation_config,
+    labels,
     positions,
 )
 from engine.export.checkpoint.hub import Checkpoint
@@ -49,8 +50,8 @@ def read(
     specific: dict[str, Any] = {}
     if task.name == "feature-extraction":
         specific = _embedding(checkpoint, model, tokenizer, notes)
-    elif task.auto_class in _LABELLED:
-        specific = _labels(checkpoint, model, task)
+    elif task.auto_class in labels.LABELLED:
+        specific = labels.read(checkpoint, model.config, task, notes.append)
     elif task.name == "fill-mask":
         _check_mask(checkpoint, shared)
     elif task.name == "question-answering":
@@ -161,32 +162,6 @@ def _prompts(checkpoint: Checkpoint, notes: list[str]) -> dict[str, Any]:
             f"a run takes one by name, such as --prompt {others[0]}"
         )
     return {"prompts": prompts, "prefix": prompts.get(default, "")}
-
-
-# transformers' classes of models whose logits have labels.
-_LABELLED = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
-
-
-def _labels(checkpoint: Checkpoint, model: Any, task: ExportTask) -> dict[str, Any]:
-    config = model.config
-    labels = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
-    if task.name == "zero-shot-classification":
-        _check_entailment(checkpoint, labels)
-    # Where the checkpoint names no problem type, a run decides by the number of labels, as the
-    # pipeline does.
-    return {"labels": labels, "problem_type": config.problem_type or ""}
-
-
-def _check_entailment(checkpoint: Checkpoint, labels: tuple[str, ...]) -> None:
-    if any(label.lower().startswith("entail") for label in labels):
-        return
-    named = ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
-    raise ExportError(
-        f"{checkpoint.name}: no label of the checkpoint starts with 'entail', so it cannot tell "
-        f"whether a text entails a hypothesis; its labels: {named}",
-        "export a checkpoint trained on natural language inference, or name its labels in "
-        "config.json's id2label and label2id",
-    )
 
 
 def _check_mask(checkpoint: Checkpoint, vocabulary: Mapping[str, Any]) -> None:

@@ -171,19 +171,37 @@ def _named(task: str) -> str:
 
 
 def _inferred(config: Mapping[str, Any], embeds: bool) -> str:
-    architectures = tuple(config.get("architectures") or ())
+    named = architectures(config)
     if embeds:
         return "feature-extraction"
-    for ending, task in _HEADS.items():
-        if any(a.endswith(ending) for a in architectures):
-            return task
+    tasks = [task for ending, task in _HEADS.items() if any(a.endswith(ending) for a in named)]
+    if len(tasks) > 1:
+        raise ExportError(
+            f"config.json names several architectures, {', '.join(named)}",
+            f"name the task with --task, one of: {', '.join(tasks)}",
+        )
+    if tasks:
+        return tasks[0]
     if generates := _GENERATES.get(str(config.get("model_type"))):
         summarizes = "summarization" in (config.get("task_specific_params") or {})
         return "summarization" if summarizes and generates == "text2text-generation" else generates
     raise ExportError(
-        f"config.json does not say what the model is for (architectures: {list(architectures)})",
+        f"config.json does not say what the model is for (architectures: {list(named)})",
         f"name the task with --task, one of: {', '.join(TASKS)}",
     )
+
+
+def fits_model_type(task: ExportTask, model_type: str) -> bool:
+    """Whether a task is exported for a model type, as far as the engine's own lists say."""
+    if task.model_types:
+        return model_type in task.model_types
+    return model_type not in (*ENCODER_DECODERS, *CAUSAL) or model_type in task.also
+
+
+def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names in config.json's `architectures`; a single text counts as a list of one."""
+    named = config.get("architectures") or ()
+    return (named,) if isinstance(named, str) else tuple(map(str, named))
 
 
 def _check_model_type(task: ExportTask, config: Mapping[str, Any]) -> None:
