@@ -53,39 +53,57 @@ def shortlist(model: Any, count: int) -> None:
     from onnx import helper, numpy_helper
 
     graph = model.graph
-    at = next(i for i, node in enumerate(graph.node) if node.name == "pick")
-    head = next(node for node in graph.node if node.name == "head")
-    states, *weights = head.input
-    head.output[0] = "rough"
+    nodes = {node.name: node for node in graph.node}
+    head = nodes["head"]
+    # Where the head is bounded, what has that name still has to be.
+    logits, bounded = head.output[0], "head/softcap" in nodes
     whole = {"shortlist": count, "short/last": -1}
     graph.initializer.extend(
         numpy_helper.from_array(np.array([value], np.int64), name) for name, value in whole.items()
     )
-    steps: list[tuple[str, list[str], list[str], dict[str, int]]] = [
+    steps = _shortlist_steps(*head.input, logits=logits)
+    head.output[0] = "rough"
+    if bounded:
+        steps[-2] = ("TopK", ["short/exact", "picks"], ["short/free", "short/rank"], {"axis": -1})
+        steps += [
+            ("Div", ["short/free", "head_softcap"], ["short/part"], {}),
+            ("Tanh", ["short/part"], ["short/tanh"], {}),
+            ("Mul", ["short/tanh", "head_softcap"], ["best_logits"], {}),
+        ]
+    made = [
+        helper.make_node(op, inputs, outputs, outputs[-1], **attributes)
+        for op, inputs, outputs, attributes in steps
+    ]
+    following = [node for node in graph.node if node.name != "pick"]
+    at = next(i for i, node in enumerate(following) if node.name == "head") + 1
+    following[at:at] = made
+    del graph.node[:]
+    graph.node.extend(following)
+
+
+def _shortlist_steps(
+    states: str, *weights: str, logits: str
+) -> list[tuple[str, list[str], list[str], dict[str, int]]]:
+    """Operator, inputs, outputs and attributes; `weights` are the head's, its bias included."""
+    exact = "short/plain" if len(weights) > 1 else "short/exact"
+    bias: list[tuple[str, list[str], list[str], dict[str, int]]] = []
+    if len(weights) > 1:
+        bias = [
+            ("Gather", [weights[1], "short"], ["short/bias"], {}),
+            ("Add", ["short/plain", "short/bias"], ["short/exact"], {}),
+        ]
+    return [
         ("Max", ["picks", "shortlist"], ["short/count"], {}),
         ("TopK", ["rough", "short/count"], ["short/rough", "short"], {"axis": -1}),
         ("Gather", [weights[0], "short"], ["short/weights"], {}),
         ("Unsqueeze", [states, "short/last"], ["short/column"], {}),
         ("MatMul", ["short/weights", "short/column"], ["short/product"], {}),
-        ("Squeeze", ["short/product", "short/last"], ["short/exact"], {}),
-        ("ScatterElements", ["rough", "short", "short/exact"], ["logits"], {"axis": 1}),
+        ("Squeeze", ["short/product", "short/last"], [exact], {}),
+        *bias,
+        ("ScatterElements", ["rough", "short", "short/exact"], [logits], {"axis": 1}),
         ("TopK", ["short/exact", "picks"], ["best_logits", "short/rank"], {"axis": -1}),
         ("GatherElements", ["short", "short/rank"], ["best"], {"axis": 1}),
     ]
-    if len(weights) > 1:
-        steps[5] = ("Squeeze", ["short/product", "short/last"], ["short/plain"], {})
-        steps[6:6] = [
-            ("Gather", [weights[1], "short"], ["short/bias"], {}),
-            ("Add", ["short/plain", "short/bias"], ["short/exact"], {}),
-        ]
-    nodes = [
-        helper.make_node(op, inputs, outputs, outputs[-1], **attributes)
-        for op, inputs, outputs, attributes in steps
-    ]
-    following = list(graph.node)
-    following[at : at + 1] = nodes
-    del graph.node[:]
-    graph.node.extend(following)
 
 
 def _begin(writer: DecoderBuilder) -> str:
