@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.checkpoint import labels
+from engine.export.checkpoint import decoder_limits, labels
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.normalized_config import normalized_config
 from engine.export.checkpoint.silenced import silenced
@@ -166,12 +166,14 @@ def _last_end_token(model: Any) -> Callable[..., Any]:
 
 def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
     """Ask Optimum's table, before any weights are fetched or loaded. Models that generate are of
-    families whose encoders it exports.
+    families whose encoders it exports, if they have one.
 
     Raises:
-        ExportError: Optimum has no export of this architecture for this task.
+        ExportError: Optimum has no export of this architecture for this task, or the decoder has
+            something that step graphs do not compute.
     """
     if task.decodes:
+        decoder_limits.check(checkpoint.name, checkpoint.config)
         return
     with silenced():
         import optimum.exporters.onnx.model_configs  # noqa: F401  (fills the table)

@@ -371,9 +371,11 @@ def _check_config(name: str, config: Mapping[str, Any]) -> None:
             f"{name}: config.json has the model_type {model_type!r}, unknown to transformers",
             "take a checkpoint whose architecture is part of transformers",
         )
-    if config.get("quantization_config"):
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
         raise ExportError(
-            f"{name}: the weights are already quantized (quantization_config in config.json)",
+            f"{name}: the weights are already quantized"
+            f"{f' by {method}' if method else ''} (quantization_config in config.json)",
             "export the checkpoint it was made from, with --recipe int8",
         )
 

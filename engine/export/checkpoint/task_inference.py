@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import ExportError, SettingsError
+from engine.export.checkpoint import decoder_limits
 from engine.export.checkpoint.silenced import silenced
 
 
@@ -185,6 +186,11 @@ def _inferred(config: Mapping[str, Any], embeds: bool) -> str:
     if generates := _GENERATES.get(str(config.get("model_type"))):
         summarizes = "summarization" in (config.get("task_specific_params") or {})
         return "summarization" if summarizes and generates == "text2text-generation" else generates
+    why, hint = decoder_limits.reason(config)
+    if why:
+        raise ExportError(f"this checkpoint is of type {config.get('model_type')!r}: {why}", hint)
+    if any(a.endswith("ForCausalLM") for a in architectures):
+        return "text-generation"
     raise ExportError(
         f"config.json does not say what the model is for (architectures: {list(named)})",
         f"name the task with --task, one of: {', '.join(TASKS)}",
@@ -208,12 +214,14 @@ def _check_model_type(task: ExportTask, config: Mapping[str, Any]) -> None:
     model_type = config.get("model_type")
     if task.model_types and model_type not in task.model_types:
         can = [name for name, other in TASKS.items() if model_type in other.model_types]
+        why, hint = decoder_limits.reason(config)
+        if can:
+            tasks = " or ".join(can)
+            hint = f"export it with --task {tasks}, or take a checkpoint of one of these types"
         raise ExportError(
             f"{task.name} is exported for the model types {', '.join(task.model_types)}; "
-            f"this checkpoint is of type {model_type!r}",
-            f"export it with --task {' or '.join(can)}, or take a checkpoint of one of these types"
-            if can
-            else "export a checkpoint of one of these types, or name another task with --task",
+            f"this checkpoint is of type {model_type!r}{why and ': '}{why}",
+            hint or "export a checkpoint of one of these types, or name another task with --task",
         )
     encodes = not task.model_types and model_type not in task.also
     if encodes and config.get("is_encoder_decoder"):
