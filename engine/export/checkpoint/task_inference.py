@@ -189,7 +189,7 @@ def _inferred(config: Mapping[str, Any], embeds: bool) -> str:
     why, hint = decoder_limits.reason(config)
     if why:
         raise ExportError(f"this checkpoint is of type {config.get('model_type')!r}: {why}", hint)
-    if any(a.endswith("ForCausalLM") for a in architectures):
+    if any(a.endswith("ForCausalLM") for a in named):
         return "text-generation"
     raise ExportError(
         f"config.json does not say what the model is for (architectures: {list(named)})",
