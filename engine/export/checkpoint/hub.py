@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError, SettingsError
-from engine.export.checkpoint import module_list
+from engine.export.checkpoint import module_list, pickles
 from engine.export.checkpoint.hub_errors import first_line, hub_errors
 from engine.export.checkpoint.module_list import Module
 from engine.export.checkpoint.silenced import silenced
@@ -186,11 +186,12 @@ def with_weights(
     """The same checkpoint with its weights on this machine.
 
     Args:
-        allow_pickle: Accept `.bin` weights where there are no safetensors. transformers unpickles
-            them with torch's weights_only loader.
+        allow_pickle: Accept `.bin` weights where there are no safetensors; torch's weights-only
+            unpickler reads them (`pickles`).
 
     Raises:
-        ExportError: There are none, or only pickled ones and that is not allowed.
+        ExportError: There are none, or only pickled ones and that is not allowed, or a pickle is
+            more than weights.
     """
     folder = checkpoint.folder
     if checkpoint.commit:
@@ -202,14 +203,27 @@ def with_weights(
             _fetch_pickles(checkpoint, _at_transformer(checkpoint, PICKLES), allow_pickle)
     for path in _layers(checkpoint):
         _check_layer(checkpoint, path, allow_pickle)
-    if _matching(folder, SAFETENSORS[:2]):
-        return checkpoint
-    pickles = _matching(folder, PICKLES[:2])
-    if not pickles:
-        raise _missing(checkpoint, "weights (model.safetensors)")
-    if not allow_pickle:
-        raise _pickle_refused(checkpoint.name, pickles[0].name)
-    return dataclasses.replace(checkpoint, pickled=True)
+    if not _matching(folder, SAFETENSORS[:2]):
+        pickled = _matching(folder, PICKLES[:2])
+        if not pickled:
+            raise _missing(checkpoint, "weights (model.safetensors)")
+        if not allow_pickle:
+            raise _pickle_refused(checkpoint.name, pickled[0].name)
+        checkpoint = dataclasses.replace(checkpoint, pickled=True)
+    _check_pickles(checkpoint)
+    return checkpoint
+
+
+def _check_pickles(checkpoint: Checkpoint) -> None:
+    """Look into every pickle that will be read, the shards that an index names included."""
+    read = [file for file in checkpoint.weights if file.suffix == ".bin"]
+    index = checkpoint.read_json(PICKLES[2]) if checkpoint.pickled else {}
+    strange = {str(name) for name in dict(index.get("weight_map") or {}).values()}
+    strange -= {file.name for file in read}
+    if strange and not (checkpoint.folder / PICKLES[0]).is_file():
+        raise _missing(checkpoint, f"a file that {PICKLES[2]} names ({min(strange)})")
+    for file in read:
+        pickles.check(file, checkpoint.name)
 
 
 def pinned(model: str, revision: str | None, progress: Callable[[str], None]) -> str:
@@ -307,16 +321,16 @@ def _fetch_pickles(checkpoint: Checkpoint, patterns: tuple[str, ...], allow_pick
 
     with contextlib.suppress(OSError, ValueError):
         names = HfApi().list_repo_files(checkpoint.name, revision=checkpoint.commit)
-        pickles = sorted(name for name in names if _fits(name, patterns))
-        if pickles:
-            raise _pickle_refused(checkpoint.name, pickles[0])
+        pickled = sorted(name for name in names if _fits(name, patterns))
+        if pickled:
+            raise _pickle_refused(checkpoint.name, pickled[0])
 
 
 def _pickle_refused(where: object, file: str) -> ExportError:
     return ExportError(
-        f"{where}: the only weights are pickled ({file}); unpickling can execute code",
-        "take a revision with model.safetensors, or allow it with --allow-pickle "
-        "if you trust where the file comes from",
+        f"{where}: the only weights are pickled ({file})",
+        f"allow that with --allow-pickle ({pickles.HOW}), or take a revision with "
+        "model.safetensors",
     )
 
 
@@ -336,9 +350,16 @@ def _described(checkpoint: Checkpoint) -> Checkpoint:
         raise _missing(checkpoint, "config.json")
     config = _read_json(checkpoint.folder / "config.json")
     _check_config(checkpoint.name, config)
-    if not _matching(checkpoint.folder, TOKENIZERS):
+    checkpoint = dataclasses.replace(checkpoint, config=config)
+    if not _matching(checkpoint.folder, TOKENIZERS) and not _tokenizes_bytes(checkpoint):
         raise _missing(checkpoint, "a tokenizer (tokenizer.json)")
-    return dataclasses.replace(checkpoint, config=config)
+    return checkpoint
+
+
+def _tokenizes_bytes(checkpoint: Checkpoint) -> bool:
+    """ByT5's tokenizer has no file of its own."""
+    named = (checkpoint.read_json("tokenizer_config.json"), checkpoint.config)
+    return any(one.get("tokenizer_class") == "ByT5Tokenizer" for one in named)
 
 
 def _missing(checkpoint: Checkpoint, what: str) -> ExportError:

@@ -42,11 +42,12 @@ def read(
 
 def _language_ids(tokenizer: Any) -> dict[str, int]:
     """Token id of every language code of the tokenizer."""
-    codes = getattr(tokenizer, "lang_code_to_id", None)
-    if not codes:
+    # M2M100's codes are not its tokens: de is __de__.
+    ids = {str(code): int(n) for code, n in getattr(tokenizer, "lang_code_to_id", {}).items()}
+    if not ids:
         module = sys.modules[type(tokenizer).__module__]
         codes = getattr(module, "FAIRSEQ_LANGUAGE_CODES", tokenizer.additional_special_tokens)
-    ids = {str(code): int(tokenizer.convert_tokens_to_ids(code)) for code in codes}
+        ids = {str(code): int(tokenizer.convert_tokens_to_ids(code)) for code in codes}
     return {code: n for code, n in ids.items() if n != tokenizer.unk_token_id}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.bundle.format import TOKENIZER
 from engine.errors import ExportError
-from engine.export.checkpoint import embedding_modules, marian_tokenizer
+from engine.export.checkpoint import embedding_modules, slow_tokenizers
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.silenced import silenced
 
@@ -32,14 +32,9 @@ def load(checkpoint: Checkpoint) -> Any:
             "check that its tokenizer files are complete: transformers 4.57's AutoTokenizer has to "
             "load them without code of the repository",
         ) from error
-    if type(tokenizer).__name__ == "MarianTokenizer":
-        tokenizer = marian_tokenizer.fast(tokenizer)
     if not tokenizer.is_fast:
-        raise ExportError(
-            f"{checkpoint.name}: {type(tokenizer).__name__} cannot be converted for the tokenizers "
-            "library",
-            "export a checkpoint with a tokenizer.json",
-        )
+        size = int(checkpoint.config.get("vocab_size") or 0)
+        tokenizer = slow_tokenizers.fast(tokenizer, size)
     if embedding_modules.lower_cases_in_tokenizer(checkpoint):
         _lower_case(tokenizer.backend_tokenizer)
     return tokenizer
