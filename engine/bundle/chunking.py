@@ -124,6 +124,96 @@ def first_cut(
     return Pairs(Ragged.of(ids[index], totals), Ragged.of(types[index], totals), over)
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How the tokens of a text are cut into chunks, and how many chunks a sequence holds.
+
+    Attributes:
+        size: Tokens of a chunk.
+        step: Tokens from the start of one to the start of the next.
+        together: Chunks of a sequence.
+    """
+
+    size: int
+    step: int
+    together: int
+
+    def counts(self, lengths: Ints) -> Ints:
+        """How many chunks texts, or sequences, of as many tokens have; int64 (rows,)."""
+        beyond = np.maximum(lengths - self.size, 0)
+        return np.asarray(-(-beyond // self.step) + 1, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Texts in chunks, all of them behind the same prompt.
+
+    Attributes:
+        ids, type_ids: Of each sequence, int64: special tokens, prompt, one chunk or several.
+        owners: The row of each sequence, int64, ascending.
+        rows: The row of each chunk, int64, ascending; every row has one.
+        chars: Start and end (exclusive) of each chunk as in `types.Tokens`, int64 (chunks, 2).
+    """
+
+    ids: Ragged
+    type_ids: Ragged
+    owners: Ints
+    rows: Ints
+    chars: Ints
+
+
+def chunks(texts: Tokens, layout: Layout, prompt: Ints, grid: Grid) -> Chunks:
+    """Cut texts into chunks; the first sequence of a text begins with its own tokens.
+
+    Args:
+        texts: With the prompt before each, which counts as its first len(prompt) tokens.
+        layout: Of a single text.
+        prompt: The prompt's token ids for all sequences of a text but the first.
+    """
+    before = np.minimum(texts.ids.lengths, len(prompt))
+    lengths = texts.ids.lengths - before
+    counts = grid.counts(lengths)
+    rows, nth = _repeated(counts)
+    starts = nth * grid.step
+    stops = np.minimum(starts + grid.size, lengths[rows])
+    base = texts.ids.offsets[:-1] + before
+    owners, order = _repeated(-(-counts // grid.together))
+    first = order * grid.together * grid.step
+    widest = (grid.together - 1) * grid.step + grid.size
+    taken = np.minimum(widest, lengths[owners] - first)
+    special = np.concatenate(layout.special)
+    prompted = len(special) + len(prompt)
+    bases = [
+        np.where(order == 0, prompted + texts.ids.offsets[owners], len(special)),
+        prompted + base[owners] + first,
+    ]
+    split = Layout((layout.special[0], special[:0], layout.special[1]), layout.types * 2)
+    index, totals = _interleave(split, bases, [before[owners], taken])
+    ids = np.concatenate([special[:, 0], prompt, texts.ids.values])
+    of_text = np.full(len(prompt) + len(texts.words), layout.types[0])
+    types = np.concatenate([special[:, 1], of_text])
+    return Chunks(
+        Ragged.of(ids[index], totals),
+        Ragged.of(types[index], totals),
+        owners,
+        rows,
+        _chars(texts, base[rows] + starts, base[rows] + stops),
+    )
+
+
+def _repeated(counts: Ints) -> tuple[Ints, Ints]:
+    """Row and number within the row of everything of which each row has so many."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _chars(texts: Tokens, starts: Ints, stops: Ints) -> Ints:
+    """Characters from the start of one token to the end of the last; 0 and 0 without tokens."""
+    chars = np.concatenate([texts.chars, np.zeros((1, 2), np.int64)])
+    spans = np.stack([chars[starts, 0], chars[stops - 1, 1]], axis=1)
+    return np.where((stops > starts)[:, None], spans, 0)
+
+
 def _windows(
     lengths: Ints, capacity: Ints, stride: int | None
 ) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:

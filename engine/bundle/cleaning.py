@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from engine.core.types import Ints
 
 # What str.strip() removes; Arrow's own list is another.
 WHITE_SPACE = (
@@ -17,6 +20,23 @@ def clean(texts: pa.StringArray, *, strip: bool, lower_case: bool) -> pa.StringA
     if strip:
         texts = pc.utf8_trim(texts, characters=WHITE_SPACE)
     return _lower(texts) if lower_case else texts
+
+
+def removed_before(texts: pa.StringArray, *, strip: bool) -> Ints:
+    """Characters that `clean` removes at the start of each text, int64 (rows,)."""
+    if not strip:
+        return np.zeros(len(texts), np.int64)
+    trimmed = pc.utf8_ltrim(texts, characters=WHITE_SPACE)
+    lengths = pc.subtract(pc.utf8_length(texts), pc.utf8_length(trimmed))
+    return np.asarray(lengths.to_numpy(), np.int64)
+
+
+def origins(text: str) -> Ints:
+    """For each character of text.lower() the character of the text that it is from.
+
+    They differ behind a letter whose lower case has two characters.
+    """
+    return np.repeat(np.arange(len(text)), [len(character.lower()) for character in text])
 
 
 def _lower(texts: pa.StringArray) -> pa.StringArray:

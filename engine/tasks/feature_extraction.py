@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.core.settings import check_choice, check_names, check_settings, opti
 from engine.core.types import TEXT, Arrays, Encoded, Floats, Ints, Ragged, Rows
 from engine.errors import SettingsError
 from engine.runtime.protocol import Backend, Value
+from engine.tasks import embedding_chunks
 from engine.tasks.pooling import NONE, POOLINGS, WEIGHTS, divisor, names
 from engine.tasks.task import WINDOW, Context, Task, prepend
 
@@ -57,13 +59,60 @@ class FeatureExtractionOptions:
         'name of a prompt of the checkpoint to put before each text, such as "query"'
     )
 
+    chunk: str = option(
+        "tokens for a vector of each chunk of a text, late for the same out of one pass over "
+        "several chunks; none to cut long texts",
+        choices=embedding_chunks.CHOICES,
+    )
+    chunk_size: int = option(
+        "tokens of the text in a chunk, without prompt and special tokens; 0 for as many as fit",
+        least=0,
+    )
+    overlap: int = option("tokens that a chunk shares with the next", least=0)
+    chunk_mean: bool = option("one vector for each text: the mean of its chunks' vectors")
+
     def __post_init__(self) -> None:
         check_settings(self)
+        _check_chunks(self)
         if self.pooling == NONE and (self.dimensions or self.dtype not in DTYPES[:2]):
             raise SettingsError(
                 f"pooling none with dimensions {self.dimensions} and dtype {self.dtype}",
                 "hidden states of tokens keep all dimensions, as float32 or float16",
             )
+
+
+def _check_chunks(options: FeatureExtractionOptions) -> None:
+    """Refuse chunk options that do not fit each other."""
+    size, overlap = options.chunk_size, options.overlap
+    if options.chunk == embedding_chunks.OFF:
+        if size or overlap or options.chunk_mean:
+            raise SettingsError(
+                f"chunk is none, but chunk_size is {size}, overlap {overlap} and chunk_mean "
+                f"{options.chunk_mean}",
+                "add --chunk tokens or --chunk late",
+            )
+        return
+    if options.pooling == NONE:
+        raise SettingsError(
+            f"chunk is {options.chunk}, but pooling none", "give a pooling, such as mean"
+        )
+    if size and overlap >= size:
+        raise SettingsError(
+            f"overlap is {overlap}, chunk_size {size}", "give an overlap below the chunk_size"
+        )
+    if options.chunk == embedding_chunks.LATE:
+        _check_late(options)
+
+
+def _check_late(options: FeatureExtractionOptions) -> None:
+    if not options.chunk_size:
+        raise SettingsError("chunk is late without a chunk_size", "add --chunk-size 256")
+    if "cls" in names(options.pooling):
+        raise SettingsError(
+            f"chunk is late, but pooling {options.pooling} reads the text's first token, which "
+            "no chunk but the first has",
+            "add --pooling mean, or take --chunk tokens",
+        )
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, object]:
@@ -74,6 +123,10 @@ def _defaults(model_config: ModelConfig) -> dict[str, object]:
         "dtype": "float32",
         "prefix": model_config.prefix,
         "prompt": "",
+        "chunk": embedding_chunks.OFF,
+        "chunk_size": 0,
+        "overlap": 0,
+        "chunk_mean": False,
     }
 
 
@@ -109,6 +162,8 @@ def _full_width(model_config: ModelConfig, options: FeatureExtractionOptions) ->
 
 
 def _encode(rows: Rows, context: Context) -> Encoded:
+    if context.options.chunk != embedding_chunks.OFF:
+        return embedding_chunks.encode(rows, context, _prompt(context))
     cleaned = _cleaned(prepend(_prompt(context), rows.texts[0]), context)
     return Encoded.one_each(rows, *context.tokenizer.encode((cleaned,), type_ids=context.type_ids))
 
@@ -129,13 +184,30 @@ def _infer(backend: Backend, feeds: Mapping[str, Ints], context: Context) -> Arr
     mask = feeds["attention_mask"]
     if context.options.pooling == NONE:
         return {"embedding": Ragged.of_padded(backend.host(value), mask.sum(axis=1))}
+    if context.options.chunk == embedding_chunks.LATE:
+        return {"embedding": _late(backend, backend.host(value), mask, context)}
     mask = _without_prompt(mask, context)
     parts = [_pooled(backend, value, mask, name) for name in names(context.options.pooling)]
-    pooled = np.concatenate(parts, axis=1)
+    return {"embedding": _finished(backend, np.concatenate(parts, axis=1), context)}
+
+
+def _late(backend: Backend, hidden: Floats, mask: Ints, context: Context) -> Ragged:
+    """The vectors of the chunks of each sequence."""
+
+    def pooled(states: Floats, inside: Ints, first: bool) -> Floats:
+        inside = _without_prompt(inside, context) if first else inside
+        parts = [POOLINGS[name](states, inside) for name in names(context.options.pooling)]
+        return _finished(backend, np.concatenate(parts, axis=1), context)
+
+    return embedding_chunks.pool(hidden, mask, context, _prompt(context), pooled)
+
+
+def _finished(backend: Backend, pooled: Floats, context: Context) -> Floats:
+    """Pooled vectors behind the layers that follow, with the dimensions that are kept, scaled."""
     if context.model_config.projected:
         (value,) = backend.graph("dense").run({"embedding": pooled}, ["projected"])
         pooled = backend.host(value)
-    return {"embedding": _scaled(pooled[:, : _width(context)], context)}
+    return _scaled(pooled[:, : _width(context)], context)
 
 
 def _without_prompt(mask: Ints, context: Context) -> Ints:
@@ -172,10 +244,26 @@ def _scaled(embedding: Floats, context: Context) -> Floats:
 
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     embedding = arrays["embedding"]
+    if context.options.chunk != embedding_chunks.OFF:
+        return _by_row(window, embedding, context)
     if isinstance(embedding, Ragged):
         states = _vectors(embedding.values.astype(context.options.dtype))
         return [pa.ListArray.from_arrays(pa.array(embedding.offsets, pa.int32()), states)]
     return STORED[context.options.dtype](np.ascontiguousarray(embedding, np.float32))
+
+
+def _by_row(window: Encoded, embedding: NDArray[Any] | Ragged, context: Context) -> list[pa.Array]:
+    """A list of vectors for each row with its spans, or one vector."""
+    vectors = embedding.values if isinstance(embedding, Ragged) else embedding
+    rows, count = window.extra["rows"], len(window.rows)
+    store = STORED[context.options.dtype]
+    if context.options.chunk_mean:
+        scaled = partial(_scaled, context=context)
+        means = embedding_chunks.mean(vectors, rows, count, scaled)
+        return store(np.ascontiguousarray(means, np.float32))
+    spans = [pa.array(window.extra[name], pa.int32()) for name in ("start", "end")]
+    columns = [*store(np.ascontiguousarray(vectors, np.float32)), *spans]
+    return [embedding_chunks.by_row(column, rows, count) for column in columns]
 
 
 def _vectors(values: NDArray[Any]) -> pa.FixedSizeListArray:
@@ -217,12 +305,20 @@ def _schema(context: Context) -> pa.Schema:
         hidden = context.model_config.hidden or context.model_config.dimensions
         return pa.schema([("embedding", pa.list_(pa.list_(kind, hidden)))])
     width = -(-_width(context) // 8) if options.dtype == "binary" else _width(context)
-    columns = [("embedding", pa.list_(kind, width))]
-    return pa.schema([*columns, ("scale", pa.float32())] if options.dtype == "int8" else columns)
+    columns = {"embedding": pa.list_(kind, width)}
+    columns |= {"scale": pa.float32()} if options.dtype == "int8" else {}
+    if options.chunk != embedding_chunks.OFF and not options.chunk_mean:
+        columns |= {"start": pa.int32(), "end": pa.int32()}
+        columns = {name: pa.list_(kind) for name, kind in columns.items()}
+    return pa.schema(list(columns.items()))
 
 
 def _window(options: FeatureExtractionOptions) -> int:
-    return _TOKEN_WINDOW if options.pooling == NONE else WINDOW
+    return (
+        _TOKEN_WINDOW
+        if options.pooling == NONE or options.chunk != embedding_chunks.OFF
+        else WINDOW
+    )
 
 
 TASK = Task(
@@ -238,7 +334,8 @@ TASK = Task(
     postprocess=_postprocess,
     schema=_schema,
     result="embedding: fixed_size_list<float32>[dimensions], a list of them with pooling none; "
-    "scale: float32 with dtype int8",
+    "scale: float32 with dtype int8; with chunk, lists of both, and start and end, list<int32>: "
+    "characters of each chunk in the text",
     window=_window,
     check=_check,
 )

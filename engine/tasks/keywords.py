@@ -22,6 +22,9 @@ class TaskOptions(TypedDict, total=False):
     chat_date: str
     chat_template: str
     chat_variables: str | Sequence[str]
+    chunk: str
+    chunk_mean: bool
+    chunk_size: int
     delimiter: str
     dimensions: int
     do_sample: bool
@@ -42,6 +45,7 @@ class TaskOptions(TypedDict, total=False):
     no_repeat_ngram_size: int
     normalize: bool
     num_beams: int
+    overlap: int
     pooling: str
     prefix: str
     prompt: str

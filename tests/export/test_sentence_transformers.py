@@ -563,7 +563,10 @@ def test_the_files_of_the_newest_version_are_read(shared: Path) -> None:
 # --- the library itself
 
 _PYTHONS = os.environ.get("ENGINE_TEST_SENTENCE_TRANSFORMERS", "").split(os.pathsep)
-_VERSION = "import importlib.metadata as m; print(m.version('sentence-transformers'))"
+_VERSIONS = (
+    "from importlib.metadata import version as v;"
+    "print(v('sentence-transformers'), v('transformers'))"
+)
 _ANSWER = """
 import json, sys
 import numpy as np
@@ -576,10 +579,11 @@ np.save(out, [model.encode(texts, prompt_name=p or None, batch_size=4) for p in 
 
 @dataclass(frozen=True)
 class Library:
-    """A Python with the library, and the version whose layout it writes."""
+    """A Python with the library, the version whose layout it writes, and its transformers'."""
 
     python: str
     version: int
+    transformers: int
 
     def encode(self, folder: Path, work: Path, prompts: list[str]) -> np.ndarray:
         """Embeddings with each prompt: (prompts, texts, width)."""
@@ -598,9 +602,10 @@ class Library:
 def library(request: pytest.FixtureRequest) -> Library:
     if not request.param:
         pytest.skip("ENGINE_TEST_SENTENCE_TRANSFORMERS names no Python with the library")
-    found = Library(request.param, 0)._run(_VERSION)
-    major, minor = map(int, found.split(".")[:2])
-    return Library(request.param, 2 if (major, minor) < (5, 4) else 6)
+    own, transformers = Library(request.param, 0, 0)._run(_VERSIONS).split()
+    major, minor = map(int, own.split(".")[:2])
+    layout = 2 if (major, minor) < (5, 4) else 6
+    return Library(request.param, layout, int(transformers.split(".")[0]))
 
 
 @pytest.mark.parametrize("tokenizer", ["bert", "roberta", "xlm-roberta"])
@@ -608,6 +613,8 @@ def library(request: pytest.FixtureRequest) -> Library:
 def test_embeddings_are_the_librarys(
     tmp_path: Path, library: Library, tokenizer: str, settings: dict[str, Any]
 ) -> None:
+    if library.transformers == 5 and tokenizer == "xlm-roberta":
+        pytest.skip("transformers 5 gives XLM-R other white space than tokenizer.json does")
     model = embedder(tmp_path / "model", tokenizer, library.version)
     lower = settings.get("do_lower_case", False)
     checkpoints.edit_json(model / _SETTINGS, max_seq_length=40, do_lower_case=lower)
