@@ -51,6 +51,10 @@ def refused(model: Path, task: str | None = "text-generation") -> ExportError:
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"head_dim": 20}, "heads have 20 numbers"),
         ({"head_dim": None, "hidden_size": 80}, "heads have 20 numbers"),
+        ({"model_type": "falcon", "alibi": True}, "alibi=True"),
+        ({"model_type": "olmo", "clip_qkv": 8.0}, "clip_qkv=8.0"),
+        ({"model_type": "cohere", "use_qk_norm": True}, "use_qk_norm=True"),
+        ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm=True"),
         ({"hidden_act": "mish"}, "activation 'mish'"),
     ],
 )

@@ -11,6 +11,12 @@ from engine.errors import ExportError
 
 # Names in `rope_scaling`, and in transformers 5 in `rope_parameters`.
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "su")
+# Settings of a supported model type.
+_NOT_COMPUTED = {
+    "alibi": "positions as a bias of the scores are not supported for this model type",
+    "clip_qkv": "bounds of queries, keys and values are not supported",
+    "use_qk_norm": "a norm with weights of its own for each head is not supported",
+}
 _EXPERTS = re.compile(r"(num|n)_(local_|routed_)?experts|moe_\w+")
 # Layers of these kinds attend to all positions, or to a window of them.
 _LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -68,12 +74,23 @@ def check(name: str, config: Mapping[str, Any]) -> None:
             f"supported are {' and '.join(_LAYER_TYPES)}",
             "export a checkpoint with layers of these types only",
         )
+    if config.get("model_type") == "stablelm" and config.get("qk_layernorm"):
+        raise ExportError(
+            f"{name}: config.json has qk_layernorm=True: {_NOT_COMPUTED['use_qk_norm']}",
+            "export a checkpoint of this architecture without this setting",
+        )
     if config.get("use_bidirectional_attention"):
         raise ExportError(
             f"{name}: its tokens attend to those behind them, too (use_bidirectional_attention), "
             "so it embeds texts and does not continue them",
             "export a checkpoint without use_bidirectional_attention",
         )
+    for setting, what in _NOT_COMPUTED.items():
+        if config.get(setting):
+            raise ExportError(
+                f"{name}: config.json has {setting}={config[setting]}: {what}",
+                "export a checkpoint of this architecture without this setting",
+            )
     _check_heads(name, config)
 
 

@@ -174,13 +174,21 @@ def _cache_shape(config: Any) -> dict[str, int]:
     else:
         layers, heads = config.num_hidden_layers, config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    kv_heads = _kv_heads(config, int(heads))
     return {
         "layers": int(layers),
         "heads": int(heads),
         "head_dim": int(head_dim),
         "kv_heads": 0 if kv_heads == heads else kv_heads,
     }
+
+
+def _kv_heads(config: Any, heads: int) -> int:
+    if getattr(config, "new_decoder_architecture", False):
+        return int(config.num_kv_heads)
+    if getattr(config, "multi_query", False):
+        return 1
+    return int(getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _tokens(ids: Any) -> tuple[int, ...]:

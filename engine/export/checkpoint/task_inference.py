@@ -39,7 +39,8 @@ class ExportTask:
 ENCODER_DECODERS = ("t5", "mt5", "bart", "mbart", "m2m_100", "marian", "pegasus")
 CAUSAL = (
     "gpt2", "opt", "llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma", "gemma2",
-    "gemma3_text", "phi3",
+    "gemma3_text", "phi3", "gpt_neox", "phi", "gptj", "codegen", "falcon", "stablelm", "cohere",
+    "cohere2", "granite", "olmo", "olmo2", "starcoder2", "gpt_bigcode",
 )  # fmt: skip
 _LIKE_ENCODERS = ("bart", "mbart")
 _CLASSIFIER = "AutoModelForSequenceClassification"

@@ -12,6 +12,7 @@ from engine.errors import ExportError
 from engine.export.graphs import (
     causal_blueprints,
     encoder_decoder_blueprints,
+    parallel_blueprints,
     rotary_blueprints,
 )
 from engine.export.graphs.blueprint import ACTIVATIONS, Blueprint, activation_name
@@ -20,6 +21,7 @@ BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint]] = {
     **encoder_decoder_blueprints.BLUEPRINTS,
     **causal_blueprints.BLUEPRINTS,
     **rotary_blueprints.BLUEPRINTS,
+    **parallel_blueprints.BLUEPRINTS,
 }
 
 

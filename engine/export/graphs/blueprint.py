@@ -185,7 +185,7 @@ def activation_name(config: Any) -> str:
     Args:
         config: A transformers configuration.
     """
-    names = ["dense_act_fn", "activation_function", "hidden_activation", "hidden_act"]
+    names = ["dense_act_fn", "activation_function", "hidden_activation", "hidden_act", "activation"]
     if config.model_type == "gemma":
         # It has both, and follows the older one.
         names = ["hidden_act"]

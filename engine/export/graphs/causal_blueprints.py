@@ -1,4 +1,4 @@
-"""Causal models with absolute positions: GPT-2 and OPT."""
+"""Causal models with absolute positions: GPT-2, GPT-BigCode (StarCoder) and OPT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Any
 
 from engine.export.graphs.blueprint import ACTIVATIONS, Blueprint, Layer, Linear, activation_name
 from engine.export.graphs.encoder_decoder_blueprints import bart_layer
-from engine.export.graphs.torch_weights import array_of, joined, norm_of, norm_or_none
+from engine.export.graphs.torch_weights import (
+    array_of,
+    head_of,
+    joined,
+    norm_of,
+    norm_or_none,
+    order_by_head,
+    rearranged,
+)
 
 
 def _gpt2(model: Any) -> Blueprint:
@@ -70,4 +78,42 @@ def _opt(model: Any) -> Blueprint:
     )
 
 
-BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint]] = {"gpt2": _gpt2, "opt": _opt}
+def _gpt_bigcode(model: Any) -> Blueprint:
+    """GPT-2 with one key and value for all queries; its linear layers are stored (out, in)."""
+    config, decoder = model.config, model.transformer
+    embedding = array_of(decoder.wte.weight)
+    attention = decoder.h[0].attn
+    return Blueprint(
+        embedding=embedding,
+        layers=[_gpt_bigcode_layer(block, config) for block in decoder.h],
+        heads=config.n_head,
+        cache_heads=attention.kv_heads,
+        head_dim=attention.head_dim,
+        scale=float(attention.scaling),
+        activation=ACTIVATIONS[activation_name(config)],
+        epsilon=config.layer_norm_epsilon,
+        head=head_of(model, embedding),
+        last_norm=norm_of(decoder.ln_f),
+        positions=array_of(decoder.wpe.weight),
+    )
+
+
+def _gpt_bigcode_layer(block: Any, config: Any) -> Layer:
+    attention = block.attn
+    groups = attention.kv_heads
+    order = order_by_head(groups, attention.head_dim, config.n_head // groups)
+    return Layer(
+        self_norm=norm_of(block.ln_1),
+        qkv=rearranged(joined(attention.c_attn), order),
+        out=joined(attention.c_proj),
+        wide_norm=norm_of(block.ln_2),
+        wide=joined(block.mlp.c_fc),
+        narrow=joined(block.mlp.c_proj),
+    )
+
+
+BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint]] = {
+    "gpt2": _gpt2,
+    "gpt_bigcode": _gpt_bigcode,
+    "opt": _opt,
+}

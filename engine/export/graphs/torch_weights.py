@@ -18,6 +18,28 @@ def joined(*linears: Any) -> Linear:
     )
 
 
+def rearranged(linear: Linear, order: Any) -> Linear:
+    """A product with its columns in another order, int64 (out,)."""
+    return Linear(linear.weight[:, order], None if linear.bias is None else linear.bias[order])
+
+
+def order_by_head(groups: int, head_dim: int, queries: int = 1) -> Any:
+    """The order that makes queries, keys and values of columns that are stored group by group: some
+    queries, then their key and their value."""
+    import numpy as np
+
+    columns = np.arange(groups * (queries + 2) * head_dim).reshape(groups, queries + 2, head_dim)
+    parts = columns[:, :-2], columns[:, -2], columns[:, -1]
+    return np.concatenate([part.reshape(-1) for part in parts])
+
+
+def scaled(linear: Linear, factor: float) -> Linear:
+    """A product times a number."""
+    if factor == 1:
+        return linear
+    return Linear(linear.weight * factor, None if linear.bias is None else linear.bias * factor)
+
+
 def array_of(tensor: Any) -> Any:
     """float32, over the tensor's own memory where it is float32."""
     return tensor.detach().float().numpy()
@@ -28,12 +50,15 @@ def norm_or_none(norm: Any) -> Norm | None:
 
 
 def norm_of(norm: Any) -> Norm:
-    """A torch LayerNorm; one without a weight or a bias (Galactica) gets ones or zeros."""
+    """A layer norm; one without a weight or a bias (Galactica, OLMo) gets ones or zeros."""
     import numpy as np
 
-    shape = norm.normalized_shape
-    weight = np.ones(shape, np.float32) if norm.weight is None else array_of(norm.weight)
-    return Norm(weight, np.zeros(shape, np.float32) if norm.bias is None else array_of(norm.bias))
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    shape = norm.normalized_shape if weight is None else weight.shape
+    return Norm(
+        np.ones(shape, np.float32) if weight is None else array_of(weight),
+        np.zeros(shape, np.float32) if bias is None else array_of(bias),
+    )
 
 
 def rms_norm(norm: Any, offset: float = 0.0) -> Norm:

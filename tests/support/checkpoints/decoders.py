@@ -51,7 +51,7 @@ def opt(folder: Path, **config: Any) -> Path:
 
 def rotary(folder: Path, family: str, **config: Any) -> Path:
     """A model of two layers whose class names begin with `family`, such as Llama: four heads of 16,
-    two of keys and values."""
+    two of keys and values. A setting of None is left to the class."""
     import transformers
 
     byte_level("opt").save_pretrained(folder)
@@ -70,5 +70,5 @@ def rotary(folder: Path, family: str, **config: Any) -> Path:
         "pad_token_id": 1,
     }
     made = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")
-    settings |= config
+    settings = {name: value for name, value in (settings | config).items() if value is not None}
     return save_lively(made, getattr(transformers, f"{family}Config")(**settings), folder)
