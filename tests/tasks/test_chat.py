@@ -120,6 +120,7 @@ def test_options_that_contradict_each_other(
 
 
 def test_a_checkpoint_without_a_template(tmp_path: Path) -> None:
+    pytest.importorskip("optimum.exporters.onnx")
     model = engine.Bundle.load(bundle_of(checkpoint_of(gpt2), "text-generation"))
     with pytest.raises(SettingsError, match="the checkpoint has no chat template") as error:
         model(["a"], chat=True)
