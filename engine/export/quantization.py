@@ -19,7 +19,7 @@ from engine.export.acceptance.sample import Sample
 from engine.export.acceptance.worst_layers import worst_layers
 from engine.export.graphs import remove_padding, step_cpu, storage
 from engine.export.graphs.records import DEVICE_DECODING, OUTPUT_HEADS, PACKED, records
-from engine.export.recipes import smoothquant, table
+from engine.export.recipes import smoothquant, step_smoothing, table
 from engine.export.recipes.table import GraphContext, Recipe
 from engine.export.sentences import encode
 from engine.export.versions import versions
@@ -134,11 +134,16 @@ def _rewritten(
     graph: GraphRecord, model: Any, recipe: Recipe, on_gpu: bool, plain: BundleFolder
 ) -> dict[str, Any]:
     description, file, ranges = plain.description, graph.file, {}
-    if recipe.needs_ranges and not description.smoothed and graph.role in smoothquant.ENCODERS:
-        ranges = smoothquant.activation_ranges(plain.path, file, description.model_config)
+    smoothed, model_config = description.smoothed, description.model_config
+    if recipe.needs_ranges and not smoothed and graph.role in smoothquant.ENCODERS:
+        ranges = smoothquant.activation_ranges(plain.path, file, model_config)
+    causal = model_config.decoder is not None and model_config.decoder.causal
+    if recipe.needs_ranges and not smoothed and graph.role == "step" and causal:
+        watched = step_smoothing.activation_ranges(plain.path, file, model_config)
+        smoothed = step_smoothing.smooth(model, watched) > 0
     if graph.role == "step" and recipe.shortlist:
         step_cpu.shortlist(model, recipe.shortlist)
-    context = GraphContext(graph.role, description.smoothed, ranges, on_gpu)
+    context = GraphContext(graph.role, smoothed, ranges, on_gpu)
     if recipe.for_gpu and file in PACKED:
         return _padded_and_packed(file, model, recipe, context, plain)
     return {file: recipe.rewrite(model, context)}

@@ -1,8 +1,13 @@
-"""The recipes int8-weight and int4-weight: weights in blocks of small integers, sums in float32.
+"""The recipes int8-weight and int4-weight: weights in blocks of small integers.
 
 For memory-bandwidth-bound models. Every product becomes com.microsoft's MatMulNBits, whose weight
 is (out, blocks of the input, bytes of a block), in 4 bits two values a byte, the first in the lower
 half; symmetric around 2 ** (bits - 1), with a scale for each block.
+
+Activations are multiplied in 8 bits, too, with a scale for each block of a token
+(`accuracy_level` 4). With float32 sums instead one row alone is 100 times slower in 8 bits and 3
+times in 4, 32 rows 9 and 1.6 times; and a row alone differs in its last bits from the same among
+others, since ONNX Runtime has a kernel of its own for one row.
 """
 
 from __future__ import annotations
@@ -66,7 +71,7 @@ def _blockwise_nodes(node: Any, shape: tuple[int, ...], bits: int) -> list[Any]:
     product = helper.make_node(
         "MatMulNBits", [node.input[0], f"{weight}.blocks", f"{weight}.scales"], [output],
         name=node.name, domain="com.microsoft", K=shape[1], N=shape[0], bits=bits,
-        block_size=BLOCK, accuracy_level=1,
+        block_size=BLOCK, accuracy_level=4,
     )  # fmt: skip
     return [product, *(helper.make_node("Add", [output, b], node.output) for b in bias)]
 

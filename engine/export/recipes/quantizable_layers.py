@@ -17,12 +17,14 @@ class FullPrecision:
     Attributes:
         node: Pattern of the node's name.
         reason: Why.
-        sibling: Name of another node that must exist, made from the match's groups; "" for none.
+        siblings: Names of other nodes that must exist, made from the match's groups.
+        half: Whether this holds for float16 alone.
     """
 
     node: str
     reason: str
-    sibling: str = ""
+    siblings: tuple[str, ...] = ()
+    half: bool = False
 
 
 FULL_PRECISION = (
@@ -36,12 +38,19 @@ FULL_PRECISION = (
         "the input of a gated feed-forward layer's output is a product with outliers: with a "
         "float32 head, 96.5-97.2% of the top tokens with it in float32, 95-96% without; "
         "float16 overflows there (transformers#4586, CTranslate2#1074)",
-        sibling=r"\1/DenseReluDense/wi_1/MatMul",
+        siblings=(r"\1/DenseReluDense/wi_1/MatMul",),
     ),
     FullPrecision(
         r"layer\.(\d+)/narrow",
-        "the same in a step graph, which scores its head's best tokens again instead",
-        sibling=r"layer.\1/gate",
+        "the same in T5's step graph, which scores its head's best tokens again instead",
+        siblings=(r"layer.\1/gate", r"layer.\1/cross_q"),
+    ),
+    FullPrecision(
+        r"layer\.(\d+)/narrow",
+        "a causal decoder's gated layers are a third of its weights, and are smoothed for "
+        "integers; float16 may overflow there",
+        siblings=(r"layer.\1/gate",),
+        half=True,
     ),
     FullPrecision(
         r"/(.*/)?(classifier|pre_classifier|score|pooler)(/.*)?/(Gemm|MatMul)",
@@ -50,14 +59,15 @@ FULL_PRECISION = (
 )
 
 
-def quantizable_products(graph: Any) -> list[Any]:
+def quantizable_products(graph: Any, *, half: bool = False) -> list[Any]:
     """The `weighted_products` that `FULL_PRECISION` does not name.
 
     Args:
         graph: An ONNX GraphProto.
+        half: For float16, not for integers.
     """
     names = {node.name for node in graph.node}
-    return [node for node in weighted_products(graph) if not _stays_full(node.name, names)]
+    return [node for node in weighted_products(graph) if not _stays_full(node.name, names, half)]
 
 
 def weighted_products(graph: Any) -> list[Any]:
@@ -84,10 +94,14 @@ def is_transposed(node: Any) -> bool:
     return any(a.name == "transB" and a.i for a in node.attribute)
 
 
-def _stays_full(name: str, names: Set[str]) -> bool:
+def _stays_full(name: str, names: Set[str], half: bool) -> bool:
     for row in FULL_PRECISION:
         match = re.fullmatch(row.node, name)
-        if match and (not row.sibling or match.expand(row.sibling) in names):
+        if (
+            match
+            and half >= row.half
+            and all(match.expand(sibling) in names for sibling in row.siblings)
+        ):
             return True
     return False
 

@@ -84,7 +84,7 @@ _NARROW = (r"\w+\.\d+\.(key|value)", "logits")
 def _fp16(model: Any, context: GraphContext) -> Any:
     """Inputs and outputs of encoders stay float32, and so do the products of `FULL_PRECISION`."""
     graph = model.graph
-    quantizable = {node.name for node in quantizable_products(graph)}
+    quantizable = {node.name for node in quantizable_products(graph, half=True)}
     full = {node.name for node in weighted_products(graph)} - quantizable
     if context.role == "pick":
         full = {node.name for node in graph.node}
@@ -106,12 +106,12 @@ RECIPES: Mapping[str, Recipe] = {
         _int8_tensor, shortlist=16,
     ),
     "int8-weight": Recipe(
-        "weights in blocks of 8 bits, sums in float32: for memory-bandwidth-bound models",
+        "weights in blocks of 8 bits, activations too: for memory-bandwidth-bound models",
         _int8_weight,
     ),
     "int4-weight": Recipe(
-        "weights in blocks of 4 bits, sums in float32: for memory-bandwidth-bound models, and "
-        "small disks",
+        "weights in blocks of 4 bits, activations in blocks of 8: for memory-bandwidth-bound "
+        "models, and small disks",
         _int4_weight, shortlist=16,
     ),
     "fp16": Recipe(
