@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.checkpoint import decoder_limits, labels
+from engine.export.checkpoint import decoder_limits, labels, longt5_encoder
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.normalized_config import normalized_config
 from engine.export.checkpoint.silenced import silenced
@@ -22,6 +22,9 @@ OPSET = 18
 ENCODERS = (
     "bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2",
 )  # fmt: skip
+
+# Encoders that Optimum does not name, and the type whose inputs and outputs they have.
+_TRACED_AS = {"umt5": "t5"}
 
 # Weights that a checkpoint may lack because the exported outputs do not depend on them.
 _UNUSED = ("pooler.",)
@@ -121,11 +124,18 @@ def _export_encoder(model: Any, task: ExportTask, folder: Path) -> Path:
     from optimum.exporters.tasks import TasksManager
 
     if task.decodes:
+        model_type = model.config.model_type
         constructor = TasksManager.get_exporter_config_constructor(
-            model=model, exporter="onnx", task=task.optimum_task, library_name="transformers"
+            model_type=_TRACED_AS.get(model_type, model_type),
+            exporter="onnx",
+            task=task.optimum_task,
+            library_name="transformers",
         )
         config = constructor(model.config).with_behavior("encoder")
-        export(model.get_encoder(), config, folder / "encoder.onnx", opset=OPSET)
+        encoder, shapes = model.get_encoder(), None
+        if model_type == "longt5":
+            shapes = longt5_encoder.prepare(encoder)
+        export(encoder, config, folder / "encoder.onnx", opset=OPSET, input_shapes=shapes)
         return folder / "encoder.onnx"
     # Optimum's own validation compares random inputs and only warns.
     onnx_export_from_model(

@@ -36,7 +36,9 @@ class ExportTask:
         return bool(self.model_types)
 
 
-ENCODER_DECODERS = ("t5", "mt5", "bart", "mbart", "m2m_100", "marian", "pegasus")
+ENCODER_DECODERS = (
+    "t5", "mt5", "umt5", "longt5", "bart", "mbart", "m2m_100", "marian", "pegasus",
+)  # fmt: skip
 CAUSAL = (
     "gpt2", "opt", "llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma", "gemma2",
     "gemma3_text", "phi3", "gpt_neox", "phi", "gptj", "codegen", "falcon", "stablelm", "cohere",
@@ -99,7 +101,8 @@ _HEADS: Mapping[str, str] = {
 # What a family generates unless the user names a task.
 _GENERATES = {
     **dict.fromkeys(("t5", "mt5", "marian", "m2m_100", "mbart"), "translation"),
-    "pegasus": "summarization",
+    **dict.fromkeys(("pegasus", "longt5"), "summarization"),
+    "umt5": "text2text-generation",
     "bart": "text2text-generation",
     **dict.fromkeys(CAUSAL, "text-generation"),
 }

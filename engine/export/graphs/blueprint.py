@@ -127,8 +127,9 @@ class Blueprint:
         embedding_norm: Before the first layer, if any.
         embedding_scale: Factor of the embeddings.
         positions: float32 (positions, width), if they are absolute.
-        distances: T5's attention bias by distance to the left, float32 (heads, distances); the last
-            one is that of all greater distances.
+        distances: T5's attention bias by distance to the left, float32 (heads, distances), or
+            (layers, heads, distances) where each layer has its own; the last one is that of all
+            greater distances.
         head: float32 (vocabulary, width), the embedding itself where they are tied.
         head_bias: float32 (vocabulary,), if any.
         project_in, project_out: From the embedding's width to the layers' and back, if they differ.
@@ -161,6 +162,11 @@ class Blueprint:
     parallel: bool = False
     softcap: float = 0.0
     head_softcap: float = 0.0
+
+    @property
+    def distances_by_layer(self) -> bool:
+        """Whether each layer has distances of its own."""
+        return self.distances is not None and self.distances.ndim == 3
 
     @property
     def kv_heads(self) -> int:

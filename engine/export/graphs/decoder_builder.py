@@ -223,6 +223,18 @@ class DecoderBuilder:
             return self.op("MatMul", inputs, name)
         return self.op("Gemm", [*inputs, self.weight(f"{name}.bias", linear.bias)], name)
 
+    def distance_bias(self, label: str, table: Any, distance: str, name: str) -> str:
+        """The attention bias of positions at these distances, float32 (slots, heads, 1, positions).
+
+        Args:
+            label: The table's name as a weight.
+            table: float32 (heads, distances).
+            distance: Whole numbers (slots, positions), within the table.
+        """
+        bias = self.op("Gather", [self.weight(label, table), distance], name, axis=1)
+        bias = self.op("Transpose", [bias], f"{name}/by_slot", perm=[1, 0, 2])
+        return self.op("Unsqueeze", [bias, self.axes("axis.2", 2)], f"{name}/whole")
+
     def shaped(self, states: str, shape: Sequence[int], name: str) -> str:
         label = "shape." + ".".join(map(str, shape))
         return self.op("Reshape", [states, self.axes(label, *shape)], f"{name}/shaped")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.export.graphs.blueprint import (
@@ -16,7 +16,8 @@ from engine.export.graphs.torch_weights import array_of, joined, norm_of, norm_o
 
 
 def _t5(model: Any) -> Blueprint:
-    """T5, FLAN-T5 and mT5: norms first, no biases, distances in place of positions."""
+    """T5 and its relatives: norms first, no biases, distances in place of positions. UMT5 has
+    distances of each layer; LongT5's decoder is T5's."""
     import numpy as np
 
     config, decoder = model.config, model.decoder
@@ -34,7 +35,7 @@ def _t5(model: Any) -> Blueprint:
         epsilon=config.layer_norm_epsilon,
         head=embedding if config.tie_word_embeddings else array_of(model.lm_head.weight),
         last_norm=Norm(last),
-        distances=_t5_distances(decoder.block[0].layer[0].SelfAttention),
+        distances=_t5_distances([block.layer[0].SelfAttention for block in decoder.block]),
     )
 
 
@@ -58,17 +59,35 @@ def _t5_layer(parts: Any) -> Layer:
     )
 
 
-def _t5_distances(attention: Any) -> Any:
-    """The decoder's attention bias by distance, up to the one that all greater distances share."""
+def _t5_distances(attentions: Sequence[Any]) -> Any:
+    """The decoder's attention bias by distance, up to the one that all greater distances share: the
+    first layer's for all, or that of each."""
+    import numpy as np
+
+    biased = [one for one in attentions if one.has_relative_attention_bias]
+    tables = [_distances_of(one) for one in biased]
+    return tables[0] if len(tables) < len(attentions) else np.stack(tables)
+
+
+def _distances_of(attention: Any) -> Any:
+    """float32 (heads, distances)."""
+    import inspect
+
     import torch
 
     far = attention.relative_attention_max_distance
+    bucket = attention._relative_position_bucket
+    # UMT5's reads these from the layer.
+    settings = {
+        "bidirectional": False,
+        "num_buckets": attention.relative_attention_num_buckets,
+        "max_distance": far,
+    }
+    accepted = inspect.signature(bucket).parameters
     with torch.no_grad():
-        buckets = attention._relative_position_bucket(
+        buckets = bucket(
             -torch.arange(far + 1),
-            bidirectional=False,
-            num_buckets=attention.relative_attention_num_buckets,
-            max_distance=far,
+            **{name: settings[name] for name in settings if name in accepted},
         )
         return array_of(attention.relative_attention_bias(buckets).T)
 
@@ -121,6 +140,6 @@ def bart_layer(layer: Any) -> Layer:
 
 
 BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint]] = {
-    **dict.fromkeys(("t5", "mt5"), _t5),
+    **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), _t5),
     **dict.fromkeys(("bart", "mbart", "m2m_100", "pegasus", "marian"), _bart),
 }

@@ -149,7 +149,8 @@ def _steps(writer: DecoderBuilder) -> tuple[str, str]:
 
 
 def _distances(writer: DecoderBuilder) -> str:
-    """Each slot's bias for every cached position, float32 (slots, heads, 1, total); "" for none."""
+    """Each slot's bias for every cached position, float32 (slots, heads, 1, total), or the
+    distances of these positions where layers have biases of their own; "" for none."""
     import numpy as np
 
     if writer.plan.distances is None:
@@ -159,11 +160,11 @@ def _distances(writer: DecoderBuilder) -> str:
     cached = op("Range", [zero, "total", one], "cached")
     at = op("Unsqueeze", ["lengths", writer.axes("axis.1", 1)], "at")
     # A position behind the slot's own is not attended to; any index will do.
-    far = writer.whole("farthest", table.shape[1] - 1)
+    far = writer.whole("farthest", table.shape[-1] - 1)
     distance = op("Clip", [op("Sub", [at, cached], "gap"), zero, far], "distance")
-    bias = op("Gather", [writer.weight("distances", table), distance], "bias", axis=1)
-    bias = op("Transpose", [bias], "bias/by_slot", perm=[1, 0, 2])
-    return op("Unsqueeze", [bias, writer.axes("axis.2", 2)], "bias/whole")
+    if writer.plan.distances_by_layer:
+        return distance
+    return writer.distance_bias("distances", table, distance, "bias")
 
 
 def _attend(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
@@ -184,6 +185,8 @@ def _attend(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, b
         inputs += tables(writer, layer.rotary)
         interleaved = plan.rotaries[layer.rotary].interleaved
         attributes |= {"do_rotary": 1, "rotary_interleaved": int(interleaved)}
+    if plan.distances_by_layer:
+        bias = writer.distance_bias(f"distances.{n}", plan.distances[n], bias, f"{at}/bias")
     if bias:
         inputs += [*[""] * (10 - len(inputs)), bias]
     if layer.window:

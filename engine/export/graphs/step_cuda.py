@@ -88,7 +88,8 @@ def _begin(writer: DecoderBuilder) -> str:
 
 def _bias(writer: DecoderBuilder) -> str:
     """For every cached position, float (S, heads or 1, 1, capacity): T5's bias, and what hides the
-    rest; and the same of the source, which is `known["beyond"]`."""
+    rest; and the same of the source, which is `known["beyond"]`. Where layers have biases of their
+    own, the distances of these positions, and `known["hidden"]`."""
     import numpy as np
 
     op, known = writer.op, writer.known
@@ -108,12 +109,13 @@ def _bias(writer: DecoderBuilder) -> str:
         return hidden
     table = np.asarray(writer.plan.distances)
     zero = writer.weight("zero", np.array(0, np.int64))
-    far = writer.weight("farthest", np.array(table.shape[1] - 1, np.int64))
+    far = writer.weight("farthest", np.array(table.shape[-1] - 1, np.int64))
     gap = op("Sub", [known["length"], "cache_positions"], "gap")
     distance = op("Min", [op("Max", [gap, zero], "gap/behind"), far], "distance")
-    bias = op("Gather", [writer.weight("distances", table), distance], "bias", axis=1)
-    bias = op("Transpose", [bias], "bias/by_slot", perm=[1, 0, 2])
-    bias = op("Unsqueeze", [bias, writer.axes("axes.2", 2)], "bias/whole")
+    known["hidden"] = hidden
+    if writer.plan.distances_by_layer:
+        return distance
+    bias = writer.distance_bias("distances", table, distance, "bias")
     return op("Add", [bias, hidden], "bias/hidden")
 
 
@@ -142,6 +144,9 @@ def _attend(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, b
         writer.node("TensorScatter", [past, new, writer.known["at"]], [output], output, axis=2)
         present.append(output)
     bias = writer.known[f"window.{layer.window}"] if layer.window else bias
+    if plan.distances_by_layer:
+        bias = writer.distance_bias(f"distances.{n}", plan.distances[n], bias, f"{at}/bias")
+        bias = writer.op("Add", [bias, writer.known["hidden"]], f"{at}/bias/hidden")
     return _attention(writer, query, present, bias, f"{at}/attention", plan.softcap)
 
 

@@ -175,4 +175,4 @@ def _t5_feed_forward(layer: Any) -> Iterator[Channel]:
         yield Channel((inner.wi.weight,), (inner.wo,))
 
 
-FAMILIES: Mapping[str, Callable[[Any], Iterator[Channel]]] = {"t5": _t5, "mt5": _t5}
+FAMILIES: Mapping[str, Callable[[Any], Iterator[Channel]]] = {"t5": _t5, "mt5": _t5, "umt5": _t5}

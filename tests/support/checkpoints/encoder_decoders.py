@@ -62,6 +62,16 @@ _SUMMARIES: dict[str, Any] = {
 }
 
 
+_T5_SHAPE: dict[str, Any] = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+
+
 def t5(folder: Path, **config: Any) -> Path:
     """A T5 of two plus two layers; keyword arguments go to T5Config."""
     from transformers import T5Config, T5ForConditionalGeneration
@@ -107,6 +117,33 @@ def mt5(folder: Path, **config: Any) -> Path:
         "decoder_start_token_id": 0,
     }
     return save_lively(MT5ForConditionalGeneration, MT5Config(**{**settings, **config}), folder)
+
+
+def umt5(folder: Path, **config: Any) -> Path:
+    """A UMT5: each layer of both sides has a bias by distance of its own."""
+    from transformers import UMT5Config, UMT5ForConditionalGeneration
+
+    tokenizer = unigram()
+    tokenizer.save_pretrained(folder)
+    settings = {**_T5_SHAPE, "vocab_size": len(tokenizer), **config}
+    return save_lively(UMT5ForConditionalGeneration, UMT5Config(**settings), folder)
+
+
+def longt5(folder: Path, attention: str = "local", **config: Any) -> Path:
+    """A LongT5 whose blocks are shorter than its texts; attention "local" or "transient-global"."""
+    from transformers import LongT5Config, LongT5ForConditionalGeneration
+
+    tokenizer = unigram()
+    tokenizer.save_pretrained(folder)
+    settings = {
+        **_T5_SHAPE,
+        "vocab_size": len(tokenizer),
+        "local_radius": 5,
+        "global_block_size": 4,
+        "encoder_attention_type": attention,
+        **config,
+    }
+    return save_lively(LongT5ForConditionalGeneration, LongT5Config(**settings), folder)
 
 
 def bart(folder: Path, **config: Any) -> Path:
