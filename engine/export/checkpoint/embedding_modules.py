@@ -87,14 +87,15 @@ class Embedder:
 
 
 def read(checkpoint: Checkpoint) -> Embedder:
-    """Read the modules of a checkpoint; without modules.json, mean pooling alone.
+    """Read the modules of a checkpoint; without modules.json, mean pooling alone, or the last token
+    of a causal model, as sentence-transformers has it.
 
     Raises:
         ExportError: A module, a key or a value is not supported.
     """
     modules = checkpoint.modules
     if not modules:
-        return Embedder()
+        return Embedder(pooling="last" if _is_causal(checkpoint.config) else "mean")
     _check_kinds(checkpoint, modules)
     settings = transformer_settings(checkpoint)
     legacy = modules[0].legacy
@@ -114,6 +115,11 @@ def read(checkpoint: Checkpoint) -> Embedder:
         strip=legacy,
         lower_case=legacy and bool(settings.get("do_lower_case")),
     )
+
+
+def _is_causal(config: Mapping[str, Any]) -> bool:
+    first = (config.get("architectures") or [""])[0]
+    return str(first).endswith("ForCausalLM") and bool(config.get("is_causal", True))
 
 
 def check(checkpoint: Checkpoint) -> None:

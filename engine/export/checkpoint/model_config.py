@@ -131,19 +131,20 @@ def _embedding(
     them."""
     embedder = embedding_modules.read(checkpoint)
     if not checkpoint.modules:
-        notes.append("the checkpoint names no pooling: mean over the tokens, not normalized")
+        pooled = {"mean": "mean over the tokens", "last": "the last token"}[embedder.pooling]
+        notes.append(f"the checkpoint names no pooling: {pooled}, not normalized")
     if embedder.strip and tokenizer("\na ").input_ids != tokenizer("a").input_ids:
         notes.append(
             "white space around a text is removed, as the versions of sentence-transformers do it "
             "that wrote this checkpoint; from 5.4 on they keep it, and this tokenizer sees it"
         )
     hidden = int(model.config.hidden_size)
-    pooled = hidden * len(embedder.pooling.split("+"))
+    width = hidden * len(embedder.pooling.split("+"))
     return {
         "pooling": embedder.pooling,
         "include_prompt": embedder.include_prompt,
         "normalize": embedder.normalize,
-        "dimensions": embedding_modules.width(checkpoint, embedder.layers, pooled),
+        "dimensions": embedding_modules.width(checkpoint, embedder.layers, width),
         "projected": bool(embedder.layers),
         "hidden": hidden,
         "strip": embedder.strip,

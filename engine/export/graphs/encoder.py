@@ -15,6 +15,7 @@ from engine.export.graphs.blueprint import Blueprint, Linear
 from engine.export.graphs.decoder_builder import described
 from engine.export.graphs.graph_edits import share_weights
 
+_POSITIONS = "position_ids"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _OUTPUTS = (["last_hidden_state"], ["logits"], ["start_logits", "end_logits"])
 
@@ -22,15 +23,41 @@ _OUTPUTS = (["last_hidden_state"], ["logits"], ["start_logits", "end_logits"])
 def model_graph(traced: Any) -> Any:
     """A whole encoder with its head, in which equal weights are stored once.
 
+    A decoder that embeds is one, too: its attention is causal, so that the padding on the right
+    changes nothing, and its positions are counted here.
+
     Args:
         traced: An ONNX ModelProto as Optimum writes it; it is changed.
 
     Raises:
         ExportError: It has other inputs or outputs than the engine knows.
     """
+    _count_positions(traced.graph)
     _check(traced, _INPUTS, _OUTPUTS)
     share_weights(traced.graph)
     return traced
+
+
+def _count_positions(graph: Any) -> None:
+    """Compute the input position_ids, if there is one, from the mask: rows are padded right."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    inputs = [value for value in graph.input if value.name != _POSITIONS]
+    if len(inputs) == len(graph.input):
+        return
+    del graph.input[:]
+    graph.input.extend(inputs)
+    numbers = {"axis": np.array(1), "one": np.array([1]), "none": np.array([0])}
+    for name, number in numbers.items():
+        graph.initializer.append(numpy_helper.from_array(number, f"{_POSITIONS}/{name}"))
+    steps = (
+        ("CumSum", ["attention_mask", f"{_POSITIONS}/axis"], f"{_POSITIONS}/count"),
+        ("Sub", [f"{_POSITIONS}/count", f"{_POSITIONS}/one"], f"{_POSITIONS}/before"),
+        ("Max", [f"{_POSITIONS}/before", f"{_POSITIONS}/none"], _POSITIONS),
+    )
+    for place, (op, reads, gives) in enumerate(steps):
+        graph.node.insert(place, helper.make_node(op, reads, [gives], f"{_POSITIONS}/{op}"))
 
 
 def encoder_graph(traced: Any, plan: Blueprint) -> Any:
