@@ -271,7 +271,7 @@ class Description:
         architecture: The checkpoint's model_type, such as "t5" or "bert".
         recipe: Name of the quantization recipe, such as "fp32".
         source: model (hub id or folder name), revision (40-hex commit or "" for a folder),
-            requested_revision, weights_sha256.
+            requested_revision, weights_sha256; subfolder where there is one.
         tools: Versions of what made it, by distribution name.
         proof: sentences, largest_difference, tolerance, and what was compared: the fp32 graphs
             with the checkpoint.
@@ -384,6 +384,7 @@ def _export_again(folder: Path, content: Mapping[str, Any]) -> str:
         source, recipe = content["source"], content["recipe"]
         words = ["engine", "export", source["model"], "--task", content["task"]]
         words += ["--revision", source["revision"]] if source["revision"] else []
+        words += ["--subfolder", source["subfolder"]] if source.get("subfolder") else []
         words += ["--recipe", recipe] if recipe != "fp32" else []
         command = shlex.join([*words, "-o", str(folder)])
     except (KeyError, TypeError):

@@ -42,6 +42,9 @@ def export(
         str | None, typer.Option(help="The task, such as translation_en_to_de; see engine tasks.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
+    subfolder: Annotated[
+        str, typer.Option(help="Folder in the checkpoint's folder or repository that holds it.")
+    ] = "",
     recipe: Annotated[str, typer.Option(help=_RECIPES)] = "fp32",
     sample: _Sample = None,
     text: _Text = None,
@@ -59,7 +62,7 @@ def export(
     from engine.export import export as export_bundle
 
     report = export_bundle(
-        model, out, task=task, revision=revision, recipe=recipe, sample=sample,
+        model, out, task=task, revision=revision, subfolder=subfolder, recipe=recipe, sample=sample,
         text=_columns(text), force=force, allow_pickle=allow_pickle,
         progress=lambda line: typer.echo(line, err=True),
     )  # fmt: skip

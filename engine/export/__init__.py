@@ -37,6 +37,7 @@ def export(
     *,
     task: str | None,
     revision: str | None = None,
+    subfolder: str = "",
     recipe: str = "fp32",
     sample: Path | None = None,
     text: Sequence[str] = (),
@@ -52,6 +53,7 @@ def export(
         out: The bundle's folder; it must not exist, or be empty.
         task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY, or None to infer it.
         revision: A commit, branch or tag of the hub.
+        subfolder: The folder in `model` that holds the checkpoint; "" for its top.
         recipe: A name of `recipes.table.RECIPES`.
         sample, text, force: As in `quantize`; `force` accepts a head for another task, too.
         allow_pickle: Accept `.bin` weights where there are no safetensors.
@@ -66,21 +68,19 @@ def export(
         MissingDependency: The extra `export` is not installed.
     """
     if model is None:
-        _check_default(task, revision)
+        _check_default(task, revision, subfolder)
     check_installed()
     from engine.export import quantization
     from engine.export.checkpoint import hub, task_inference
-    from engine.export.recipes import table
 
     started = time.monotonic()
-    table.recipe(recipe)
-    _check_sample(sample, text, recipe)
+    _check_recipe(recipe, sample, text)
     task_inference.check_known(task)
     notes: tuple[str, ...] = ()
     if model is None:
         model, revision, notes = _default_model(str(task), progress)
     with new_folder(Path(out)) as (work, folder):
-        checkpoint = hub.resolve(model, revision, progress)
+        checkpoint = hub.resolve(model, revision, progress, subfolder)
         resolved, notes = _planned(checkpoint, task, recipe, force, notes, progress)
         checkpoint = _with_weights(checkpoint, allow_pickle, work, progress)
         fp32 = folder if recipe == "fp32" else work / "fp32"
@@ -237,11 +237,9 @@ def quantize(
     """
     check_installed()
     from engine.export import quantization
-    from engine.export.recipes import table
 
     started = time.monotonic()
-    table.recipe(recipe)
-    _check_sample(sample, text, recipe)
+    _check_recipe(recipe, sample, text)
     fp32 = bundle_format.load(source)
     if fp32.description.recipe != "fp32" or recipe == "fp32":
         raise SettingsError(
@@ -255,7 +253,7 @@ def quantize(
     return report(Path(out), description, time.monotonic() - started)
 
 
-def _check_default(task: str | None, revision: str | None) -> None:
+def _check_default(task: str | None, revision: str | None, subfolder: str) -> None:
     if task is None:
         raise SettingsError(
             "neither a model nor a task is named",
@@ -266,9 +264,18 @@ def _check_default(task: str | None, revision: str | None) -> None:
             f"revision {revision!r} is given, but no model",
             "a task's default checkpoint has a revision of its own; name the model",
         )
+    if subfolder:
+        raise SettingsError(
+            f"subfolder {subfolder!r} is given, but no model",
+            "a task's default checkpoint is at the top of its repository; name the model",
+        )
 
 
-def _check_sample(file: Path | None, text: Sequence[str], recipe: str) -> None:
+def _check_recipe(recipe: str, file: Path | None, text: Sequence[str]) -> None:
+    """Refuse an unknown recipe, and a sample that it has no use for."""
+    from engine.export.recipes import table
+
+    table.recipe(recipe)
     if text and file is None:
         raise SettingsError(
             f"text names {', '.join(text)}, but there is no sample", "add --sample FILE"

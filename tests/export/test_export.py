@@ -1137,6 +1137,34 @@ def test_export_by_name_with_and_without_a_revision(tiny: Path, tmp_path: Path) 
     assert "text-classification is exported for encoders; 't5'" in offline["said"]
 
 
+def test_a_subfolder_of_a_branch(tiny: Path, tmp_path: Path) -> None:
+    """Its files are fetched and no others; its shards have names of their own."""
+    served = tmp_path / "served"
+    inner = served / "english/base"
+    shutil.copytree(tiny / "classifier", inner)
+    shutil.copytree(tiny / "t5", served / "t5")
+    (inner / "model.safetensors").rename(inner / "all.safetensors")
+    index = {"weight_map": {"every": "all.safetensors"}}
+    checkpoints.write_json(inner / "model.safetensors.index.json", index)
+    repository = fake_hub.Hub(served, branches=("main", "next"))
+    case = {"model": NAME, "revision": "next"}
+    out = tmp_path / "out"
+    with fake_hub.serve(repository) as endpoint:
+        done, other = _by_name(
+            [
+                {**case, "out": str(out), "subfolder": "english/base"},
+                {**case, "out": str(tmp_path / "other"), "subfolder": "german"},
+            ],
+            endpoint,
+            tmp_path / "home",
+        )
+    assert any("the revision 'next'" in note for note in done["notes"])
+    assert {name.rpartition("/")[0] for name in repository.fetched()} == {"english/base"}
+    source = bundle_format.load(out).description.source
+    assert (source["model"], source["subfolder"]) == (NAME, "english/base")
+    assert "holds no config.json; those that hold one: english/base, t5" in other["said"]
+
+
 def test_what_the_hub_refuses_is_said_in_plain_words(tiny: Path, tmp_path: Path) -> None:
     served = checkpoints.to_pickle(_copy(tiny / "t5", tmp_path))
     out = str(tmp_path / "out")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.checkpoint import decoder_limits, labels, longt5_encoder
+from engine.export.checkpoint import decoder_limits, labels, longt5_encoder, weight_files
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.normalized_config import normalized_config
 from engine.export.checkpoint.silenced import silenced
 from engine.export.checkpoint.task_inference import ExportTask
+from engine.export.checkpoint.weight_files import PICKLES, SAFETENSORS
 
 # One operator set for every architecture. From 17 on there is LayerNormalization, from 18 on
 # ReduceMax takes its axes as an input.
@@ -64,6 +65,7 @@ def load(checkpoint: Checkpoint, task: ExportTask) -> Any:
     if checkpoint.shares_head and "lm_head.weight" in info["missing_keys"]:
         model.lm_head.weight = model.shared.weight
         info["missing_keys"].remove("lm_head.weight")
+    _find_embedding(model, checkpoint)
     _check_complete(checkpoint, task, model, info)
     _extend_positions(model)
     return model.eval()
@@ -81,6 +83,26 @@ def _attention(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_gemma2(config: Mapping[str, Any]) -> bool:
     return bool(config.get("model_type") == "gemma2")
+
+
+def _find_embedding(model: Any, checkpoint: Checkpoint) -> None:
+    """Take the embedding from the file under the names of weights that are tied to it.
+
+    transformers 4.57 looks for it under its own name alone, and leaves it without values.
+    """
+    embedding = model.get_input_embeddings()
+    if not embedding.weight.is_meta:
+        return
+    import torch
+    from transformers.modeling_utils import load_state_dict
+
+    tied = set(model._tied_weights_keys or ())
+    kind = PICKLES if checkpoint.pickled else SAFETENSORS
+    for file in weight_files.stored(checkpoint.folder, kind):
+        state = load_state_dict(str(file), map_location="cpu", weights_only=True)
+        for name in tied & set(state):
+            embedding.weight = torch.nn.Parameter(state[name].float())
+            model.tie_weights()
 
 
 def _extend_positions(model: Any) -> None:
@@ -212,7 +234,8 @@ def _check_complete(
     checkpoint: Checkpoint, task: ExportTask, model: Any, info: dict[str, Any]
 ) -> None:
     """transformers fills missing weights with random numbers and only warns."""
-    missing = sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED))
+    missing = sorted(name for name, weight in model.named_parameters() if weight.is_meta)
+    missing += sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED))
     if missing:
         raise ExportError(
             f"{checkpoint.name}: the checkpoint lacks weights that {task.name} needs: "

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError, SettingsError
-from engine.export.checkpoint import module_list, pickles
+from engine.export.checkpoint import module_list, pickles, subfolders, weight_files
 from engine.export.checkpoint.hub_errors import first_line, hub_errors
 from engine.export.checkpoint.module_list import Module
 from engine.export.checkpoint.silenced import silenced
+from engine.export.checkpoint.weight_files import PICKLES, SAFETENSORS
 
 # Exactly what an export reads. Nothing else of a repository is downloaded: no code, no other
 # framework's weights, no other precision's.
@@ -48,8 +49,6 @@ DESCRIPTIONS = (
     *module_list.ROUTES,
     "[0-9]*_*/config.json",
 )
-SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
 # sentence-transformers' modules with weights of their own, each in a folder of its own.
 LAYERS = ("Dense", "LayerNorm")
 TOKENIZERS = (
@@ -85,6 +84,7 @@ class Checkpoint:
         shares_head: Whether a T5's head is its embedding if the weights have no head.
         notes: What the user should know.
         top: Where modules.json is, if the transformer has a folder of its own.
+        subfolder: The folder of the repository that the checkpoint is in, "" for its top.
     """
 
     folder: Path
@@ -96,6 +96,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     shares_head: bool = False
     top: Path | None = None
+    subfolder: str = ""
 
     def read_json(self, name: str) -> Any:
         """The content of one of the transformer's JSON files; an empty dict where there is no such
@@ -122,20 +123,22 @@ class Checkpoint:
     def layer_weights(self, path: str) -> Path:
         """The weights of the layer in the folder `path`: safetensors where there are some."""
         folder = (self.top or self.folder) / path
-        safe = folder / SAFETENSORS[0]
-        return safe if safe.is_file() else folder / PICKLES[0]
+        safe = folder / SAFETENSORS.whole
+        return safe if safe.is_file() else folder / PICKLES.whole
 
     @property
     def weights(self) -> tuple[Path, ...]:
         """The files with the weights, in the order of their names, those of layers last."""
         kind = PICKLES if self.pickled else SAFETENSORS
         layers = (self.layer_weights(path) for path in _layers(self))
-        return (*_matching(self.folder, kind[:2]), *layers)
+        return (*weight_files.stored(self.folder, kind), *layers)
 
     def source(self) -> dict[str, str]:
         """Where a bundle came from, as `bundle.Description.source` has it."""
+        inner = {"subfolder": self.subfolder} if self.subfolder else {}
         return {
             "model": self.name,
+            **inner,
             "revision": self.commit,
             "requested_revision": self.requested,
             "weights_sha256": self._weights_sha256(),
@@ -151,18 +154,21 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def resolve(model: str, revision: str | None, progress: Callable[[str], None]) -> Checkpoint:
+def resolve(
+    model: str, revision: str | None, progress: Callable[[str], None], subfolder: str = ""
+) -> Checkpoint:
     """Find a checkpoint on this machine or on the hub; all but its weights is downloaded.
 
     Args:
         model: A folder in the Hugging Face layout, or a hub id such as google-t5/t5-small.
         revision: A commit, branch or tag of the hub.
+        subfolder: The folder in `model` that holds the checkpoint, such as "unsupervised/base".
 
     Raises:
         ExportError: It is not there, not reachable, incomplete, or needs the repository's own code.
-        SettingsError: A revision was given for a local folder.
+        SettingsError: A revision was given for a local folder, or the subfolder is no path below.
     """
-    folder = Path(model).expanduser()
+    folder, subfolder = Path(model).expanduser(), subfolders.checked(subfolder)
     if folder.is_dir():
         if revision is not None:
             raise SettingsError(
@@ -170,12 +176,17 @@ def resolve(model: str, revision: str | None, progress: Callable[[str], None]) -
                 "leave --revision out, or give a hub id",
             )
         folder = folder.resolve()
-        return _described(Checkpoint(folder, folder.name, "", "", {}, False))
+        subfolders.check_there(model, subfolder, folder)
+        inner = folder / subfolder
+        return _described(Checkpoint(inner, folder.name, "", "", {}, False, subfolder=subfolder))
     _check_hub_id(model, folder)
     progress(f"looking up {model} on the hub")
-    folder = _snapshot(model, revision, DESCRIPTIONS)
-    notes = _revision_notes(model, revision, folder.name)
-    checkpoint = Checkpoint(folder, model, folder.name, revision or "", {}, False, notes)
+    top = _snapshot(model, revision, subfolders.below(subfolder, DESCRIPTIONS))
+    notes = _revision_notes(model, revision, top.name)
+    checkpoint = Checkpoint(
+        top / subfolder, model, top.name, revision or "", {}, False, notes, subfolder=subfolder
+    )
+    subfolders.check_there(model, subfolder, top, top.name)
     _fetch_descriptions(checkpoint)
     return _described(checkpoint)
 
@@ -190,40 +201,40 @@ def with_weights(
             unpickler reads them (`pickles`).
 
     Raises:
-        ExportError: There are none, or only pickled ones and that is not allowed, or a pickle is
-            more than weights.
+        ExportError: There are none, some are missing, or there are only pickled ones and that is
+            not allowed, or a pickle is more than weights.
     """
     folder = checkpoint.folder
     if checkpoint.commit:
         progress(f"fetching the weights of {checkpoint.name}")
-        layers = (f"{path}/{SAFETENSORS[0]}" for path in _layers(checkpoint))
-        safe = _at_transformer(checkpoint, SAFETENSORS)
-        _snapshot(checkpoint.name, checkpoint.commit, (*safe, *layers))
-        if not _matching(folder, SAFETENSORS):
-            _fetch_pickles(checkpoint, _at_transformer(checkpoint, PICKLES), allow_pickle)
+        _fetch_safetensors(checkpoint)
+        if not _matching(folder, SAFETENSORS.patterns):
+            _fetch_pickles(checkpoint, _at_transformer(checkpoint, PICKLES.patterns), allow_pickle)
     for path in _layers(checkpoint):
         _check_layer(checkpoint, path, allow_pickle)
-    if not _matching(folder, SAFETENSORS[:2]):
-        pickled = _matching(folder, PICKLES[:2])
+    if _matching(folder, SAFETENSORS.patterns):
+        weight_files.check_whole(checkpoint.name, folder, SAFETENSORS)
+    else:
+        pickled = _matching(folder, (PICKLES.whole, PICKLES.shards))
         if not pickled:
             raise _missing(checkpoint, "weights (model.safetensors)")
         if not allow_pickle:
             raise _pickle_refused(checkpoint.name, pickled[0].name)
+        weight_files.check_whole(checkpoint.name, folder, PICKLES)
         checkpoint = dataclasses.replace(checkpoint, pickled=True)
-    _check_pickles(checkpoint)
+    for file in checkpoint.weights:
+        if file.suffix == PICKLES.ending:
+            pickles.check(file, checkpoint.name)
     return checkpoint
 
 
-def _check_pickles(checkpoint: Checkpoint) -> None:
-    """Look into every pickle that will be read, the shards that an index names included."""
-    read = [file for file in checkpoint.weights if file.suffix == ".bin"]
-    index = checkpoint.read_json(PICKLES[2]) if checkpoint.pickled else {}
-    strange = {str(name) for name in dict(index.get("weight_map") or {}).values()}
-    strange -= {file.name for file in read}
-    if strange and not (checkpoint.folder / PICKLES[0]).is_file():
-        raise _missing(checkpoint, f"a file that {PICKLES[2]} names ({min(strange)})")
-    for file in read:
-        pickles.check(file, checkpoint.name)
+def _fetch_safetensors(checkpoint: Checkpoint) -> None:
+    """Download the weights of the transformer and its layers, then shards with other names."""
+    layers = (f"{path}/{SAFETENSORS.whole}" for path in _layers(checkpoint))
+    _fetch(checkpoint, (*_at_transformer(checkpoint, SAFETENSORS.patterns), *layers))
+    stored = weight_files.stored(checkpoint.folder, SAFETENSORS)
+    if others := tuple(file.name for file in stored if not file.is_file()):
+        _fetch(checkpoint, _at_transformer(checkpoint, others))
 
 
 def pinned(model: str, revision: str | None, progress: Callable[[str], None]) -> str:
@@ -241,7 +252,7 @@ def pinned(model: str, revision: str | None, progress: Callable[[str], None]) ->
 
 def files(folder: Path) -> tuple[Path, ...]:
     """What an export reads of a checkpoint's folder, in the order of the names."""
-    patterns = (*DESCRIPTIONS, *SAFETENSORS, *PICKLES)
+    patterns = (*DESCRIPTIONS, *SAFETENSORS.patterns, *PICKLES.patterns)
     modules = module_list.listed(folder.name, lambda name: _read_json(folder / name))
     folders = {folder, *(folder / module.path for module in modules)}
     return tuple(sorted({file for one in folders for file in _matching(one, patterns)}))
@@ -260,7 +271,7 @@ def _fetch_descriptions(checkpoint: Checkpoint) -> None:
     }
     patterns = tuple(f"{path}/{name}" for path in sorted(paths - {""}) for name in DESCRIPTIONS)
     if patterns:
-        _snapshot(checkpoint.name, checkpoint.commit, patterns)
+        _fetch(checkpoint, patterns)
 
 
 def _at_transformer(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -273,13 +284,13 @@ def _at_transformer(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> tuple[
 
 def _check_layer(checkpoint: Checkpoint, path: str, allow_pickle: bool) -> None:
     """Check that a layer has weights, and pickled ones only where they are allowed."""
-    pickle = f"{path}/{PICKLES[0]}"
+    pickle = f"{path}/{PICKLES.whole}"
     if checkpoint.commit and not checkpoint.layer_weights(path).is_file():
         _fetch_pickles(checkpoint, (pickle,), allow_pickle)
     file = checkpoint.layer_weights(path)
     if not file.is_file():
-        raise _missing(checkpoint, f"the weights of a layer ({path}/{SAFETENSORS[0]})")
-    if file.name == PICKLES[0] and not allow_pickle:
+        raise _missing(checkpoint, f"the weights of a layer ({path}/{SAFETENSORS.whole})")
+    if file.name == PICKLES.whole and not allow_pickle:
         raise _pickle_refused(checkpoint.name, pickle)
 
 
@@ -312,16 +323,23 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
 
 
+def _fetch(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> None:
+    """Download more files of the checkpoint; patterns begin at its subfolder."""
+    below = subfolders.below(checkpoint.subfolder, patterns)
+    _snapshot(checkpoint.name, checkpoint.commit, below)
+
+
 def _fetch_pickles(checkpoint: Checkpoint, patterns: tuple[str, ...], allow_pickle: bool) -> None:
     """Download pickled weights if they are allowed; if not, name those that there are."""
     if allow_pickle:
-        _snapshot(checkpoint.name, checkpoint.commit, patterns)
+        _fetch(checkpoint, patterns)
         return
     from huggingface_hub import HfApi
 
     with contextlib.suppress(OSError, ValueError):
         names = HfApi().list_repo_files(checkpoint.name, revision=checkpoint.commit)
-        pickled = sorted(name for name in names if _fits(name, patterns))
+        below = subfolders.below(checkpoint.subfolder, patterns)
+        pickled = sorted(name for name in names if _fits(name, below))
         if pickled:
             raise _pickle_refused(checkpoint.name, pickled[0])
 
