@@ -1139,12 +1139,15 @@ def test_export_by_name_with_and_without_a_revision(tiny: Path, tmp_path: Path) 
 
 def test_a_subfolder_of_a_branch(tiny: Path, tmp_path: Path) -> None:
     """Its files are fetched and no others; its shards have names of their own."""
+    from safetensors import safe_open
+
     served = tmp_path / "served"
     inner = served / "english/base"
     shutil.copytree(tiny / "classifier", inner)
     shutil.copytree(tiny / "t5", served / "t5")
     (inner / "model.safetensors").rename(inner / "all.safetensors")
-    index = {"weight_map": {"every": "all.safetensors"}}
+    with safe_open(inner / "all.safetensors", "np") as stored:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(stored.keys(), "all.safetensors")}
     checkpoints.write_json(inner / "model.safetensors.index.json", index)
     repository = fake_hub.Hub(served, branches=("main", "next"))
     case = {"model": NAME, "revision": "next"}

@@ -358,13 +358,13 @@ def _described(checkpoint: Checkpoint) -> Checkpoint:
     if modules and modules[0].kind == "Transformer" and modules[0].path:
         top = checkpoint.folder
         checkpoint = dataclasses.replace(checkpoint, folder=top / modules[0].path, top=top)
-    elif modules and not (checkpoint.folder / "config.json").is_file():
+    elif modules and modules[0].kind != "Transformer" and not _has_config(checkpoint):
         raise ExportError(
             f"{checkpoint.name}: modules.json has the layers {', '.join(m.kind for m in modules)}; "
             "supported are layers that begin with a Transformer",
             "export another checkpoint; this one has no model that transformers could load",
         )
-    if not (checkpoint.folder / "config.json").is_file():
+    if not _has_config(checkpoint):
         raise _missing(checkpoint, "config.json")
     config = _read_json(checkpoint.folder / "config.json")
     _check_config(checkpoint.name, config)
@@ -378,6 +378,10 @@ def _tokenizes_bytes(checkpoint: Checkpoint) -> bool:
     """ByT5's tokenizer has no file of its own."""
     named = (checkpoint.read_json("tokenizer_config.json"), checkpoint.config)
     return any(one.get("tokenizer_class") == "ByT5Tokenizer" for one in named)
+
+
+def _has_config(checkpoint: Checkpoint) -> bool:
+    return (checkpoint.folder / "config.json").is_file()
 
 
 def _missing(checkpoint: Checkpoint, what: str) -> ExportError:
