@@ -25,7 +25,10 @@ ENCODERS = (
 )  # fmt: skip
 
 # Encoders that Optimum does not name, and the type whose inputs and outputs they have.
-_TRACED_AS = {"umt5": "t5"}
+_TRACED_AS = {"umt5": "t5", "plbart": "bart", "mvp": "bart"}
+
+# Inputs that a run has.
+_TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
 
 # Weights that a checkpoint may lack because the exported outputs do not depend on them.
 _UNUSED = ("pooler.",)
@@ -220,6 +223,7 @@ def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
                 name, "onnx", library_name="transformers"
             )
     if task.optimum_task in tasks:
+        _check_inputs(checkpoint, task, tasks[task.optimum_task])
         return
     can = f"only for {', '.join(sorted(tasks))}" if tasks else "for nothing"
     families = ", ".join(task.model_types or (*ENCODERS, *task.also))
@@ -228,6 +232,26 @@ def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
         f"not for {task.optimum_task}",
         f"for {task.name} take a checkpoint of one of the types {families}",
     )
+
+
+def _check_inputs(checkpoint: Checkpoint, task: ExportTask, constructor: Any) -> None:
+    """Refuse a graph that would read more than a text, such as places on a page."""
+    from transformers import AutoConfig
+
+    settings = normalized_config(checkpoint.name, checkpoint.config)
+    try:
+        with silenced():
+            config = AutoConfig.for_model(**settings)
+            inputs = set(constructor(config, task=task.optimum_task).inputs)
+    except Exception:
+        return
+    if more := sorted(inputs - _TEXT_INPUTS):
+        raise ExportError(
+            f"{checkpoint.name}: a {checkpoint.config['model_type']!r} reads more than text: "
+            f"{', '.join(more)}",
+            f"for {task.name} take a checkpoint of one of the types "
+            f"{', '.join((*ENCODERS, *task.also))}",
+        )
 
 
 def _check_complete(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.errors import ExportError
+from engine.export.checkpoint import family_reasons
 
 # Names in `rope_scaling`, and in transformers 5 in `rope_parameters`.
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "su")
@@ -15,6 +16,7 @@ ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "su"
 _NOT_COMPUTED = {
     "alibi": "positions as a bias of the scores are not supported for this model type",
     "clip_qkv": "bounds of queries, keys and values are not supported",
+    "use_prompt": "prompts with weights of their own are not supported",
     "use_qk_norm": "a norm with weights of its own for each head is not supported",
 }
 _EXPERTS = re.compile(r"(num|n)_(local_|routed_)?experts|moe_\w+")
@@ -29,6 +31,8 @@ def reason(config: Mapping[str, Any]) -> tuple[str, str]:
         config: A config.json.
     """
     model_type = str(config.get("model_type"))
+    if known := family_reasons.REASONS.get(model_type):
+        return known
     if any(_EXPERTS.fullmatch(name) and config[name] for name in config):
         return (
             "its feed-forward layers are mixtures of experts",

@@ -37,7 +37,8 @@ class ExportTask:
 
 
 ENCODER_DECODERS = (
-    "t5", "mt5", "umt5", "longt5", "bart", "mbart", "m2m_100", "marian", "pegasus",
+    "t5", "mt5", "umt5", "longt5", "bart", "mbart", "m2m_100", "marian", "pegasus", "blenderbot",
+    "plbart", "mvp",
 )  # fmt: skip
 CAUSAL = (
     "gpt2", "opt", "llama", "qwen2", "qwen3", "mistral", "smollm3", "gemma", "gemma2",
@@ -102,8 +103,7 @@ _HEADS: Mapping[str, str] = {
 _GENERATES = {
     **dict.fromkeys(("t5", "mt5", "marian", "m2m_100", "mbart"), "translation"),
     **dict.fromkeys(("pegasus", "longt5"), "summarization"),
-    "umt5": "text2text-generation",
-    "bart": "text2text-generation",
+    **dict.fromkeys(("umt5", "bart", "blenderbot", "plbart", "mvp"), "text2text-generation"),
     **dict.fromkeys(CAUSAL, "text-generation"),
 }
 
@@ -193,8 +193,10 @@ def _inferred(config: Mapping[str, Any], embeds: bool) -> str:
     why, hint = decoder_limits.reason(config)
     if why:
         raise ExportError(f"this checkpoint is of type {config.get('model_type')!r}: {why}", hint)
-    if any(a.endswith("ForCausalLM") for a in named):
+    if any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in named):
         return "text-generation"
+    if any(a.endswith("ForConditionalGeneration") for a in named):
+        return "text2text-generation"
     raise ExportError(
         f"config.json does not say what the model is for (architectures: {list(named)})",
         f"name the task with --task, one of: {', '.join(TASKS)}",
@@ -225,7 +227,7 @@ def _check_model_type(task: ExportTask, config: Mapping[str, Any]) -> None:
         raise ExportError(
             f"{task.name} is exported for the model types {', '.join(task.model_types)}; "
             f"this checkpoint is of type {model_type!r}{why and ': '}{why}",
-            hint or "export a checkpoint of one of these types, or name another task with --task",
+            hint or "export a checkpoint of one of these types",
         )
     encodes = not task.model_types and model_type not in task.also
     if encodes and config.get("is_encoder_decoder"):

@@ -93,7 +93,8 @@ def _distances_of(attention: Any) -> Any:
 
 
 def _bart(model: Any) -> Blueprint:
-    """BART, mBART, M2M100 and NLLB, Pegasus and Marian: biases everywhere, absolute positions."""
+    """BART and its relatives, M2M100, Pegasus and Marian among them: biases everywhere, absolute
+    positions."""
     config, decoder = model.config, model.model.decoder
     embedding = array_of(decoder.embed_tokens.weight)
     head = array_of(model.lm_head.weight)
@@ -112,7 +113,7 @@ def _bart(model: Any) -> Blueprint:
         activation=ACTIVATIONS[activation_name(config)],
         epsilon=decoder.layers[0].self_attn_layer_norm.eps,
         head=embedding if (head == embedding).all() else head,
-        norm_first=config.model_type in ("mbart", "m2m_100", "pegasus"),
+        norm_first=config.model_type in ("mbart", "m2m_100", "pegasus", "blenderbot"),
         embedding_scale=float(config.d_model**0.5) if config.scale_embedding else 1.0,
         positions=array_of(table)[first:],
         head_bias=None if bias is None else array_of(bias)[0],
@@ -141,5 +142,7 @@ def bart_layer(layer: Any) -> Layer:
 
 BLUEPRINTS: Mapping[str, Callable[[Any], Blueprint]] = {
     **dict.fromkeys(("t5", "mt5", "umt5", "longt5"), _t5),
-    **dict.fromkeys(("bart", "mbart", "m2m_100", "pegasus", "marian"), _bart),
+    **dict.fromkeys(
+        ("bart", "mbart", "m2m_100", "pegasus", "marian", "blenderbot", "plbart", "mvp"), _bart
+    ),
 }

@@ -160,6 +160,17 @@ def bart(folder: Path, **config: Any) -> Path:
     return save_lively(BartForConditionalGeneration, BartConfig(**settings), folder)
 
 
+def bart_like(folder: Path, name: str, **config: Any) -> Path:
+    """A relative of BART by its name in transformers' classes, such as Blenderbot or Mvp."""
+    import transformers
+
+    tokenizer = byte_level("bart")
+    tokenizer.save_pretrained(folder)
+    settings = {**PAIR, **_BART_TOKENS, "vocab_size": len(tokenizer), "scale_embedding": True}
+    shape = getattr(transformers, f"{name}Config")(**{**settings, **config})
+    return save_lively(getattr(transformers, f"{name}ForConditionalGeneration"), shape, folder)
+
+
 def mbart(folder: Path, fifty: bool = False, **config: Any) -> Path:
     """A pre-norm BART with language codes: mBART (`X </s> en_XX`), or mBART-50 (`en_XX X </s>`)."""
     from transformers import (

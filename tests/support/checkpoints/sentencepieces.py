@@ -100,3 +100,17 @@ def byt5(folder: Path, **config: Any) -> Path:
     shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     settings = {**shape, "vocab_size": 384, "decoder_start_token_id": 0, "max_length": 24, **config}
     return save_lively(T5ForConditionalGeneration, T5Config(**settings), folder)
+
+
+def plbart(folder: Path, **config: Any) -> Path:
+    """A PLBART between programming languages, with its own tokenizer's file."""
+    from transformers import PLBartConfig, PLBartForConditionalGeneration, PLBartTokenizer
+
+    train(folder, "sentencepiece.bpe.model", "unigram")
+    file = str(folder / "sentencepiece.bpe.model")
+    languages = {"language_codes": "base", "src_lang": "java", "tgt_lang": "en_XX"}
+    tokenizer = PLBartTokenizer(file, **languages, model_max_length=512)
+    tokenizer.save_pretrained(folder)
+    settings = {**PAIR, **_BART_TOKENS, "vocab_size": len(tokenizer) + 3, "scale_embedding": True}
+    shape = PLBartConfig(**{**settings, **config})
+    return save_lively(PLBartForConditionalGeneration, shape, folder)

@@ -1,4 +1,5 @@
-"""UMT5, whose layers have biases by distance of their own, and LongT5, which reads in blocks."""
+"""Relatives of T5 and BART: UMT5, whose layers have biases by distance of their own, LongT5, which
+reads in blocks, Blenderbot, MVP and PLBART."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.bundles import bundle_of, checkpoint_of
-from support.checkpoints import encoder_decoders
+from support.checkpoints import encoder_decoders, sentencepieces
 
 import engine
 
@@ -29,6 +30,10 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"attention": "transient-global", "local_radius": 3, "global_block_size": 32},
     ),
 }
+RELATIVES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "blenderbot": (encoder_decoders.bart_like, {"name": "Blenderbot"}),
+    "mvp": (encoder_decoders.bart_like, {"name": "Mvp"}),
+}
 TASK = "text2text-generation"
 MORE = {"max_new_tokens": 12}
 
@@ -40,17 +45,17 @@ def texts(shared: Path) -> list[str]:
     return [*lines[:110], *lines[-100:], "a", "x y", "garden", " ".join(["the garden"] * 60)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *RELATIVES])
 def test_it_answers_as_the_pipeline_batched_and_alone(kind: str, texts: list[str]) -> None:
     from transformers import pipeline
 
-    build, settings = KINDS[kind]
+    build, settings = {**KINDS, **RELATIVES}[kind]
     model = checkpoint_of(build, **settings)
     bundle = engine.Bundle.load(bundle_of(model, TASK))
     mine = bundle(texts, **MORE)["generated_text"].to_pylist()
     assert len(set(mine)) > 15
     pipe = pipeline(TASK, model=str(model), dtype="float32", device="cpu", batch_size=36)
-    assert mine == [row["generated_text"] for row in pipe(texts, **MORE)]
+    assert mine == [row["generated_text"] for row in pipe(texts, truncation=True, **MORE)]
     some = [*range(0, len(texts), 12), *range(len(texts) - 4, len(texts))]
     assert [bundle([texts[n]], **MORE)["generated_text"][0].as_py() for n in some] == [
         mine[n] for n in some
@@ -88,6 +93,18 @@ def _states(encoder: Any, feeds: dict[str, np.ndarray]) -> np.ndarray:
     with torch.no_grad():
         states = encoder(**{name: torch.from_numpy(part) for name, part in feeds.items()})[0]
     return np.asarray(states)
+
+
+def test_plbart_translates_between_languages(texts: list[str]) -> None:
+    from transformers import pipeline
+
+    pytest.importorskip("sentencepiece")
+    model = checkpoint_of(sentencepieces.plbart)
+    bundle = engine.Bundle.load(bundle_of(model, "translation"))
+    pipe = pipeline("translation", model=str(model), dtype="float32", device="cpu", batch_size=36)
+    languages = {"src_lang": "__python__", "tgt_lang": "__en_XX__", **MORE}
+    wanted = [row["translation_text"] for row in pipe(texts, truncation=True, **languages)]
+    assert bundle(texts, **languages)["translation_text"].to_pylist() == wanted
 
 
 def test_a_umt5_of_trained_weights_in_int8(trained: Path, tmp_path: Path, texts: list[str]) -> None:
