@@ -33,15 +33,15 @@ def encode(rows: Rows, context: Context, prompt: str) -> Encoded:
     """
     config, tokenizer = context.model_config, context.tokenizer
     joined = prepend(prompt, rows.texts[0])
-    cleaned = clean(joined, strip=config.strip, lower_case=config.lower_case)
+    cleaned = clean(joined, strip=context.options.strip, lower_case=config.lower_case)
     ids = _prompt_ids(context, prompt)
     pieces = chunking.chunks(
         tokenizer.tokens(cleaned), tokenizer.single_layout, ids, _grid(context, len(ids))
     )
     chars = pieces.chars
     if config.lower_case:
-        chars = _before_lowering(chars, pieces.rows, joined, config.strip)
-    shift = removed_before(joined, strip=config.strip)[pieces.rows] - len(prompt)
+        chars = _before_lowering(chars, pieces.rows, joined, context.options.strip)
+    shift = removed_before(joined, strip=context.options.strip)[pieces.rows] - len(prompt)
     spans = np.where(chars[:, 1:] > 0, np.maximum(chars + shift[:, None], 0), 0)
     return Encoded(
         rows,
@@ -108,7 +108,7 @@ def _prompt_ids(context: Context, prompt: str) -> Ints:
     """The prompt's tokens; white space at its end belongs to the text's first one."""
     config = context.model_config
     text = pa.array([prompt.rstrip()], pa.string())
-    text = clean(text, strip=config.strip, lower_case=config.lower_case)
+    text = clean(text, strip=context.options.strip, lower_case=config.lower_case)
     return np.asarray(context.tokenizer.ids(text).values, np.int64)
 
 

@@ -58,6 +58,7 @@ class FeatureExtractionOptions:
     prompt: str = option(
         'name of a prompt of the checkpoint to put before each text, such as "query"'
     )
+    strip: bool = option("remove white space around each text, its prompt included")
 
     chunk: str = option(
         "tokens for a vector of each chunk of a text, late for the same out of one pass over "
@@ -123,6 +124,7 @@ def _defaults(model_config: ModelConfig) -> dict[str, object]:
         "dtype": "float32",
         "prefix": model_config.prefix,
         "prompt": "",
+        "strip": model_config.strip,
         "chunk": embedding_chunks.OFF,
         "chunk_size": 0,
         "overlap": 0,
@@ -171,7 +173,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
 def _cleaned(texts: pa.StringArray | list[str], context: Context) -> pa.StringArray:
     config = context.model_config
     texts = pa.array(texts, pa.string()) if isinstance(texts, list) else texts
-    return clean(texts, strip=config.strip, lower_case=config.lower_case)
+    return clean(texts, strip=context.options.strip, lower_case=config.lower_case)
 
 
 def _prompt(context: Context) -> str:

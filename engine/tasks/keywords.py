@@ -55,6 +55,7 @@ class TaskOptions(TypedDict, total=False):
     src_lang: str
     stop: str | Sequence[str]
     stride: int
+    strip: bool
     system: str
     targets: str | Sequence[str]
     temperature: float

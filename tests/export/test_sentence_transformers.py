@@ -214,6 +214,14 @@ def _lowered_by_the_normalizer(model: Path) -> Any:
     return tokenizer(TEXTS, truncation=True, padding=True, max_length=40, return_tensors="pt")
 
 
+def test_white_space_is_kept_where_a_person_wants_it(tmp_path: Path) -> None:
+    model = checkpoint_of(embedder, "roberta", 2)
+    export(str(model), tmp_path / "out", task=None)
+    batch = _encoded(TEXTS, model, strip=False, lower=False)
+    wanted = _pool("mean", *_states(model, batch)).numpy()
+    np.testing.assert_allclose(_embedded(tmp_path / "out", TEXTS, strip=False), wanted, atol=1e-5)
+
+
 def test_a_prompt_is_put_before_the_text_is_stripped(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(checkpoint_of(embedder, "roberta", 2), model)
@@ -229,7 +237,8 @@ def test_a_prompt_is_put_before_the_text_is_stripped(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_sees_white_space_is_noted(tmp_path: Path) -> None:
     report = export(str(checkpoint_of(embedder, "roberta", 2)), tmp_path / "a", task=None)
-    assert any("white space around a text is removed" in note for note in report.notes)
+    (note,) = [n for n in report.notes if "white space around a text is removed" in n]
+    assert "--no-strip" in note
     report = export(str(checkpoint_of(embedder, "bert", 2)), tmp_path / "b", task=None)
     assert not any("white space" in note for note in report.notes)
 

@@ -194,6 +194,7 @@ def test_fewer_dimensions_are_scaled_to_length_1_again() -> None:
 def test_pooling_and_normalize_default_to_the_checkpoints() -> None:
     plain = {"dimensions": 0, "dtype": "float32", "prompt": ""}
     plain |= {"chunk": "none", "chunk_size": 0, "overlap": 0, "chunk_mean": False}
+    plain |= {"strip": False}
     assert FEATURES.defaults(ModelConfig(8)) == {
         "pooling": "mean", "normalize": False, "prefix": "", **plain
     }  # fmt: skip

@@ -136,7 +136,8 @@ def _embedding(
     if embedder.strip and tokenizer("\na ").input_ids != tokenizer("a").input_ids:
         notes.append(
             "white space around a text is removed, as the versions of sentence-transformers do it "
-            "that wrote this checkpoint; from 5.4 on they keep it, and this tokenizer sees it"
+            "that wrote this checkpoint; from 5.4 on they keep it, and this tokenizer sees it: "
+            "--no-strip in a run keeps it, too"
         )
     hidden = int(model.config.hidden_size)
     width = hidden * len(embedder.pooling.split("+"))
