@@ -481,6 +481,11 @@ _CONFIG = "config_sentence_transformers.json"
             "tokenizer_args has model_max",
         ),
         (2, _set(_SETTINGS, squeeze=True), "sentence_bert_config.json has squeeze"),
+        (2, _set(_SETTINGS, max_seq_length="40"), "max_seq_length '40'"),
+        (2, _set(_SETTINGS, max_seq_length=0), "max_seq_length 0"),
+        (2, _set(_SETTINGS, do_lower_case="no"), "do_lower_case 'no'"),
+        (2, _set(_POOLING, pooling_mode_cls_token="false"), "pooling_mode_cls_token 'false'"),
+        (6, _set(_POOLING, include_prompt=None), "include_prompt None"),
         (6, _set(_CONFIG, truncate_dim=16), "truncate_dim 16"),
         (6, _set(_CONFIG, default_prompt_name="query"), "the default prompt 'query'"),
         (6, _set("2_Normalize/config.json", module_input_name="token_embeddings"), "2_Normalize"),
@@ -532,6 +537,12 @@ def test_checkpoints_without_a_transformer_are_refused_by_name(tmp_path: Path, k
     listed = [{"idx": 0, "name": "0", "path": "0_It", "type": _OLD + kind}]
     checkpoints.write_json(model / "modules.json", listed)
     _refused(model, tmp_path, f"modules.json has the layers {kind}; ")
+
+
+def test_an_empty_list_of_modules_is_not_no_list(tmp_path: Path) -> None:
+    model = _with_modules(tmp_path / "model", [])
+    checkpoints.write_json(model / "modules.json", [])
+    _refused(model, tmp_path, "modules.json lists no module")
 
 
 @pytest.mark.parametrize("kind", ["custom_st.Transformer", "pylate.models.Dense.Dense"])

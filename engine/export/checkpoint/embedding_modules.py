@@ -162,6 +162,13 @@ def transformer_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
             raise ExportError(
                 f"{where} has {key} {_brief(value)}; supported is {_brief(supported)}", _OTHER
             )
+    length = settings.get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 1):
+        raise ExportError(
+            f"{where} has max_seq_length {_brief(length)}",
+            "write a whole number of tokens into that file, or null for the tokenizer's",
+        )
+    _check_flags(where, settings, ("do_lower_case",))
     for key in _ARGUMENTS:
         _check_keys(f"{where}: {key}", settings.get(key) or {}, _HARMLESS_ARGUMENTS)
     modalities = settings.get("modality_config") or {"text": _TEXT}
@@ -270,6 +277,7 @@ def _pooling(checkpoint: Checkpoint, module: Module) -> tuple[str, bool]:
     settings = read_config(checkpoint, module)
     where = f"{checkpoint.name}: {module.file('config.json')}"
     _check_keys(where, settings, _POOLING_KEYS)
+    _check_flags(where, settings, (*_FLAGS, "include_prompt"))
     names = _pooling_names(where, settings)
     for name in names:
         if name not in _POOLINGS:
@@ -334,6 +342,15 @@ def _check_keys(where: str, settings: Mapping[str, Any], known: Collection[str])
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise ExportError(f"{where} has {', '.join(unknown)}, which is not supported", _OTHER)
+
+
+def _check_flags(where: str, settings: Mapping[str, Any], names: Collection[str]) -> None:
+    for name in names:
+        if type(settings.get(name, False)) is not bool:
+            raise ExportError(
+                f"{where} has {name} {_brief(settings[name])}",
+                "write true or false into that file",
+            )
 
 
 def _brief(value: object) -> str:

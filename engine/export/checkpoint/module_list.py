@@ -59,6 +59,8 @@ def listed(checkpoint: str, read_json: Callable[[str], Any]) -> tuple[Module, ..
             or a router has several routes.
     """
     content = read_json(FILE)
+    if content == []:
+        raise ExportError(f"{checkpoint}: {FILE} lists no module", _AGAIN)
     try:
         modules = [_module(checkpoint, str(m["type"]), str(m["path"])) for m in content]
     except (TypeError, KeyError) as error:
