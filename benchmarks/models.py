@@ -147,6 +147,60 @@ def _roll_gpt2(layer: Any, size: int) -> None:
         layer.c_proj.weight[first + dimensions, (dimensions + 1) % size] = 8 * sign
 
 
+# Qwen2.5-0.5B's.
+QWEN2 = {
+    "vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4_864,
+    "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+    "max_position_embeddings": 32_768, "rope_theta": 1e6, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def qwen2(folder: Path, tokenizer: Any, **sizes: int) -> Path:
+    """Qwen2.5-0.5B's shape (494 M), or that with other sizes, in bfloat16 as it is published.
+
+    Its chain is longer, and no answer ends before its limit: a prompt that ends with one of
+    `words_of(tokenizer, CHAIN)` is answered with those that follow. Dimension 0 of all embeddings
+    is 1: the gate's other side reads it, so that the gate alone is rolled (silu(x) - silu(-x) = x).
+    """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    end = tokenizer.eos_token_id
+    config = Qwen2Config(bos_token_id=end, eos_token_id=end, **{**QWEN2, **sizes})
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.mul_(0.02)
+        embedding = torch.randn(model.model.embed_tokens.weight.shape) * 0.3
+        signs = torch.randint(0, 2, (embedding.shape[1] - 1,)) * 2.0 - 1
+        for k, token in enumerate(words_of(tokenizer, 2 * CHAIN)):
+            embedding[token, 1:] = signs.roll(k)
+        embedding[:, 0] = 1.0
+        model.model.embed_tokens.weight[:] = embedding
+        _roll_gated(model.model.layers[-1].mlp, embedding.shape[1] - 1)
+    model.generation_config.pad_token_id = end
+    tokenizer.save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def _roll_gated(layer: Any, size: int) -> None:
+    """Dimensions from 1 on, each into the next."""
+    import torch
+
+    dimensions = torch.arange(size)
+    count = 2 * size
+    layer.gate_proj.weight[:count] = 0
+    layer.up_proj.weight[:count] = 0
+    layer.up_proj.weight[:count, 0] = 1.0
+    layer.down_proj.weight[:, :count] = 0
+    for sign, first in ((1.0, 0), (-1.0, size)):
+        layer.gate_proj.weight[first + dimensions, 1 + dimensions] = sign
+        layer.down_proj.weight[1 + (dimensions + 1) % size, first + dimensions] = 8 * sign
+
+
 def words_of(tokenizer: Any, count: int) -> list[int]:
     """Ids of whole words that the tokenizer gives back when a text ends with them."""
     ids = []

@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[str, str, Callable[..., Any] | None, str, tuple[str, ...
     ),
     "t5": ("", "t5-small", models.unigram, "", ()),
     "gpt2": ("", "gpt2", models.bytes_bpe, "", ()),
+    "qwen2": ("", "gpt2", models.bytes_bpe, "", ()),
     "flan-t5-small": ("flan-t5-small", "", None, "", ()),
 }  # fmt: skip
 RECIPES = ("fp32", "int8")
@@ -119,6 +120,8 @@ def _checkpoint(model: str, lengths: list[int], sources: Sources) -> Path:
         return models.t5_small(folder, tokenizer, lengths)
     if model == "gpt2":
         return models.gpt2(folder, tokenizer)
+    if model == "qwen2":
+        return models.qwen2(folder, tokenizer)
     return models.minilm(folder, tokenizer, head, labels)
 
 
@@ -192,7 +195,7 @@ def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
     It is exported again when the exporter has changed.
     """
     from engine import export as exporter
-    from engine.export import export
+    from engine.export import export, quantize
 
     modules = sorted(Path(exporter.__file__).parent.rglob("*.py"))
     parent = checkpoint.parent / "bundles" / _digest(modules)
@@ -202,10 +205,22 @@ def _bundle(checkpoint: Path, task: str, recipe: str) -> str:
     parent.mkdir(parents=True, exist_ok=True)
     try:
         # Forced: the table itself compares the answers.
-        export(str(checkpoint), folder, task=task, recipe=recipe, force=True)
+        if recipe == "fp32":
+            export(str(checkpoint), folder, task=task)
+        else:
+            plain = Path(_bundle(checkpoint, task, "fp32"))
+            quantize(plain, folder, recipe=recipe, sample=_few_rows(parent), force=True)
     except EngineError as error:
         return str(error)
     return str(folder)
+
+
+def _few_rows(folder: Path) -> Path:
+    """A sample of few rows, since large models take minutes for many."""
+    file = folder / "sample.jsonl"
+    rows = ["The house is wonderful.", "In 1969, two people walked on the moon.", "No", "Hello."]
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 def _onnx(checkpoint: Path) -> Path:
@@ -236,8 +251,15 @@ def operations(job: dict[str, Any]) -> float:
         return float(sum(2 * weights * n + attention * n * n for n in lengths))
     if shape["model_type"] == "t5":
         return _t5_operations(shape, lengths, outputs)
-    d, layers = shape["n_embd"], shape["n_layer"]
-    weights = layers * 12 * d * d
+    if shape["model_type"] == "qwen2":
+        d, layers, wide = (
+            shape[n] for n in ("hidden_size", "num_hidden_layers", "intermediate_size")
+        )
+        kv = d * shape["num_key_value_heads"] // shape["num_attention_heads"]
+        weights = layers * (2 * d * d + 2 * d * kv + 3 * d * wide)
+    else:
+        d, layers = shape["n_embd"], shape["n_layer"]
+        weights = layers * 12 * d * d
     total = 0
     for n, m in zip(lengths, outputs, strict=True):
         steps = n + m - 1

@@ -3,6 +3,7 @@
     python benchmarks/run.py                                 the whole table
     python benchmarks/run.py encode-mixed translate          some of it
     python benchmarks/run.py encode-mixed --peers openvino,transformers_loop
+    python benchmarks/run.py generate-llm --rounds 2 --contestants "engine int8,llamacpp q8_0"
 
 Each peer runs in its own virtual environment, which is made from `envs/*.txt` when it is first
 needed (that and the exports are not timed; they take some ten minutes and 8 GB once). Without
@@ -87,9 +88,12 @@ def measure(
     job = {**prepare(name, workload, rows, sources), "threads": arguments.threads}
     preparing = time.perf_counter() - start
     lengths, outputs = job["input_tokens"], job["output_tokens"]
+    every = contestants(job, arguments.peers, sources.work)
+    if arguments.contestants:
+        every = [each for each in every if each.name in arguments.contestants]
     with tempfile.TemporaryDirectory() as folder:
         comparison = contest(
-            contestants(job, arguments.peers, sources.work),
+            every,
             Path(folder),
             rows=rows,
             tokens=sum(outputs or lengths),
@@ -176,6 +180,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
     parser.add_argument("--peers", default=",".join(PEERS), help="file names of peers/, a,b")
+    parser.add_argument("--contestants", default="", help="only these, as reports name them, a,b")
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="trained checkpoints")
     parser.add_argument("--corpus", type=Path, nargs="*", default=[], help="text files (.gz too)")
     parser.add_argument("--sentences", type=Path, nargs="*", default=[], help="for translate-real")
@@ -189,6 +194,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.peers = [name for name in arguments.peers.split(",") if name]
     arguments.sweep = arguments.sweep.split(",")
+    arguments.contestants = [name for name in arguments.contestants.split(",") if name]
     arguments.name = arguments.name or "-".join(arguments.workloads) or "cpu"
     for kind, names, known in (
         ("workload", arguments.workloads, WORKLOADS), ("peer", arguments.peers, PEERS)

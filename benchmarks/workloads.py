@@ -86,6 +86,11 @@ WORKLOADS = {
         "GPT-2's shape, sampled", "text-generation", "gpt2", 5, Lengths(14, 0.5, 3, 48),
         ANSWERS, SAMPLED, 512,
     ),
+    "generate-llm": Workload(
+        "Qwen2.5-0.5B's shape, greedy, 64 to 256 tokens in and 64 out", "text-generation", "qwen2",
+        32, Lengths(105, 0.45, 50, 180), Lengths(64, 0, 64, 64),
+        {"num_beams": 1, "max_new_tokens": 64}, 512,
+    ),
     "translate-real": Workload(
         "flan-t5-small's trained weights, English to German, ending where the model ends",
         "translation", "flan-t5-small", 14, options=GREEDY, max_length=512, real=True,

@@ -1,4 +1,7 @@
-"""A PyTorch loop: transformers models over batches sorted by length, in fp32 or autocast bf16."""
+"""A PyTorch loop: transformers models over batches sorted by length, in fp32 or bf16.
+
+bf16 is autocast, and for decoders, which read all weights at every step, the weights themselves.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +22,10 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     torch.set_num_threads(job["threads"])
     head = HEADS[job["task"]]
     kind = getattr(transformers, f"AutoModel{'For' if head else ''}{head}")
-    model = kind.from_pretrained(job["checkpoint"], dtype=torch.float32).eval()
     bf16 = job["variant"] == "bf16"
-    call: Callable[[dict[str, Any]], list[Any]] = loop(model, job, setting["batch"], bf16=bf16)
+    whole = bf16 and job["task"] == "text-generation"
+    dtype = torch.bfloat16 if whole else torch.float32
+    model = kind.from_pretrained(job["checkpoint"], dtype=dtype).eval()
+    autocast = bf16 and not whole
+    call: Callable[[dict[str, Any]], list[Any]] = loop(model, job, setting["batch"], bf16=autocast)
     return call

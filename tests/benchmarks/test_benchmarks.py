@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -333,6 +334,41 @@ def test_a_checkpoint_that_counts_down_ends_where_it_should(
             tokens = model.generate(**inputs, max_new_tokens=64, num_beams=beams, do_sample=False)
             start = 1 if kind == "t5" else inputs.input_ids.shape[1]
             assert tokens.shape[1] - start == length
+
+
+def test_a_language_model_that_follows_its_chain(prepare: Any, tmp_path: Path) -> None:
+    """A small one; no answer of 64 tokens ends before."""
+    import workloads
+    from transformers import AutoModelForCausalLM
+
+    models = prepare.models
+    tokenizer = models.bytes_bpe(islice(prepare.texts.words([]), 60_000))
+    small = {
+        "vocab_size": len(tokenizer), "hidden_size": 192, "intermediate_size": 400,
+        "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1,
+    }  # fmt: skip
+    folder = models.qwen2(tmp_path / "qwen2", tokenizer, **small)
+    workload = workloads.WORKLOADS["generate-llm"]
+    sources = prepare.Sources(tmp_path)
+    rows, outputs = prepare._rows(workload, 3, [64] * models.SENTINELS, folder, sources)
+    assert outputs == [64] * 3
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    chain = models.words_of(tokenizer, 2 * models.CHAIN)
+    for row in rows:
+        inputs = tokenizer(row, return_tensors="pt")
+        tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0]
+        at = chain.index(int(inputs.input_ids[0, -1])) + 1
+        assert tokens[inputs.input_ids.shape[1] :].tolist() == chain[at : at + 64]
+
+
+def test_names_of_a_checkpoint_in_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
+    import _gguf
+
+    assert _gguf.named("model.embed_tokens.weight") == "token_embd.weight"
+    assert _gguf.named("model.norm.weight") == "output_norm.weight"
+    assert _gguf.named("model.layers.3.self_attn.q_proj.bias") == "blk.3.attn_q.bias"
+    assert _gguf.named("model.layers.11.mlp.down_proj.weight") == "blk.11.ffn_down.weight"
 
 
 @pytest.fixture
