@@ -19,9 +19,10 @@ from engine import tasks
 from engine.bundle import batching
 from engine.bundle import format as bundle_format
 from engine.bundle.tokenizer import Tokenizer
+from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
-from engine.errors import InputError, OutOfMemory, SettingsError
+from engine.errors import DeviceError, InputError, OutOfMemory, SettingsError
 from engine.generation import BufferPool, Count, max_slots, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
@@ -162,6 +163,7 @@ class Bundle:
         if check:
             folder.check()
         chosen = resolve(device)
+        _check_device(folder, chosen)
         backend = OrtBackend(
             folder.path,
             folder.graphs_for(chosen),
@@ -280,3 +282,14 @@ def answer(stages: Stages, rows: Rows) -> Answers:
             "mend the item, or leave it out",
         )
     return stages.finish([stages.infer(batch) for batch in stages.cut(stages.encode(rows))])
+
+
+def _check_device(folder: bundle_format.BundleFolder, device: Device) -> None:
+    decoder = folder.description.model_config.decoder
+    if decoder and decoder.long_from and device.is_gpu:
+        raise DeviceError(
+            f"{folder.path}: {device} was asked for, and this model rotates rows of more than "
+            f"{decoder.long_from} positions by other factors (longrope), which is done on the CPU "
+            "only",
+            "--device cpu runs this bundle",
+        )

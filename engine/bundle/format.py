@@ -54,6 +54,7 @@ GRAPHS: Mapping[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tokens",
             "lengths",
             "total",
+            "rotary_offset (if long rows are rotated otherwise)",
             "source_last, source_total",
             "past.N.key",
             "past.N.value",
@@ -160,7 +161,8 @@ class DecoderConfig:
     or, as `core.token_limit` reads it, a text: 50-x for a limit of 50 with the prompt.
     `start_id` is -1 for a causal model, which starts from the prompt, or from `bos_id` where there
     is none (-1: the tokenizer has no such token). `vocabulary` is the number of logits of the step
-    graph, 0 where the bundle has the graph `decoder` instead.
+    graph, 0 where the bundle has the graph `decoder` instead. Rows with more than `long_from`
+    positions are rotated by other factors (Phi-3's longrope); 0 is none.
     """
 
     start_id: int
@@ -174,6 +176,7 @@ class DecoderConfig:
     bos_id: int = -1
     vocabulary: int = 0
     kv_heads: int = 0
+    long_from: int = 0
 
     @property
     def cache_heads(self) -> int:

@@ -18,10 +18,13 @@ from engine.bundle.format import DecoderConfig
 from engine.core.types import Ints
 from engine.generation.buffer_pool import BufferPool, Shape
 from engine.generation.encoder_batches import EncoderBatches
+from engine.generation.long_rows import LongRows
 from engine.generation.scheduler import Count, Scores, uncounted
 from engine.runtime.protocol import Backend, Value
 
 PARTS = ("key", "value")
+# Numbers of a slot that go with its row.
+_OF_SLOTS = ("lengths", "source_last", "rotary_offset")
 # Multiplications that a step should have for its overhead not to matter: 48 slots of t5-small.
 # More gain nothing, and their last rows leave more of them free.
 WORK = 48 * 36_000_000
@@ -102,6 +105,8 @@ class HostCache:
         self.bases = np.zeros(self.slots, np.int64)
         # Whether a slot has a row, 0 or 1.
         self.taken = np.zeros(self.slots, np.int32)
+        limit = decoder.long_from
+        self.long_rows = LongRows(limit, self.slots, positions) if limit else None
         self._bind()
 
     def admit(self, slots: Ints, rows: Ints) -> None:
@@ -109,6 +114,9 @@ class HostCache:
         if self.decoder.causal:
             self._reserve(int(lasts.max()) + 1)
             self.bases[slots] = lasts
+            if self.long_rows:
+                self.long_rows.begin(slots, self.feeds["input_ids"][rows])
+                self.host["rotary_offset"][slots] = self.long_rows.offsets(lasts + 1)
         else:
             self.host["source_last"][slots] = lasts
         for some, at in self.batches.parts(slots, rows, self.slots):
@@ -124,6 +132,11 @@ class HostCache:
         self.host["tokens"].reshape(-1)[:] = tokens
         self._reserve(int(lengths.max()) + 1)
         self.host["total"][...] = lengths.max() + 1
+        if self.long_rows:
+            offsets = self.host["rotary_offset"]
+            counts = lengths.astype(np.int64)
+            for slot in self.long_rows.outgrown(tokens, counts, self.taken, offsets):
+                self._cache_again(self.long_rows, slot, int(lengths[slot]))
         self.run()
         lengths += self.taken
 
@@ -142,6 +155,8 @@ class HostCache:
         ):
             for cache in caches:
                 cache[slot, :, start:stop] = cache[source, :, start:stop]
+        if self.long_rows:
+            self.long_rows.copy(slots, sources)
 
     def narrowed(self, used: int) -> int:
         return used if used <= (1 - IDLE) * self.slots else self.slots
@@ -166,7 +181,7 @@ class HostCache:
                 lasts = self.host["source_last"][sources]
                 for slot, source, last in zip(slots, sources, lasts, strict=True):
                     array[slot, :, : last + 1] = array[source, :, : last + 1]
-            elif name in ("lengths", "source_last") or name.startswith("last."):
+            elif name in _OF_SLOTS or name.startswith("last."):
                 array[slots] = array[sources]
 
     def _slot_count(self, positions: int, most: int) -> int:
@@ -217,6 +232,8 @@ class HostCache:
         }
         layers = [f"{n}.{part}" for n in range(d.layers) for part in PARTS]
         shapes |= {f"past.{layer}": (past, np.float32) for layer in layers}
+        if d.long_from:
+            shapes["rotary_offset"] = ((count,), np.int64)
         if d.causal:
             return {**shapes, "logit_rows": ((count,), np.int64)}
         shapes |= {f"cross.{layer}": (cross, np.float32) for layer in layers}
@@ -244,38 +261,50 @@ class HostCache:
 
         At a shorter prompt's padding they are anything.
         """
-        tokens = feeds["input_ids"][:, :-1]
+        tokens, lengths = feeds["input_ids"][:, :-1], feeds["attention_mask"].sum(axis=1)
         if tokens.shape[1] > CHUNK:
-            rows = zip(tokens, feeds["attention_mask"].sum(axis=1) - 1, strict=True)
-            values = [self._prefill_long(row, int(length)) for row, length in rows]
+            rows = zip(tokens, lengths.tolist(), strict=True)
+            values = [self._prefill_long(row, length - 1, length) for row, length in rows]
             return {name: np.concatenate([one[name] for one in values]) for name in values[0]}
         if not tokens.shape[1]:
             return {}
         shape = (len(tokens), self.decoder.cache_heads, 0, self.decoder.head_dim)
         empty = np.zeros(shape, np.float32)
-        inputs = self._chunk(tokens, 0) | dict.fromkeys(self._pasts, empty)
+        inputs = self._chunk(tokens, 0, lengths) | dict.fromkeys(self._pasts, empty)
         outputs = [name.replace("past", "present") for name in self._pasts]
         values = self.backend.graph("step").run(inputs, outputs)
         return {n: self.backend.host(v) for n, v in zip(self._pasts, values, strict=True)}
 
-    def _prefill_long(self, row: Ints, length: int) -> dict[str, NDArray[Any]]:
-        """The same of one prompt, chunk by chunk, so that attention's scores stay small.
+    def _prefill_long(self, row: Ints, stop: int, length: int) -> dict[str, NDArray[Any]]:
+        """The keys and values of a prompt's tokens up to `stop`, chunk by chunk, so that
+        attention's scores stay small.
 
         GroupQueryAttention appends several tokens to one row only.
+
+        Args:
+            length: Of the whole row.
         """
         backend, decoder = self.backend, self.decoder
         shape = (1, decoder.cache_heads, len(row), decoder.head_dim)
         caches = {name: backend.buffer(shape, np.float32) for name in self._pasts}
         graph = backend.graph("step")
         outputs = {name.replace("past", "present"): cache for name, cache in caches.items()}
-        for start in range(0, length, CHUNK):
-            chunk = self._chunk(row[None, start : min(length, start + CHUNK)], start)
+        for start in range(0, stop, CHUNK):
+            tokens = row[None, start : min(stop, start + CHUNK)]
+            chunk = self._chunk(tokens, start, np.array([length]))
             graph.bind({**chunk, **caches}, {**self._unread, **outputs})()
         return {name: backend.host(cache) for name, cache in caches.items()}
 
-    def _chunk(self, tokens: Ints, start: int) -> dict[str, Value]:
-        """Inputs of the step graph for tokens (rows, steps) behind `start` cached ones."""
-        return {
+    def _cache_again(self, rows: LongRows, slot: int, cached: int) -> None:
+        """Replace a slot's keys and values by those of the other rotary factors."""
+        tokens = rows.tokens[slot, :cached]
+        for name, values in self._prefill_long(tokens, cached, cached + 1).items():
+            self.host[name][slot, :, :cached] = values[0]
+
+    def _chunk(self, tokens: Ints, start: int, lengths: Ints) -> dict[str, Value]:
+        """Inputs of the step graph for tokens (rows, steps) behind `start` cached ones of rows with
+        `lengths` tokens in all."""
+        inputs = {
             "tokens": np.ascontiguousarray(tokens),
             "lengths": np.full(len(tokens), start, np.int32),
             "total": np.array(start + tokens.shape[1], np.int32),
@@ -283,6 +312,9 @@ class HostCache:
             "picks": np.ones(1, np.int64),
             "scored": np.array(False),
         }
+        if self.long_rows:
+            inputs["rotary_offset"] = self.long_rows.offsets(lengths)
+        return inputs
 
     @property
     def _pasts(self) -> list[str]:

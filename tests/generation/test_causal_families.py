@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from support import checkpoints
 from support.bundles import bundle_of, checkpoint_of
 
+from engine import pipeline
 from engine.bundle import format as bundle_format
 from engine.bundle.format import DecoderConfig, GenerationConfig
-from engine.core.device import CPU
+from engine.core.device import CPU, Device
 from engine.core.types import Ints, Ragged
+from engine.errors import DeviceError
 from engine.generation import generate, host_cache, trace_logits
 from engine.runtime.backend import OrtBackend
 
@@ -282,3 +284,62 @@ def test_four_thousand_tokens_of_context(
     whole = trace_logits(backend, feeds_of(rows), decoder, forced, slots=2)
     assert np.abs(chunked - whole).max() < 1e-5 * largest
     assert (chunked.argmax(-1) == whole.argmax(-1)).all()
+
+
+LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0 + n / 8 for n in range(8)],
+    "long_factor": [2.0 + n for n in range(8)],
+}
+
+
+def _two_factors() -> Path:
+    """Phi-3's other rotary factors for rows of more than 400 tokens."""
+    return checkpoint_of(
+        checkpoints.rotary, "Phi3", hidden_size=64, rope_scaling=LONGROPE,
+        original_max_position_embeddings=400,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("beams", "chunk", "each"), [(1, 512, 4), (3, 512, 1), (1, 150, 1)])
+def test_rows_that_outgrow_the_first_rotary_factors(
+    beams: int, chunk: int, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of 1 to 440 tokens, and 12 more: some begin short and pass the limit, or just reach
+    it, some are long from the beginning."""
+    monkeypatch.setattr(host_cache, "CHUNK", chunk)
+    draw = np.random.default_rng(3)
+    lengths = draw.permutation(np.repeat((1, 389, 394, 399, 400, 401, 440), each))
+    rows = tuple(tuple(draw.integers(3, 300, n).tolist()) for n in lengths)
+    answers = ours(_two_factors(), rows, num_beams=beams)
+    # With its cache, generate() of transformers 4.57 leaves its own model's logits from the step on
+    # in which a row passes the limit.
+    expected = theirs(_two_factors(), rows, num_beams=beams, use_cache=False)
+    assert answers == expected
+    pairs = zip(rows, answers, strict=True)
+    assert sum(len(row) <= 400 < len(row) + len(answer) - 1 for row, answer in pairs) >= 2
+
+
+def test_the_other_rotary_factors_are_the_checkpoint_s() -> None:
+    draw = np.random.default_rng(0)
+    rows = tuple(tuple(draw.integers(3, 300, n).tolist()) for n in (5, 396, 430))
+    forced = draw.integers(3, 300, (3, 8))
+    backend, decoder = opened(_two_factors())
+    assert decoder.long_from == 400
+    logits = trace_logits(backend, feeds_of(rows), decoder, forced, slots=2)
+    for row, ids, steps in zip(rows, forced.tolist(), logits, strict=True):
+        for n, step in enumerate(steps):
+            with torch.inference_mode():
+                whole = model_of(_two_factors())(torch.tensor([[*row, *ids[:n]]]), use_cache=False)
+            expected = whole.logits[0, -1].numpy()
+            assert np.abs(step - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+def test_a_gpu_is_refused_where_rotary_factors_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bundle_of(_two_factors(), "text-generation")
+    assert {graph.role for graph in bundle_format.load(folder).graphs_for(CPU)} == {"step"}
+    monkeypatch.setattr(pipeline, "resolve", Device)
+    with pytest.raises(DeviceError, match="cuda:0 was asked for, and this model rotates") as caught:
+        pipeline.Bundle.load(folder, device="cuda")
+    assert "--device cpu" in caught.value.hint
+    assert pipeline.Bundle.load(folder, device="cpu")(["A dog"]).num_rows == 1

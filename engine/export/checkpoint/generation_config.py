@@ -15,6 +15,7 @@ from engine.bundle.format import DecoderConfig, GenerationConfig, Languages
 from engine.core.token_limit import TokenLimit
 from engine.errors import ExportError
 from engine.export.checkpoint import languages as language_codes
+from engine.export.checkpoint import positions
 from engine.export.checkpoint.silenced import silenced
 from engine.export.checkpoint.task_inference import ExportTask
 
@@ -180,6 +181,7 @@ def _cache_shape(config: Any) -> dict[str, int]:
         "heads": int(heads),
         "head_dim": int(head_dim),
         "kv_heads": 0 if kv_heads == heads else kv_heads,
+        "long_from": positions.long_from(config),
     }
 
 

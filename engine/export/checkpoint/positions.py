@@ -12,13 +12,25 @@ def position_limit(config: Any) -> int:
         config: Its transformers configuration.
     """
     limit = int(config.max_position_embeddings or 0)
-    scaling = getattr(config, "rope_scaling", None) or {}
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind == "longrope":
-        # Behind these, other factors would rotate the positions before, too.
-        return int(getattr(config, "original_max_position_embeddings", None) or limit)
-    if kind == "yarn":
+    if _rope_type(config) == "yarn":
         # Qwen's instructions add this scaling to a config.json whose limit is the one without.
-        original = int(scaling.get("original_max_position_embeddings") or limit)
-        return max(limit, int(original * float(scaling["factor"])))
+        original = int(config.rope_scaling.get("original_max_position_embeddings") or limit)
+        return max(limit, int(original * float(config.rope_scaling["factor"])))
     return limit
+
+
+def long_from(config: Any) -> int:
+    """Positions of a row beyond which all of it is rotated by other factors; 0 for none.
+
+    Args:
+        config: A transformers configuration.
+    """
+    original = getattr(config, "original_max_position_embeddings", None)
+    if _rope_type(config) != "longrope" or not original:
+        return 0
+    return int(original) if original < position_limit(config) else 0
+
+
+def _rope_type(config: Any) -> str:
+    scaling = getattr(config, "rope_scaling", None) or {}
+    return str(scaling.get("rope_type", scaling.get("type")))

@@ -69,11 +69,14 @@ class Rotary:
             behind the first 2 × pairs stay as they are.
         interleaved: Whether a pair is two neighbours (GPT-J), or a number of the first half and
             its counterpart in the second.
+        long_from: Rows with more positions than this have a table of their own, which follows the
+            first `long_from` positions of the other; 0 for none.
     """
 
     cosines: Any
     sines: Any
     interleaved: bool = False
+    long_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,11 @@ class Blueprint:
         """Widths of all queries, keys and values of a position."""
         kv = self.kv_heads * self.head_dim
         return self.heads * self.head_dim, kv, kv
+
+    @property
+    def long_from(self) -> int:
+        """Of the rotaries."""
+        return max((rotary.long_from for rotary in self.rotaries), default=0)
 
     @property
     def causal(self) -> bool:

@@ -44,4 +44,6 @@ def build(
 def _decoder(model: Any, traced: Any) -> dict[str, Any]:
     plan = architectures.blueprint(model)
     graphs = {} if plan.causal else {"encoder.onnx": encoder.encoder_graph(traced, plan)}
-    return graphs | {"step.onnx": step_cpu.step_graph(plan), **step_cuda.graphs(plan)}
+    graphs["step.onnx"] = step_cpu.step_graph(plan)
+    # A row that grows long would be cached again, which a step on a GPU cannot do.
+    return graphs if plan.long_from else {**graphs, **step_cuda.graphs(plan)}

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from engine.export.checkpoint.positions import position_limit
 from engine.export.graphs.blueprint import (
     ACTIVATIONS,
     Blueprint,
@@ -50,7 +49,7 @@ def _blueprint(
 
 
 def _rotaries(module: Any, config: Any) -> Sequence[Rotary]:
-    return (rotary_of(module, position_limit(config)),)
+    return (rotary_of(module, config),)
 
 
 def _gpt_neox(model: Any) -> Blueprint:
@@ -228,7 +227,7 @@ def _cohere(model: Any) -> Blueprint:
     """Command R: pairs of neighbours turn; Command R7B's layers have a window or no positions."""
     config, decoder = model.config, model.model
     last = norm_of(decoder.norm)
-    table = rotary_of(decoder.rotary_emb, position_limit(config), interleaved=True)
+    table = rotary_of(decoder.rotary_emb, config, interleaved=True)
     every = config.model_type == "cohere"
     layers = [
         _gated_layer(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.export.checkpoint.positions import position_limit
+from engine.export.checkpoint.positions import long_from, position_limit
 from engine.export.graphs.blueprint import (
     ACTIVATIONS,
     Blueprint,
@@ -27,22 +27,34 @@ from engine.export.graphs.torch_weights import (
 )
 
 
-def rotary_of(module: Any, positions: int, interleaved: bool = False) -> Rotary:
+def rotary_of(module: Any, config: Any, interleaved: bool = False) -> Rotary:
     """The table of a transformers rotary embedding: its frequencies and their scaling are its own.
 
     Args:
         module: Gives cosines and sines, each twice, for positions.
-        positions: How many.
+        config: The model's configuration.
         interleaved: Whether a pair is two neighbours.
     """
+    import numpy as np
+
+    limit, long = position_limit(config), long_from(config)
+    parts = [
+        _tables(module, positions, interleaved)
+        for positions in ((long, limit) if long else (limit,))
+    ]
+    cosines, sines = (np.concatenate(tables) for tables in zip(*parts, strict=True))
+    return Rotary(cosines, sines, interleaved, long)
+
+
+def _tables(module: Any, positions: int, interleaved: bool) -> tuple[Any, Any]:
+    """Cosines and sines, float32 (positions, pairs)."""
     import torch
 
-    places = torch.arange(positions)[None]
     with torch.no_grad():
-        cosines, sines = module(torch.zeros(1), places)
+        cosines, sines = module(torch.zeros(1), torch.arange(positions)[None])
     width = cosines.shape[-1]
     pairs = slice(0, width, 2) if interleaved else slice(0, width // 2)
-    return Rotary(array_of(cosines[0, :, pairs]), array_of(sines[0, :, pairs]), interleaved)
+    return array_of(cosines[0, :, pairs]), array_of(sines[0, :, pairs])
 
 
 def _llama(model: Any) -> Blueprint:
@@ -69,7 +81,7 @@ def _blueprint(model: Any, layers: list[Layer], **more: Any) -> Blueprint:
     if "epsilon" not in more:
         settings["epsilon"] = config.rms_norm_eps
     if "rotaries" not in more:
-        settings["rotaries"] = (rotary_of(decoder.rotary_emb, position_limit(config)),)
+        settings["rotaries"] = (rotary_of(decoder.rotary_emb, config),)
     return Blueprint(
         embedding=embedding,
         layers=layers,
@@ -173,7 +185,7 @@ def _gemma(model: Any) -> Blueprint:
         embedding_scale=float(config.hidden_size**0.5),
         softcap=float(getattr(config, "attn_logit_softcapping", None) or 0),
         head_softcap=float(getattr(config, "final_logit_softcapping", None) or 0),
-        rotaries=tuple(rotary_of(table, position_limit(config)) for table in tables),
+        rotaries=tuple(rotary_of(table, config) for table in tables),
     )
 
 

@@ -31,8 +31,9 @@ def step_graph(plan: Blueprint) -> Any:
     head_dim). With an encoder also source_last, int32 (S,), source tokens - 1; source_total, int32
     (); cross.N.key and .value, float32 (S, heads, source capacity, head_dim); and last.N.key and
     .value, float32 (S, 1, width), what these hold at source_last. Without one logit_rows, int64
-    (n,): of which tokens the logits are wanted. picks, int64 (1,): how many tokens to
-    pick; scored, bool (): whether their log-probabilities are wanted.
+    (n,): of which tokens the logits are wanted; and where long rows are rotated otherwise
+    rotary_offset, int64 (S,): where a slot's rotary table begins. picks, int64 (1,): how many
+    tokens to pick; scored, bool (): whether their log-probabilities are wanted.
 
     Outputs: logits, float32 (S, vocabulary); best, int64 (S, picks), the likeliest tokens, the
     lower id first where equal; best_scores, float32, their log-probabilities or else logits;
@@ -144,6 +145,11 @@ def _steps(writer: DecoderBuilder) -> tuple[str, str]:
     writer.known["seqlens"] = op("Add", ["lengths", before], "seqlens")
     if "query" in widths:
         writer.known["positions"] = op("Cast", [positions], "positions/long", to=7)
+    if writer.plan.long_from:
+        offsets = writer.input("rotary_offset", "INT64", ["slots"])
+        offsets = op("Unsqueeze", [offsets, writer.axes("axis.1", 1)], "rotary_offset/column")
+        both = [writer.known["positions"], offsets]
+        writer.known["positions"] = op("Add", both, "positions/rotary")
     positions = op("Reshape", [positions, flat], "positions/flat")
     return op("Reshape", [tokens, flat], "tokens/flat"), positions
 
@@ -202,9 +208,10 @@ def _is_apart(plan: Blueprint, layer: Layer) -> bool:
 
 
 def _rotates_inside(plan: Blueprint, layer: Layer) -> bool:
-    """Whether GroupQueryAttention takes this head and these pairs."""
-    pairs = plan.rotaries[layer.rotary].cosines.shape[1]
-    return plan.head_dim % 16 == 0 and bool(pairs % 8 == 0)
+    """Whether GroupQueryAttention takes this head and these pairs, from one table for all rows."""
+    rotary = plan.rotaries[layer.rotary]
+    sizes = plan.head_dim % 16 == 0 and rotary.cosines.shape[1] % 8 == 0
+    return bool(sizes and not rotary.long_from)
 
 
 def _cross(writer: DecoderBuilder, at: str, n: int, layer: Layer, given: str, bias: str) -> str:
