@@ -14,6 +14,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from engine import tasks
 from engine.bundle import batching
@@ -21,6 +22,7 @@ from engine.bundle import format as bundle_format
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.device import Device
 from engine.core.hardware import cores
+from engine.core.settings import check_choice
 from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
 from engine.errors import DeviceError, InputError, OutOfMemory, SettingsError
 from engine.generation import BufferPool, Count, max_slots, uncounted
@@ -83,12 +85,14 @@ class Stages:
     def infer(self, batch: Batch) -> Output:
         if not len(batch.index):
             return Output(batch, {})
-        return Output(batch, self._infer(batch.feeds, batch.numbers))
+        return Output(batch, self._infer(batch.feeds, batch.numbers, batch.seeds))
 
-    def _infer(self, feeds: Mapping[str, Ints], numbers: Ints) -> Arrays:
+    def _infer(
+        self, feeds: Mapping[str, Ints], numbers: Ints, seeds: NDArray[np.uint64] | None
+    ) -> Arrays:
         """A batch's results; it is halved, again and again, where memory is full."""
         try:
-            context = replace(self.context, numbers=numbers)
+            context = replace(self.context, numbers=numbers, seeds=seeds)
             return self.task.infer(self.backend, feeds, context)
         except OutOfMemory:
             if len(numbers) < 2:
@@ -98,7 +102,14 @@ class Stages:
         half = len(numbers) // 2
         parts = (slice(None, half), slice(half, None))
         return batching.joined(
-            [self._infer({n: a[p] for n, a in feeds.items()}, numbers[p]) for p in parts]
+            [
+                self._infer(
+                    {name: array[part] for name, array in feeds.items()},
+                    numbers[part],
+                    None if seeds is None else seeds[part],
+                )
+                for part in parts
+            ]
         )
 
     def finish(self, outputs: Sequence[Output]) -> Answers:
@@ -179,6 +190,7 @@ class Bundle:
         *,
         batch_tokens: int = 0,
         max_length: int = 0,
+        truncation_side: str = "",
         workers: int = 1,
         dedupe: bool = True,
         stopped: Callable[[], bool] = never,
@@ -186,6 +198,7 @@ class Bundle:
     ) -> Stages:
         """The stages, bound to task options and sizes (0: the task's and the model's own).
 
+        `truncation_side` is left or right, "" for the bundle's or the task's own;
         `workers` is how many batches will be computed at the same time; `dedupe` computes equal
         sequences of a window once, unless answers are drawn by chance; `count` is told by decoding
         of its places and how many of them had a row.
@@ -195,7 +208,9 @@ class Bundle:
         """
         length = max_length or self.model_config.max_length
         self._check_length(length)
-        tokenizer = self._tokenizer(length)
+        check_choice("truncation_side", truncation_side, ("", "left", "right"))
+        side = truncation_side or self.model_config.truncation_side or self.task.truncation_side
+        tokenizer = self._tokenizer(length, side)
         settled = tasks.resolve_options(self.task, self.model_config, options)
         on_gpu = self.backend.device.is_gpu
         budget = batch_tokens or (GPU_TOKENS if on_gpu else self.task.batch_tokens)
@@ -228,6 +243,7 @@ class Bundle:
         texts: Sequence[Any],
         *,
         max_length: int = 0,
+        truncation_side: str = "",
         **options: Unpack[TaskOptions],
     ) -> pa.Table:
         """Answer a list of texts in memory.
@@ -237,6 +253,8 @@ class Bundle:
                 token-classification; a tuple or a dict of the columns where there are several,
                 such as (question, context); with chat=True a list of messages, too.
             max_length: Tokens a text may have before it is cut; 0 takes the model's.
+            truncation_side: Where it is cut: left or right; "" where the checkpoint's tokenizer
+                cuts, and a prompt for text-generation at its left.
             options: The task's own, such as max_new_tokens=48 or top_k=3.
 
         Returns:
@@ -246,7 +264,7 @@ class Bundle:
             InputError: Something in the list is not text.
             SettingsError: An option is unknown or out of range.
         """
-        stages = self.stages(options, max_length=max_length)
+        stages = self.stages(options, max_length=max_length, truncation_side=truncation_side)
         settled = stages.context.options
         columns = to_columns(texts, self.task, chats=self.task.chats(settled))
         self.task.check(self.model_config, settled, len(columns))
@@ -256,8 +274,8 @@ class Bundle:
         answers = [answer(stages, rows).columns for rows in windows]
         return pa.Table.from_batches(answers, schema=stages.schema)
 
-    def _open_tokenizer(self, max_length: int) -> Tokenizer:
-        return Tokenizer(self.folder.path / bundle_format.TOKENIZER, max_length)
+    def _open_tokenizer(self, max_length: int, side: str) -> Tokenizer:
+        return Tokenizer(self.folder.path / bundle_format.TOKENIZER, max_length, side)
 
     def _check_length(self, length: int) -> None:
         limit = self.model_config.position_limit

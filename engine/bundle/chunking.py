@@ -35,15 +35,26 @@ class Pieces:
     truncated: NDArray[np.bool_]
 
 
-def single(texts: Tokens, layout: Layout, *, max_length: int, stride: int | None = None) -> Pieces:
-    """One text a row, in as many pieces as it needs, or cut.
+def single(
+    texts: Tokens,
+    layout: Layout,
+    *,
+    max_length: int,
+    stride: int | None = None,
+    side: str = "right",
+) -> Pieces:
+    """One text a row, in as many pieces as it needs, first to last, or cut.
 
     Args:
         max_length: Tokens of a sequence, special tokens included.
         stride: Tokens that two pieces share, fewer than fit into one; None cuts.
+        side: Where the text is cut, right or left; pieces begin at its other end.
     """
     capacity = np.full(len(texts.ids), max_length - layout.count)
     owners, starts, lengths, cut = _windows(texts.ids.lengths, capacity, stride)
+    if side == "left":
+        starts, lengths = (_turned(values, owners) for values in (starts, lengths))
+        starts = texts.ids.lengths[owners] - starts - lengths
     return _joined([texts], layout, owners, [starts], [lengths], cut)
 
 
@@ -54,6 +65,7 @@ def pair(
     *,
     max_length: int,
     stride: int | None = None,
+    side: str = "right",
 ) -> Pieces:
     """The whole first text before each piece of the second (question answering).
 
@@ -62,11 +74,14 @@ def pair(
     Args:
         max_length: Tokens of a sequence, special tokens included.
         stride: Tokens of the second text that two pieces share; None cuts it.
+        side: Where the second text is cut, right or left; its first piece is at its other end.
     """
     capacity = max_length - layout.count
     reserved = np.minimum((stride or 0) + 1, second.ids.lengths)
     taken = np.minimum(first.ids.lengths, np.maximum(capacity - reserved, 0))
     owners, starts, lengths, cut = _windows(second.ids.lengths, capacity - taken, stride)
+    if side == "left":
+        starts = second.ids.lengths[owners] - starts - lengths
     cut |= taken < first.ids.lengths
     return _joined(
         [first, second], layout, owners, [owners * 0, starts], [taken[owners], lengths], cut
@@ -95,6 +110,7 @@ def first_cut(
     *,
     max_length: int,
     longest: int = 0,
+    side: str = "right",
 ) -> Pairs:
     """Pairs of which the first text is cut, as truncation "only_first" of transformers does it.
 
@@ -106,6 +122,7 @@ def first_cut(
         chosen: Which of the first and which of the second texts make each pair, int64 (pairs,).
         max_length: Tokens of a pair, special tokens included.
         longest: Tokens that the model can take; below max_length it is max_length.
+        side: Where the first text is cut: right or left.
     """
     capacity = max(max_length - layout.count, 0)
     firsts, seconds = first.lengths[chosen[0]], second.lengths[chosen[1]]
@@ -116,7 +133,8 @@ def first_cut(
     seconds = np.where(over, np.minimum(seconds, capacity), seconds)
     special = np.concatenate(layout.special)
     after = len(special) + len(first.values)
-    bases = [len(special) + first.offsets[chosen[0]], after + second.offsets[chosen[1]]]
+    skipped = first.lengths[chosen[0]] - firsts if side == "left" else 0
+    bases = [len(special) + first.offsets[chosen[0]] + skipped, after + second.offsets[chosen[1]]]
     index, totals = _interleave(layout, bases, [firsts, seconds])
     ids = np.concatenate([special[:, 0], first.values, second.values])
     counts = (len(first.values), len(second.values))
@@ -212,6 +230,13 @@ def _chars(texts: Tokens, starts: Ints, stops: Ints) -> Ints:
     chars = np.concatenate([texts.chars, np.zeros((1, 2), np.int64)])
     spans = np.stack([chars[starts, 0], chars[stops - 1, 1]], axis=1)
     return np.where((stops > starts)[:, None], spans, 0)
+
+
+def _turned(values: Ints, owners: Ints) -> Ints:
+    """The values of each owner in the opposite order; owners ascend."""
+    counts = np.bincount(owners)
+    stops = np.cumsum(counts)
+    return np.asarray(values[(2 * stops - counts - 1)[owners] - np.arange(len(owners))])
 
 
 def _windows(

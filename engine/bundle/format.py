@@ -117,6 +117,7 @@ class GenerationConfig:
 
     Attributes:
         num_beams: 1 is greedy.
+        num_return_sequences: Of each row; at most `num_beams` unless tokens are sampled.
         length_penalty: Exponent of a finished beam's length, which divides its score.
         early_stopping: True, False or "never", as GenerationConfig explains them.
         min_new_tokens: The end token cannot come before as many; a number or, as
@@ -133,6 +134,7 @@ class GenerationConfig:
     """
 
     num_beams: int = 1
+    num_return_sequences: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | str = False
     min_new_tokens: int | str = 0
@@ -211,6 +213,7 @@ class ModelConfig:
 
     Attributes:
         max_length: Tokens of one encoded row at most, special tokens included; longer rows are cut.
+        truncation_side: Where a long row is cut: left or right; "" for the task's usual side.
         position_limit: Positions the weights have, 0 where positions are relative: `max_length`
             may be raised up to here.
         pad_id, unk_id, mask_id, cls_id: Token ids; -1 where the tokenizer has none.
@@ -239,6 +242,7 @@ class ModelConfig:
     """
 
     max_length: int
+    truncation_side: str = ""
     position_limit: int = 0
     pad_id: int = 0
     unk_id: int = -1

@@ -18,7 +18,8 @@ from engine.errors import BundleError
 
 
 class Tokenizer:
-    """A bundle's tokenizer; rows are cut at `max_length` tokens, special tokens included.
+    """A bundle's tokenizer; rows are cut at `max_length` tokens, special tokens included, at
+    their `side`: right or left.
 
     Of a pair the longer text is cut first, as transformers does it. Nothing is padded here. May be
     used from many threads.
@@ -27,10 +28,10 @@ class Tokenizer:
         BundleError: The file is not a tokenizer.
     """
 
-    def __init__(self, file: Path, max_length: int) -> None:
-        self._file, self.max_length = file, max_length
+    def __init__(self, file: Path, max_length: int, side: str = "right") -> None:
+        self._file, self.max_length, self.side = file, max_length, side
         self._tokenizer = self._open()
-        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.enable_truncation(max_length, direction=side)
 
     def encode(
         self, texts: Sequence[pa.StringArray], *, type_ids: bool
@@ -146,7 +147,7 @@ class Tokenizer:
     def _with_one_more(self) -> Any:
         """Cuts one token after the limit."""
         tokenizer = self._open()
-        tokenizer.enable_truncation(self.max_length + 1)
+        tokenizer.enable_truncation(self.max_length + 1, direction=self.side)
         return tokenizer
 
     @cached_property

@@ -94,6 +94,13 @@ class RunConfig:
     max_length: int = setting(
         0, "Tokens of a row before it is truncated; 0 for the model's limit.", least=0, shapes=True
     )
+    truncation_side: str = setting(
+        "",
+        "Where a long row is cut: left or right; without it where the checkpoint's tokenizer cuts, "
+        "and a prompt for text-generation at its left.",
+        choices=("", "left", "right"),
+        shapes=True,
+    )
     workers: int = setting(
         0,
         "Batches computed at the same time; 0 for one per core, at most 4 (on a GPU 2, or 1 where "
@@ -187,6 +194,7 @@ class RunSettings(TypedDict, total=False):
     window: int
     batch_tokens: int
     max_length: int
+    truncation_side: str
     workers: int
     threads: int
     tokenizers: int

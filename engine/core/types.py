@@ -71,6 +71,12 @@ class Ragged:
         mask = ends - np.arange(len(ends)) <= count
         return Ragged.of(self.values[mask], np.minimum(self.lengths, count))
 
+    def head(self, count: int) -> Ragged:
+        """The first `count` values of each row."""
+        starts = np.repeat(self.offsets[:-1], self.lengths)
+        mask = np.arange(len(starts)) - starts < count
+        return Ragged.of(self.values[mask], np.minimum(self.lengths, count))
+
     def firsts(self) -> Ints:
         """For each row the first row with the same values, int64 (rows,)."""
         values = np.ascontiguousarray(self.values)
@@ -102,8 +108,8 @@ class Column:
 
     Attributes:
         name: Its name unless a setting gives another.
-        holds: "text", "texts" (a list of them in each row), "either", or "chat" (a text or a list
-            of messages, which have a role and a content).
+        holds: "text", "texts" (a list of them in each row), "either", "chat" (a text or a list of
+            messages, which have a role and a content), or "key" (a text or a whole number).
         needed: Whether the task requires it.
     """
 
@@ -113,6 +119,7 @@ class Column:
 
 
 TEXT = Column("text")
+SEED = Column("seed", holds="key", needed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +280,12 @@ class Batch:
     def shape(self) -> tuple[int, int]:
         rows, length = next(iter(self.feeds.values())).shape
         return rows, length
+
+    @property
+    def seeds(self) -> NDArray[np.uint64] | None:
+        """The seed of the row of each sequence where rows have their own, uint64 (sequences,)."""
+        seeds = self.window.extra.get("seeds")
+        return None if seeds is None else seeds[self.window.owners[self.index]]
 
     @property
     def numbers(self) -> Ints:

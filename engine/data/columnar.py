@@ -88,7 +88,13 @@ def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
     """Raise ColumnError unless a column has the type that the task takes."""
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
     text, texts, chat = is_text(inner), is_texts(inner), is_chat(inner)
-    fits = {"text": text, "texts": texts, "either": text or texts, "chat": text or chat}
+    fits = {
+        "text": text,
+        "texts": texts,
+        "either": text or texts,
+        "chat": text or chat,
+        "key": text or pa.types.is_integer(inner),
+    }
     if pa.types.is_null(inner) or fits[column.holds]:
         return
     wanted = _WANTED[column.holds]
@@ -103,6 +109,7 @@ _WANTED = {
     "texts": "lists of text",
     "either": "text or lists of it",
     "chat": "text or lists of messages (text fields, with role and content)",
+    "key": "text or whole numbers",
 }
 
 

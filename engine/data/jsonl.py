@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -124,6 +124,8 @@ def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
     listed = column.holds in ("either", "chat") and isinstance(next(iter(values), None), list)
     if listed and column.holds == "chat":
         return _chat_type(values)
+    if column.holds == "key" and _is_whole(next(iter(values), None)):
+        return pa.int64()
     return pa.list_(pa.string()) if listed or column.holds == "texts" else pa.string()
 
 
@@ -137,6 +139,10 @@ def _chat_type(values: list[Any]) -> pa.DataType:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
@@ -231,6 +237,8 @@ def _fits(value: object, kind: pa.DataType) -> bool:
         return all(_is_message(message, names) for message in value)
     if pa.types.is_list(kind) and isinstance(value, list):
         return all(isinstance(v, (str, type(None))) for v in value)
+    if pa.types.is_integer(kind):
+        return value is None or (_is_whole(value) and -(2**63) <= value < 2**63)
     return value is None or (pa.types.is_string(kind) and isinstance(value, str))
 
 

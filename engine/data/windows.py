@@ -146,6 +146,8 @@ def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
     for name in text:
         i = columns.schema.get_field_index(name)
         kind = columns.column(i).type
+        if pa.types.is_integer(kind):
+            continue
         plain = pa.list_(pa.string()) if is_texts(kind) else pa.string()
         if is_chat(kind):
             names = [field.name for field in kind.value_type]

@@ -152,6 +152,7 @@ def _write_fp32(
     progress: Callable[[str], None],
 ) -> bundle_format.Description:
     """Write a checkpoint's fp32 bundle into `folder` and compare its graphs with the checkpoint."""
+    from engine.export.acceptance.generated_rows import rows_check
     from engine.export.acceptance.parity import check_parity
     from engine.export.acceptance.reference import reference_outputs
     from engine.export.checkpoint import conversion, model_config, tokenizers
@@ -163,10 +164,12 @@ def _write_fp32(
     model = conversion.load(checkpoint, task)
     if task.decodes:
         architectures.check_supported(model.config)
-    config, remarks = model_config.read(checkpoint, model, tokenizer, task, requested or task.name)
+    named = requested or task.name
+    config, remarks = model_config.read(checkpoint, model, tokenizer, task, named)
     layers = dense.load(checkpoint) if config.projected else ()
     # Before the graphs: Optimum leaves the model with other settings.
     references = reference_outputs(model, tokenizer, config)
+    compare_rows = rows_check(model, tokenizer, task, named, config)
     smoothed = task.decodes and _smooth(model, tokenizer, config)
 
     tokenizers.save(tokenizer, folder)
@@ -176,10 +179,12 @@ def _write_fp32(
 
     progress("comparing with the checkpoint")
 
-    def in_double(answers: Sequence[Reference]) -> tuple[Reference, ...]:
+    def double() -> Any:
         progress("comparing once more, in double precision")
-        double = conversion.load(checkpoint, task).double()
-        return reference_outputs(double, tokenizer, config, answers)
+        return conversion.load(checkpoint, task).double()
+
+    def in_double(answers: Sequence[Reference]) -> tuple[Reference, ...]:
+        return reference_outputs(double(), tokenizer, config, answers)
 
     parity = check_parity(folder, config, recorded, references, layers, in_double)
     description = bundle_format.Description(
@@ -194,7 +199,8 @@ def _write_fp32(
         smoothed=smoothed,
         notes=notes + checkpoint.notes + remarks,
     )
-    return bundle_format.save(folder, description)
+    proof = {**description.proof, **compare_rows(folder, description, double)}
+    return bundle_format.save(folder, dataclasses.replace(description, proof=proof))
 
 
 def _smooth(model: Any, tokenizer: Any, config: bundle_format.ModelConfig) -> bool:

@@ -66,7 +66,8 @@ def encode(folder: Path, model_config: ModelConfig, paired: bool = False) -> dic
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    tokenizer.enable_truncation(token_limit(model_config))
+    side = model_config.truncation_side or "right"
+    tokenizer.enable_truncation(token_limit(model_config), direction=side)
     causal = model_config.decoder is not None and model_config.decoder.causal
     tokenizer.enable_padding(pad_id=model_config.pad_id, direction="left" if causal else "right")
     rows = tokenizer.encode_batch(pairs() if paired else singles(model_config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,11 @@ from engine.runtime.protocol import Backend, T
 __all__ = [
     "BufferPool",
     "Count",
+    "DecodingOptions",
+    "GeneratedSequences",
     "StepTrace",
     "generate",
+    "generate_sequences",
     "max_slots",
     "trace_logits",
     "trace_steps",
@@ -49,22 +52,84 @@ def max_slots(decoder: DecoderConfig, device: Device) -> int:
     return device_cache.MOST if device.is_gpu else host_cache.capacity(decoder)
 
 
+@dataclass(frozen=True)
+class GeneratedSequences:
+    """What was generated: `num_return_sequences` a row, one row after the other.
+
+    Attributes:
+        tokens: Ids, int64, the end token included, start token and prompt excluded.
+        ended: Which sequences ended before the limit cut them off, bool (sequences,).
+        scores: Sums of the tokens' log-probabilities, divided by the number of tokens to the power
+            of length_penalty, float32 (sequences,); zeros unless wanted.
+        logprobs: The log-probability of each token, float32; those of the distribution that it was
+            chosen from, as generate() gives them. Empty rows unless wanted.
+    """
+
+    tokens: Ragged
+    ended: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    logprobs: Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """How rows are decoded.
+
+    Attributes:
+        max_new_tokens: Tokens a row may generate, its end token included; one number for all rows
+            or int64 (rows,).
+        batch_tokens: Padded tokens that the encoder, or a prompt's first pass, reads at once.
+        stop: Ends rows by their text. Called after each step with the last tokens of every row
+            that still runs, the prompt or start token among them; returns which of these rows end
+            here, bool. Beam search asks it about every candidate.
+        tail: Tokens of a row that `stop` is shown at most.
+        stopped: Asked before every step; True abandons the rows.
+        count: See `scheduler.Count`.
+        spare: Memory of finished calls, to be used again; several threads may share it.
+        seed, numbers: What draws are keyed by (see `sampling.Sampling`); the rows count from 0
+            where None.
+        scored: Whether scores and log-probabilities are wanted.
+    """
+
+    max_new_tokens: int | Ints
+    batch_tokens: int = 1024
+    stop: Stop | None = None
+    tail: int = 64
+    stopped: Callable[[], bool] = never
+    count: Count = uncounted
+    spare: list[BufferPool] = field(default_factory=list)
+    seed: int | NDArray[np.uint64] = 0
+    numbers: Ints | None = None
+    scored: bool = False
+
+    def sampling(self, rows: int, copies: int) -> Sampling:
+        """Of rows of which each stands there as often as it has sequences."""
+        numbers = np.arange(rows) if self.numbers is None else self.numbers
+        seeds = self.seed if isinstance(self.seed, int) else np.repeat(self.seed, copies)
+        return Sampling(seeds, np.repeat(numbers, copies), np.tile(np.arange(copies), rows))
+
+
 def generate(
     backend: Backend,
     feeds: Mapping[str, Ints],
     decoder: DecoderConfig,
     config: GenerationConfig,
-    *,
-    max_new_tokens: int | Ints,
-    batch_tokens: int = 1024,
-    stop: Stop | None = None,
-    tail: int = 64,
-    stopped: Callable[[], bool] = never,
-    count: Count = uncounted,
-    spare: list[BufferPool] | None = None,
-    seed: int = 0,
-    numbers: Ints | None = None,
+    **settings: Any,
 ) -> tuple[Ragged, NDArray[np.bool_]]:
+    """The ids that `generate_sequences` gives, and which sequences ended before the limit; takes
+    `DecodingOptions` by name."""
+    options = DecodingOptions(**settings)
+    sequences = generate_sequences(backend, feeds, decoder, config, options)
+    return sequences.tokens, sequences.ended
+
+
+def generate_sequences(
+    backend: Backend,
+    feeds: Mapping[str, Ints],
+    decoder: DecoderConfig,
+    config: GenerationConfig,
+    options: DecodingOptions,
+) -> GeneratedSequences:
     """The tokens that transformers' generate() gives for every row in a batch of its own.
 
     Args:
@@ -73,42 +138,30 @@ def generate(
             one real token a row.
         decoder: Start, end and cache shape.
         config: How tokens are chosen: by beam search, by sampling, or else greedily.
-        max_new_tokens: Tokens a row may generate, its end token included; one number for all rows
-            or int64 (rows,).
-        batch_tokens: Padded tokens that the encoder, or a prompt's first pass, reads at once.
-        stop: Ends rows by their text. Called after each step with the last tokens of every row
-            that still runs, the prompt or start token among them; returns which of these rows end
-            here, bool. Beam search does not ask it.
-        tail: Tokens of a row that `stop` is shown at most.
-        stopped: Asked before every step; True abandons the rows.
-        count: See `scheduler.Count`.
-        spare: Memory of finished calls, to be used again; several threads may share it.
-        seed, numbers: What draws are keyed by (see `sampling.Sampling`); the rows count from 0
-            where None.
-
-    Returns:
-        Generated ids, int64, the end token included, start token and prompt excluded; and whether
-        each row ended before the limit cut it off, bool (rows,).
 
     Raises:
-        Stopped: `stopped` said so.
+        Stopped: `options.stopped` said so.
     """
-    request = Request.of(feeds, decoder, config, max_new_tokens)
-    spare = [] if spare is None else spare
-    rows = len(request.prompt)
-    numbers = np.arange(rows) if numbers is None else numbers
-    choose = Sampling(seed, numbers) if config.do_sample else likeliest
+    texts = len(feeds["input_ids"])
+    copies = config.num_return_sequences if config.do_sample else 1
+    feeds = {name: np.repeat(array, copies, axis=0) for name, array in feeds.items()}
+    limits = np.repeat(np.broadcast_to(options.max_new_tokens, (texts,)), copies)
+    request = Request.of(feeds, decoder, config, limits, scored=options.scored)
+    choose = options.sampling(texts, copies) if config.do_sample else likeliest
 
     def decode(ended: Callable[[], bool]) -> DecodedRows:
-        pool = _take(spare)
-        work = _Work(backend, feeds, request, request.picks, pool, batch_tokens, count)
-        cache, search = work.search(choose, stop, tail)
-        scheduler.run(cache, search, rows, ended, count)
-        spare.append(pool)
+        pool, count = _take(options.spare), options.count
+        work = _Work(backend, feeds, request, request.picks, pool, options.batch_tokens, count)
+        cache, search = work.search(choose, options.stop, options.tail)
+        scheduler.run(cache, search, texts * copies, ended, count)
+        options.spare.append(pool)
         return search.output
 
-    output = _serialized(backend, decode, stopped)
-    return output.tokens, output.ended
+    output = _serialized(backend, decode, options.stopped)
+    if options.scored and config.num_beams == 1:
+        output.add_up(config.length_penalty)
+    logprobs = Ragged.of_padded(output.logprobs, output.lengths * options.scored)
+    return GeneratedSequences(output.tokens, output.ended, output.scores, logprobs)
 
 
 def _take(spare: list[BufferPool]) -> BufferPool:
@@ -192,8 +245,9 @@ class _Work:
         request = self.request
         if request.config.num_beams > 1:
             cache = self.cache()
-            return cache, BeamSearch(request, cache)
-        if self._on_device and choose is likeliest and not request.processors and stop is None:
+            return cache, BeamSearch(request, cache, stop, tail)
+        plain = choose is likeliest and not request.processors and not request.scored
+        if self._on_device and plain and stop is None:
             device = self._open(DeviceCache)
             return device, DeviceGreedySearch(request, device)
         cache = self.cache()
@@ -215,8 +269,8 @@ class _Work:
             width=beams,
             positions=self.request.positions,
             picks=self.picks,
-            # Beams add up log-probabilities; for the other searches logits will do.
-            scored=beams > 1,
+            # Beams add up log-probabilities; sampling needs logits, and greedy search either.
+            scored=beams > 1 or (self.request.scored and not self.request.config.do_sample),
             pool=self.pool,
             budget=self.budget,
             count=self.count,

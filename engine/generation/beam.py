@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
-from engine.generation.request import DecodedRows, Request
+from engine.generation.greedy import Stop
+from engine.generation.logits_processors import log_softmax
+from engine.generation.request import DecodedRows, Request, tails
 from engine.generation.scheduler import Flags, KVCache, Scores, StepResult, slots_of
 
 LOW = np.float32(-1e9)
@@ -30,28 +32,36 @@ class Beams:
 
     Attributes:
         ids: Tokens of the beams that go on, best first, int64 (groups, beams, most).
+        logprobs: Log-probabilities of these tokens, float32 (groups, beams, most); no columns where
+            they are not wanted.
         scores: Sums of their log-probabilities, float32 (groups, beams).
         slots: Which slot holds the cache of each, int64 (groups, beams).
-        done_ids, done_lengths, done_scores, taken: The best that have ended, best first, their
-            scores after the length penalty; those not yet `taken` have a score of LOW.
+        done_ids, done_logprobs, done_lengths, done_scores, taken: The best that have ended, best
+            first, their scores after the length penalty; those not yet `taken` have a score of LOW.
     """
 
     ids: Ints
+    logprobs: Scores
     scores: Scores
     slots: Ints
     done_ids: Ints
+    done_logprobs: Scores
     done_lengths: Ints
     done_scores: Scores
     taken: Flags
 
     @classmethod
-    def empty(cls, groups: int, beams: int, length: int, pad: int) -> Beams:
-        shape = (groups, beams)
+    def empty(cls, groups: int, request: Request) -> Beams:
+        shape, length = (groups, request.config.num_beams), request.most
+        pad = request.decoder.pad_id
+        logprobs = np.zeros((*shape, length if request.scored else 0), np.float32)
         return cls(
             ids=np.full((*shape, length), pad, np.int64),
+            logprobs=logprobs,
             scores=np.full(shape, LOW, np.float32),
-            slots=np.arange(groups * beams).reshape(shape),
+            slots=np.arange(shape[0] * shape[1]).reshape(shape),
             done_ids=np.full((*shape, length), pad, np.int64),
+            done_logprobs=logprobs.copy(),
             done_lengths=np.zeros(shape, np.int64),
             done_scores=np.full(shape, LOW, np.float32),
             taken=np.zeros(shape, np.bool_),
@@ -72,36 +82,54 @@ class Candidates:
     Attributes:
         tokens, parents: The new token, and the beam that it continues.
         scores: As `Beams.scores`.
-        ending: Those whose token is an end or the last one allowed.
+        logprobs: Of the new token.
+        ending: Those whose token is an end or the last one allowed, or completes a stop text.
     """
 
     tokens: Ints
     parents: Ints
     scores: Scores
+    logprobs: Scores
     ending: Flags
+
+    def sequences(self, beams: Beams, ages: Ints) -> tuple[Ints, Scores]:
+        """All tokens of each and their log-probabilities, as `Beams.ids` and `Beams.logprobs`."""
+        last = (ages - 1)[:, None, None]
+        ids = _picked(beams.ids, self.parents)
+        np.put_along_axis(ids, last, self.tokens[..., None], axis=2)
+        logprobs = _picked(beams.logprobs, self.parents)
+        if logprobs.shape[2]:
+            np.put_along_axis(logprobs, last, self.logprobs[..., None], axis=2)
+        return ids, logprobs
 
 
 class BeamSearch:
-    """See `scheduler.SearchStrategy`. `output` is the answer."""
+    """See `scheduler.SearchStrategy`. `output` is the answer, `num_return_sequences` a row.
 
-    def __init__(self, request: Request, cache: KVCache) -> None:
+    Args:
+        stop, tail: As `generate_sequences` takes them.
+    """
+
+    def __init__(
+        self, request: Request, cache: KVCache, stop: Stop | None = None, tail: int = 0
+    ) -> None:
         self.request, self.cache = request, cache
+        self.stop, self.tail = stop, tail
         self.width = request.config.num_beams
-        self.output = DecodedRows.empty(request)
-        most, pad = request.most, request.decoder.pad_id
+        self.output = DecodedRows.empty(request, request.config.num_return_sequences)
         # What every slot is fed next.
-        self.tokens = np.full(cache.slots, pad, np.int64)
+        self.tokens = np.full(cache.slots, request.decoder.pad_id, np.int64)
         self.ages = np.zeros(len(request.prompt), np.int64)
-        self.beams = Beams.empty(cache.slots // self.width, self.width, most, pad)
+        self.beams = Beams.empty(cache.slots // self.width, request)
         # Of each slot and generated position: the slot that computed it.
-        self.origins = np.zeros((cache.slots, most), np.int64)
+        self.origins = np.zeros((cache.slots, request.most), np.int64)
 
     def admit(self, groups: Ints, rows: Ints) -> None:
         """Only the first beam counts at first, or all would be the same."""
         slots = slots_of(groups, self.width)
         self.cache.admit(slots, np.repeat(rows, self.width))
         request = self.request
-        fresh = Beams.empty(len(groups), self.width, request.most, request.decoder.pad_id)
+        fresh = Beams.empty(len(groups), request)
         fresh.scores[:, 0] = 0
         fresh.slots[:] = slots.reshape(-1, self.width)
         self.beams.put(groups, fresh)
@@ -115,12 +143,15 @@ class BeamSearch:
         ages = self.ages[rows]
         self.origins[beams.slots, ages[:, None] - 1] = beams.slots
         candidates = self._candidates(beams, rows, ages)
+        if self.stop is not None:
+            self._ask(self.stop, beams, candidates, rows)
         _collect_finished(beams, candidates, config, ages)
         parents = _continue_best(beams, candidates, ages)
         running = _may_improve(beams, config, ages, limits)
         running &= ~_has_enough(beams, config) & ~candidates.ending.all(axis=1)
         finished = np.flatnonzero(~running)
-        self._store(rows[finished], beams.take(finished))
+        if len(finished):
+            self._store(rows[finished], beams.take(finished))
         self._assign_slots(beams, parents, running)
         self.beams.put(groups, beams)
         last = np.take_along_axis(beams.ids, (ages - 1)[:, None, None], axis=2)[..., 0]
@@ -149,7 +180,18 @@ class BeamSearch:
         if tokens is not None:
             chosen = _picked(tokens.reshape(len(rows), -1), best)
         ending = np.isin(chosen, ends) | (ages >= limits)[:, None]
-        return Candidates(chosen, parents, _picked(sums, best), ending)
+        logprobs = _picked(scores.reshape(len(rows), -1), best)
+        return Candidates(chosen, parents, _picked(sums, best), logprobs, ending)
+
+    def _ask(self, stop: Stop, beams: Beams, candidates: Candidates, rows: Ints) -> None:
+        """Add to `ending` the candidates that `stop` ends; it is shown only those that go on."""
+        group, which = np.nonzero(~candidates.ending)
+        if not len(group):
+            return
+        ages = self.ages[rows]
+        ids, _ = candidates.sequences(beams, ages)
+        history = self.request.history(rows[group], ids[group, which], ages[group])
+        candidates.ending[group, which] = stop(tails(history, self.tail))
 
     def _scored(self, beams: Beams, rows: Ints, ages: Ints) -> tuple[Ints | None, Scores]:
         """Log-probabilities (groups, beams, n) and the tokens they are of; all of them for None."""
@@ -164,9 +206,20 @@ class BeamSearch:
         return None, scores.reshape(shape)
 
     def _store(self, rows: Ints, beams: Beams) -> None:
-        self.output.ids[rows] = beams.done_ids[:, 0]
-        self.output.lengths[rows] = beams.done_lengths[:, 0]
-        self.output.mark_ended(rows, self.request.decoder.end_ids)
+        output, count = self.output, self.request.config.num_return_sequences
+        at = (rows[:, None] * count + np.arange(count)).ravel()
+        for into, done in (
+            (output.ids, beams.done_ids),
+            (output.logprobs, beams.done_logprobs),
+            (output.lengths, beams.done_lengths),
+            (output.scores, beams.done_scores),
+        ):
+            into[at] = done[:, :count].reshape(len(at), *done.shape[2:])
+        output.mark_ended(at, self.request.decoder.end_ids)
+        if self.stop is not None:
+            owners = np.repeat(rows, count)
+            history = self.request.history(owners, output.ids[at], output.lengths[at])
+            output.ended[at] |= self.stop(tails(history, self.tail))
 
     def _assign_slots(self, beams: Beams, parents: Ints, running: Flags) -> None:
         """Find every beam a slot with its parent's cache.
@@ -200,13 +253,12 @@ def _first_of_equals(values: Ints) -> Flags:
 
 def _continue_best(beams: Beams, candidates: Candidates, ages: Ints) -> Ints:
     """Make the best that do not end the running beams, and return whom each one continues."""
-    best = top(candidates.scores + _low(candidates.ending), beams.scores.shape[1])
-    parents = _picked(candidates.parents, best)
-    beams.ids = _picked(beams.ids, parents)
-    tokens = _picked(candidates.tokens, best)
-    np.put_along_axis(beams.ids, (ages - 1)[:, None, None], tokens[..., None], axis=2)
-    beams.scores = _picked(candidates.scores + _low(candidates.ending), best)
-    return parents
+    scores = candidates.scores + _low(candidates.ending)
+    best = top(scores, beams.scores.shape[1])
+    going_on = Candidates(*(_picked(getattr(candidates, f.name), best) for f in fields(candidates)))
+    beams.ids, beams.logprobs = going_on.sequences(beams, ages)
+    beams.scores = _picked(scores, best)
+    return going_on.parents
 
 
 def _collect_finished(
@@ -221,13 +273,13 @@ def _collect_finished(
     ending = candidates.ending & (np.arange(candidates.scores.shape[1]) < count)
     penalty = (ages[:, None] ** config.length_penalty).astype(np.float32)
     scores = candidates.scores / penalty + _low(~ending)
-    ids = _picked(beams.ids, candidates.parents)
-    np.put_along_axis(ids, (ages - 1)[:, None, None], candidates.tokens[..., None], axis=2)
+    ids, logprobs = candidates.sequences(beams, ages)
     lengths = np.broadcast_to(ages[:, None], scores.shape)
     merged = np.concatenate([beams.done_scores, scores], axis=1)
     best = top(merged, count)
     beams.done_scores = _picked(merged, best)
     beams.done_ids = _picked(np.concatenate([beams.done_ids, ids], axis=1), best)
+    beams.done_logprobs = _picked(np.concatenate([beams.done_logprobs, logprobs], axis=1), best)
     beams.done_lengths = _picked(np.concatenate([beams.done_lengths, lengths], axis=1), best)
     beams.taken = _picked(np.concatenate([beams.taken, ending], axis=1), best)
 
@@ -276,10 +328,3 @@ def top(scores: Scores, count: int) -> Ints:
         best[row] = np.concatenate([above, level])[:count]
     best.sort(axis=1)
     return _picked(best, np.argsort(-_picked(scores, best), axis=1, kind="stable"))
-
-
-def log_softmax(logits: Scores) -> Scores:
-    """In the order of torch's operations."""
-    scores = logits - logits.max(axis=1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    return np.asarray(scores)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.types import Ints, Ragged
-from engine.generation.logits_processors import FILLER
-from engine.generation.request import DecodedRows, Request
+from engine.generation.logits_processors import log_softmax
+from engine.generation.request import DecodedRows, Request, tails
 from engine.generation.scheduler import Flags, KVCache, Scores, StepResult
 
 Stop = Callable[[Ragged], NDArray[np.bool_]]
@@ -18,8 +18,15 @@ Stop = Callable[[Ragged], NDArray[np.bool_]]
 def likeliest(search: GreedySearch, groups: Ints, rows: Ints) -> Ints:
     """A `Choose`."""
     if not search.request.processors:
-        return np.asarray(search.cache.best()[0][groups, 0])
-    return np.asarray(search.scores(groups, rows).argmax(axis=1))
+        tokens, best = search.cache.best()
+        if search.request.scored:
+            search.note(rows, best[groups, 0])
+        return np.asarray(tokens[groups, 0])
+    scores = search.scores(groups, rows)
+    chosen = scores.argmax(axis=1)
+    if search.request.scored:
+        search.note(rows, log_softmax(scores)[np.arange(len(chosen)), chosen])
+    return np.asarray(chosen)
 
 
 class GreedySearch:
@@ -63,6 +70,10 @@ class GreedySearch:
         full = output.lengths[rows] == self.request.limits[rows]
         return StepResult(ended | full, len(groups))
 
+    def note(self, rows: Ints, logprobs: Scores) -> None:
+        """Log-probabilities of the tokens that rows are about to get, float32 (rows,)."""
+        self.output.logprobs[rows, self.output.lengths[rows]] = logprobs
+
     def keep(self, order: Ints) -> None:
         self.tokens = self.tokens[order]
 
@@ -81,9 +92,7 @@ class GreedySearch:
             return
         shown, output = rows[running], self.output
         history = self.request.history(shown, output.ids[shown], output.lengths[shown])
-        tails = history[:, -self.tail :]
-        real = tails != FILLER
-        ended[running] = stop(Ragged.of(tails[real], real.sum(axis=1)))
+        ended[running] = stop(tails(history, self.tail))
 
 
 Choose = Callable[[GreedySearch, Ints, Ints], Ints]

@@ -174,3 +174,12 @@ def _known(ids: Sequence[int], scores: Scores) -> Ints:
     """Without ids outside the vocabulary, which transformers ignores as well."""
     tokens = np.asarray(ids, np.int64)
     return np.asarray(tokens[(tokens >= 0) & (tokens < scores.shape[1])])
+
+
+def log_softmax(logits: Scores) -> Scores:
+    """In the order of torch's operations."""
+    # Where every token is banned, all are as likely as none.
+    with np.errstate(invalid="ignore"):
+        scores = logits - logits.max(axis=1, keepdims=True)
+        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return np.asarray(scores)

@@ -33,6 +33,7 @@ class Request:
         source: What the encoder reads, or the prompt; int64 (rows, length), FILLER where padded.
         limits: Tokens that each row may generate, int64 (rows,).
         minima: Tokens of each row before the end token is allowed, int64 (rows,).
+        scored: Whether scores and log-probabilities are wanted.
     """
 
     decoder: DecoderConfig
@@ -42,6 +43,7 @@ class Request:
     source: Ints
     limits: Ints
     minima: Ints
+    scored: bool = False
 
     @classmethod
     def of(
@@ -50,6 +52,8 @@ class Request:
         decoder: DecoderConfig,
         config: GenerationConfig,
         max_new_tokens: int | Ints,
+        *,
+        scored: bool = False,
     ) -> Request:
         """Of rows as `generate` takes them."""
         mask = feeds["attention_mask"]
@@ -63,7 +67,7 @@ class Request:
         least = TokenLimit.of(config.min_new_tokens, name="min_new_tokens", least=0)
         minima = least.of_rows(mask.sum(axis=1))
         processors = logits_processors(config, decoder.end_ids, minimum=bool(minima.any()))
-        return cls(decoder, config, processors, prompt, source, limits, minima)
+        return cls(decoder, config, processors, prompt, source, limits, minima, scored)
 
     @property
     def most(self) -> int:
@@ -123,29 +127,55 @@ class Request:
         return np.where(position >= 0, aligned, FILLER)
 
 
+def tails(history: Ints, length: int) -> Ragged:
+    """The last `length` tokens of each row of a `Request.history`."""
+    last = history[:, -length:]
+    real = last != FILLER
+    return Ragged.of(last[real], real.sum(axis=1))
+
+
 @dataclass(frozen=True)
 class DecodedRows:
-    """The answer, filled in as rows are decoded.
+    """The answer, filled in as rows are decoded: one or more sequences a row, one row after the
+    other. (`rows` below counts sequences.)
 
     Attributes:
         ids: Generated tokens, the end token included, then padding; int64 (rows, most).
         lengths: How many each row has, int64 (rows,).
         ended: Which rows ended before the limit cut them off, bool (rows,).
+        logprobs: The log-probability of each token, float32 (rows, most); no columns where scores
+            are not wanted.
+        scores: Of each row, float32 (rows,).
     """
 
     ids: Ints
     lengths: Ints
     ended: NDArray[np.bool_]
+    logprobs: Scores
+    scores: Scores
 
     @classmethod
-    def empty(cls, request: Request) -> DecodedRows:
-        rows = len(request.prompt)
-        ids = np.full((rows, request.most), request.decoder.pad_id, np.int64)
-        return cls(ids, np.zeros(rows, np.int64), np.zeros(rows, np.bool_))
+    def empty(cls, request: Request, sequences: int = 1) -> DecodedRows:
+        """Of a request whose rows have as many `sequences` each."""
+        rows, most = len(request.prompt) * sequences, request.most
+        return cls(
+            ids=np.full((rows, most), request.decoder.pad_id, np.int64),
+            lengths=np.zeros(rows, np.int64),
+            ended=np.zeros(rows, np.bool_),
+            logprobs=np.zeros((rows, most if request.scored else 0), np.float32),
+            scores=np.zeros(rows, np.float32),
+        )
 
     @property
     def tokens(self) -> Ragged:
         return Ragged.of_padded(self.ids, self.lengths)
+
+    def add_up(self, length_penalty: float) -> None:
+        """Score rows as beam search does: the sum of the log-probabilities, divided by the number
+        of tokens to the power of `length_penalty`."""
+        real = np.arange(self.logprobs.shape[1]) < self.lengths[:, None]
+        sums = np.where(real, self.logprobs, 0).sum(axis=1, dtype=np.float64)
+        self.scores[:] = sums / np.maximum(self.lengths, 1) ** float(length_penalty)
 
     def mark_ended(self, rows: Ints, end_ids: tuple[int, ...]) -> None:
         """Note which of these rows, now finished, have an end token as their last."""

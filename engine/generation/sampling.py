@@ -16,6 +16,7 @@ from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
 from engine.generation.beam import top
 from engine.generation.greedy import GreedySearch
+from engine.generation.logits_processors import log_softmax
 from engine.generation.scheduler import Scores
 
 Words = NDArray[np.uint64]
@@ -36,17 +37,25 @@ class Sampling:
     transformers keeps all of them.
 
     Attributes:
-        seed: Of the run, from 0 and below 2**64.
+        seed: Of the run, from 0 and below 2**64; or of each row, uint64 (rows,).
         numbers: Of each row, its number in the input wherever it is decoded, int64 (rows,).
+        sequences: Of each row, which of the sequences of one text it is, int64 (rows,); the first
+            draws what a single one would.
     """
 
-    seed: int
+    seed: int | Words
     numbers: Ints
+    sequences: Ints
 
     def __call__(self, search: GreedySearch, groups: Ints, rows: Ints) -> Ints:
         tokens, scores = _candidates(search, groups, rows)
-        chance = uniform(self.seed, self.numbers[rows], search.output.lengths[rows])
-        chosen = draw(warp(scores, search.request.config), chance)
+        seed = self.seed if isinstance(self.seed, int) else self.seed[rows]
+        lengths = search.output.lengths[rows]
+        chance = uniform(seed, self.numbers[rows], lengths, self.sequences[rows])
+        left = warp(scores, search.request.config)
+        chosen = draw(left, chance)
+        if search.request.scored:
+            search.note(rows, log_softmax(left)[np.arange(len(chosen)), chosen])
         return chosen if tokens is None else tokens[np.arange(len(chosen)), chosen]
 
 
@@ -123,21 +132,26 @@ def _softmax(scores: Scores) -> Scores:
     return np.asarray(shares)
 
 
-def uniform(seed: int, rows: Ints, steps: Ints) -> NDArray[np.float64]:
-    """A number from 0 to below 1 for each (seed, row, step), with 53 random bits.
+def uniform(
+    seed: int | Words, rows: Ints, steps: Ints, sequences: Ints | None = None
+) -> NDArray[np.float64]:
+    """A number from 0 to below 1 for each (seed, row, step, sequence), with 53 random bits.
 
     Args:
-        seed: From 0 and below 2**64.
-        rows, steps: int64 (n,), from 0; steps below 2**32.
+        seed: From 0 and below 2**64; one for all, or uint64 (n,).
+        rows, steps, sequences: int64 (n,), from 0; steps and sequences below 2**32. Sequences are
+            0 where None.
     """
     row, step = rows.astype(np.uint64), steps.astype(np.uint64)
-    counter = np.stack([row & _LOW, row >> _HALF, step, np.zeros_like(step)])
-    high, low, *_ = philox(counter, (seed & int(_LOW), seed >> 32))
+    last = np.zeros_like(step) if sequences is None else sequences.astype(np.uint64)
+    counter = np.stack([row & _LOW, row >> _HALF, step, last])
+    words = np.atleast_1d(np.asarray(seed, np.uint64))
+    high, low, *_ = philox(counter, np.stack([words & _LOW, words >> _HALF]))
     bits = ((high >> np.uint64(5)) << np.uint64(26)) | (low >> np.uint64(6))
     return np.asarray(bits * 2.0**-53)
 
 
-def philox(counter: Words, key: tuple[int, int]) -> Words:
+def philox(counter: Words, key: Words | tuple[int, int]) -> Words:
     """Philox4x32-10: 128 random bits for each counter, without any state.
 
     J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2,
@@ -145,14 +159,15 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
 
     Args:
         counter: Words of 32 bits in uint64 (4, n).
-        key: Two such words.
+        key: Two such words for all, (2, 1), or for each, (2, n).
 
     Returns:
         Words of 32 bits in uint64 (4, n).
     """
     even, odd = counter[0::2], counter[1::2]
-    keys = np.array(key, np.uint64)[:, None] + np.arange(_ROUNDS, dtype=np.uint64) * _WEYL & _LOW
-    for n in range(_ROUNDS):
+    key = np.asarray(key, np.uint64).reshape(2, -1)
+    for _ in range(_ROUNDS):
         products = (even * _MULTIPLIERS)[::-1]
-        even, odd = products >> _HALF ^ odd ^ keys[:, n : n + 1], products & _LOW
+        even, odd = products >> _HALF ^ odd ^ key, products & _LOW
+        key = (key + _WEYL) & _LOW
     return np.stack([even[0], odd[0], even[1], odd[1]])

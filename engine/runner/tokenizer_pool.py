@@ -38,6 +38,7 @@ class TokenizerSettings:
     max_length: int
     type_ids: bool
     dedupe: bool
+    side: str = "right"
 
 
 class TokenizerPool:
@@ -137,7 +138,8 @@ def main() -> None:
 def _encoder(settings: TokenizerSettings) -> Callable[[Rows], Encoded]:
     folder = bundle_format.load(settings.folder)
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
-    tokenizer = Tokenizer(folder.path / bundle_format.TOKENIZER, settings.max_length)
+    file = folder.path / bundle_format.TOKENIZER
+    tokenizer = Tokenizer(file, settings.max_length, settings.side)
     options = tasks.resolve_options(task, model_config, settings.options)
     context = tasks.Context(
         model_config, options, tokenizer, settings.type_ids, stopped=lambda: False

@@ -110,6 +110,7 @@ class Worker:
             config.options,
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
+            truncation_side=config.truncation_side,
             workers=config.workers,
             dedupe=config.dedupe,
             stopped=self.threads.stopping.is_set,
@@ -149,6 +150,7 @@ class Worker:
                 stages.max_length,
                 stages.context.type_ids,
                 self.config.dedupe,
+                stages.context.tokenizer.side,
             )
             tokenize = self._tokenizer_pool = TokenizerPool(settings, processes, stages.encode)
 

@@ -91,7 +91,8 @@ def input_columns(task: Task, names: Sequence[str], options: Options = None) -> 
             f"name them with --text, such as --text {','.join(task.required)}",
         )
     chats = options is not None and task.chats(options)
-    inputs = [dataclasses.replace(c, holds="chat") if chats else c for c in task.inputs]
+    first = dataclasses.replace(task.inputs[0], holds="chat") if chats else task.inputs[0]
+    inputs = (first, *task.inputs[1:])
     return tuple(
         dataclasses.replace(column, name=name) for column, name in zip(inputs, names, strict=False)
     )

@@ -165,7 +165,7 @@ def _without(rows: Rows, prompts: Sequence[str], faults: Sequence[tuple[str, str
     good = pa.array([fault is None for fault in faults], pa.bool_())
     return dataclasses.replace(
         rows,
-        texts=(pa.array(prompts, pa.string()),),
+        texts=(pa.array(prompts, pa.string()), *(text.filter(good) for text in rows.texts[1:])),
         kept=None if rows.kept is None else rows.kept.filter(good),
         rejects=Rejects(
             np.array([row for row, _, _ in rejects], np.int64),

@@ -1,8 +1,10 @@
-"""What the generating tasks share: the options of the search, and the result columns."""
+"""What the generating tasks share: the options of the search, and the search."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,11 +15,12 @@ from numpy.typing import NDArray
 from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
 from engine.core.settings import as_texts, check_settings, option
 from engine.core.token_limit import TokenLimit, as_limit, as_minimum
-from engine.core.types import Arrays, Ints, Ragged
+from engine.core.types import Arrays, Encoded, Ints, Ragged
 from engine.errors import BundleError, SettingsError
-from engine.generation import generate
+from engine.generation import DecodingOptions, generate_sequences
 from engine.runtime.protocol import Backend
-from engine.tasks.task import Context, ragged
+from engine.tasks import generated_columns
+from engine.tasks.task import Context
 
 # Padded tokens that an encoder reads in one batch.
 BATCH_TOKENS = 1024
@@ -73,7 +76,19 @@ class Decoding:
         least=0,
         most=2**64 - 1,
     )
-    stop: tuple[str, ...] = option("texts that end a row (with one beam only)", read=_stop_texts)
+    stop: tuple[str, ...] = option("texts that end a row", read=_stop_texts)
+    num_return_sequences: int = option(
+        "sequences of each row: the best beams, best first, or as many samples; columns are lists "
+        "then",
+        least=1,
+        most=2**31,
+    )
+    return_scores: bool = option(
+        "score each sequence: the sum of its tokens' log-probabilities, divided by their number to "
+        "the power of length_penalty"
+    )
+    return_logprobs: bool = option("the log-probability of each token")
+    return_prompt_tokens: bool = option("how many tokens the model reads of each text")
     prefix: str = option("put before each text")
 
     def __post_init__(self) -> None:
@@ -89,9 +104,11 @@ def _check_together(options: Decoding) -> None:
             f"min_new_tokens is {options.min_new_tokens}, max_new_tokens {options.max_new_tokens}",
             "the first cannot be more than the second",
         )
-    if options.stop and options.num_beams > 1:
+    if not options.do_sample and options.num_return_sequences > options.num_beams:
         raise SettingsError(
-            f"stop is given with num_beams {options.num_beams}", "stop texts need --num-beams 1"
+            f"num_return_sequences is {options.num_return_sequences}, "
+            f"num_beams {options.num_beams}: there are no more sequences than beams",
+            f"--num-beams {options.num_return_sequences} or more",
         )
     if options.do_sample and options.num_beams > 1:
         raise SettingsError(
@@ -111,12 +128,24 @@ def adapt(defaults: Mapping[str, object], values: Mapping[str, object]) -> dict[
         adapted["do_sample"] = False
     if values.get("do_sample") is True:
         adapted["num_beams"] = 1
+    _adapt_sequences(adapted, values)
     least = _limit("min_new_tokens", {**defaults, **values}, 0)
     most = _limit("max_new_tokens", {**defaults, **values}, 1)
     if least and most and least.fixed and _below(most, least.fixed):
         # One of the two is a default, or both were named and are refused together.
         adapted["min_new_tokens"], adapted["max_new_tokens"] = most.setting, least.setting
     return adapted
+
+
+def _adapt_sequences(adapted: dict[str, object], values: Mapping[str, object]) -> None:
+    """As many beams as sequences, unless they are sampled."""
+    together = {**adapted, **values}
+    beams, count = together["num_beams"], together["num_return_sequences"]
+    if not (isinstance(beams, int) and isinstance(count, int)) or together["do_sample"]:
+        return
+    if count > beams:
+        # One of the two is a default, or both were named and are refused together.
+        adapted["num_beams"], adapted["num_return_sequences"] = count, beams
 
 
 def _limit(name: str, options: Mapping[str, object], least: int) -> TokenLimit | None:
@@ -147,7 +176,7 @@ def remarks(model_config: ModelConfig, values: Mapping[str, object]) -> tuple[st
 
 
 _FOR_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
-_FOR_BEAMS = ("length_penalty", "early_stopping")
+_FOR_BEAMS = ("early_stopping",)
 
 
 def decoder_config(model_config: ModelConfig) -> DecoderConfig:
@@ -174,6 +203,9 @@ def defaults(model_config: ModelConfig) -> dict[str, object]:
         "min_new_tokens": _least_new_tokens(config.search.min_new_tokens, most),
         "seed": 0,
         "stop": (),
+        "return_scores": False,
+        "return_logprobs": False,
+        "return_prompt_tokens": False,
         "prefix": model_config.prefix,
     }
 
@@ -193,6 +225,27 @@ def _least_new_tokens(least: int | str, most: int | str) -> int | str:
     return min(int(least), int(most)) if fixed else least
 
 
+def with_seeds(encoded: Encoded) -> Encoded:
+    """A window whose rows have seeds of their own, if there is a column of them."""
+    if len(encoded.rows.texts) < 2:
+        return encoded
+    seeds = _seeds(encoded.rows.texts[1])
+    return dataclasses.replace(encoded, extra={**encoded.extra, "seeds": seeds})
+
+
+def _seeds(column: pa.Array) -> NDArray[np.uint64]:
+    """Whole numbers as they are, also where a text spells one, and a hash of any other text."""
+    if pa.types.is_integer(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False)).astype(np.uint64)
+    return np.array([_seed(text) for text in column.to_pylist()], np.uint64)
+
+
+def _seed(text: str) -> int:
+    if re.fullmatch(r"-?[0-9]{1,20}", text):
+        return int(text) % 2**64
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
 def row_limits(context: Context, lengths: Ints) -> Ints:
     """How many tokens rows may generate whose texts have so many tokens, int64 (rows,): what the
     option says, as far as there are positions, and one at least."""
@@ -210,7 +263,7 @@ def decode(
     *,
     forced_bos_id: int | None = None,
 ) -> Arrays:
-    """An `infer`: generated ids of a batch, and whether each row ended before its limit.
+    """An `infer`: what is generated for a batch, as `generated_columns.to_arrays` has it.
 
     Args:
         forced_bos_id: The first token of every row; None for the checkpoint's own.
@@ -219,12 +272,9 @@ def decode(
     search = _generation_config(context)
     if forced_bos_id is not None:
         search = dataclasses.replace(search, forced_bos_id=forced_bos_id)
-    tokens, ended = generate(
-        backend,
-        feeds,
-        config,
-        search,
-        max_new_tokens=row_limits(context, feeds["attention_mask"].sum(axis=1)),
+    lengths = feeds["attention_mask"].sum(axis=1)
+    how = DecodingOptions(
+        max_new_tokens=row_limits(context, lengths),
         batch_tokens=context.batch_tokens or BATCH_TOKENS,
         stop=_stop_condition(context) if options.stop else None,
         # A stop text has at most as many tokens as characters, and one goes before them.
@@ -232,10 +282,13 @@ def decode(
         stopped=context.stopped,
         count=context.count,
         spare=context.spare,
-        seed=options.seed,
-        numbers=context.numbers,
+        seed=options.seed if context.seeds is None else context.seeds,
+        # A row with a seed of its own gets the same answer wherever it is.
+        numbers=context.numbers if context.seeds is None else np.zeros_like(lengths),
+        scored=options.return_scores or options.return_logprobs,
     )
-    return {"tokens": tokens, "ended": ended}
+    sequences = generate_sequences(backend, feeds, config, search, how)
+    return generated_columns.to_arrays(sequences, lengths, options.num_return_sequences)
 
 
 def _generation_config(context: Context) -> GenerationConfig:
@@ -268,19 +321,6 @@ def _completes(text: str, before: str, stops: tuple[str, ...]) -> bool:
     return any(text.find(stop, max(0, len(before) - len(stop) + 1)) >= 0 for stop in stops)
 
 
-def length_columns(arrays: Arrays) -> list[pa.Array]:
-    """The columns output_tokens and finish_reason."""
-    reasons = np.where(np.asarray(arrays["ended"]), "stop", "length")
-    lengths = ragged(arrays, "tokens").lengths
-    return [pa.array(lengths, pa.int32()), pa.array(reasons.tolist(), pa.string())]
-
-
 def samples(options: Decoding) -> bool:
     """A `samples` for tasks that generate."""
     return options.do_sample
-
-
-def schema(column: str) -> pa.Schema:
-    """The text's column and the two of `length_columns`."""
-    columns = {column: pa.string(), "output_tokens": pa.int32()}
-    return pa.schema([*columns.items(), ("finish_reason", pa.string())])

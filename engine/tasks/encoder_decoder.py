@@ -7,15 +7,15 @@ from typing import Any
 import pyarrow as pa
 
 from engine.bundle.format import ModelConfig
-from engine.core.types import TEXT, Arrays, Encoded
+from engine.core.types import SEED, TEXT, Arrays, Encoded, Rows
 from engine.errors import SettingsError
-from engine.tasks import decoding
+from engine.tasks import decoding, generated_columns
 from engine.tasks.decoding import Decoding
-from engine.tasks.task import Context, Task, encode_prefixed, ragged
+from engine.tasks.task import Context, Task, encode_prefixed
 
 
 def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Task:
-    """A task whose result is the column of generated texts and the two of `length_columns`.
+    """A task whose result is a column of generated texts and those that go with it.
 
     Args:
         name, summary: As in `Task`.
@@ -25,7 +25,7 @@ def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Ta
     fields: dict[str, Any] = {
         "options": Decoding,
         "defaults": decoding.defaults,
-        "encode": encode_prefixed,
+        "encode": _encode,
         "infer": decoding.decode,
         "check": check_positions,
         "adapt": decoding.adapt,
@@ -35,14 +35,18 @@ def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Ta
     return Task(
         name=name,
         summary=summary,
-        inputs=(TEXT,),
+        inputs=(TEXT, SEED),
         batch_tokens=decoding.BATCH_TOKENS,
         postprocess=_postprocess,
-        schema=lambda context: decoding.schema(column),
-        result=f"{column}: string, output_tokens: int32, finish_reason: stop or length",
+        schema=lambda context: generated_columns.schema(column, context.options),
+        result=generated_columns.RESULT.format(column=column),
         samples=decoding.samples,
         **fields | own,
     )
+
+
+def _encode(rows: Rows, context: Context) -> Encoded:
+    return decoding.with_seeds(encode_prefixed(rows, context))
 
 
 def check_positions(model_config: ModelConfig, options: Decoding, columns: int) -> None:
@@ -58,5 +62,5 @@ def check_positions(model_config: ModelConfig, options: Decoding, columns: int) 
 
 
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
-    tokens = ragged(arrays, "tokens")
-    return [context.tokenizer.decode(tokens), *decoding.length_columns(arrays)]
+    texts = context.tokenizer.decode(generated_columns.tokens_of(arrays))
+    return generated_columns.columns(texts, arrays, context)

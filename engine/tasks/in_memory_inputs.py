@@ -80,6 +80,8 @@ def _cells(i: int, item: object, task: Task) -> tuple[object, ...]:
 
 
 def _column(values: list[object], column: Column) -> pa.Array:
+    if column.holds == "key":
+        return _keys(values, column)
     as_lists = column.holds == "texts" or (
         column.holds == "either" and bool(values) and not isinstance(values[0], str)
     )
@@ -91,6 +93,16 @@ def _column(values: list[object], column: Column) -> pa.Array:
                 f"give {wanted} as {column.name}",
             )
     return _array(values, pa.list_(pa.string()) if as_lists else pa.string())
+
+
+def _keys(values: list[object], column: Column) -> pa.Array:
+    for i, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise InputError(
+                f"item {i} of the list has {type(value).__name__} as {column.name}",
+                "give a text or a whole number",
+            )
+    return _array([str(value) for value in values], pa.string())
 
 
 def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:

@@ -45,12 +45,16 @@ class TaskOptions(TypedDict, total=False):
     no_repeat_ngram_size: int
     normalize: bool
     num_beams: int
+    num_return_sequences: int
     overlap: int
     pooling: str
     prefix: str
     prompt: str
     repetition_penalty: float
     return_full_text: bool
+    return_logprobs: bool
+    return_prompt_tokens: bool
+    return_scores: bool
     seed: int
     src_lang: str
     stop: str | Sequence[str]

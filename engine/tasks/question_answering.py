@@ -75,7 +75,14 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     filled = np.flatnonzero(_filled(rows.texts[0]) & _filled(rows.texts[1]))
     question, passage = (context.tokenizer.tokens(text.take(filled)) for text in rows.texts)
     layout = context.tokenizer.pair_layout
-    pieces = chunking.pair(question, passage, layout, max_length=length, stride=stride)
+    pieces = chunking.pair(
+        question,
+        passage,
+        layout,
+        max_length=length,
+        stride=stride,
+        side=context.tokenizer.side,
+    )
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = pieces.truncated
     inside = pieces.sides == 1

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from engine.bundle import batching
 from engine.bundle.chat_template import ChatTemplate
@@ -38,6 +40,7 @@ class Context:
         spare: Memory of earlier batches that generation may use again.
         numbers: For `infer`: as `Batch.numbers` of the batch it gets. What is sampled for a row
             must depend on nothing else.
+        seeds: For `infer`: as `Batch.seeds` of the batch it gets; with them not even on `numbers`.
         chat_template: For `prepare`, where the rows are chats.
     """
 
@@ -50,6 +53,7 @@ class Context:
     count: Count = uncounted
     spare: list[BufferPool] = field(default_factory=list)
     numbers: Ints | None = None
+    seeds: NDArray[np.uint64] | None = None
     chat_template: ChatTemplate | None = None
 
 
@@ -117,6 +121,7 @@ class Task:
         adapt: Defaults, and the options that a person names -> the defaults, changed where these
             would conflict with them.
         remarks: What a person should know of the options that they name.
+        truncation_side: Where long rows are cut if neither the person nor the bundle says.
     """
 
     name: str
@@ -140,6 +145,7 @@ class Task:
         keep_defaults
     )
     remarks: Callable[[ModelConfig, Mapping[str, object]], tuple[str, ...]] = no_remarks
+    truncation_side: str = "right"
 
     def encode_window(self, rows: Rows, context: Context, *, dedupe: bool) -> Encoded:
         """A window's sequences; with `dedupe` equal ones are computed once, unless sampled."""
@@ -159,8 +165,8 @@ def encode_texts(rows: Rows, context: Context) -> Encoded:
 
 
 def encode_prefixed(rows: Rows, context: Context) -> Encoded:
-    """An `encode` that puts the option `prefix` before every text."""
-    texts = tuple(prepend(context.options.prefix, column) for column in rows.texts)
+    """One sequence for each row of its text alone, the option `prefix` before it."""
+    texts = (prepend(context.options.prefix, rows.texts[0]),)
     return Encoded.one_each(rows, *context.tokenizer.encode(texts, type_ids=context.type_ids))
 
 

@@ -12,12 +12,12 @@ from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import clean_up
 from engine.core.settings import option
 from engine.core.token_limit import TokenLimit
-from engine.core.types import TEXT, Arrays, Encoded, Ints, Ragged, Rows
+from engine.core.types import SEED, TEXT, Arrays, Encoded, Ints, Ragged, Rows
 from engine.errors import SettingsError
-from engine.tasks import chats, decoding
+from engine.tasks import chats, decoding, generated_columns
 from engine.tasks.chats import Chatting
 from engine.tasks.decoding import Decoding
-from engine.tasks.task import Context, Task, prepend, ragged
+from engine.tasks.task import Context, Task, prepend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,8 @@ def _prepare(rows: Rows, context: Context) -> Rows:
 
 
 def _encode(rows: Rows, context: Context) -> Encoded:
-    """Prompts with their special tokens; of a long prompt the last tokens are kept.
+    """Prompts with their special tokens; of a long prompt the last tokens are kept, unless it is
+    to be cut at its right.
 
     transformers lets a prompt exceed the model's positions by default; this is what its
     handle_long_generation="hole" does. An empty prompt becomes the token that begins texts. A chat
@@ -67,11 +68,13 @@ def _encode(rows: Rows, context: Context) -> Encoded:
         special[: 0 if chat else None, 0] for special in tokenizer.single_layout.special
     )
     whole = tokenizer.ids(texts)
-    prompts = whole.last(max(1, length - len(before) - len(after)))
+    room = max(1, length - len(before) - len(after))
+    prompts = whole.last(room) if tokenizer.side == "left" else whole.head(room)
     ids = Ragged.join_rows([_repeated(before, len(texts)), prompts, _repeated(after, len(texts))])
     if not ids.lengths.all():
         ids = Ragged.join_rows([ids, _first_tokens(ids, context)])
-    return Encoded.one_each(rows, ids, None, whole.lengths > prompts.lengths)
+    cut = whole.lengths > prompts.lengths
+    return decoding.with_seeds(Encoded.one_each(rows, ids, None, cut))
 
 
 def _longest_prompt(max_new_tokens: int | str, positions: int) -> int:
@@ -98,26 +101,28 @@ def _first_tokens(ids: Ragged, context: Context) -> Ragged:
 def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.Array]:
     """Prompt and answer are decoded together and the prompt's text is cut off, so that the space
     between them is right."""
-    tokens = Ragged.join_rows([window.ids, ragged(arrays, "tokens")])
+    # Each prompt as often as it has sequences.
+    rows = np.repeat(np.arange(len(window.rows)), context.options.num_return_sequences)
+    tokens = Ragged.join_rows([window.ids.take(rows), generated_columns.tokens_of(arrays)])
     wholes = context.tokenizer.decode(tokens).to_pylist()
-    prompts = context.tokenizer.decode(window.ids).to_pylist()
+    prompts = context.tokenizer.decode(window.ids).take(rows).to_pylist()
     pairs = zip(wholes, prompts, strict=True)
     answers = [clean_up(whole)[len(clean_up(prompt)) :] for whole, prompt in pairs]
     texts = pa.array(answers, pa.string())
     if context.options.return_full_text and not context.options.chat:
-        texts = pc.binary_join_element_wise(window.rows.texts[0], texts, "")
-    return [texts, *decoding.length_columns(arrays)]
+        texts = pc.binary_join_element_wise(window.rows.texts[0].take(rows), texts, "")
+    return generated_columns.columns(texts, arrays, context)
 
 
 def _schema(context: Context) -> pa.Schema:
-    return decoding.schema("generated_text")
+    return generated_columns.schema("generated_text", context.options)
 
 
 TASK = Task(
     name="text-generation",
     aliases=(),
     summary="the continuation of each prompt",
-    inputs=(TEXT,),
+    inputs=(TEXT, SEED),
     batch_tokens=decoding.BATCH_TOKENS,
     options=TextGenerationOptions,
     defaults=_defaults,
@@ -125,11 +130,12 @@ TASK = Task(
     infer=decoding.decode,
     postprocess=_postprocess,
     schema=_schema,
-    result="generated_text: string, output_tokens: int32, finish_reason: stop or length",
+    result=generated_columns.RESULT.format(column="generated_text"),
     samples=decoding.samples,
     check=_check,
     chats=chats.holds_chats,
     prepare=_prepare,
     adapt=decoding.adapt,
+    truncation_side="left",
     remarks=decoding.remarks,
 )

@@ -80,10 +80,10 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     filled = np.flatnonzero(lengths > 0)
     position = np.arange(len(tokens.words)) - np.repeat(tokens.ids.offsets[:-1], lengths)
     whole = Tokens(Ragged.of(tokens.ids.values, lengths[filled]), tokens.chars, position)
-    length = context.tokenizer.max_length
-    pieces = chunking.single(whole, layout, max_length=length, stride=stride)
+    length, side = context.tokenizer.max_length, context.tokenizer.side
+    pieces = chunking.single(whole, layout, max_length=length, stride=stride, side=side)
     grouped = context.options.aggregation_strategy != "none"
-    if stride is not None and grouped and context.tokenizer.widens_first_token[words]:
+    if grouped and context.tokenizer.widens_first_token[words]:
         _widen(pieces, whole.ids.offsets, raw.chars, context)
     truncated = np.zeros(len(rows), np.bool_)
     truncated[filled] = pieces.truncated
@@ -110,7 +110,7 @@ def _stride(context: Context) -> int | None:
 
 
 def _widen(pieces: chunking.Pieces, offsets: Ints, chars: Ints, context: Context) -> None:
-    """Let the first token of every window but a row's first begin at the space before it.
+    """Let the first token of every window that begins within its text begin at the space before it.
 
     The pipeline's tokenizer does so, and its spans begin there.
 
@@ -118,8 +118,10 @@ def _widen(pieces: chunking.Pieces, offsets: Ints, chars: Ints, context: Context
         pieces: The windows; changed in place.
         offsets, chars: Of the tokens of whole texts, as in `Tokens`.
     """
-    later = np.flatnonzero(pieces.owners[1:] == pieces.owners[:-1]) + 1
-    first = pieces.ids.offsets[later] + len(context.tokenizer.single_layout.special[0])
+    layout = context.tokenizer.single_layout
+    later = np.flatnonzero(pieces.ids.lengths > layout.count)
+    later = later[pieces.words[pieces.ids.offsets[later] + len(layout.special[0])] > 0]
+    first = pieces.ids.offsets[later] + len(layout.special[0])
     inner = chars[offsets[pieces.owners[later]] + pieces.words[first], 0] > 0
     tokens = context.tokenizer.tokens_of(pieces.ids.values[first])
     spaced = np.array([token.startswith(SPACE) for token in tokens], np.bool_)

@@ -48,7 +48,7 @@ def _check(model_config: ModelConfig, options: TranslationOptions, columns: int)
 
 
 def _encode(rows: Rows, context: Context) -> Encoded:
-    encoded = encode_prefixed(rows, context)
+    encoded = decoding.with_seeds(encode_prefixed(rows, context))
     languages = context.model_config.languages
     if languages is None or context.options.src_lang == languages.source:
         return encoded

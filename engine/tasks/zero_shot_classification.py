@@ -122,6 +122,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
         context.tokenizer.pair_layout,
         max_length=context.tokenizer.max_length,
         longest=context.model_config.position_limit,
+        side=context.tokenizer.side,
     )
     truncated = np.zeros(len(rows), np.bool_)
     truncated[owners[cut.truncated]] = True

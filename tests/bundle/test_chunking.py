@@ -18,6 +18,7 @@ texts = st.lists(st.sampled_from([*WORDS[:5], "unknown-word", "🎉 w1", " "]), 
     " ".join
 )
 columns = st.lists(texts, min_size=1, max_size=6)
+sides = st.sampled_from(["right", "left"])
 
 
 @pytest.fixture(scope="module")
@@ -49,40 +50,43 @@ def check(found: Pieces, wanted: list[list]) -> None:
 
 
 @calm
-@given(columns, st.integers(6, 12), st.integers(0, 3))
+@given(columns, st.integers(6, 12), st.integers(0, 3), sides)
 def test_pieces_of_one_text_are_the_librarys(
-    tokenizer: Tokenizer, given: list[str], length: int, stride: int
+    tokenizer: Tokenizer, given: list[str], length: int, stride: int, side: str
 ) -> None:
+    """Here first to last; the library begins with the last where it cuts on the left."""
+    cut = {"max_length": length, "stride": stride}
     found = chunking.single(
-        tokenizer.tokens(pa.array(given)), tokenizer.single_layout, max_length=length, stride=stride
+        tokenizer.tokens(pa.array(given)), tokenizer.single_layout, **cut, side=side
     )
-    check(found, library(tokenizer, given, max_length=length, stride=stride))
+    wanted = library(tokenizer, given, **cut, direction=side)
+    check(found, [row[::-1] if side == "left" else row for row in wanted])
     assert not found.truncated.any()
 
 
 @calm
-@given(columns, st.integers(2, 12))
+@given(columns, st.integers(2, 12), sides)
 def test_a_text_is_cut_as_the_library_cuts_it(
-    tokenizer: Tokenizer, given: list[str], length: int
+    tokenizer: Tokenizer, given: list[str], length: int, side: str
 ) -> None:
     found = chunking.single(
-        tokenizer.tokens(pa.array(given)), tokenizer.single_layout, max_length=length
+        tokenizer.tokens(pa.array(given)), tokenizer.single_layout, max_length=length, side=side
     )
-    wanted = library(tokenizer, given, max_length=length)
+    wanted = library(tokenizer, given, max_length=length, direction=side)
     check(found, [row[:1] for row in wanted])
     assert found.truncated.tolist() == [len(row) > 1 for row in wanted]
 
 
 @calm
-@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=6), st.integers(0, 3))
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=6), st.integers(0, 3), sides)
 def test_pieces_of_the_second_text_are_the_librarys(
-    tokenizer: Tokenizer, given: list[tuple[str, str]], stride: int
+    tokenizer: Tokenizer, given: list[tuple[str, str]], stride: int, side: str
 ) -> None:
     # The longest first text has 28 tokens (🎉 and w1 are two): there is always room for the second.
     first, second = (tokenizer.tokens(pa.array([pair[n] for pair in given])) for n in (0, 1))
-    found = chunking.pair(first, second, tokenizer.pair_layout, max_length=34, stride=stride)
-    truncation = {"max_length": 34, "stride": stride, "strategy": "only_second"}
-    check(found, library(tokenizer, given, **truncation))
+    cut = {"max_length": 34, "stride": stride}
+    found = chunking.pair(first, second, tokenizer.pair_layout, **cut, side=side)
+    check(found, library(tokenizer, given, **cut, strategy="only_second", direction=side))
     assert not found.truncated.any()
 
 

@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "window": 5,
     "batch_tokens": 5,
     "max_length": 5,
+    "truncation_side": "left",
     "dedupe": False,
 }
 

@@ -384,12 +384,13 @@ def test_lengths_that_count_the_prompt_are_noted(tmp_path: Path) -> None:
     report = export(str(model), tmp_path / "out", task=None)
     found = _settings(tmp_path / "out")
     assert (found.max_new_tokens, found.search.min_new_tokens) == ("90-x", "9-x")
-    assert found.search.forced_bos_id == -1
-    for said in ("max_length=90 counts the prompt", "(3)"):
-        assert any(said in note for note in report.notes), said
-    answers = Bundle.load(tmp_path / "out")([PROMPTS[0], "dog"], do_sample=False).to_pylist()
+    # Forced behind prompts of one token, such as the last.
+    assert found.search.forced_bos_id == 3
+    assert any("max_length=90 counts the prompt" in note for note in report.notes)
+    prompts = [PROMPTS[0], "dog", "d"]
+    answers = Bundle.load(tmp_path / "out")(prompts, do_sample=False).to_pylist()
     pipe = _pipeline(model, "text-generation")
-    wanted = [pipe(text, do_sample=False)[0]["generated_text"] for text in (PROMPTS[0], "dog")]
+    wanted = [pipe(text, do_sample=False)[0]["generated_text"] for text in prompts]
     assert [row["generated_text"] for row in answers] == wanted
     # What is as long as the limit gets one token; a limit of the person's own counts new ones.
     long = "a dog and " * 24

@@ -22,7 +22,7 @@ from support.fakes import Buffer, FakeBackend
 from engine.bundle.format import DecoderConfig, GenerationConfig
 from engine.core.device import CPU, Device
 from engine.core.types import Ragged
-from engine.generation import generate
+from engine.generation import DecodingOptions, GeneratedSequences, generate_sequences
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -272,25 +272,49 @@ def ours(
     **more: Any,
 ) -> list[tuple[list[int], bool]]:
     """What the engine makes of rows in one batch."""
+    made = sequences_of(backend, settings, search, rows, **more)
+    split = np.split(made.tokens.values, made.tokens.offsets[1:-1])
+    return [(row.tolist(), bool(end)) for row, end in zip(split, made.ended, strict=True)]
+
+
+def sequences_of(
+    backend: Any,
+    settings: DecoderConfig,
+    search: GenerationConfig,
+    rows: Sequence[Sequence[int]],
+    **more: Any,
+) -> GeneratedSequences:
     lengths = np.array([len(row) for row in rows])
     width = int(lengths.max()) + 2
     ids = Ragged.of(np.array([t for row in rows for t in row], np.int64), lengths)
     mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
     feeds = {"input_ids": ids.padded(width, PAD), "attention_mask": mask}
     most = more.pop("max_new_tokens", MOST)
-    tokens, ended = generate(backend, feeds, settings, search, max_new_tokens=most, **more)
-    split = np.split(tokens.values, tokens.offsets[1:-1])
-    return [(row.tolist(), bool(end)) for row, end in zip(split, ended, strict=True)]
+    how = DecodingOptions(max_new_tokens=most, **more)
+    return generate_sequences(backend, feeds, settings, search, how)
 
 
 def theirs(
     model: Any, settings: DecoderConfig, search: GenerationConfig, row: Sequence[int], **more: Any
 ) -> tuple[list[int], bool]:
     """What transformers makes of one row in a batch of its own."""
+    more.setdefault("max_new_tokens", MOST)
+    found = generated(model, settings, search, row, **more).sequences[0].tolist()
+    tokens = found[len(row) if settings.causal else 1 :]
+    return tokens, bool(tokens) and tokens[-1] in settings.end_ids
+
+
+def generated(
+    model: Any, settings: DecoderConfig, search: GenerationConfig, row: Sequence[int], **more: Any
+) -> Any:
+    """All that generate() returns of one row."""
     none = {-1: None}
     config = transformers.GenerationConfig(
         max_new_tokens=more.pop("max_new_tokens", MOST),
         do_sample=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        num_return_sequences=search.num_return_sequences,
         pad_token_id=settings.pad_id,
         eos_token_id=list(settings.end_ids),
         decoder_start_token_id=None if settings.causal else settings.start_id,
@@ -310,9 +334,7 @@ def theirs(
     model.generation_config = config
     ids = torch.tensor([list(row)])
     with torch.inference_mode():
-        found = model.generate(ids, attention_mask=torch.ones_like(ids), **more)[0].tolist()
-    tokens = found[len(row) if settings.causal else 1 :]
-    return tokens, bool(tokens) and tokens[-1] in settings.end_ids
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **more)
 
 
 def different(
@@ -423,6 +445,113 @@ def test_stopping_by_what_was_said(family: str) -> None:
     ]
     assert [tokens for tokens, _ in mine] == wanted
     assert any(ended and tokens[-1] not in settings.end_ids for tokens, ended in mine)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stopping_beams_by_what_they_said(family: str) -> None:
+    """As StopStringCriteria, which transformers asks about every candidate of a beam search."""
+    model, rows = model_of(family), rows_of(8, 3)
+    settings, backend = settings_of(model), TorchBackend(model, LAYERS)
+
+    def stops(last: Sequence[int]) -> bool:
+        return sum(last[-2:]) % 7 == 0
+
+    def asked(tails: Ragged) -> NDArray[np.bool_]:
+        return np.array([stops(row) for row in np.split(tails.values, tails.offsets[1:-1])])
+
+    def criterion(ids: Any, scores: Any, **more: Any) -> Any:
+        return torch.tensor([stops(row) for row in ids.tolist()])
+
+    criteria = transformers.StoppingCriteriaList([criterion])
+    stopped = 0
+    for early in (False, True, "never"):
+        search = GenerationConfig(num_beams=3, num_return_sequences=2, early_stopping=early)
+        mine = ours(backend, settings, search, rows, stop=asked, tail=2)
+        for n, row in enumerate(rows):
+            made = generated(model, settings, search, row, stopping_criteria=criteria)
+            start = len(row) if settings.causal else 1
+            for (tokens, ended), wanted in zip(
+                mine[2 * n :], made.sequences.tolist(), strict=False
+            ):
+                assert tokens == wanted[start : start + len(tokens)]
+                assert set(wanted[start + len(tokens) :]) <= {PAD, END}
+                assert ended or len(tokens) == MOST
+                stopped += tokens[-1] not in settings.end_ids and ended
+    assert stopped > 3
+
+
+@pytest.mark.parametrize("rules", [{}, RULES[6], RULES[-1]], ids=["plain", "penalty", "many"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sequences_and_scores_of_beams(family: str, rules: dict[str, Any]) -> None:
+    model, rows = model_of(family), rows_of(6, 5)
+    settings, backend = settings_of(model), TorchBackend(model, LAYERS)
+    for beams, count, penalty in ((4, 4, 1.0), (5, 2, 0.4), (3, 3, -1.0)):
+        search = GenerationConfig(
+            num_beams=beams, num_return_sequences=count, length_penalty=penalty, **rules
+        )
+        mine = sequences_of(backend, settings, search, rows, scored=True)
+        plain = sequences_of(backend, settings, search, rows)
+        assert plain.tokens.values.tolist() == mine.tokens.values.tolist()
+        assert not len(plain.logprobs.values)
+        for n, row in enumerate(rows):
+            made = generated(model, settings, search, row)
+            transitions = model.compute_transition_scores(
+                made.sequences, made.scores, made.beam_indices, normalize_logits=False
+            )
+            for k in range(count):
+                check_sequence(settings, mine, count * n + k, len(row), made, k, transitions)
+
+
+@pytest.mark.parametrize("rules", [{}, RULES[6], RULES[-1]], ids=["plain", "penalty", "many"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_of_greedy_rows(family: str, rules: dict[str, Any]) -> None:
+    """The score is what beam search would give for the same tokens."""
+    model, rows = model_of(family), rows_of(6, 9)
+    settings, backend = settings_of(model), TorchBackend(model, LAYERS)
+    search = GenerationConfig(length_penalty=0.7, **rules)
+    mine = sequences_of(backend, settings, search, rows, scored=True)
+    for n, row in enumerate(rows):
+        made = generated(model, settings, search, row)
+        transitions = model.compute_transition_scores(
+            made.sequences, made.scores, normalize_logits=True
+        )
+        made.sequences_scores = transitions.sum(dim=1) / transitions.shape[1] ** 0.7
+        check_sequence(settings, mine, n, len(row), made, 0, transitions)
+
+
+def check_sequence(
+    settings: DecoderConfig,
+    mine: GeneratedSequences,
+    at: int,
+    prompt: int,
+    made: Any,
+    k: int,
+    transitions: Any,
+) -> None:
+    """Our sequence `at` is generate()'s k-th of a row, with its score and log-probabilities."""
+    tokens = mine.tokens.take(np.array([at])).values.tolist()
+    start = prompt if settings.causal else 1
+    wanted = made.sequences[k].tolist()[start:]
+    assert tokens == wanted[: len(tokens)]
+    assert set(wanted[len(tokens) :]) <= {PAD, END}
+    assert mine.scores[at] == pytest.approx(float(made.sequences_scores[k]), rel=1e-5, abs=1e-4)
+    logprobs = mine.logprobs.take(np.array([at])).values
+    np.testing.assert_allclose(logprobs, transitions[k, : len(tokens)].numpy(), atol=5e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_row_has_its_own_limit(family: str, beams: int) -> None:
+    """A limit of a row's own, and a minimum that counts its prompt."""
+    model, rows = model_of(family), rows_of(10, 4)
+    settings, backend = settings_of(model), TorchBackend(model, LAYERS)
+    limits = np.arange(1, 11)
+    rules: dict[str, Any] = {"num_beams": beams, "forced_eos_id": END, "early_stopping": "never"}
+    search = GenerationConfig(min_new_tokens="9-x", **rules)
+    mine = ours(backend, settings, search, rows, max_new_tokens=limits)
+    for row, limit, own in zip(rows, limits.tolist(), mine, strict=True):
+        least = GenerationConfig(min_new_tokens=max(0, 9 - len(row)), **rules)
+        assert own == theirs(model, settings, least, row, max_new_tokens=limit)
 
 
 @pytest.mark.parametrize("beams", [1, 4])

@@ -30,9 +30,15 @@ from support.fakes import (
 from support.runs import BoomError, content, corpus, no_thread_left, rows_of
 
 from engine.bundle.format import GenerationConfig
-from engine.core.types import Ints
+from engine.core.types import Ints, Ragged
 from engine.errors import OtherRunError, SettingsError
-from engine.generation import generate, host_cache
+from engine.generation import (
+    DecodingOptions,
+    GeneratedSequences,
+    generate,
+    generate_sequences,
+    host_cache,
+)
 from engine.generation.sampling import draw, philox, uniform, warp
 from engine.pipeline import Bundle
 from engine.runner import coordinator
@@ -254,6 +260,55 @@ def test_rules_that_change_nothing_change_no_draw() -> None:
     search = GenerationConfig(**DRAWING)
     idle = dataclasses.replace(search, bad_words_ids=((VOCABULARY - 1,) * 30,))
     assert tokens_of(search) == tokens_of(idle)
+
+
+def sequences_of(count: int, **given: Any) -> GeneratedSequences:
+    """`count` of each of 30 rows."""
+    rows, backend = [ids_of(text) for text in texts(30)], FakeBackend(logits=lively)
+    search = GenerationConfig(**DRAWING, num_return_sequences=count)
+    how = DecodingOptions(max_new_tokens=6, scored=True, **given)
+    return generate_sequences(backend, feeds_of(rows), GENERATION, search, how)
+
+
+def split(values: Ragged) -> list[list[Any]]:
+    return [own.tolist() for own in np.split(values.values, values.offsets[1:-1])]
+
+
+def test_several_draws_of_a_row_do_not_depend_on_how_many_there_are() -> None:
+    """The first is what a single one is."""
+    single = tokens_of(GenerationConfig(**DRAWING))
+    five, two = (split(sequences_of(count).tokens) for count in (5, 2))
+    assert five[::5] == two[::2] == single
+    assert [tokens for n, tokens in enumerate(five) if n % 5 < 2] == two
+    assert len({tuple(tokens) for tokens in five[:5]}) > 1
+    flat = sequences_of(3)
+    assert len(flat.tokens) == len(flat.ended) == len(flat.scores) == 90
+
+
+def test_a_row_may_have_a_seed_of_its_own() -> None:
+    rows = len(texts(30))
+    seeds = np.arange(rows, dtype=np.uint64) + np.uint64(2**63)
+    mine = split(sequences_of(1, seed=seeds).tokens)
+    for n in (0, 7, rows - 1):
+        assert mine[n] == split(sequences_of(1, seed=int(seeds[n])).tokens)[n]
+
+
+def test_scores_of_draws_are_of_what_was_drawn_from() -> None:
+    mine = sequences_of(2)
+    search = GenerationConfig(**DRAWING)
+    for n, (tokens, logprobs) in enumerate(
+        zip(split(mine.tokens), split(mine.logprobs), strict=True)
+    ):
+        sign, so_far = signature(ids_of(texts(30)[n // 2])), (PAD,)
+        wanted = []
+        for token in tokens:
+            logits = lively(sign, so_far).copy()
+            logits[np.argsort(-logits, kind="stable")[search.top_k :]] = -np.inf
+            left = warp(logits[None], search)[0].astype(np.float64)
+            wanted.append(left[token] - np.log(np.exp(left - left.max()).sum()) - left.max())
+            so_far = (*so_far, token)
+        np.testing.assert_allclose(logprobs, wanted, atol=1e-5)
+        assert mine.scores[n] == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
 
 
 def test_no_more_than_top_k_tokens_leave_the_graph() -> None:

@@ -318,7 +318,8 @@ def test_answers_carry_their_tokens_and_why_they_ended() -> None:
 
     made = context(TRANSLATION, tokenizer=Counting())
     tokens = Ragged.of(np.array([3, 4, 1, 5]), np.array([3, 1]))
-    arrays = {"tokens": tokens, "ended": np.array([True, False])}
+    ended, lengths = np.array([[True], [False]]), np.array([[3], [1]])
+    arrays = {"tokens": tokens, "ended": ended, "lengths": lengths}
     columns = TRANSLATION.postprocess(window(2), arrays, made)
     schema = TRANSLATION.schema(made)
     found = pa.RecordBatch.from_arrays(columns, schema=schema).to_pylist()
@@ -522,6 +523,16 @@ def _defaults_of(task: Task, **search: Any) -> ModelConfig:
         ({"min_new_tokens": 8}, {"max_new_tokens": 3}, {"min_new_tokens": 3}),
         ({"min_new_tokens": 8}, {"max_new_tokens": "2x"}, {"min_new_tokens": 8}),
         ({"max_new_tokens": "9-x"}, {"max_new_tokens": 5}, {"max_new_tokens": 5}),
+        ({}, {"num_return_sequences": 3}, {"num_beams": 3, "num_return_sequences": 3}),
+        ({"num_beams": 4}, {"num_return_sequences": 3}, {"num_beams": 4}),
+        ({"do_sample": True}, {"num_return_sequences": 3}, {"num_beams": 1, "do_sample": True}),
+        ({"num_beams": 4}, {"num_return_sequences": 3, "do_sample": True}, {"num_beams": 1}),
+        (
+            {"num_beams": 4, "num_return_sequences": 4},
+            {"num_beams": 2},
+            {"num_return_sequences": 2},
+        ),
+        ({"num_beams": 4}, {"stop": ("a",)}, {"num_beams": 4}),
         ({}, {"max_new_tokens": "12"}, {"max_new_tokens": 12}),
         ({}, {"max_new_tokens": " 1.50x + 10 "}, {"max_new_tokens": "1.5x+10"}),
     ],
@@ -540,6 +551,7 @@ def test_an_option_goes_before_the_defaults_that_it_conflicts_with(
     [
         ({"num_beams": 2, "do_sample": True}, "do_sample is given with num_beams 2"),
         ({"min_new_tokens": 6, "max_new_tokens": 5}, "min_new_tokens is 6, max_new_tokens 5"),
+        ({"num_return_sequences": 5, "num_beams": 4}, "num_return_sequences is 5, num_beams 4"),
     ],
 )
 def test_two_options_that_conflict_are_refused(given: dict[str, Any], said: str) -> None:
@@ -551,8 +563,8 @@ def test_two_options_that_conflict_are_refused(given: dict[str, Any], said: str)
     ("checkpoint", "given", "said"),
     [
         ({}, {"top_k": 5, "seed": 3}, ["top_k, seed changed nothing: do_sample is off"]),
-        ({}, {"length_penalty": 2.0}, ["length_penalty changed nothing: num_beams is 1"]),
-        ({"num_beams": 3}, {"length_penalty": 2.0}, []),
+        ({}, {"early_stopping": True}, ["early_stopping changed nothing: num_beams is 1"]),
+        ({"num_beams": 3}, {"early_stopping": True}, []),
         ({"do_sample": True}, {"top_k": 5}, []),
         ({"do_sample": True}, {"top_k": 5, "num_beams": 3}, ["top_k changed nothing"]),
         ({"num_beams": 3}, {"top_k": 5, "do_sample": True}, []),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import SHARED
 from support import checkpoints
@@ -231,7 +232,8 @@ def test_the_prompt_may_be_left_out(opened: Any) -> None:
     assert found == reference("generation-opt", pipe, texts, return_full_text=False)
 
 
-def test_stop_texts_end_a_row_where_transformers_ends_it(opened: Any) -> None:
+@pytest.mark.parametrize("beams", [1, 3])
+def test_stop_texts_end_a_row_where_transformers_ends_it(opened: Any, beams: int) -> None:
     bundle, pipe = opened("generation-gpt2")
     texts = captions()[:30]
     whole = bundle(texts, return_full_text=False, **LIMIT)["generated_text"].to_pylist()
@@ -243,10 +245,61 @@ def test_stop_texts_end_a_row_where_transformers_ends_it(opened: Any) -> None:
         stop_strings=stops,
         tokenizer=pipe.tokenizer,
         return_full_text=False,
+        num_beams=beams,
     )
-    found = bundle(texts, stop=tuple(stops), return_full_text=False, **LIMIT)
+    stopping: dict[str, Any] = {"stop": tuple(stops), "num_beams": beams, **LIMIT}
+    found = bundle(texts, return_full_text=False, **stopping)
     assert found["generated_text"].to_pylist() == wanted
     assert wanted != whole
+    ended = found["finish_reason"].to_pylist()
+    assert all(
+        reason == "stop" for text, reason in zip(wanted, ended, strict=True) if text[-2:] in stops
+    )
+
+
+@pytest.mark.parametrize("name", ["translation-t5", "summarization-bart", "generation-gpt2"])
+def test_several_sequences_are_the_pipelines_best_first(opened: Any, name: str) -> None:
+    bundle, pipe = opened(name)
+    column, texts = PAIRS[name][2], PAIRS[name][3]()[:12]
+    given: dict[str, Any] = {**LIMIT, "num_beams": 4, "num_return_sequences": 3}
+    more = {"return_scores": True, "return_logprobs": True, "return_prompt_tokens": True}
+    found = bundle(texts, **given, **more)
+    cut = {} if name.startswith("generation") else {"truncation": True}
+    for text, row in zip(texts, found.to_pylist(), strict=True):
+        records = pipe(text, **given, **cut)
+        assert row[column] == [record[column] for record in records]
+        assert len(row["output_tokens"]) == len(row["finish_reason"]) == 3
+        assert row["score"] == sorted(row["score"], reverse=True)
+        assert [len(tokens) for tokens in row["token_logprobs"]] == row["output_tokens"]
+        prefix = bundle.model_config.prefix
+        assert row["prompt_tokens"] == len(pipe.tokenizer(prefix + text, **cut).input_ids)
+    (alone,), (among,) = (
+        table.to_pylist() for table in (bundle(texts[3:4], **given, **more), found.slice(3, 1))
+    )
+    assert alone[column] == among[column]
+    # Sums of another order, where more rows are multiplied at once.
+    np.testing.assert_allclose(alone["score"], among["score"], atol=1e-4)
+    # One sequence has plain columns.
+    given |= {"num_return_sequences": 1}
+    single = bundle(texts, **given, return_scores=True).to_pylist()
+    assert [row[column] for row in single] == [row[0] for row in found[column].to_pylist()]
+    scores = [row[0] for row in found["score"].to_pylist()]
+    np.testing.assert_allclose([row["score"] for row in single], scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", ["translation-t5", "summarization-bart", "generation-gpt2"])
+def test_a_limit_that_follows_the_text(opened: Any, name: str, beams: int) -> None:
+    bundle, pipe = opened(name)
+    column, texts = PAIRS[name][2], [*PAIRS[name][3]()[:12], "La"]
+    given = {"max_new_tokens": "0.5x+2", "num_beams": beams, "do_sample": False}
+    found = bundle(texts, **given)[column].to_pylist()
+    prefix, wanted = bundle.model_config.prefix, []
+    cut = {} if name.startswith("generation") else {"truncation": True}
+    for text in texts:
+        limit = len(pipe.tokenizer(prefix + text, **cut).input_ids) // 2 + 2
+        wanted += reference(name, pipe, [text], max_new_tokens=limit, num_beams=beams)
+    assert found == wanted
 
 
 def test_another_language_is_asked_for_at_the_run(opened: Any) -> None:
@@ -265,7 +318,7 @@ def test_another_language_is_asked_for_at_the_run(opened: Any) -> None:
         ("translation-t5", {"tgt_lang": "de"}, "uses no language codes"),
         ("summarization-bart", {"max_new_tokens": 513}, "512 positions"),
         ("generation-gpt2", {"max_new_tokens": 512}, "no positions for a prompt"),
-        ("generation-gpt2", {"stop": ("a",), "num_beams": 2}, "num_beams 2"),
+        ("generation-gpt2", {"num_return_sequences": 3, "num_beams": 2}, "num_beams 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

@@ -104,7 +104,13 @@ def options(description: Description, items: Sequence[Any]) -> dict[str, Any]:
     """The task's options for a comparison: greedy answers of bounded length."""
     model_config = description.model_config
     if model_config.decoder:
-        greedy = {"max_new_tokens": STEPS, "min_new_tokens": 0, "num_beams": 1, "do_sample": False}
+        greedy = {
+            "max_new_tokens": STEPS,
+            "min_new_tokens": 0,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "do_sample": False,
+        }
         return greedy | _target(description)
     if description.task == "zero-shot-classification":
         labelled = bool(items) and isinstance(items[0], (tuple, dict)) and len(items[0]) > 1

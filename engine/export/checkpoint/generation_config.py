@@ -46,7 +46,6 @@ _NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "dola_layers": (None,),
     "stop_strings": (None,),
     "max_time": (None,),
-    "num_return_sequences": (None, 1),
 }
 # The same where the pipeline samples.
 _NOT_SUPPORTED_IN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
@@ -110,6 +109,7 @@ def pipeline(model: Any, tokenizer: Any, task: ExportTask, requested: str) -> An
     import torch
     import transformers
 
+    requested = _pair(model.config, requested, lambda _: None)
     parameters = copy.deepcopy(model.config.task_specific_params)
     try:
         with silenced():
@@ -265,16 +265,16 @@ def _prepared(model: Any, config: Any, name: str, length: int) -> int:
 
 
 def _search(model: Any, config: Any, languages: Languages | None, note: Note) -> GenerationConfig:
-    causal = not model.config.is_encoder_decoder
     return GenerationConfig(
         num_beams=int(config.num_beams or 1),
+        num_return_sequences=_sequences(config, note),
         length_penalty=_float(config.length_penalty),
         early_stopping=config.early_stopping if config.early_stopping is not None else False,
         min_new_tokens=_min_new_tokens(model, config),
         no_repeat_ngram_size=int(config.no_repeat_ngram_size or 0),
         encoder_no_repeat_ngram_size=int(config.encoder_no_repeat_ngram_size or 0),
         repetition_penalty=_float(config.repetition_penalty),
-        forced_bos_id=_forced_bos(config, causal, languages, note),
+        forced_bos_id=_forced_bos(config, languages),
         forced_eos_id=_forced_eos(config, note),
         bad_words_ids=tuple(map(_tokens, config.bad_words_ids or ())),
         suppress_ids=_tokens(config.suppress_tokens),
@@ -294,23 +294,27 @@ def _samples(config: Any) -> bool:
     return bool(config.do_sample) and (config.num_beams or 1) == 1 and not greedy
 
 
+def _sequences(config: Any, note: Note) -> int:
+    count = int(config.num_return_sequences or 1)
+    if count > (config.num_beams or 1) and not _samples(config):
+        note(
+            f"the checkpoint asks for num_return_sequences={count} with num_beams="
+            f"{config.num_beams or 1}, at which the pipeline fails: one is returned"
+        )
+        return 1
+    return count
+
+
 def _float(factor: Any) -> float:
     """A factor or exponent; 1, which changes nothing or is the default, where it is not set."""
     return 1.0 if factor is None else float(factor)
 
 
-def _forced_bos(config: Any, causal: bool, languages: Languages | None, note: Note) -> int:
+def _forced_bos(config: Any, languages: Languages | None) -> int:
+    """Of a causal model it is forced behind prompts of one token only."""
     if languages and languages.target:
         return int(languages.ids[languages.target])
-    if config.forced_bos_token_id is None:
-        return -1
-    if causal:
-        note(
-            f"the checkpoint forces its first token ({config.forced_bos_token_id}), which "
-            "transformers does for prompts of one token only; this engine does not"
-        )
-        return -1
-    return int(config.forced_bos_token_id)
+    return -1 if config.forced_bos_token_id is None else int(config.forced_bos_token_id)
 
 
 def _forced_eos(config: Any, note: Note) -> int:
@@ -332,10 +336,21 @@ def _note_unsupported(config: Any, note: Note) -> None:
             f"{'beam' if (config.num_beams or 1) > 1 else 'token'}, as the pipeline does "
             "with do_sample=False"
         )
-    unsupported = {**_NOT_SUPPORTED, **(_NOT_SUPPORTED_IN_SAMPLING if _samples(config) else {})}
-    for name, off in unsupported.items():
-        if (value := getattr(config, name, None)) not in off:
-            note(f"the checkpoint asks for {name}={value}, which this engine does not support")
+    table = {**_NOT_SUPPORTED, **(_NOT_SUPPORTED_IN_SAMPLING if _samples(config) else {})}
+    for setting in _switched_on(config, table):
+        note(f"the checkpoint asks for {setting}, which this engine does not support")
+
+
+def _switched_on(config: Any, table: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
+    """The settings of a table, with their values, that have none of the values that it names."""
+    values = {name: getattr(config, name, None) for name in table}
+    return tuple(f"{name}={value}" for name, value in values.items() if value not in table[name])
+
+
+def unsupported(model: Any, pipeline: Any) -> tuple[str, ...]:
+    """Settings, with their values, that change what a pipeline generates without sampling, and that
+    this engine does not have."""
+    return _switched_on(_final_settings(model, pipeline), _NOT_SUPPORTED)
 
 
 def _note_attention(config: Any, note: Note) -> None:

@@ -45,8 +45,8 @@ def read(
         "position_limit": limit,
         "pad_id": _pad_id(model, tokenizer),
         **_vocabulary(tokenizer),
+        **_truncation_side(tokenizer, task),
     }
-    _truncate_at_the_end(tokenizer, notes)
     specific: dict[str, Any] = {}
     if task.name == "feature-extraction":
         specific = _embedding(checkpoint, model, tokenizer, notes)
@@ -114,14 +114,15 @@ def _vocabulary(tokenizer: Any) -> dict[str, Any]:
     return {**ids, "mask_token": mask, "clean_up": bool(tokenizer.clean_up_tokenization_spaces)}
 
 
-def _truncate_at_the_end(tokenizer: Any, notes: list[str]) -> None:
-    if tokenizer.truncation_side != "right":
-        notes.append(
-            "the checkpoint's tokenizer truncates long texts at their beginning (truncation_side); "
-            "the engine truncates them at their end"
-        )
-        # The reference of the acceptance test is truncated as a run truncates.
+def _truncation_side(tokenizer: Any, task: ExportTask) -> dict[str, str]:
+    """Where the tokenizer cuts a long row, unless at its right.
+
+    The pipeline never cuts a prompt; a run cuts its beginning, whatever the tokenizer says, and the
+    acceptance test its end.
+    """
+    if task.name == "text-generation":
         tokenizer.truncation_side = "right"
+    return {} if tokenizer.truncation_side == "right" else {"truncation_side": "left"}
 
 
 def _embedding(
