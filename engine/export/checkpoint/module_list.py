@@ -67,7 +67,11 @@ def listed(checkpoint: str, read_json: Callable[[str], Any]) -> tuple[Module, ..
         raise ExportError(
             f"{checkpoint}: {FILE} does not list modules with type and path", _AGAIN
         ) from error
-    return tuple(one for module in modules for one in _routed(checkpoint, module, read_json))
+    return tuple(
+        one
+        for place, module in enumerate(modules)
+        for one in _routed(checkpoint, module, place, read_json)
+    )
 
 
 def _module(checkpoint: str, kind: str, path: str) -> Module:
@@ -88,7 +92,9 @@ def _module(checkpoint: str, kind: str, path: str) -> Module:
     return Module(name, "/".join(parts), package)
 
 
-def _routed(checkpoint: str, module: Module, read_json: Callable[[str], Any]) -> Iterator[Module]:
+def _routed(
+    checkpoint: str, module: Module, place: int, read_json: Callable[[str], Any]
+) -> Iterator[Module]:
     """The module itself, or those behind a router."""
     if module.kind not in _ROUTERS:
         yield module
@@ -108,8 +114,9 @@ def _routed(checkpoint: str, module: Module, read_json: Callable[[str], Any]) ->
         raise ExportError(
             f"{checkpoint}: {FILE} has a {module.kind} with the routes {', '.join(structure)}, "
             "which compute different embeddings; supported is one route",
-            "save the modules of one route as a checkpoint of their own with "
-            "SentenceTransformer(modules=list(model[0].sub_modules[ROUTE])).save_pretrained(FOLDER)",
+            "save one route as a checkpoint of its own, in Python: m = list(model); "
+            f"SentenceTransformer(modules=[*m[:{place}], *m[{place}].sub_modules[ROUTE], "
+            f"*m[{place + 1}:]]).save_pretrained(FOLDER)",
         )
     for name in different.pop():
         # Versions before 5 name the class's module only.
