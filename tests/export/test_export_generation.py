@@ -507,12 +507,13 @@ def test_unknown_languages_are_refused(
 # --- Marian's own tokenizer
 
 
-def test_marian_s_tokenizer_in_the_tokenizers_library(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_marian_s_tokenizer_in_the_tokenizers_library(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("sentencepiece")
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    model = checkpoints.marian_pieces(tmp_path / "model")
+    model = checkpoints.marian_pieces(tmp_path / "model", kind)
     export(str(model), tmp_path / "out", task="translation_en_to_de")
     made = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
     own = AutoTokenizer.from_pretrained(model)
@@ -531,6 +532,19 @@ def test_marian_s_tokenizer_in_the_tokenizers_library(tmp_path: Path) -> None:
         ids = rng.integers(0, len(own.encoder), length).tolist()
         text = own.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert made.decode(ids) == text, ids
+
+
+def test_marian_with_a_piece_that_has_no_id(tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = checkpoints.marian_pieces(tmp_path / "model", "bpe")
+    spm = sentencepiece.SentencePieceProcessor(str(model / "source.spm"))
+    lost = max((spm.id_to_piece(n) for n in range(3, spm.get_piece_size())), key=len)
+    vocabulary = json.loads((model / "vocab.json").read_text(encoding="utf-8"))
+    other = {("other" if piece == lost else piece): n for piece, n in vocabulary.items()}
+    checkpoints.write_json(model / "vocab.json", other)
+    with pytest.raises(ExportError, match=r"vocab.json lacks 1 of the \d+ pieces") as caught:
+        export(str(model), tmp_path / "out", task="translation")
+    assert "of the kind unigram" in caught.value.hint
 
 
 def test_marian_with_two_vocabularies_is_refused(tmp_path: Path) -> None:

@@ -44,11 +44,12 @@ class Hub:
 
 
 @contextmanager
-def serve(hub: Hub) -> Iterator[str]:
-    """Serve it on a free port of 127.0.0.1; yields what HF_ENDPOINT has to be."""
+def serve(hub: Hub, *more: Hub) -> Iterator[str]:
+    """Serve it, and more, on a free port of 127.0.0.1; yields what HF_ENDPOINT has to be."""
 
     class Handler(_Handler):
         served = hub
+        others = more
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -63,6 +64,7 @@ def serve(hub: Hub) -> Iterator[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     served: Hub
+    others: tuple[Hub, ...] = ()
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -76,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        hub = self.served
+        named = (hub for hub in self.others if f"/{hub.repo}" in path)
+        hub = self.served = next(named, type(self).served)
         hub.asked.append(f"{self.command} {path}")
         if path.startswith(f"/api/models/{hub.repo}"):
             self._api(path.removeprefix(f"/api/models/{hub.repo}").strip("/"))

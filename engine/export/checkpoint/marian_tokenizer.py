@@ -1,11 +1,11 @@
 """Marian's tokenizer for the `tokenizers` library; transformers has no such conversion.
 
 It segments a text with source.spm, looks the pieces up in vocab.json, whose ids the target's pieces
-share, and decodes with all of them. A unigram model over vocab.json with the source's scores does
-the same if the target's own pieces cannot be found in a text: each of them carries a mark, which
-the decoder takes off. A run of characters that source.spm does not know is one piece to it: a
-single one is looked up like any other, so the target's single characters go without the mark, and
-a longer run becomes one unknown character.
+share, and decodes with all of them. A unigram model over vocab.json with the source's scores, or
+its merges where it is of the kind BPE, does the same if the target's own pieces cannot be found in
+a text: each of them carries a mark, which the decoder takes off. A run of characters that
+source.spm does not know is one piece to it: a single one is looked up like any other, so the
+target's single characters go without the mark, and a longer run becomes one unknown character.
 
 Two rare cases differ: such a longer run is unknown even where that very run is a piece of the
 target, and a language code (>>deu<<) counts wherever it stands, not at the start alone.
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import ExportError
+from engine.export.checkpoint import sentencepiece_tokenizer
 from engine.export.sentences import SENTENCES
 
 # Code points that Unicode keeps free of characters: they stand in no text.
@@ -77,14 +78,17 @@ def _backend(slow: Any) -> Any:
     scores = _scores(slow.spm_source)
     vocabulary = _vocabulary(slow, scores)
     known = "".join(sorted(re.escape(c) for c in {*"".join(scores), " ", _SPACE}))
-    tokenizer = Tokenizer(models.Unigram(vocabulary, slow.unk_token_id, byte_fallback=False))
+    spec = sentencepiece_tokenizer.model_proto(slow.spm_source)
+    if spec.trainer_spec.model_type == sentencepiece_tokenizer.BPE:
+        tokenizer = Tokenizer(_pairs(slow, vocabulary, scores))
+    else:
+        tokenizer = Tokenizer(models.Unigram(vocabulary, slow.unk_token_id, byte_fallback=False))
     steps = [
         normalizers.Strip(left=False, right=True),
         normalizers.Replace(Regex(" {2,}"), _SPACE),
         normalizers.Replace(Regex(f"[^{known}]{{2,}}"), UNKNOWN),
     ]
-    if charsmap := _charsmap(slow.spm_source):
-        steps.insert(0, normalizers.Precompiled(charsmap))
+    steps = [*sentencepiece_tokenizer.table(spec), *steps]
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")
     tokenizer.decoder = decoders.Sequence(
@@ -102,6 +106,29 @@ def _backend(slow: Any) -> Any:
         special_tokens=[(slow.eos_token, slow.eos_token_id)],
     )
     return tokenizer
+
+
+def _pairs(slow: Any, vocabulary: list[tuple[str, float]], scores: Mapping[str, float]) -> Any:
+    """The model where the source's pieces were trained as byte pair encoding: they are merged by
+    their scores, and no piece of the target alone is among the merges.
+
+    Raises:
+        ExportError: A piece of the source is not in vocab.json, so that it is unknown although
+            other pieces are made of it.
+    """
+    from tokenizers import models
+
+    ids = {piece: n for n, (piece, _) in enumerate(vocabulary)}
+    if lost := sorted(piece for piece in scores if piece not in ids):
+        raise ExportError(
+            f"vocab.json lacks {len(lost)} of the {len(scores)} pieces of Marian's source.spm, "
+            f"which is of the kind BPE; the first is {lost[0]!r}",
+            "export a Marian checkpoint whose source.spm is of the kind unigram, or whose "
+            "vocab.json has all of its pieces",
+        )
+    return models.BPE(
+        ids, sentencepiece_tokenizer.merges(scores), unk_token=slow.unk_token, fuse_unk=True
+    )
 
 
 def _scores(spm: Any) -> dict[str, float]:
@@ -128,12 +155,3 @@ def _vocabulary(slow: Any, scores: Mapping[str, float]) -> list[tuple[str, float
         (piece if piece in plain or len(piece) == 1 else MARK + piece, scores.get(piece, least))
         for piece in pieces
     ]
-
-
-def _charsmap(spm: Any) -> bytes:
-    """sentencepiece's compiled table of normalizations."""
-    from transformers.convert_slow_tokenizer import import_protobuf
-
-    model = import_protobuf().ModelProto()
-    model.ParseFromString(spm.serialized_model_proto())
-    return bytes(model.normalizer_spec.precompiled_charsmap)

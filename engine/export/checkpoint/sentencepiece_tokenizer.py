@@ -28,7 +28,7 @@ _UNKNOWN, _LITERAL = "\ufdd2", "\ufdd3"
 SPACE = "\u2581"
 # What Python's strip takes away.
 _OUTER_SPACE = r"\A[\s\x1c-\x1f]+|[\s\x1c-\x1f]+\z"
-_UNIGRAM, _BPE = 1, 2
+UNIGRAM, BPE = 1, 2
 
 
 def processor(slow: Any) -> Any:
@@ -41,7 +41,7 @@ def processor(slow: Any) -> Any:
 
 def pieces(slow: Any) -> list[str]:
     """The pieces that a text can be cut into."""
-    return list(_scores(_model_proto(processor(slow))))
+    return list(_scores(model_proto(processor(slow))))
 
 
 def fast(slow: Any, size: int) -> Any:
@@ -108,7 +108,7 @@ class _Vocabulary:
 
 
 def _vocabulary(slow: Any, size: int) -> _Vocabulary:
-    spec = _model_proto(processor(slow))
+    spec = model_proto(processor(slow))
     normal = _scores(spec)
     ids = {piece: slow.convert_tokens_to_ids(piece) for piece in normal}
     lost = [piece for piece, n in ids.items() if _token(slow, n) != piece]
@@ -154,7 +154,8 @@ def _marked(token: str, n: int, piece: bool) -> str:
     return token + "".join(_MARKS[int(digit)] for digit in f"{n:b}")
 
 
-def _model_proto(spm: Any) -> Any:
+def model_proto(spm: Any) -> Any:
+    """A SentencePieceProcessor's ModelProto."""
     from transformers.convert_slow_tokenizer import import_protobuf
 
     spec = import_protobuf().ModelProto()
@@ -181,11 +182,11 @@ def _model(slow: Any, vocabulary: _Vocabulary) -> Any:
     from tokenizers import models
 
     trainer = vocabulary.spec.trainer_spec
-    if trainer.model_type == _UNIGRAM:
+    if trainer.model_type == UNIGRAM:
         return models.Unigram(
             vocabulary.scored, slow.unk_token_id, byte_fallback=trainer.byte_fallback
         )
-    if trainer.model_type == _BPE:
+    if trainer.model_type == BPE:
         ids = {token: n for n, token in enumerate(vocabulary.tokens)}
         return models.BPE(
             ids,
@@ -236,13 +237,7 @@ def normalization(spec: Any, unknown_runs: str = "") -> list[Any]:
     """
     from tokenizers import Regex, normalizers
 
-    rules, steps = spec.normalizer_spec, []
-    if rules.precompiled_charsmap:
-        # The library applies the table to clusters of up to 5 bytes and to single characters.
-        # sentencepiece applies it to all sequences: with these composed first they agree.
-        if "nfkc" in rules.name:
-            steps.append(normalizers.NFC())
-        steps.append(normalizers.Precompiled(bytes(rules.precompiled_charsmap)))
+    rules, steps = spec.normalizer_spec, table(spec)
     if rules.remove_extra_whitespaces:
         steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
@@ -252,6 +247,19 @@ def normalization(spec: Any, unknown_runs: str = "") -> list[Any]:
         steps.append(normalizers.Prepend(SPACE))
     steps.append(normalizers.Replace(" ", SPACE))
     return steps
+
+
+def table(spec: Any) -> list[Any]:
+    """sentencepiece's compiled table of normalizations, if it has one."""
+    from tokenizers import normalizers
+
+    rules = spec.normalizer_spec
+    if not rules.precompiled_charsmap:
+        return []
+    steps = [normalizers.Precompiled(bytes(rules.precompiled_charsmap))]
+    # The library applies the table to clusters of up to 5 bytes and to single characters.
+    # sentencepiece applies it to all sequences: with these composed first they agree.
+    return [normalizers.NFC(), *steps] if "nfkc" in rules.name else steps
 
 
 def _decoder(spec: Any) -> Any:

@@ -230,7 +230,7 @@ def marian(folder: Path, **config: Any) -> Path:
     return save_lively(MarianMTModel, MarianConfig(**{**settings, **config}), folder)
 
 
-def marian_pieces(folder: Path) -> Path:
+def marian_pieces(folder: Path, kind: str = "unigram") -> Path:
     """The same with Marian's own tokenizer files; needs sentencepiece.
 
     As in the real ones: a model for each side, one vocabulary, the pad last.
@@ -246,7 +246,8 @@ def marian_pieces(folder: Path) -> Path:
             sentence_iterator=iter(sentences),
             model_prefix=str(folder / side),
             vocab_size=60 if side == "source" else 40,
-            hard_vocab_limit=False,
+            model_type=kind,
+            **({"hard_vocab_limit": False} if kind == "unigram" else {}),
             minloglevel=2,
         )
         (folder / f"{side}.vocab").unlink()
