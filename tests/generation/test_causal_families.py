@@ -343,3 +343,24 @@ def test_a_gpu_is_refused_where_rotary_factors_change(monkeypatch: pytest.Monkey
         pipeline.Bundle.load(folder, device="cuda")
     assert "--device cpu" in caught.value.hint
     assert pipeline.Bundle.load(folder, device="cpu")(["A dog"]).num_rows == 1
+
+
+def test_a_bounded_head_in_integers_proposes_a_shortlist() -> None:
+    """Gemma 2's logits stay within the bound, and those of its best tokens are computed again."""
+    import onnx
+
+    path = bundle_of(checkpoint("gemma2"), "text-generation", "int8", force=True)
+    nodes = onnx.load(path / "step.onnx", load_external_data=False).graph.node
+    assert sum(node.op_type == "TopK" for node in nodes) == 2
+    folder = bundle_format.load(path)
+    decoder = folder.description.model_config.decoder
+    assert decoder
+    backend = OrtBackend(path, folder.graphs_for(CPU), device=CPU)
+    draw = np.random.default_rng(0)
+    rows = tuple(tuple(draw.integers(3, 300, n).tolist()) for n in (5, 19))
+    forced = draw.integers(3, 300, (2, 10))
+    logits = trace_logits(backend, feeds_of(rows), decoder, forced, slots=2)
+    expected = logits_of(checkpoint("gemma2"), rows, forced)
+    assert np.abs(logits).max() < 30
+    error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
+    assert error < 0.2
