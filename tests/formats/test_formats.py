@@ -136,6 +136,9 @@ def test_an_embedder_is_read_as_every_version_saves_it(kind: str, tmp_path: Path
             content = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
             checkpoints.write_json(model / "2_Dense/config.json", content["2_Dense/config.json"])
         found[folder.name] = read(model, kind, tmp_path / f"{folder.name}-copy")
+    assert {name: one["config"].strip for name, one in found.items()} == {
+        name: not name.endswith("st6") for name in found
+    }
     first, *others = found.values()
     config = first["config"]
     pooling = kind.removeprefix("embedder-")
@@ -145,10 +148,10 @@ def test_an_embedder_is_read_as_every_version_saves_it(kind: str, tmp_path: Path
     assert config.prefix == ("search: " if kind == "embedder-prompts" else "")
     assert config.max_length == 48
     for other in others:
-        # From version 5 on, prompts without text are written down.
+        # From version 5 on, prompts without text are written down; version 6 strips no text.
         for one in (first, other):
             prompts = {name: text for name, text in one["config"].prompts.items() if text}
-            one["config"] = dataclasses.replace(one["config"], prompts=prompts)
+            one["config"] = dataclasses.replace(one["config"], prompts=prompts, strip=False)
         assert_same(dict(first), other)
 
 
@@ -199,7 +202,7 @@ def test_what_each_environment_saves_embeds_alike(
     for other in others if kind != "embedder-dense" else ():
         one, two = (json.loads((b / "bundle.json").read_text("utf-8")) for b in (bundle, other))
         for description in (one, two):
-            del description["model_config"]["prompts"]
+            del description["model_config"]["prompts"], description["model_config"]["strip"]
         assert one["model_config"] == two["model_config"]
         for file in ("model.onnx", "weights.bin", "tokenizer.json"):
             assert (bundle / file).read_bytes() == (other / file).read_bytes()
