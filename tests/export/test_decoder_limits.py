@@ -122,3 +122,8 @@ def test_gemma_3_with_images_says_how_to_take_its_text_model(tmp_path: Path) -> 
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert json.loads((tmp_path / "alone/config.json").read_text())["model_type"] == "gemma3_text"
     export(str(tmp_path / "alone"), tmp_path / "out", task=None)
+
+
+@pytest.mark.parametrize("scaling", [None, {}, {"rope_type": "default"}, "dynamic", [2.0]])
+def test_a_scaling_that_is_none_or_not_read_here(scaling: Any) -> None:
+    decoder_limits.check("it", {"rope_scaling": scaling, "hidden_size": 64, "n_head": 4})

@@ -100,7 +100,10 @@ def check(name: str, config: Mapping[str, Any]) -> None:
 
 def _rope_types(config: Mapping[str, Any]) -> Iterator[str]:
     for name in ("rope_scaling", "rope_parameters"):
-        scaling = config.get(name) or {}
+        scaling = config.get(name)
+        if not isinstance(scaling, Mapping):
+            # None, or what transformers itself will refuse.
+            continue
         # transformers 5 may have one for each type of layer.
         nested = [part for part in scaling.values() if isinstance(part, Mapping)]
         for part in nested or [scaling]:
