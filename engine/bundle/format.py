@@ -224,6 +224,7 @@ class ModelConfig:
             where the checkpoint does not say.
         entailment: Index of the logit of entailment (zero-shot-classification); -1: of the first
             label that starts with "entail".
+        activation: sigmoid or none: what makes a score of a logit (rerank).
         pooling: Names of `tasks.feature_extraction.POOLINGS`, joined by "+" where the results of
             several are concatenated (feature-extraction).
         include_prompt: Whether the tokens of a prompt are pooled, too.
@@ -253,6 +254,7 @@ class ModelConfig:
     labels: tuple[str, ...] = ()
     problem_type: str = ""
     entailment: int = -1
+    activation: str = ""
     pooling: str = ""
     include_prompt: bool = True
     normalize: bool = False

@@ -117,12 +117,13 @@ def _planned(
         conversion,
         embedding_modules,
         plan,
+        reranker,
         task_head,
         task_inference,
     )
 
-    embeds = embedding_modules.embeds(checkpoint)
-    resolved = task_inference.resolve_task(task, checkpoint.config, embeds)
+    kinds = (embedding_modules.embeds(checkpoint), reranker.reranks(checkpoint))
+    resolved = task_inference.resolve_task(task, checkpoint.config, *kinds)
     notes += task_head.check(checkpoint, resolved, force)
     conversion.check_supported(checkpoint, resolved)
     if resolved.name == "feature-extraction":

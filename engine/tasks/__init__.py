@@ -14,6 +14,7 @@ from engine.tasks import (
     feature_extraction,
     fill_mask,
     question_answering,
+    rerank,
     summarization,
     text2text_generation,
     text_classification,
@@ -35,6 +36,7 @@ TASKS: Mapping[str, Task] = {
         text_generation.TASK,
         question_answering.TASK,
         zero_shot_classification.TASK,
+        rerank.TASK,
         fill_mask.TASK,
         token_classification.TASK,
     )

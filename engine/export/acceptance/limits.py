@@ -36,6 +36,7 @@ def _limits(
         Limit("worst cosine", worst),
         Limit("same label where fp32 is sure", sure),
         Limit("same token where fp32 is sure", sure),
+        Limit("same document where fp32 is sure", sure),
         Limit("same top token where fp32 is sure", sure),
         Limit("same span", same),
         Limit("same top token", same),

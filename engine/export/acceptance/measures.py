@@ -51,6 +51,12 @@ def _labels(expected: pa.Table, actual: pa.Table) -> Figures:
     return _agreement("label", *rankings)
 
 
+def _documents(expected: pa.Table, actual: pa.Table) -> Figures:
+    """Documents of each query in the order of their scores."""
+    rankings = [_pairs(t["order"], t["scores"]) for t in (expected, actual)]
+    return _agreement("document", *rankings)
+
+
 def _candidates(expected: pa.Table, actual: pa.Table) -> Figures:
     """fill-mask: the tokens of each text's one mask in the order of their scores; none where the
     mask was cut off."""
@@ -185,6 +191,7 @@ _MEASURES: Mapping[str, Callable[[pa.Table, pa.Table], Figures]] = {
     "feature-extraction": _embeddings,
     "text-classification": _labels,
     "zero-shot-classification": _labels,
+    "rerank": _documents,
     "token-classification": _entities,
     "question-answering": _answers,
     "fill-mask": _candidates,

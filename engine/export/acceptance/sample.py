@@ -48,6 +48,9 @@ def bundled(description: Description) -> Sample:
     limit = _row_limit(description)
     if task.name == "question-answering":
         return Sample(pairs[:limit], BUNDLED)
+    if task.name == "rerank":
+        others = [[other for other in SENTENCES if other != text] for text in SENTENCES]
+        return Sample(list(zip(SENTENCES, others, strict=True)), BUNDLED)
     if task.name == "fill-mask":
         texts = [_masked(text, model_config.mask_token) for text in texts]
     # Spread over all of them, so that each sentence is included.

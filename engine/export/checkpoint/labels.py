@@ -34,7 +34,7 @@ def read(
     if any(not isinstance(value, str) for value in config.id2label.values()):
         note("id2label in config.json has numbers as names; they are written as texts")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        note(f"id2label in config.json gives several logits one name: {_listed(repeated)}")
+        note(f"id2label in config.json gives several logits one name: {listed(repeated)}")
     if checkpoint.config.get("label2id") and not checkpoint.config.get("id2label"):
         note("config.json has label2id without id2label; as in the pipeline it is not read")
     label2id = config.label2id or {}
@@ -99,19 +99,19 @@ def _problem(id2label: object, count: object) -> str:
 def _of_entries(id2label: Mapping[str, object]) -> str:
     """What is wrong with keys or names, each for itself."""
     if strange := [key for key in id2label if not _is_number(key)]:
-        return f"id2label has keys that are not integers: {_listed(strange)}"
+        return f"id2label has keys that are not integers: {listed(strange)}"
     if no_texts := [key for key, name in id2label.items() if not _is_name(name)]:
-        return f"id2label has names that are not texts, at the keys {_listed(no_texts)}"
+        return f"id2label has names that are not texts, at the keys {listed(no_texts)}"
     return "" if id2label else "id2label is empty"
 
 
 def _of_numbers(numbers: Sequence[int], count: int | None) -> str:
     """What is wrong with all keys together, in order, and their number."""
     if repeated := [str(n) for n, times in Counter(numbers).items() if times > 1]:
-        return f"id2label has the keys {_listed(repeated)} more than once"
+        return f"id2label has the keys {listed(repeated)} more than once"
     if list(numbers) != list(range(len(numbers))):
         return (
-            f"id2label has {len(numbers)} names with the keys {_listed(list(map(str, numbers)))}; "
+            f"id2label has {len(numbers)} names with the keys {listed(list(map(str, numbers)))}; "
             f"logits are counted 0 to {len(numbers) - 1}"
         )
     if count not in (None, len(numbers)):
@@ -144,7 +144,7 @@ def _written_twice(checkpoint: Checkpoint) -> str:
     if file.is_file():
         id2label = json.loads(file.read_bytes(), object_pairs_hook=pairs).get("id2label")
         repeated = id2label[""] if isinstance(id2label, dict) else []
-    return f"id2label has the keys {_listed(repeated)} more than once" if repeated else ""
+    return f"id2label has the keys {listed(repeated)} more than once" if repeated else ""
 
 
 def _contradicts(names: Sequence[str], label2id: Mapping[str, Any]) -> bool:
@@ -170,29 +170,29 @@ def _entailment(checkpoint: Checkpoint, names: Sequence[str], label2id: Mapping[
             f"head has the logits 0 to {len(names) - 1}",
             "correct label2id in config.json: the number of each label, as in id2label",
         )
-    listed = [number for number, label in enumerate(names) if _is_entailment(label)]
-    if not listed:
+    numbers = [number for number, label in enumerate(names) if _is_entailment(label)]
+    if not numbers:
         raise ExportError(
             f"{checkpoint.name}: no label of the checkpoint starts with 'entail', so it cannot "
-            f"tell whether a text entails a hypothesis; its labels: {_listed(names)}",
+            f"tell whether a text entails a hypothesis; its labels: {listed(names)}",
             "export a checkpoint trained on natural language inference, or name its labels in "
             "config.json's id2label and label2id",
         )
-    if label2id and listed[0] != len(names) - 1:
+    if label2id and numbers[0] != len(names) - 1:
         raise ExportError(
             f"{checkpoint.name}: config.json: no label of label2id starts with 'entail', but "
-            f"id2label calls logit {listed[0]} {names[listed[0]]}; the pipeline would take the "
+            f"id2label calls logit {numbers[0]} {names[numbers[0]]}; the pipeline would take the "
             "last one",
             "correct label2id in config.json: the number of each label, as in id2label",
         )
-    return listed[0]
+    return numbers[0]
 
 
 def _is_entailment(label: object) -> bool:
     return str(label).lower().startswith("entail")
 
 
-def _listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+def listed(names: Sequence[str]) -> str:
+    """The first names as one text, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -13,6 +13,7 @@ from engine.export.checkpoint import (
     generation_config,
     labels,
     positions,
+    reranker,
 )
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.task_inference import ExportTask
@@ -52,6 +53,8 @@ def read(
         specific = _embedding(checkpoint, model, tokenizer, notes)
     elif task.auto_class in labels.LABELLED:
         specific = labels.read(checkpoint, model.config, task, notes.append)
+        if task.name == "rerank":
+            specific |= reranker.read(checkpoint, specific["labels"], notes.append)
     elif task.name == "fill-mask":
         _check_mask(checkpoint, shared)
     elif task.name == "question-answering":

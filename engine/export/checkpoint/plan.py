@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from engine.export.checkpoint import conversion, embedding_modules, labels, task_head
+from engine.export.checkpoint import conversion, embedding_modules, labels, reranker, task_head
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.task_inference import ExportTask, architectures
 
@@ -48,6 +48,8 @@ def _of_task(checkpoint: Checkpoint, task: ExportTask) -> tuple[str, ...]:
     if task.auto_class in labels.LABELLED:
         labels.check(checkpoint)
         fields = labels.read(checkpoint, conversion.read_config(checkpoint), task, _silent)
+        if task.name == "rerank":
+            fields |= reranker.read(checkpoint, fields["labels"], _silent)
         return (f"plan: {_of_labels(fields)}",)
     if task.name == "feature-extraction":
         return (f"plan: {_of_embedder(checkpoint)}",)
@@ -67,6 +69,8 @@ def _of_labels(fields: Mapping[str, Any]) -> str:
         line += f"; {fields['problem_type']}"
     if "entailment" in fields:
         line += f"; entailment is logit {fields['entailment']}"
+    if "activation" in fields:
+        line += f"; activation {fields['activation']}"
     return line
 
 

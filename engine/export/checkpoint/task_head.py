@@ -163,4 +163,5 @@ def _able(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
         if fits_model_type(other, model_type)
         and any(_fits(name, other, model_type) for name in names)
         and (other.name != "zero-shot-classification" or labels.entails(config))
+        and (other.name != "rerank" or len(config.get("id2label") or ()) == 1)
     ]

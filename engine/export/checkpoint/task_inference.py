@@ -56,6 +56,7 @@ TASKS: Mapping[str, ExportTask] = {
         ExportTask(
             "zero-shot-classification", "text-classification", _CLASSIFIER, also=_LIKE_ENCODERS
         ),
+        ExportTask("rerank", "text-classification", _CLASSIFIER, also=_LIKE_ENCODERS),
         ExportTask(
             "token-classification", "token-classification", "AutoModelForTokenClassification"
         ),
@@ -88,6 +89,7 @@ ALIASES = {
     "ner": "token-classification",
     "embedding": "feature-extraction",
     "sentence-similarity": "feature-extraction",
+    "text-ranking": "rerank",
 }
 _LANGUAGE_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")
 
@@ -118,19 +120,22 @@ def check_known(task: str | None) -> None:
         _named(task)
 
 
-def resolve_task(task: str | None, config: Mapping[str, Any], embeds: bool) -> ExportTask:
+def resolve_task(
+    task: str | None, config: Mapping[str, Any], embeds: bool, reranks: bool = False
+) -> ExportTask:
     """The row of `TASKS` that the user named, or else the one that the checkpoint is for.
 
     Args:
         task: A name of `TASKS`, an alias, `translation_XX_to_YY`, or None to infer it.
         config: The checkpoint's config.json.
         embeds: Whether the checkpoint has sentence-transformers' modules of an embedder.
+        reranks: Whether sentence-transformers' CrossEncoder saved it.
 
     Raises:
         SettingsError: The name is unknown.
         ExportError: The task cannot be inferred, or the checkpoint's model type cannot do it.
     """
-    resolved = TASKS[_inferred(config, embeds) if task is None else _named(task)]
+    resolved = TASKS[_inferred(config, embeds, reranks) if task is None else _named(task)]
     _check_model_type(resolved, config)
     return resolved
 
@@ -146,7 +151,7 @@ def default_checkpoint(task: str) -> tuple[str, str]:
         from transformers.pipelines import SUPPORTED_TASKS
 
     name, pair = _named(task), _LANGUAGE_PAIR.fullmatch(task)
-    defaults = SUPPORTED_TASKS[name]["default"]
+    defaults = SUPPORTED_TASKS.get(name, {}).get("default", {})
     default = defaults.get(pair.groups()) if pair else defaults
     if not default or "model" not in default:
         pairs = [f"translation_{a}_to_{b}" for a, b in SUPPORTED_TASKS["translation"]["default"]]
@@ -175,7 +180,7 @@ def _named(task: str) -> str:
     raise SettingsError(f"task: {task!r} is not a task of this engine", f"use one of: {known}")
 
 
-def _inferred(config: Mapping[str, Any], embeds: bool) -> str:
+def _inferred(config: Mapping[str, Any], embeds: bool, reranks: bool) -> str:
     named = architectures(config)
     if embeds:
         return "feature-extraction"
@@ -186,7 +191,9 @@ def _inferred(config: Mapping[str, Any], embeds: bool) -> str:
             f"name the task with --task, one of: {', '.join(tasks)}",
         )
     if tasks:
-        return tasks[0]
+        one = len(config.get("id2label") or ()) == 1
+        paired = one and tasks[0] == "text-classification"
+        return "rerank" if reranks and paired else tasks[0]
     if generates := _GENERATES.get(str(config.get("model_type"))):
         summarizes = "summarization" in (config.get("task_specific_params") or {})
         return "summarization" if summarizes and generates == "text2text-generation" else generates
