@@ -142,6 +142,19 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "wordpiece",
     ),
+    # Local attention in windows of 9 tokens; the first and the third layer attend to all.
+    "modernbert": (
+        "ModernBert",
+        {
+            "num_hidden_layers": 3,
+            "global_attn_every_n_layers": 2,
+            "local_attention": 8,
+            "cls_token_id": 0,
+            "sep_token_id": 2,
+            "reference_compile": False,
+        },
+        "bytes",
+    ),
     "bart": ("Bart", {"max_position_embeddings": 64}, "bytes"),
     "mbart": ("MBart", {"max_position_embeddings": 64}, "bytes"),
 }
