@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support import checkpoints
 from support.bundles import checkpoint_of, export_once
+from support.checkpoints import encoder_decoders
 from support.fakes import FakeBackend
 
 from engine.bundle import format as bundle_format
@@ -37,7 +38,7 @@ from engine.runtime.backend import OrtBackend  # noqa: E402
 FAMILIES = {
     name: checkpoints.GENERATORS[name]
     for name in ("t5", "bart", "marian", "nllb", "pegasus", "gpt2", "opt")
-}
+} | {"umt5": (encoder_decoders.umt5, "text2text-generation")}
 # Fewer heads of keys and values, rotary positions; windows, bounds, norms of heads.
 ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
