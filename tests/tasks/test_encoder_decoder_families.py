@@ -102,7 +102,7 @@ def test_plbart_translates_between_languages(texts: list[str]) -> None:
     model = checkpoint_of(sentencepieces.plbart)
     bundle = engine.Bundle.load(bundle_of(model, "translation"))
     pipe = pipeline("translation", model=str(model), dtype="float32", device="cpu", batch_size=36)
-    languages = {"src_lang": "__python__", "tgt_lang": "__en_XX__", **MORE}
+    languages = {"src_lang": "python", "tgt_lang": "en_XX", **MORE}
     wanted = [row["translation_text"] for row in pipe(texts, truncation=True, **languages)]
     assert bundle(texts, **languages)["translation_text"].to_pylist() == wanted
 

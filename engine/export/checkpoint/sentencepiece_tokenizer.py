@@ -14,6 +14,7 @@ which the library applies to clusters of characters.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ SPACE = "\u2581"
 # What Python's strip takes away.
 _OUTER_SPACE = r"\A[\s\x1c-\x1f]+|[\s\x1c-\x1f]+\z"
 UNIGRAM, BPE = 1, 2
+_SHORT_CODES = "FAIRSEQ_LANGUAGE_CODES_MAP"
 
 
 def processor(slow: Any) -> Any:
@@ -316,7 +318,10 @@ def _with_languages() -> Any:
 
         @property
         def lang_code_to_id(self) -> dict[str, int]:
-            return dict(self.slow_form.lang_code_to_id)
+            codes = dict(self.slow_form.lang_code_to_id)
+            # PLBART's pipeline takes python for __python__.
+            short = getattr(sys.modules[type(self.slow_form).__module__], _SHORT_CODES, {})
+            return codes | {name: codes[code] for name, code in short.items() if code in codes}
 
         @property
         def tgt_lang(self) -> Any:
