@@ -96,6 +96,7 @@ def prepare(name: str, workload: Workload, rows: int, sources: Sources) -> dict[
         "cache": str(checkpoint.parent / "cache" / checkpoint.name / workload.task),
         "max_length": workload.max_length,
         "options": workload.options,
+        "large": workload.model == "qwen2",
         "input_tokens": _tokens(checkpoint, written, workload),
         "output_tokens": outputs,
     }

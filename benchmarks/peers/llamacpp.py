@@ -15,7 +15,7 @@ from _llama_context import Context
 PACKAGES = ("llama-cpp-python", "tokenizers")
 ENV = "llama-cpp"
 TASKS = ("text-generation",)
-VARIANTS = {"q8_0": [{"rows": 8}, {"rows": 32}]}
+VARIANTS = {"q8_0": [{"rows": 32}]}
 
 
 def skip(job: dict[str, Any]) -> str:

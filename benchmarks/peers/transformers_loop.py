@@ -12,7 +12,13 @@ PACKAGES = ("torch", "transformers", "tokenizers")
 ENV = "transformers"
 TASKS = tuple(HEADS)
 VARIANTS = {kind: [{"batch": n} for n in (16, 64)] for kind in ("fp32", "bf16")}
-__all__ = ["ENV", "PACKAGES", "TASKS", "VARIANTS", "load", "skip"]
+__all__ = ["ENV", "PACKAGES", "TASKS", "VARIANTS", "load", "settings", "skip"]
+
+
+def settings(job: dict[str, Any], variant: str) -> list[dict[str, Any]]:
+    """A large model's weights are read once for all rows of a batch: only the larger one."""
+    every = VARIANTS[variant]
+    return every[-1:] if job.get("large") else every
 
 
 def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, Any]], list[Any]]:
