@@ -18,6 +18,7 @@ import pytest
 from engine import cli
 from engine.demo import BUNDLE, CHECKPOINT, corpus
 from engine.demo.numerals import portuguese, spanish
+from engine.tasks import TASKS
 
 ENGINE = [sys.executable, "-m", "engine"]
 
@@ -171,7 +172,7 @@ def test_a_checkpoint_in_a_bundles_place_is_exported_once(numbers: Path, tmp_pat
 
 def test_tasks_tells_of_every_task_with_its_defaults() -> None:
     told = json.loads(call("tasks", "--json").stdout)
-    assert len(told) == 10
+    assert len(told) == len(TASKS)
     assert all(option["help"] for task in told for option in task["options"])
     shown = call("tasks").stdout
     assert "--aggregation-strategy" in shown

@@ -59,6 +59,7 @@ MODEL_CONFIGS = {
     "zero-shot-classification": ModelConfig(
         max_length=32, labels=("contradiction", "entailment", "neutral")
     ),
+    "rerank": ModelConfig(max_length=32, labels=("LABEL_0",)),
     "fill-mask": ModelConfig(max_length=32, mask_id=UNKNOWN, mask_token="<unk>"),
     "token-classification": ModelConfig(max_length=32, labels=("O", "B-PER", "I-PER")),
 }

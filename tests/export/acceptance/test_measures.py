@@ -294,8 +294,9 @@ def test_a_limit_is_a_bound_that_may_be_reached() -> None:
 def test_a_recipe_is_held_to_these_limits(
     recipe: str, cosine: float, worst: float, sure: float, same: float, shift: float, text: float
 ) -> None:
+    names = ("label", "document", "token", "top token")
     least = {"mean cosine": cosine, "worst cosine": worst, "same span": same, "chrF": text}
-    least |= {f"same {what} where fp32 is sure": sure for what in ("label", "token", "top token")}
+    least |= {f"same {what} where fp32 is sure": sure for what in names}
     least["same top token"] = same
     most = {"mean score shift": shift} | ({BATCH_EFFECT: 1e-4} if recipe == "int8" else {})
     assert {limit.name: limit.value for limit in LIMITS[recipe]} == least | most
