@@ -14,10 +14,12 @@ import engine
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = [ROOT / "README.md", ROOT / "docs/generation.md", ROOT / "docs/embeddings.md"]
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    texts = [guide.read_text(encoding="utf-8") for guide in GUIDES]
+    blocks = re.findall(r"```sh\n(.*?)```", "\n".join(texts), re.DOTALL)
     lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("engine ")]
 
@@ -29,7 +31,7 @@ def test_the_readme_names_both_scripts() -> None:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_option_in_the_readme_exists(command: str) -> None:
+def test_every_option_in_the_guides_exists(command: str) -> None:
     _, name, *words = shlex.split(command)
     told = subprocess.run(
         [sys.executable, "-m", "engine", name, "--help"], capture_output=True, text=True, check=True
