@@ -108,7 +108,7 @@ BAD_INPUTS = {
     "unknown device": ("a.jsonl", b'{"text": "uno"}\n', ["--device", "tpu"], 2, "'tpu'"),
     "unknown format": ("a.jsonl", b'{"text": "uno"}\n', ["--format", "csv"], 2, "'csv'"),
     "option of another task": ("a.jsonl", b'{"text": "uno"}\n', ["--targets", "a"], 2, "'targets'"),
-    "two texts": ("a.jsonl", b'{"text": "uno"}\n', ["--text", "text,b"], 2, "takes text"),
+    "three texts": ("a.jsonl", b'{"text": "uno"}\n', ["--text", "text,b,c"], 2, "takes text"),
     "bad size": ("a.jsonl", b'{"text": "uno"}\n', ["--split-size", "many"], 2, "'many'"),
 }  # fmt: skip
 
