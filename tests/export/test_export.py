@@ -27,7 +27,12 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from engine.export import export, requirements  # noqa: E402
 from engine.export.acceptance import parity, reference  # noqa: E402
-from engine.export.checkpoint import conversion, hub, task_inference  # noqa: E402
+from engine.export.checkpoint import (  # noqa: E402
+    conversion,
+    family_reasons,
+    hub,
+    task_inference,
+)
 from engine.export.graphs import bundle_graphs, dense, encoder, graph_edits, storage  # noqa: E402
 from engine.export.recipes.int8 import quantize_per_token  # noqa: E402
 
@@ -592,12 +597,37 @@ def test_the_rest_of_the_product_is_in_optimum_s_table(tmp_path: Path, family: s
 
 
 def test_what_optimum_cannot_export_says_what_can_be_done(tmp_path: Path) -> None:
-    config = {"model_type": "modernbert"}
+    config = {"model_type": "esm"}
     found = hub.Checkpoint(tmp_path, "some/model", "", "", config, False)
-    with pytest.raises(ExportError, match=r"'modernbert' only for .*fill-mask") as caught:
+    with pytest.raises(ExportError, match=r"'esm' only for .*fill-mask") as caught:
         conversion.check_supported(found, task_inference.TASKS["question-answering"])
     assert "not for question-answering" in caught.value.message
     assert "bert, distilbert, roberta" in caught.value.hint
+
+
+@pytest.mark.parametrize("family", family_reasons.ENCODERS)
+def test_an_encoder_whose_rows_cannot_be_batched_is_refused_by_name(
+    tmp_path: Path, family: str
+) -> None:
+    found = hub.Checkpoint(tmp_path, "some/model", "", "", {"model_type": family}, False)
+    with pytest.raises(ExportError, match=f"a '{family}' is not exported: ") as caught:
+        conversion.check_supported(found, task_inference.TASKS["fill-mask"])
+    assert "take a checkpoint of one of the types bert" in caught.value.hint
+
+
+def test_an_encoder_that_mixes_padding_into_its_rows_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family_reasons, "ENCODERS", {})
+    model = checkpoints.encoder(tmp_path / "model", "convbert", "feature-extraction")
+    said = _refused(
+        model,
+        tmp_path / "out",
+        ExportError,
+        "'convbert' mixes padding into its rows",
+        task="feature-extraction",
+    )
+    assert "families of encoders in the README" in said
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert", "mpnet"])

@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import ModelConfig
 from engine.core.types import Ints
+from engine.errors import ExportError
 from engine.export import sentences
 from engine.export.sentences import STEPS, token_limit
 
 _FORCED = f"the logits of {STEPS} teacher-forced steps"
+# How far a row in a padded batch may be from the row alone, as a share of the largest number:
+# rounding that a network amplifies stays far below, a leak of padding does not.
+_PADDING = 1e-2
 _OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")
 
 
@@ -72,11 +76,35 @@ def _encode(model: Any, tokenizer: Any, model_config: ModelConfig, paired: bool)
     spans = batch.pop("offset_mapping").numpy()
     # A tokenizer may give token_type_ids to a model that has none.
     accepted = signature(model.forward).parameters
-    with torch.no_grad():
-        outputs = model(**{name: batch[name] for name in batch if name in accepted})
+    feeds = {name: batch[name] for name in batch if name in accepted}
     real = batch["attention_mask"].numpy() == 1
-    compared, values = real_values({n: outputs[n] for n in outputs if n in _OUTPUTS}, real)
+    with torch.no_grad():
+        compared, values = _run(model, feeds, real)
+        _check_alone(model, feeds, real, values)
     return Reference(compared, _real_ids(batch), None, values, spans, paired)
+
+
+def _run(model: Any, feeds: Mapping[str, Any], real: NDArray[np.bool_]) -> tuple[str, NDArray[Any]]:
+    outputs = model(**feeds)
+    return real_values({n: outputs[n] for n in outputs if n in _OUTPUTS}, real)
+
+
+def _check_alone(
+    model: Any, feeds: Mapping[str, Any], real: NDArray[np.bool_], values: NDArray[Any]
+) -> None:
+    """Refuse an encoder that gives a row in a padded batch other numbers than the row alone, which
+    is what the pipelines run."""
+    alone = []
+    for n, length in enumerate(real.sum(axis=1)):
+        row = {name: feed[n : n + 1, :length] for name, feed in feeds.items()}
+        alone.append(_run(model, row, real[n : n + 1, :length])[1])
+    difference = float(np.max(np.abs(np.concatenate(alone) - values)))
+    if difference > _PADDING * max(1.0, float(np.max(np.abs(values)))):
+        raise ExportError(
+            f"a {model.config.model_type!r} mixes padding into its rows: in PyTorch a row in a "
+            f"batch and the row alone are {difference:.3g} apart",
+            "take a checkpoint of one of the families of encoders in the README",
+        )
 
 
 _PADDED = {"truncation": True, "padding": True, "padding_side": "right", "return_tensors": "pt"}

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ExportError
-from engine.export.checkpoint import decoder_limits, labels, longt5_encoder, weight_files
+from engine.export.checkpoint import (
+    decoder_limits,
+    export_table,
+    family_reasons,
+    labels,
+    longt5_encoder,
+    weight_files,
+)
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.normalized_config import normalized_config
 from engine.export.checkpoint.silenced import silenced
@@ -22,6 +29,7 @@ OPSET = 18
 # Model types whose every encoder task is exported.
 ENCODERS = (
     "bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2",
+    "modernbert", "camembert", "deberta", "ernie",
 )  # fmt: skip
 
 # Encoders that Optimum does not name, and the type whose inputs and outputs they have.
@@ -146,11 +154,11 @@ def trace(model: Any, task: ExportTask, folder: Path) -> Any:
 
 def _export_encoder(model: Any, task: ExportTask, folder: Path) -> Path:
     from optimum.exporters.onnx import export, onnx_export_from_model
-    from optimum.exporters.tasks import TasksManager
 
+    table = export_table.tasks_manager()
     if task.decodes:
         model_type = model.config.model_type
-        constructor = TasksManager.get_exporter_config_constructor(
+        constructor = table.get_exporter_config_constructor(
             model_type=_TRACED_AS.get(model_type, model_type),
             exporter="onnx",
             task=task.optimum_task,
@@ -210,31 +218,30 @@ def check_supported(checkpoint: Checkpoint, task: ExportTask) -> None:
     if task.decodes:
         decoder_limits.check(checkpoint.name, checkpoint.config)
         return
-    with silenced():
-        import optimum.exporters.onnx.model_configs  # noqa: F401  (fills the table)
-        from optimum.exporters.tasks import TasksManager
-
     model_type = checkpoint.config["model_type"]
+    families = ", ".join(task.model_types or (*ENCODERS, *task.also))
+    hint = f"for {task.name} take a checkpoint of one of the types {families}"
+    if why := family_reasons.ENCODERS.get(model_type):
+        raise ExportError(f"{checkpoint.name}: a {model_type!r} is not exported: {why}", hint)
     tasks: Any = {}
     # Some of its names are written with a dash where transformers has an underscore.
     for name in (model_type, model_type.replace("_", "-")):
         with suppress(KeyError):
-            tasks = tasks or TasksManager.get_supported_tasks_for_model_type(
+            tasks = tasks or export_table.tasks_manager().get_supported_tasks_for_model_type(
                 name, "onnx", library_name="transformers"
             )
     if task.optimum_task in tasks:
-        _check_inputs(checkpoint, task, tasks[task.optimum_task])
+        _check_inputs(checkpoint, task, tasks[task.optimum_task], hint)
         return
     can = f"only for {', '.join(sorted(tasks))}" if tasks else "for nothing"
-    families = ", ".join(task.model_types or (*ENCODERS, *task.also))
     raise ExportError(
         f"{checkpoint.name}: Optimum exports the architecture {model_type!r} {can}, "
         f"not for {task.optimum_task}",
-        f"for {task.name} take a checkpoint of one of the types {families}",
+        hint,
     )
 
 
-def _check_inputs(checkpoint: Checkpoint, task: ExportTask, constructor: Any) -> None:
+def _check_inputs(checkpoint: Checkpoint, task: ExportTask, constructor: Any, hint: str) -> None:
     """Refuse a graph that would read more than a text, such as places on a page."""
     from transformers import AutoConfig
 
@@ -249,8 +256,7 @@ def _check_inputs(checkpoint: Checkpoint, task: ExportTask, constructor: Any) ->
         raise ExportError(
             f"{checkpoint.name}: a {checkpoint.config['model_type']!r} reads more than text: "
             f"{', '.join(more)}",
-            f"for {task.name} take a checkpoint of one of the types "
-            f"{', '.join((*ENCODERS, *task.also))}",
+            hint,
         )
 
 

@@ -1,4 +1,4 @@
-"""Encoder-decoders and other families without an export: why, and what to take in their place."""
+"""Families without an export: why, and what to take in their place."""
 
 from __future__ import annotations
 
@@ -48,4 +48,12 @@ REASONS: Mapping[str, tuple[str, str]] = {
         ("granite_speech", "qwen2_audio", "voxtral", "whisper", "speech_to_text", "moonshine"),
         (_SPEECH, _TEXT),
     ),
+}
+
+# Encoders that Optimum names, but whose rows cannot be batched, or whose graph is of one length.
+ENCODERS: Mapping[str, str] = {
+    "convbert": "its convolutions mix the padding of a batch into the rows",
+    "mobilebert": "a token's embedding has a share of the next one's, which may be padding",
+    "nystromformer": "its landmarks are means over the padding of a batch, too",
+    "big_bird": "its attention is of another kind for long rows, which one graph cannot hold",
 }

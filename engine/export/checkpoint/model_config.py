@@ -77,7 +77,7 @@ def _position_limit(model: Any) -> int:
         if name.endswith(("position_embeddings", "embed_positions")) and hasattr(module, "weight"):
             first = 0 if module.padding_idx is None else module.padding_idx + 1
             # BART and OPT have an offset of their own.
-            return int(module.num_embeddings - getattr(module, "offset", first))
+            return int(len(module.weight) - getattr(module, "offset", first))
     if hasattr(config, "relative_attention_num_buckets") or getattr(
         config, "relative_attention", False
     ):

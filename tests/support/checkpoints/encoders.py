@@ -115,6 +115,9 @@ def dense(folder: Path, wide: int, out: int, activation: str, bias: bool = True)
     return folder
 
 
+# RoBERTa and its relatives count positions from the padding's id on.
+_BEHIND_PADDING = {"type_vocab_size": 1, "max_position_embeddings": 66}
+
 # transformers' name of a family's classes, its configuration and its tokenizer.
 _ENCODERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "bert": ("Bert", {}, "wordpiece"),
@@ -123,8 +126,8 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
         "wordpiece",
     ),
-    "roberta": ("Roberta", {"type_vocab_size": 1, "max_position_embeddings": 66}, "bytes"),
-    "xlm-roberta": ("XLMRoberta", {"type_vocab_size": 1, "max_position_embeddings": 66}, "unigram"),
+    "roberta": ("Roberta", _BEHIND_PADDING, "bytes"),
+    "xlm-roberta": ("XLMRoberta", _BEHIND_PADDING, "unigram"),
     "albert": ("Albert", {"embedding_size": 16}, "wordpiece"),
     "electra": ("Electra", {"embedding_size": 16}, "wordpiece"),
     "mpnet": ("MPNet", {"max_position_embeddings": 66}, "bytes"),
@@ -154,6 +157,37 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any], str]] = {
             "reference_compile": False,
         },
         "bytes",
+    ),
+    "camembert": ("Camembert", _BEHIND_PADDING, "unigram"),
+    # As microsoft/deberta-base has it.
+    "deberta": (
+        "Deberta",
+        {
+            "type_vocab_size": 0,
+            "relative_attention": True,
+            "max_relative_positions": -1,
+            "pos_att_type": "c2p|p2c",
+            "position_biased_input": False,
+        },
+        "wordpiece",
+    ),
+    "ernie": ("Ernie", {}, "wordpiece"),
+    "roberta-prelayernorm": ("RobertaPreLayerNorm", _BEHIND_PADDING, "bytes"),
+    "xlm-roberta-xl": ("XLMRobertaXL", _BEHIND_PADDING, "unigram"),
+    "data2vec-text": ("Data2VecText", _BEHIND_PADDING, "bytes"),
+    "ibert": ("IBert", _BEHIND_PADDING, "bytes"),
+    "squeezebert": ("SqueezeBert", {"embedding_size": 32}, "wordpiece"),
+    "rembert": (
+        "RemBert",
+        {"input_embedding_size": 16, "output_embedding_size": 24},
+        "wordpiece",
+    ),
+    "roformer": ("RoFormer", {"embedding_size": 32}, "wordpiece"),
+    "megatron-bert": ("MegatronBert", {}, "wordpiece"),
+    "convbert": (
+        "ConvBert",
+        {"embedding_size": 32, "head_ratio": 2, "conv_kernel_size": 3},
+        "wordpiece",
     ),
     "bart": ("Bart", {"max_position_embeddings": 64}, "bytes"),
     "mbart": ("MBart", {"max_position_embeddings": 64}, "bytes"),
