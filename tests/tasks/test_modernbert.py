@@ -54,6 +54,13 @@ def test_int8_of_a_row_does_not_depend_on_its_batch() -> None:
     assert cosine.min() > 0.9
 
 
+def test_int8_passes_its_gate_on_calm_weights() -> None:
+    calm = {**LONG, "initializer_range": 0.05, "hidden_size": 64, "intermediate_size": 96}
+    model = checkpoint_of(checkpoints.encoder, "modernbert", "feature-extraction", **calm)
+    gate = bundle_format.load(bundle_of(model, "feature-extraction", "int8")).description.gate
+    assert (gate["passed"], gate["forced"]) == (True, False)
+
+
 def test_a_reranker_of_its_kind_scores_as_its_formula() -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
