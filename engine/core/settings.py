@@ -136,7 +136,9 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise SettingsError unless value is one of the choices."""
     if value not in (known := tuple(choices)):
-        raise SettingsError(f"{name} is {value!r}", f"one of: {', '.join(map(str, known))}")
+        # An empty choice is that of not giving the option.
+        choices = ", ".join(str(one) for one in known if one != "")
+        raise SettingsError(f"{name} is {value!r}", f"one of: {choices}")
 
 
 def check_whole(name: str, value: object, least: float, most: float = inf) -> None:

@@ -107,7 +107,7 @@ def _check_chunks(options: FeatureExtractionOptions) -> None:
 
 def _check_late(options: FeatureExtractionOptions) -> None:
     if not options.chunk_size:
-        raise SettingsError("chunk is late without a chunk_size", "add --chunk-size 256")
+        raise SettingsError("chunk is late without a chunk_size", "add --chunk-size, such as 32")
     if "cls" in names(options.pooling):
         raise SettingsError(
             f"chunk is late, but pooling {options.pooling} reads the text's first token, which "

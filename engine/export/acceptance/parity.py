@@ -33,6 +33,10 @@ TOLERANCE = 1e-4
 _MARGIN = 10
 _LIMIT = 1e-2
 
+_DAMAGED = (
+    "nothing was written; they are no numbers (nan): weights that are nan or infinite are the most "
+    "likely reason, so fetch or save the checkpoint once more"
+)
 _REPORT = "nothing was written; it is a fault of the engine or of Optimum: please report the model"
 
 
@@ -186,7 +190,7 @@ def _check(report: ParityReport) -> None:
         f"the parity check failed: {report.compared} differ from the PyTorch checkpoint's by up to "
         f"{report.largest_difference:.3g} ({report.tolerance:.3g} allowed), "
         f"relative error {report.relative_error:.3g} ({report.relative_tolerance:.3g} allowed)",
-        _REPORT,
+        _DAMAGED if np.isnan(report.largest_difference) else _REPORT,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -270,7 +270,7 @@ def _check_complete(
         raise ExportError(
             f"{checkpoint.name}: the checkpoint lacks weights that {task.name} needs: "
             f"{', '.join(missing[:4])}",
-            "it was not trained for this task: choose another --task or another checkpoint",
+            _lacking(missing[0], info["unexpected_keys"]),
         )
     if wrong := sorted(info["mismatched_keys"]):
         shape = " × ".join(map(str, model.state_dict()[wrong[0]].shape))
@@ -283,6 +283,19 @@ def _check_complete(
             "config.json and the weights are of different models: correct config.json, or fetch "
             "the checkpoint once more",
         )
+
+
+def _lacking(missing: str, others: Iterable[str]) -> str:
+    """A hint for a checkpoint without a weight, by the names that it has instead."""
+    if renamed := [name for name in sorted(others) if name.endswith(f".{missing}")]:
+        return (
+            f"it has {renamed[0]}, saved from within another model: save that model's own part "
+            "with save_pretrained"
+        )
+    return (
+        "it was not trained for this task, or is incomplete: choose another --task or another "
+        "checkpoint"
+    )
 
 
 def _stored_shape(checkpoint: Checkpoint, name: str) -> str:

@@ -225,7 +225,9 @@ def read_config(checkpoint: Checkpoint, module: Module, needed: bool = True) -> 
     name = module.file("config.json")
     settings: Mapping[str, Any] = checkpoint.read_top_json(name)
     if needed and not settings:
-        raise ExportError(f"{checkpoint.name}: modules.json names {name}, which is missing", _AGAIN)
+        missing = not ((checkpoint.top or checkpoint.folder) / name).is_file()
+        state = "missing" if missing else "empty"
+        raise ExportError(f"{checkpoint.name}: modules.json names {name}, which is {state}", _AGAIN)
     return settings
 
 

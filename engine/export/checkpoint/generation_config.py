@@ -338,7 +338,13 @@ def _note_unsupported(config: Any, note: Note) -> None:
         )
     table = {**_NOT_SUPPORTED, **(_NOT_SUPPORTED_IN_SAMPLING if _samples(config) else {})}
     for setting in _switched_on(config, table):
-        note(f"the checkpoint asks for {setting}, which this engine does not support")
+        stops = setting.startswith("stop_strings")
+        lack = (
+            "which the pipeline fails at: use --stop"
+            if stops
+            else "which this engine does not support"
+        )
+        note(f"the checkpoint asks for {setting}, {lack}")
 
 
 def _switched_on(config: Any, table: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:

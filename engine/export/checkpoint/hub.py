@@ -426,13 +426,14 @@ def _check_config(name: str, config: Mapping[str, Any]) -> None:
 def _read_json(file: Path) -> Any:
     if not file.is_file():
         return {}
+    again = "look at the file, or fetch the checkpoint once more"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportError(
-            f"{file}: cannot be read as JSON: {first_line(error)}",
-            "look at the file, or fetch the checkpoint once more",
-        ) from error
+        raise ExportError(f"{file}: cannot be read as JSON: {first_line(error)}", again) from error
+    if not isinstance(content, dict) and file.name != module_list.FILE:
+        raise ExportError(f"{file}: a {type(content).__name__}, not an object of settings", again)
+    return content
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ _ROPE_FIELDS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
 # Kinds of scaling that 4.57 computes.
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
+
 # Settings that 4.57 knows by another name.
 _INDEXES = {f"{name}_index": f"{name}_token_id" for name in ("bos", "eos", "pad")}
 _RENAMED: Mapping[str, Mapping[str, str]] = {"xlm": _INDEXES, "flaubert": _INDEXES}
@@ -43,6 +46,11 @@ _NEW_SETTINGS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 }
 # The same in generation_config.json, where they change what is generated.
 _NEW_SEARCH = ("top_h",)
+_INTEGERS = (
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams",
+    "num_return_sequences", "no_repeat_ngram_size", "top_k",
+)  # fmt: skip
+_NUMBERS = ("temperature", "top_p", "min_p", "length_penalty", "repetition_penalty")
 _OTHER_VERSION = "export a checkpoint that transformers 4.57 can load, or one without this setting"
 
 
@@ -62,6 +70,7 @@ def normalized_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in _RENAMED.get(model_type, {}).items():
         if settings.get(new) is not None:
             settings.setdefault(old, settings[new])
+    _drop_unknown_dtypes(settings)
     _rotary_positions(name, model_type, settings)
     _kinds_of_layers(name, model_type, settings)
     _heads_of_t5(model_type, settings)
@@ -74,14 +83,24 @@ def normalized_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def _drop_unknown_dtypes(settings: dict[str, Any]) -> None:
+    """A dtype that torch does not call so ("auto") is not missed: weights are read as what they
+    are, and computed with in float32."""
+    for key in ("dtype", "torch_dtype"):
+        if key in settings and settings[key] not in _DTYPES:
+            del settings[key]
+
+
 def normalized_generation(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a generation_config.json of any version.
 
     In version 5 null means that nothing is set; 4.57 reads it as a value.
 
     Raises:
-        ExportError: A setting changes the tokens, and 4.57 does not have it.
+        ExportError: A setting changes the tokens, and 4.57 does not have it; or is not of its type.
     """
+    for key, value in settings.items():
+        _check_type(name, key, value)
     if not saved_by_5(settings):
         return dict(settings)
     chosen = {key: value for key, value in settings.items() if value is not None}
@@ -93,6 +112,20 @@ def normalized_generation(name: str, settings: Mapping[str, Any]) -> dict[str, A
                 f"remove {key} there to generate without it",
             )
     return chosen
+
+
+def _check_type(name: str, key: str, value: Any) -> None:
+    """Refuse a setting of a search that is no number: transformers fails on it far from here."""
+    if value is None or key not in (*_INTEGERS, *_NUMBERS):
+        return
+    wanted = "a number" if key in _NUMBERS else "an integer"
+    fits = isinstance(value, int) or (key in _NUMBERS and isinstance(value, float))
+    if isinstance(value, bool) or not fits:
+        raise ExportError(
+            f"{name}: generation_config.json has {key}={json.dumps(value)[:80]}, "
+            f"which is not {wanted}",
+            f"correct {key} there",
+        )
 
 
 def ties_without_scale(config: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,6 +62,15 @@ def normalized_tokenizer(
     for side in _SIDES:
         if normalized.get(side) not in (None, "left", "right"):
             raise _unknown(checkpoint, side, normalized[side], "left or right")
+    _check_length(checkpoint, normalized)
+    if normalized.get("split_special_tokens"):
+        # No part of a tokenizer.json: the class sets it where it encodes.
+        raise ExportError(
+            f"{checkpoint.name}: tokenizer_config.json has split_special_tokens, which reads "
+            "special tokens in a text as plain characters, and is not supported",
+            'where no text has such tokens nothing depends on it: write "split_special_tokens": '
+            "false there",
+        )
     backend = settings.get("backend")
     if backend not in (None, *_BACKENDS):
         raise _unknown(checkpoint, "backend", backend, f"one of {', '.join(_BACKENDS)}")
@@ -70,9 +80,20 @@ def normalized_tokenizer(
     has_file = (checkpoint.folder / TOKENIZER).is_file()
     if has_file and (backend == "tokenizers" or name == "TokenizersBackend"):
         _read_as_it_is(checkpoint, config, normalized, names)
-    elif name is not None and "auto_map" not in settings:
+    elif name is not None:
         _check_class(checkpoint, name, backend, has_file)
     return normalized
+
+
+def _check_length(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """The number of tokens as an integer: JSON has it as 512.0 or 1e30, too."""
+    length = settings.get("model_max_length")
+    if length is None:
+        return
+    number = isinstance(length, int | float) and not isinstance(length, bool)
+    if not number or not 1 <= length < math.inf or length != int(length):
+        raise _unknown(checkpoint, "model_max_length", length, "a number of tokens, 1 or more")
+    settings["model_max_length"] = int(length)
 
 
 def _special_tokens(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:

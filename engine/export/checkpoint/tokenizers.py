@@ -26,7 +26,8 @@ def load(checkpoint: Checkpoint) -> Any:
                 checkpoint.folder, use_fast=True, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # transformers raises a dozen classes here
-        reason = (str(error).splitlines() or [""])[0][:300]
+        reason = (str(error).splitlines() or [""])[0]
+        reason = reason.replace(str(checkpoint.folder), checkpoint.name)[:300]
         raise ExportError(
             f"{checkpoint.name}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}",
             "check that its tokenizer files are complete: transformers 4.57's AutoTokenizer has to "

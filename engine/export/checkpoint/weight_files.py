@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ SAFETENSORS = Kind(
 PICKLES = Kind(
     "pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json", ".bin"
 )
+_POINTER = b"version https://git-lfs"
 _COMPLETE = (
     "fetch the missing files, or save the checkpoint once more with save_pretrained, "
     "which writes them all"
@@ -88,14 +89,15 @@ def shards(folder: Path, kind: Kind) -> list[str]:
 
 
 def check_whole(name: str, folder: Path, kind: Kind) -> None:
-    """Check that no shard is missing.
+    """Check that no shard is missing, and that none is a mere pointer.
 
     Args:
         name: The checkpoint's, for messages.
 
     Raises:
-        ExportError: A shard is missing, or shards have no index.
+        ExportError: A shard is missing, or shards have no index; or git has not fetched a file.
     """
+    _check_fetched(name, stored(folder, kind))
     if (folder / kind.whole).is_file():
         return
     missing = [shard for shard in shards(folder, kind) if not (folder / shard).is_file()]
@@ -111,3 +113,16 @@ def check_whole(name: str, folder: Path, kind: Kind) -> None:
             f"{name}: {kind.index} is missing in {folder}, which has the shard {alone[0].name}",
             _COMPLETE,
         )
+
+
+def _check_fetched(name: str, files: Iterable[Path]) -> None:
+    """Refuse what git leaves in a clone in place of a large file."""
+    for file in files:
+        if not file.is_file():
+            continue
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise ExportError(
+                    f"{name}: {file.name} is a pointer of Git LFS, not the weights",
+                    "run git lfs pull in that folder, or fetch the checkpoint once more",
+                )

@@ -222,3 +222,39 @@ def test_the_command_that_made_a_bundle_has_its_subfolder(nested: Path, tmp_path
     with pytest.raises(Exception, match="bundle format 2") as caught:
         bundle_format.load(out)
     assert "--subfolder small" in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_no_file_of_weights(tmp_path: Path) -> None:
+    model = copied(tmp_path)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+    (model / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(ExportError, match=r"model\.safetensors is a pointer of Git LFS") as caught:
+        export(str(model), tmp_path / "bundle", task=None)
+    assert "git lfs pull" in caught.value.hint
+
+
+def test_weights_under_the_names_of_another_model(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = copied(tmp_path)
+    file = model / "model.safetensors"
+    weights = {f"module.{name}": weight for name, weight in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match="lacks weights that text-classification") as caught:
+        export(str(model), tmp_path / "bundle", task=None)
+    assert "it has module.bert." in caught.value.hint
+
+
+def test_weights_that_are_nan_are_blamed_and_not_the_engine(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = copied(tmp_path)
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    weights["classifier.weight"][0, 0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match="by up to nan") as caught:
+        export(str(model), tmp_path / "bundle", task=None)
+    assert "nan or infinite" in caught.value.hint
+    assert "report" not in caught.value.hint
+    assert not (tmp_path / "bundle").exists()
