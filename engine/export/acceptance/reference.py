@@ -85,7 +85,15 @@ def _encode(model: Any, tokenizer: Any, model_config: ModelConfig, paired: bool)
 
 
 def _run(model: Any, feeds: Mapping[str, Any], real: NDArray[np.bool_]) -> tuple[str, NDArray[Any]]:
-    outputs = model(**feeds)
+    try:
+        outputs = model(**feeds)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise ExportError(
+            f"transformers' own model fails on a text: {type(error).__name__}: {first}",
+            "config.json or the tokenizer's settings do not fit the weights: correct them, or "
+            "fetch the checkpoint once more",
+        ) from error
     return real_values({n: outputs[n] for n in outputs if n in _OUTPUTS}, real)
 
 

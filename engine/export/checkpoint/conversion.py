@@ -274,7 +274,8 @@ def _check_complete(
         )
     if wrong := sorted(info["mismatched_keys"]):
         shape = " × ".join(map(str, model.state_dict()[wrong[0]].shape))
-        labelled = task.auto_class in labels.LABELLED
+        inside = any(name.startswith(f"{model.base_model_prefix}.") for name in wrong)
+        labelled = task.auto_class in labels.LABELLED and not inside
         what = ": id2label or num_labels names more or fewer logits than the head has"
         raise ExportError(
             f"{checkpoint.name}: the weights have other shapes than config.json gives them: "

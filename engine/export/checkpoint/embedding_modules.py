@@ -189,10 +189,13 @@ def read_prompts(checkpoint: Checkpoint) -> tuple[dict[str, str], str]:
     """
     file = "config_sentence_transformers.json"
     settings = checkpoint.read_top_json(file)
-    prompts = {
-        str(name): "" if text is None else str(text)
-        for name, text in (settings.get("prompts") or {}).items()
-    }
+    saved = settings.get("prompts") or {}
+    if not isinstance(saved, Mapping):
+        raise ExportError(
+            f"{checkpoint.name}: {file} has prompts that are no object of names and texts",
+            'correct prompts in that file, such as {"query": "query: "}',
+        )
+    prompts = {str(name): "" if text is None else str(text) for name, text in saved.items()}
     default = settings.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise ExportError(

@@ -217,7 +217,7 @@ def _bos(config: Any) -> int:
 
 
 def _pad_id(config: Any, ends: tuple[int, ...]) -> int:
-    if config.pad_token_id is not None:
+    if config.pad_token_id is not None and config.pad_token_id >= 0:
         return int(config.pad_token_id)
     return ends[0] if ends else 0
 

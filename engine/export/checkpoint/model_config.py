@@ -102,7 +102,8 @@ def _max_length(checkpoint: Checkpoint, tokenizer: Any, limit: int, task: Export
 
 def _pad_id(model: Any, tokenizer: Any) -> int:
     ids = (model.config.pad_token_id, tokenizer.pad_token_id)
-    return next((int(n) for n in ids if n is not None), 0)
+    # Early checkpoints of Llama have -1 for none.
+    return next((int(n) for n in ids if n is not None and n >= 0), 0)
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from engine.errors import ExportError
 
 pytest.importorskip("optimum.exporters.onnx")
 
+from engine.export import export
 from engine.export.checkpoint import hub, normalization, tokenizers
 from engine.export.checkpoint.normalized_config import normalized_config, normalized_generation
 
@@ -106,3 +107,45 @@ def test_special_tokens_that_are_split_are_refused(tmp_path: Path) -> None:
     assert '"split_special_tokens": false' in caught.value.hint
     checkpoints.edit_json(model / "tokenizer_config.json", split_special_tokens=False)
     assert loaded(model, tmp_path / "mended").is_fast
+
+
+def test_a_padding_token_of_minus_one_is_none(tmp_path: Path) -> None:
+    source = bundles.checkpoint_of(checkpoints.gpt2)
+    model = Path(shutil.copytree(source, tmp_path / "model"))
+    checkpoints.edit_json(model / "config.json", pad_token_id=-1)
+    (model / "generation_config.json").unlink()
+    export(str(model), tmp_path / "bundle", task=None)
+    config = json.loads((tmp_path / "bundle/bundle.json").read_text(encoding="utf-8"))
+    assert '"pad_id": -1' not in json.dumps(config)
+
+
+def test_prompts_that_are_a_list_are_refused(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(bundles.checkpoint_of(checkpoints.embedder), tmp_path / "model"))
+    file = model / "config_sentence_transformers.json"
+    checkpoints.write_json(file, {"prompts": ["query: "]})
+    with pytest.raises(ExportError, match="has prompts that are no object"):
+        export(str(model), tmp_path / "bundle", task=None)
+
+
+def test_an_empty_pooling_is_not_called_missing(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(bundles.checkpoint_of(checkpoints.embedder), tmp_path / "model"))
+    checkpoints.write_json(model / "1_Pooling/config.json", {})
+    with pytest.raises(ExportError, match=r"1_Pooling/config.json, which is empty"):
+        export(str(model), tmp_path / "bundle", task=None)
+
+
+def test_a_model_that_fails_on_a_text_is_an_error_of_the_checkpoint(tmp_path: Path) -> None:
+    source = bundles.checkpoint_of(checkpoints.classifier)
+    model = Path(shutil.copytree(source, tmp_path / "model"))
+    checkpoints.edit_json(model / "config.json", layer_norm_eps=None)
+    with pytest.raises(ExportError, match="own model fails on a text: TypeError"):
+        export(str(model), tmp_path / "bundle", task=None)
+
+
+def test_other_shapes_inside_the_model_are_not_blamed_on_labels(tmp_path: Path) -> None:
+    source = bundles.checkpoint_of(checkpoints.classifier)
+    model = Path(shutil.copytree(source, tmp_path / "model"))
+    checkpoints.edit_json(model / "config.json", vocab_size=5000)
+    with pytest.raises(ExportError, match="other shapes") as caught:
+        export(str(model), tmp_path / "bundle", task=None)
+    assert "id2label" not in str(caught.value)
