@@ -356,7 +356,7 @@ def test_a_list_in_memory_is_answered_as_a_run_answers_it(
         ("translation", "one string"),
         ("translation", ["w1", None]),
         ("translation", ["w1", 5]),
-        ("translation", [("w1", "w2")]),
+        ("translation", [("w1", "w2", "w3")]),
         ("translation", ["\ud800"]),
         ("text-classification", [("w1", "w2"), "w3"]),
         ("text-classification", [("w1", "w2", "w3")]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -56,11 +57,30 @@ def reference_outputs(
 
     Args:
         like: Earlier outputs, along whose tokens a decoder is teacher-forced.
+
+    Raises:
+        ExportError: The model fails on a text, or mixes padding into its rows.
     """
-    if model_config.decoder is None:
-        return tuple(_encode(model, tokenizer, model_config, paired) for paired in (False, True))
-    generate = _causal if model_config.decoder.causal else _encoder_decoder
-    return (generate(model, tokenizer, model_config, like[0].forced if like else None),)
+    with _failures_named():
+        if model_config.decoder is None:
+            both = (False, True)
+            return tuple(_encode(model, tokenizer, model_config, paired) for paired in both)
+        generate = _causal if model_config.decoder.causal else _encoder_decoder
+        return (generate(model, tokenizer, model_config, like[0].forced if like else None),)
+
+
+@contextmanager
+def _failures_named() -> Iterator[None]:
+    """Name what transformers' own model raises, such as tensors of sizes that do not fit."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise ExportError(
+            f"transformers' own model fails on a text: {type(error).__name__}: {first}",
+            "config.json or the tokenizer's settings do not fit the weights: correct them, or "
+            "fetch the checkpoint once more",
+        ) from error
 
 
 def _encode(model: Any, tokenizer: Any, model_config: ModelConfig, paired: bool) -> Reference:
@@ -85,15 +105,7 @@ def _encode(model: Any, tokenizer: Any, model_config: ModelConfig, paired: bool)
 
 
 def _run(model: Any, feeds: Mapping[str, Any], real: NDArray[np.bool_]) -> tuple[str, NDArray[Any]]:
-    try:
-        outputs = model(**feeds)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise ExportError(
-            f"transformers' own model fails on a text: {type(error).__name__}: {first}",
-            "config.json or the tokenizer's settings do not fit the weights: correct them, or "
-            "fetch the checkpoint once more",
-        ) from error
+    outputs = model(**feeds)
     return real_values({n: outputs[n] for n in outputs if n in _OUTPUTS}, real)
 
 

@@ -142,6 +142,15 @@ def test_a_model_that_fails_on_a_text_is_an_error_of_the_checkpoint(tmp_path: Pa
         export(str(model), tmp_path / "bundle", task=None)
 
 
+def test_a_decoder_that_fails_on_a_text_is_an_error_of_the_checkpoint(tmp_path: Path) -> None:
+    source = bundles.checkpoint_of(checkpoints.rotary, "Llama")
+    model = Path(shutil.copytree(source, tmp_path / "model"))
+    rope = {"rope_type": "default", "rope_theta": 777.0, "partial_rotary_factor": 0.5}
+    checkpoints.edit_json(model / "config.json", rope_theta=None, rope_parameters=rope)
+    with pytest.raises(ExportError, match="own model fails on a text: RuntimeError"):
+        export(str(model), tmp_path / "bundle", task="text-generation")
+
+
 def test_other_shapes_inside_the_model_are_not_blamed_on_labels(tmp_path: Path) -> None:
     source = bundles.checkpoint_of(checkpoints.classifier)
     model = Path(shutil.copytree(source, tmp_path / "model"))
