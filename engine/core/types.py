@@ -123,27 +123,70 @@ SEED = Column("seed", holds="key", needed=False)
 
 
 @dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """One input file of a corpus.
+
+    Attributes:
+        path: Absolute.
+        name: Path relative to the input that named it, with `/`; no other file of the corpus has
+            it. It stays the same where the corpus is moved or mounted elsewhere.
+        kind: A key of `data.kinds.KINDS`.
+        partition: Keys and values, still as text, of the folders called key=value on the way to it.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    partition: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a run takes from every file of its corpus, settled before the first batch.
+
+    Attributes:
+        inputs: The columns that the task takes.
+        kept: Names and types of the input columns that are written beside the results, the same in
+            every part. A file that lacks one has nulls there.
+    """
+
+    inputs: tuple[Column, ...]
+    kept: pa.Schema
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the input columns."""
+        return tuple(column.name for column in self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """The unit of work, of output and of resume: a file or a range of one.
 
     Attributes:
-        path: The input file, absolute.
-        kind: A key of `data.splits.READERS`.
+        file: The input file.
         ordinal: Position of this split within its file, from 0.
-        name: In the names of its part files; depends on path and ordinal only.
+        name: In the names of its part files; depends on the file's name and on ordinal only.
         start, stop: Range of bytes of the file (stop is exclusive).
         row_groups: Row groups [first, end) of a Parquet file.
         first_row: Number of the split's first row within the file.
     """
 
-    path: Path
-    kind: str
+    file: CorpusFile
     ordinal: int
     name: str
     start: int
     stop: int
     row_groups: tuple[int, int] = (0, 0)
     first_row: int = 0
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def kind(self) -> str:
+        return self.file.kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,21 @@ so that the memory of a run grows neither with the size of a file nor with the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.core.types import Column, Split
+from engine.core.types import Column, Columns, CorpusFile, Split
+from engine.data.stretches import Stretch
 from engine.errors import ColumnError, InputError
+
+Names = Sequence[str] | None
+"""Names of columns; None for all of a file."""
 
 ROWS = 512
 _BUFFER = 1 << 20
@@ -68,20 +73,12 @@ def _first_byte(group: Any) -> int:
     return int(min(starts, default=0))
 
 
-def choose_columns(
-    path: Path, names: Sequence[str], text: Sequence[str], keep: Sequence[str]
-) -> list[str]:
-    """Those of a file's columns `names` that are kept, each once.
-
-    Raises:
-        ColumnError: A text or kept column is missing; the hint lists the columns that exist.
-    """
-    kept = list(names) if tuple(keep) == ("all",) else list(dict.fromkeys(keep))
-    for flag, wanted in (("--text", text), ("--keep", kept)):
-        if missing := next((name for name in wanted if name not in names), None):
-            listed = ", ".join(map(repr, names[:30])) or "it has no columns"
-            raise ColumnError(f"{path}: no column {missing!r}", f"{flag} one of: {listed}")
-    return kept
+def check_columns(path: Path, names: Sequence[str], flag: str, wanted: Sequence[str]) -> None:
+    """Raise ColumnError where a column that `flag` names is not among a file's columns `names`; the
+    hint lists the columns that exist."""
+    if missing := next((name for name in wanted if name not in names), None):
+        listed = ", ".join(map(repr, names[:30])) or "it has no columns"
+        raise ColumnError(f"{path}: no column {missing!r}", f"{flag} one of: {listed}")
 
 
 def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
@@ -137,41 +134,85 @@ def is_texts(kind: pa.DataType) -> bool:
     return any(of(kind) for of in lists) and is_text(kind.value_type)
 
 
-def read_parquet(
-    split: Split, inputs: Sequence[Column], keep: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The needed columns of a split, some hundred rows at a time, an empty batch first."""
+def parquet_schema(file: CorpusFile, names: Names) -> pa.Schema:
+    """Names and types of a Parquet file's columns; see `kinds.Kind.schema`."""
+    import pyarrow.parquet as pq
+
+    with reading(file.path, "parquet"):
+        return plain_schema(pq.read_schema(file.path), names)
+
+
+def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
+    """The needed columns of a split, some hundred rows at a time, an empty stretch first."""
     import pyarrow.parquet as pq
 
     path = split.path
     with reading(path, "parquet"), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
-        columns = _check_columns(path, file.schema_arrow, inputs, keep)
+        names = needed(file.schema_arrow, columns)
         first, end = split.row_groups
         groups = list(range(first, end or file.metadata.num_row_groups))
-        yield _decode(empty_batch(file.schema_arrow, columns))
-        for batch in file.iter_batches(ROWS, groups, columns=columns, use_threads=False):
-            yield _decode(batch.select(columns))
+        batches = file.iter_batches(ROWS, groups, columns=names, use_threads=False)
+        yield from _numbered(split, names, file.schema_arrow, batches)
 
 
-def read_arrow(
-    split: Split, inputs: Sequence[Column], keep: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The needed columns of an Arrow IPC file or stream, an empty batch first."""
+def arrow_schema(file: CorpusFile, names: Names) -> pa.Schema:
+    """Names and types of the columns of an Arrow IPC file or stream; see `kinds.Kind.schema`."""
+    with reading(file.path, "arrow"), pa.OSFile(str(file.path)) as stream:
+        is_file = stream.read(6) == b"ARROW1"
+        stream.seek(0)
+        opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
+        return plain_schema(opener(stream).schema, names)
+
+
+def read_arrow(split: Split, columns: Columns) -> Iterator[Stretch]:
+    """The needed columns of an Arrow IPC file or stream, an empty stretch first."""
     path = split.path
     with reading(path, "arrow"), pa.OSFile(str(path)) as stream:
         is_file = stream.read(6) == b"ARROW1"
         opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
         stream.seek(0)
         schema = opener(stream).schema
-        columns = _check_columns(path, schema, inputs, keep)
-        yield _decode(empty_batch(schema, columns))
+        names = needed(schema, columns)
         stream.seek(0)
-        included = sorted(schema.get_field_index(name) for name in columns)
+        included = sorted(schema.get_field_index(name) for name in names)
         reader = opener(stream, options=pa.ipc.IpcReadOptions(included_fields=included))
         indexes = range(reader.num_record_batches) if is_file else ()
-        for batch in map(reader.get_batch, indexes) if is_file else reader:
-            for start in range(0, batch.num_rows, ROWS):
-                yield _decode(batch.slice(start, ROWS).select(columns))
+        batches = map(reader.get_batch, indexes) if is_file else reader
+        slices = (b.slice(start, ROWS) for b in batches for start in range(0, b.num_rows, ROWS))
+        yield from _numbered(split, names, schema, slices)
+
+
+def needed(schema: pa.Schema, columns: Columns) -> list[str]:
+    """Those of a file's columns that the run takes."""
+    texts = [name for name in columns.texts if name in schema.names]
+    kept = [name for name in columns.kept.names if name in schema.names]
+    return list(dict.fromkeys([*kept, *texts]))
+
+
+def _numbered(
+    split: Split, names: Sequence[str], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> Iterator[Stretch]:
+    """Batches as stretches with row numbers, an empty one first."""
+    row = split.first_row
+    yield Stretch(_decode(empty_batch(schema, names)), np.empty(0, np.int64), [])
+    for batch in batches:
+        yield Stretch(_decode(batch.select(names)), np.arange(row, row + batch.num_rows), [])
+        row += batch.num_rows
+
+
+def plain_schema(schema: pa.Schema, names: Names) -> pa.Schema:
+    """The columns of these names as `_decode` leaves them, without metadata."""
+    fields = [field for field in schema if names is None or field.name in names]
+    return pa.schema([(field.name, plain_type(field.type)) for field in fields])
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type without dictionaries and views."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else kind
 
 
 def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
@@ -203,16 +244,3 @@ def _check_indices(column: pa.DictionaryArray) -> None:
         column.dictionary
     ):
         raise pa.ArrowInvalid("an index is beyond its dictionary")
-
-
-def _check_columns(
-    path: Path, schema: pa.Schema, inputs: Sequence[Column], keep: Sequence[str]
-) -> list[str]:
-    if len(set(schema.names)) < len(schema.names):
-        twice = next(n for n in schema.names if schema.names.count(n) > 1)
-        raise InputError(f"{path}: two columns are called {twice!r}", "give them different names")
-    names = [column.name for column in inputs]
-    columns = choose_columns(path, schema.names, names, keep)
-    for column in inputs:
-        check_type(path, column, schema.field(column.name).type)
-    return list(dict.fromkeys([*columns, *names]))

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
 
-from engine.core.types import Column, Ints, Split
-from engine.data.columnar import choose_columns, empty_batch, is_chat, reading
+from engine.core.types import Column, Columns, CorpusFile, Split
+from engine.data.columnar import Names, empty_batch, is_chat, reading
+from engine.data.stretches import Stretch
 from engine.errors import InputError
 
 CHUNK = 1 << 20
@@ -35,29 +35,18 @@ _FOREIGN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """Lines of a chunk: columns and row numbers of the good, (row number, reason) of the bad."""
-
-    columns: pa.RecordBatch
-    rows: Ints
-    bad: list[tuple[int, str]]
-
-
-def read_jsonl(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> Iterator[Parsed]:
+def read_jsonl(split: Split, columns: Columns) -> Iterator[Stretch]:
     """The needed columns of a split's lines; a line's row number counts blank lines too.
 
     Raises:
-        ColumnError: A column is missing from the first lines.
         InputError: The file cannot be read or decompressed.
     """
     with reading(split.path, split.kind):
-        schema = _schema(split, inputs, keep)
-        text = [column.name for column in inputs]
+        schema = _read_schema(split.file, columns)
         row = split.first_row
-        yield Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
+        yield Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
         for chunk in _chunks(split.path, split.kind, split.start, split.stop):
-            yield _parse(chunk, row, schema, text)
+            yield _parse(chunk, row, schema, columns.texts)
             row += chunk.count(b"\n")
 
 
@@ -97,25 +86,30 @@ def _chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
         yield last
 
 
-def _schema(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> pa.Schema:
-    """Types of the needed columns, from the first chunk of the whole file.
+def schema(file: CorpusFile, names: Names) -> pa.Schema:
+    """Names and types of keys in the first lines of a file; see `kinds.Kind.schema`."""
+    with reading(file.path, file.kind):
+        objects = _first_objects(file)
+        keys = list(dict.fromkeys(key for o in objects for key in o))
+        wanted = [key for key in keys if names is None or key in names]
+        return pa.schema([(key, _type_of([o.get(key) for o in objects])) for key in wanted])
 
-    Input columns have the type that the task takes; lines with something else there are bad rows.
-    """
-    text = [column.name for column in inputs]
-    stop = split.path.stat().st_size if split.kind == "jsonl" else 0
-    head = next(_chunks(split.path, split.kind, 0, stop), b"")
+
+def _read_schema(file: CorpusFile, columns: Columns) -> pa.Schema:
+    """Types of the needed columns: the settled ones of kept columns, and for input columns the type
+    that the task takes. Lines with something else there are bad rows."""
+    objects = _first_objects(file)
+    types = {field.name: field.type for field in columns.kept}
+    types |= {column.name: _input_type(column, objects) for column in columns.inputs}
+    return pa.schema(list(types.items()))
+
+
+def _first_objects(file: CorpusFile) -> list[dict[str, Any]]:
+    stop = file.path.stat().st_size if file.kind == "jsonl" else 0
+    head = next(_chunks(file.path, file.kind, 0, stop), b"")
     if kind := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
-        raise InputError(f"{split.path}: {kind}, not JSON lines", "rename it to its own ending")
-    objects = [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
-    types = {c.name: _input_type(c, objects) for c in inputs}
-    if not objects:
-        kept = [] if tuple(keep) == ("all",) else list(keep)
-        return pa.schema([(n, types.get(n, pa.string())) for n in dict.fromkeys([*text, *kept])])
-    names = list(dict.fromkeys(key for o in objects for key in o))
-    kept = choose_columns(split.path, names, text, keep)
-    types |= {n: _type_of([o.get(n) for o in objects]) for n in kept if n not in text}
-    return pa.schema([(n, types[n]) for n in dict.fromkeys([*kept, *text])])
+        raise InputError(f"{file.path}: {kind}, not JSON lines", "rename it to its own ending")
+    return [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
 
 
 def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
@@ -150,7 +144,7 @@ def _type_of(values: list[Any]) -> pa.DataType:
     present = [v for v in values if v is not None]
     for sample in (present, present[:1]):
         try:
-            return pa.array(sample).type if sample else pa.string()
+            return pa.array(sample).type if sample else pa.null()
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             continue
     return pa.string()
@@ -163,9 +157,9 @@ def _loads(line: bytes) -> Any:
         return None
 
 
-def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
     if not _of_chats(schema, text) and (columns := _parse_whole(chunk, schema)):
-        return Parsed(columns, np.arange(row, row + columns.num_rows), [])
+        return Stretch(columns, np.arange(row, row + columns.num_rows), [])
     return _parse_lines(chunk, row, schema, text)
 
 
@@ -206,7 +200,7 @@ def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
     return None
 
 
-def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
     stripped = ((n, line.strip(b" \t\r")) for n, line in enumerate(chunk.split(b"\n"), row))
     lines = [(n, line) for n, line in stripped if line]
     suspect = {n for n, line in lines if _looks_bad(line, schema, text)}
@@ -220,7 +214,7 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
     columns = pa.concat_batches([empty_batch(schema, schema.names), *(p.columns for p in parts)])
     order = np.argsort(rows)
     bad = sorted(pair for p in parts for pair in p.bad)
-    return Parsed(columns.take(pa.array(order)), rows[order], bad)
+    return Stretch(columns.take(pa.array(order)), rows[order], bad)
 
 
 def _looks_bad(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
@@ -250,10 +244,10 @@ def _is_message(value: object, names: set[str]) -> bool:
 
 def _parse_halves(
     lines: list[tuple[int, bytes]], schema: pa.Schema, text: Sequence[str]
-) -> Iterator[Parsed]:
+) -> Iterator[Stretch]:
     """Lines that pyarrow takes together, or else their halves, down to single lines."""
     if columns := _parse_whole(b"\n".join(line for _, line in lines), schema):
-        yield Parsed(columns, np.array([number for number, _ in lines], np.int64), [])
+        yield Stretch(columns, np.array([number for number, _ in lines], np.int64), [])
     elif len(lines) > 1:
         half = len(lines) // 2
         yield from _parse_halves(lines[:half], schema, text)
@@ -262,11 +256,13 @@ def _parse_halves(
         yield from (_parse_one(number, line, schema, text) for number, line in lines)
 
 
-def _parse_one(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Parsed:
+def _parse_one(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Stretch:
     columns = _parse_strictly(line, schema, text)
     if isinstance(columns, str):
-        return Parsed(empty_batch(schema, schema.names), np.empty(0, np.int64), [(number, columns)])
-    return Parsed(columns, np.array([number], np.int64), [])
+        return Stretch(
+            empty_batch(schema, schema.names), np.empty(0, np.int64), [(number, columns)]
+        )
+    return Stretch(columns, np.array([number], np.int64), [])
 
 
 def _parse_strictly(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatch | str:

@@ -1,96 +1,20 @@
-"""Paths and globs to files, and files to splits."""
+"""Files to splits: whole files, or ranges of large ones."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.core.types import Split
+from engine.core.types import CorpusFile, Split
 from engine.data.columnar import row_count, row_group_starts
 from engine.errors import InputError
 
-KINDS = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".jsonl.gz": "jsonl.gz",
-    ".ndjson.gz": "jsonl.gz",
-    ".jsonl.zst": "jsonl.zst",
-    ".ndjson.zst": "jsonl.zst",
-    ".arrow": "arrow",
-    ".ipc": "arrow",
-    ".feather": "arrow",
-}
-_KNOWN = f"known endings: {' '.join(KINDS)}"
 _CHUNK = 1 << 20
 
 
-def kind_of(path: Path) -> str | None:
-    """The kind of a file by its ending, a value of `KINDS`; None for an unknown ending."""
-    name = path.name.lower()
-    return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
-
-
-def find_files(inputs: Sequence[str | Path]) -> list[Path]:
-    """The files that paths, folders and globs name: absolute, each once, sorted by path.
-
-    A folder stands for every file of a known kind below it, except those whose name, or a folder's
-    on the way to them, begins with a dot or an underscore.
-
-    Raises:
-        InputError: An input is missing, matches nothing, or is of no known kind.
-    """
-    if not inputs:
-        raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
-    try:
-        files = {Path(os.path.abspath(path)) for name in inputs for path in _match(str(name))}
-    except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
-    return sorted(files)
-
-
-def _match(name: str) -> Iterable[Path]:
-    if "://" in name:
-        raise InputError(f"{name}: only local files are read", "copy or mount the corpus first")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if files := _files_below(path):
-            return files
-        raise InputError(f"{path}: no input files in this folder", _KNOWN)
-    if path.exists():
-        if kind_of(path) is None:
-            raise InputError(f"{path}: unknown ending", _KNOWN)
-        return [path]
-    if not glob.has_magic(name):
-        raise InputError(f"{path}: no such file or folder", _list_folder(path))
-    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-    files = [f for m in matches for f in (_files_below(m) if m.is_dir() else [m]) if kind_of(f)]
-    if not files:
-        raise InputError(f"{name}: nothing matches", _KNOWN)
-    return files
-
-
-def _files_below(folder: Path) -> list[Path]:
-    def visible(path: Path) -> bool:
-        return not any(part[0] in "._" for part in path.relative_to(folder).parts)
-
-    return [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and visible(p)]
-
-
-def _list_folder(path: Path) -> str:
-    """What the folder of a missing file has, as a hint."""
-    parent = path.parent
-    if not parent.is_dir():
-        return f"the folder {parent} does not exist either"
-    names = sorted(p.name for p in parent.iterdir() if p.is_dir() or kind_of(p))
-    return f"{parent} has: {', '.join(names[:8]) or 'no input files'}"
-
-
-def split_files(files: Sequence[Path], split_size: int) -> Iterator[Split]:
+def split_files(files: Sequence[CorpusFile], split_size: int) -> Iterator[Split]:
     """Cut files into splits, in order.
 
     Parquet is cut between row groups and plain JSONL between lines, where a file is larger than
@@ -99,29 +23,30 @@ def split_files(files: Sequence[Path], split_size: int) -> Iterator[Split]:
     Raises:
         InputError: A file cannot be opened.
     """
-    for path in files:
+    for file in files:
         try:
-            yield from _split_file(path, split_size)
+            yield from _split_file(file, split_size)
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}", "check the file") from error
+            raise InputError(f"{file.path}: {error.strerror or error}", "check the file") from error
 
 
-def _split_file(path: Path, split_size: int) -> Iterator[Split]:
+def _split_file(file: CorpusFile, split_size: int) -> Iterator[Split]:
+    path, kind = file.path, file.kind
     size = path.stat().st_size
-    kind = kind_of(path)
-    assert kind is not None, path
-    # The hash is of the whole path, so that a/x.parquet and b/x.parquet have parts of their own;
+    # The hash is of the whole name, so that a/x.parquet and b/x.parquet have parts of their own;
     # it does not depend on the other inputs, so that adding one does not rename the rest.
-    name = f"{path.name.split('.')[0][:50]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    name = (
+        f"{path.name.split('.')[0][:50]}-{hashlib.sha256(os.fsencode(file.name)).hexdigest()[:8]}"
+    )
     if size > split_size and kind == "parquet":
         groups = _row_group_ranges(row_group_starts(path), size, split_size)
         for i, (first, end, row, start, stop) in enumerate(groups):
-            yield Split(path, kind, i, name, start, stop, (first, end), row)
+            yield Split(file, i, name, start, stop, (first, end), row)
     elif size > split_size and kind == "jsonl":
         for i, (start, stop, row) in enumerate(_line_ranges(path, size, split_size)):
-            yield Split(path, kind, i, name, start, stop, first_row=row)
+            yield Split(file, i, name, start, stop, first_row=row)
     else:
-        yield Split(path, kind, 0, name, 0, size)
+        yield Split(file, 0, name, 0, size)
 
 
 def _row_group_ranges(

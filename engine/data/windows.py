@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.core.types import Column, Ints, Rejects, Rows, Split
-from engine.data.columnar import (
-    choose_columns,
-    is_chat,
-    is_text,
-    is_texts,
-    read_arrow,
-    read_parquet,
-    reading,
-)
-from engine.data.jsonl import read_jsonl
+from engine.core.types import Column, Columns, CorpusFile, Rejects, Rows, Split
+from engine.data.columnar import is_chat, is_text, is_texts, reading
+from engine.data.kinds import KINDS
+from engine.data.settlement import settle
 from engine.data.splits import split_files
+from engine.data.stretches import Stretch
 from engine.errors import InputError, RowError
 
 REASONS = {
@@ -39,53 +31,36 @@ WINDOW_BYTES = 32 << 20
 """Bytes at which a window of long texts ends, whatever its number of rows."""
 
 
-@dataclass(slots=True)
-class _Stretch:
-    """Consecutive rows of a split: the good ones as columns and their row numbers, the bad ones as
-    (row number, reason)."""
-
-    columns: pa.RecordBatch
-    rows: Ints
-    bad: list[tuple[int, str]]
-
-    def __len__(self) -> int:
-        return len(self.rows) + len(self.bad)
-
-    def below(self, row: int) -> _Stretch:
-        """Only the rows with a number below `row`."""
-        columns = self.columns.slice(0, int(np.searchsorted(self.rows, row)))
-        return _Stretch(columns, self.rows[: len(columns)], [b for b in self.bad if b[0] < row])
-
-
-def read(
-    split: Split, *, inputs: Sequence[Column], keep: Sequence[str], window: int, limit: int = 0
-) -> Iterator[Rows]:
+def read(split: Split, columns: Columns, *, window: int, limit: int = 0) -> Iterator[Rows]:
     """The rows of a split in windows: at least one, the last of which says so.
 
     Args:
-        inputs: The columns that the task takes.
-        keep: Columns to carry along; ("all",) for every one.
+        columns: The settled columns of the run.
         window: Good rows of a window at most; less where texts are long or many rows are bad.
         limit: Rows to read at most, good or bad; 0 for all.
 
     Raises:
         InputError: The file cannot be read, which `on_error` does not skip.
-        ColumnError: A column is missing or is not of the type that the task takes.
     """
-    text = [column.name for column in inputs]
-    separated = (_separate(s, split, text) for s in _stretches(split, inputs, keep))
-    pending: list[_Stretch] = []
+    reader = KINDS[split.kind].read
+    separated = (_separate(s, split, columns) for s in reader(split, columns))
+    pending: list[Stretch] = []
     for stretch in _limited(separated, limit):
         pending = [*(s for s in pending if len(s)), stretch]
         while sum(len(s.rows) for s in pending) > window or _is_full(pending, window):
             whole, rest = _divide(pending, window)
-            yield _make_rows(split, whole, keep, text, last=False)
+            yield _make_rows(split, whole, columns, last=False)
             pending = rest
-    yield _make_rows(split, pending, keep, text, last=True)
+    yield _make_rows(split, pending, columns, last=True)
 
 
 def read_first(
-    files: Sequence[Path], *, inputs: Sequence[Column], split_size: int, window: int, limit: int
+    files: Sequence[CorpusFile],
+    *,
+    inputs: Sequence[Column],
+    split_size: int,
+    window: int,
+    limit: int,
 ) -> Iterator[Rows]:
     """The first `limit` rows, good and bad, of all files in their order; 0 for all.
 
@@ -94,7 +69,8 @@ def read_first(
     """
     left = limit
     for split in split_files(files, split_size):
-        for rows in read(split, inputs=inputs, keep=(), window=window, limit=left):
+        columns = settle([split.file], inputs, ())
+        for rows in read(split, columns, window=window, limit=left):
             yield rows
             left -= min(left, len(rows) + len(rows.rejects.rows))
         if limit and not left:
@@ -111,35 +87,23 @@ def first_error(rows: Rows) -> RowError | None:
     )
 
 
-def _stretches(split: Split, inputs: Sequence[Column], keep: Sequence[str]) -> Iterator[_Stretch]:
-    if split.kind.startswith("jsonl"):
-        for parsed in read_jsonl(split, inputs, keep):
-            yield _Stretch(parsed.columns, parsed.rows, parsed.bad)
-        return
-    row = split.first_row
-    reader = {"parquet": read_parquet, "arrow": read_arrow}[split.kind]
-    for batch in reader(split, inputs, keep):
-        yield _Stretch(batch, np.arange(row, row + batch.num_rows), [])
-        row += batch.num_rows
-
-
-def _separate(stretch: _Stretch, split: Split, text: Sequence[str]) -> _Stretch:
+def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
     """The stretch with rows of a null text or of invalid UTF-8 among the bad ones."""
     with reading(split.path, split.kind):
-        columns = _as_text(stretch.columns, text)
+        columns = _as_text(stretch.columns, needed.texts)
         invalid = np.zeros(len(stretch.rows), bool)
         for name in columns.schema.names:
             invalid |= _find_invalid(split, columns.column(name), name)
         null = np.zeros(len(stretch.rows), bool)
-        for name in text:
+        for name in needed.texts:
             null |= _find_nulls(columns.column(name))
         good = ~(invalid | null)
         if good.all():
-            return _Stretch(columns, stretch.rows, stretch.bad)
+            return Stretch(columns, stretch.rows, stretch.bad)
         bad = [(int(r), "invalid_utf8") for r in stretch.rows[invalid]]
         bad += [(int(r), "null_text") for r in stretch.rows[null & ~invalid]]
         columns = columns.filter(pa.array(good))
-        return _Stretch(columns, stretch.rows[good], sorted(stretch.bad + bad))
+        return Stretch(columns, stretch.rows[good], sorted(stretch.bad + bad))
 
 
 def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
@@ -203,7 +167,7 @@ def _is_utf8(value: bytes | None) -> bool:
         return False
 
 
-def _limited(stretches: Iterator[_Stretch], limit: int) -> Iterator[_Stretch]:
+def _limited(stretches: Iterator[Stretch], limit: int) -> Iterator[Stretch]:
     left = limit
     for stretch in stretches:
         if limit and len(stretch) >= left:
@@ -214,7 +178,7 @@ def _limited(stretches: Iterator[_Stretch], limit: int) -> Iterator[_Stretch]:
         yield stretch
 
 
-def _is_full(pending: list[_Stretch], window: int) -> bool:
+def _is_full(pending: list[Stretch], window: int) -> bool:
     """Whether the last stretch is one too many for a window, by its bytes or its bad rows."""
     if len(pending) < 2:
         return False
@@ -224,7 +188,7 @@ def _is_full(pending: list[_Stretch], window: int) -> bool:
     )
 
 
-def _divide(pending: list[_Stretch], window: int) -> tuple[list[_Stretch], list[_Stretch]]:
+def _divide(pending: list[Stretch], window: int) -> tuple[list[Stretch], list[Stretch]]:
     """The stretches of the next window and those left over. The border lies between two rows where
     the number of good rows decides, and between two stretches where bytes or bad rows do."""
     *before, last = pending
@@ -232,17 +196,14 @@ def _divide(pending: list[_Stretch], window: int) -> tuple[list[_Stretch], list[
     if len(last.rows) <= free:
         return before, [last]
     cut = int(last.rows[free])
-    rest = _Stretch(
-        last.columns.slice(free), last.rows[free:], [b for b in last.bad if b[0] >= cut]
-    )
+    rest = Stretch(last.columns.slice(free), last.rows[free:], [b for b in last.bad if b[0] >= cut])
     return [*before, last.below(cut)], [rest]
 
 
 def _make_rows(
     split: Split,
-    stretches: list[_Stretch],
-    keep: Sequence[str],
-    text: Sequence[str],
+    stretches: list[Stretch],
+    needed: Columns,
     *,
     last: bool,
 ) -> Rows:
@@ -253,7 +214,22 @@ def _make_rows(
         tuple(REASONS[code] for _, code in bad),
     )
     columns = pa.concat_batches([s.columns for s in stretches])
-    kept = columns.select(choose_columns(split.path, columns.schema.names, (), keep))
-    texts = tuple(columns.column(name) for name in text)
+    kept = _as_settled(split, columns, needed.kept)
+    texts = tuple(columns.column(name) for name in needed.texts)
     numbers = np.concatenate([s.rows for s in stretches])
     return Rows(split, texts, kept, rejects, last, numbers)
+
+
+def _as_settled(split: Split, columns: pa.RecordBatch, kept: pa.Schema) -> pa.RecordBatch:
+    """The kept columns in their settled types; nulls for those that the file does not have."""
+    arrays = []
+    with reading(split.path, split.kind):
+        for field in kept:
+            if field.name not in columns.schema.names:
+                arrays.append(pa.nulls(columns.num_rows, field.type))
+                continue
+            column = columns.column(field.name)
+            arrays.append(column if column.type == field.type else column.cast(field.type))
+    if not len(kept):
+        return columns.select([])
+    return pa.RecordBatch.from_arrays(arrays, schema=kept)

@@ -28,6 +28,7 @@ from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
 from engine.core.settings import check_names
 from engine.core.telemetry import Progress
+from engine.core.types import Column, CorpusFile
 from engine.errors import DeviceError, SettingsError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, multi_gpu
@@ -123,7 +124,7 @@ class Coordinator:
         model: Bundle | Path | str,
         folder: bundle_format.BundleFolder,
         config: RunConfig,
-        files: list[Path],
+        files: list[CorpusFile],
         manifest: Manifest,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
@@ -131,7 +132,8 @@ class Coordinator:
         self.devices = _devices(model, config)
         self.device = str(self.devices[0]) if len(self.devices) == 1 else ALL
         self.record = fingerprint.run_record(folder, config, self.devices[0].kind)
-        self.file_states = {file: fingerprint.file_state(file) for file in files}
+        self.file_states = {file.path: fingerprint.file_state(file.path) for file in files}
+        self.columns = data.settle(files, _inputs(folder, config), config.keep)
         self.splits = list(data.split_files(files, config.split_size))
         self.parts = {s: data.part_name(s.ordinal, s.name, config.format) for s in self.splits}
         self.progress = ProgressMeter(self.splits, on_progress)
@@ -186,7 +188,7 @@ class Coordinator:
                     self.manifest.forget(part)
                 continue
             limit = self.rows_left if self.config.limit else 0
-            input_record = fingerprint.input_record(split, limit)
+            input_record = fingerprint.input_record(split, limit, self.columns.kept)
             entry = self.manifest.finished(part, self.record["fingerprint"], input_record)
             if entry is None:
                 self.progress.assign(split)
@@ -216,7 +218,12 @@ class Coordinator:
             loaded=isinstance(self.model, Bundle),
         )
         return WorkerSettings(
-            self.folder.path, self.manifest.out, device, config, self.record["fingerprint"]
+            self.folder.path,
+            self.manifest.out,
+            device,
+            config,
+            self.record["fingerprint"],
+            self.columns,
         )
 
     def _spend(self, rows: int) -> None:
@@ -251,6 +258,13 @@ class Coordinator:
         )
         self.manifest.succeed(report.success(self.record["fingerprint"]))
         return report
+
+
+def _inputs(folder: bundle_format.BundleFolder, config: RunConfig) -> list[Column]:
+    """The columns that the task takes of the corpus."""
+    task, model_config = tasks.find(folder.description.task), folder.description.model_config
+    options = tasks.resolve_options(task, model_config, config.options)
+    return list(tasks.input_columns(task, config.text, options))
 
 
 def _sized(

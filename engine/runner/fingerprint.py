@@ -8,11 +8,13 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.config import RunConfig
 from engine.core.device import Kind
-from engine.core.types import Split
+from engine.core.types import CorpusFile, Split
 from engine.errors import InputError
 from engine.runner.manifest import InputRecord, RunRecord
 from engine.version import __version__
@@ -38,8 +40,10 @@ def run_record(folder: bundle_format.BundleFolder, config: RunConfig, device: Ki
     )
 
 
-def input_record(split: Split, limit: int) -> InputRecord:
-    """`Entry.input` of a split as it is now; `limit` is the most rows to read, 0 for all."""
+def input_record(split: Split, limit: int, kept: pa.Schema) -> InputRecord:
+    """`Entry.input` of a split as it is now; `limit` is the most rows to read, 0 for all, and
+    `kept` the settled types of the kept columns."""
+    columns = json.dumps([(field.name, str(field.type)) for field in kept])
     return InputRecord(
         path=str(split.path),
         start=split.start,
@@ -47,6 +51,7 @@ def input_record(split: Split, limit: int) -> InputRecord:
         first_row=split.first_row,
         sha256=data.content_hash(split),
         limit=limit,
+        columns=hashlib.sha256(columns.encode()).hexdigest()[:16],
     )
 
 
@@ -63,13 +68,13 @@ def file_state(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def inputs_outside(files: list[Path], out: Path) -> list[Path]:
+def inputs_outside(files: list[CorpusFile], out: Path) -> list[CorpusFile]:
     """The inputs that do not lie in the output folder, which may lie in the folder of the corpus.
 
     Raises:
         InputError: All of them lie there.
     """
     folder = os.path.abspath(out)
-    if outside := [file for file in files if not file.is_relative_to(folder)]:
+    if outside := [file for file in files if not file.path.is_relative_to(folder)]:
         return outside
     raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")

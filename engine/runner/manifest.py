@@ -51,6 +51,8 @@ class InputRecord:
         first_row: Row number of the split's first row.
         sha256: Of all bytes that the rows depend on.
         limit: The most rows that were to be read; 0 for all.
+        columns: Digest of the names and types of the kept columns, which are settled over the whole
+            corpus.
     """
 
     path: str
@@ -59,6 +61,11 @@ class InputRecord:
     first_row: int
     sha256: str
     limit: int
+    columns: str
+
+    def equals(self, other: InputRecord) -> bool:
+        """Whether the answers to both are the same, wherever the files lie."""
+        return dataclasses.replace(self, path=other.path) == other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +239,9 @@ class Manifest:
             input_record: What the split's `Entry.input` would be now.
         """
         entry = self.entry(part)
-        if entry is None or entry.fingerprint != fingerprint or entry.input != input_record:
+        if entry is None or entry.fingerprint != fingerprint:
+            return None
+        if not entry.input.equals(input_record):
             return None
         files = ((self.out / output.file, output.bytes) for output in entry.files)
         complete = all(file.is_file() and file.stat().st_size == size for file, size in files)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.core.config import RunConfig
 from engine.core.device import Device
-from engine.core.types import Split
+from engine.core.types import Columns, Split
 from engine.runner.manifest import InputRecord
 
 
@@ -27,6 +27,7 @@ class WorkerSettings:
         device: The worker's own.
         config: Of the run, with every size filled in.
         fingerprint: Of the run, for the commit records.
+        columns: What to read of every file.
     """
 
     bundle: Path
@@ -34,6 +35,7 @@ class WorkerSettings:
     device: Device
     config: RunConfig
     fingerprint: str
+    columns: Columns
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from engine import data
 from engine.bundle.format import sha256
-from engine.core.types import Split
+from engine.core.types import CorpusFile, Split
 from engine.data import OutputFile
 from engine.errors import InputError, OutputError
 from engine.runner.manifest import COUNTS, SUCCESS, Entry, Manifest, total
@@ -111,7 +111,7 @@ def _folder_problems(manifest: Manifest, entries: list[Entry]) -> Iterator[str]:
 
 def _input_problems(entry: Entry) -> Iterator[str]:
     path, start, stop = Path(entry.input.path), entry.input.start, entry.input.stop
-    split = Split(path, data.kind_of(path) or "", 0, "", start, stop)
+    split = Split(CorpusFile(path, path.name, data.kind_of(path) or ""), 0, "", start, stop)
     try:
         if data.content_hash(split) != entry.input.sha256:
             yield f"{path}: its bytes {start} to {stop} have changed since they were answered"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
-from engine import data, tasks
+from engine import data
 from engine.bundle.batching import rows_ended
 from engine.core.telemetry import Telemetry
 from engine.core.types import Answers, Batch, Encoded, Output, Rows, Split
@@ -119,12 +119,11 @@ class Worker:
 
     def _read(self, stages: Stages, assignments: Iterator[Assignment]) -> Iterator[Rows]:
         config = self.config
-        inputs = tasks.input_columns(stages.task, config.text, stages.context.options)
         window = min(config.window, stages.task.window(stages.context.options))
         for assignment in assignments:
             split, limit = assignment.split, assignment.input.limit
             self._assigned[split] = assignment
-            windows = data.read(split, inputs=inputs, keep=config.keep, window=window, limit=limit)
+            windows = data.read(split, self.settings.columns, window=window, limit=limit)
             for rows in self.telemetry.each("read", map(stages.prepare, windows)):
                 _check_names(rows, stages.schema)
                 self._send_rows_read(rows)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.fakes import write_arrow, write_jsonl, write_parquet
+from support.fakes import corpus_files, write_arrow, write_jsonl, write_parquet
 
 from engine import data
 from engine.core.types import Column, Rows, Split
-from engine.data import columnar, jsonl
+from engine.data import columnar, jsonl, kinds
 from engine.data import splits as split_module
 from engine.data import windows as window_reader
 from engine.errors import ColumnError, EngineError, InputError
@@ -45,9 +45,20 @@ def windows(
 ) -> list[Rows]:
     return [
         read
-        for split in data.split_files([path], split_size)
-        for read in data.read(split, inputs=columns(text), keep=keep, window=window, limit=limit)
+        for split in data.split_files(corpus_files([path]), split_size)
+        for read in read_rows(split, text=text, keep=keep, window=window, limit=limit)
     ]
+
+
+def read_rows(
+    split: Split, *, text: Sequence[str], keep: Sequence[str], window: int, limit: int = 0
+) -> Iterator[Rows]:
+    settled = data.settle([split.file], columns(text), keep)
+    return data.read(split, settled, window=window, limit=limit)
+
+
+def find(inputs: Sequence[str | Path]) -> list[Path]:
+    return [file.path for file in data.find_files(inputs)]
 
 
 def columns(names: Sequence[str]) -> list[Column]:
@@ -94,31 +105,31 @@ def test_find_gives_files_folders_and_globs_once_each_sorted_and_absolute(
     (tmp_path / "a/notes.txt").write_text("not an input")
     monkeypatch.chdir(tmp_path)
     wanted = [b, a]
-    assert data.find_files(["b/one.jsonl", tmp_path / "a"]) == wanted
-    assert data.find_files(["b/../b/one.jsonl", "**/*.parquet", "a", "./b/*"]) == wanted
-    assert data.find_files([tmp_path]) == wanted
-    assert all(path.is_absolute() for path in data.find_files(["b"]))
+    assert find(["b/one.jsonl", tmp_path / "a"]) == wanted
+    assert find(["b/../b/one.jsonl", "**/*.parquet", "a", "./b/*"]) == wanted
+    assert find([tmp_path]) == wanted
+    assert all(path.is_absolute() for path in find(["b"]))
 
 
 def test_find_leaves_hidden_and_underscored_names_below_a_folder_out(tmp_path: Path) -> None:
     seen = write_jsonl(tmp_path / "seen.jsonl", ["w1"])
     for name in (".hidden.jsonl", "_part.jsonl", ".git/x.jsonl", "_manifest/x.jsonl"):
         write_jsonl(tmp_path / name, ["w1"])
-    assert data.find_files([tmp_path]) == [seen]
-    assert data.find_files([tmp_path / "_part.jsonl"]) == [tmp_path / "_part.jsonl"]
+    assert find([tmp_path]) == [seen]
+    assert find([tmp_path / "_part.jsonl"]) == [tmp_path / "_part.jsonl"]
 
 
 def test_find_expands_a_folder_that_a_glob_matches_as_if_it_were_named(tmp_path: Path) -> None:
     part = write_parquet(tmp_path / "table.parquet/part-0.parquet", ["w1"])
     write_jsonl(tmp_path / "other/x.jsonl", ["w1"])
     (tmp_path / "empty").mkdir()
-    assert data.find_files([tmp_path / "*.parquet"]) == [part]
-    assert data.find_files([tmp_path / "*"]) == data.find_files([tmp_path])
+    assert find([tmp_path / "*.parquet"]) == [part]
+    assert find([tmp_path / "*"]) == find([tmp_path])
 
 
 def test_find_takes_a_name_with_glob_characters_literally_where_it_exists(tmp_path: Path) -> None:
     odd = write_jsonl(tmp_path / "a[1].jsonl", ["w1"])
-    assert data.find_files([odd]) == [odd]
+    assert find([odd]) == [odd]
 
 
 @pytest.mark.parametrize(
@@ -141,18 +152,18 @@ def test_find_says_what_is_wrong_with_an_input(tmp_path: Path, name: str, says: 
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow/readme.md").write_text("nothing here")
     with pytest.raises(InputError) as caught:
-        data.find_files([name if "://" in name else tmp_path / name])
+        find([name if "://" in name else tmp_path / name])
     assert says in str(caught.value)
 
 
 def test_find_without_inputs_is_an_error() -> None:
     with pytest.raises(InputError, match="no input"):
-        data.find_files([])
+        find([])
 
 
-@pytest.mark.parametrize("ending", sorted(split_module.KINDS))
+@pytest.mark.parametrize("ending", sorted(kinds.ENDINGS))
 def test_every_ending_is_known_in_capitals_too(ending: str) -> None:
-    assert data.kind_of(Path(f"x{ending.upper()}")) == split_module.KINDS[ending]
+    assert data.kind_of(Path(f"x{ending.upper()}")) == kinds.ENDINGS[ending]
 
 
 # plan
@@ -170,7 +181,7 @@ def test_byte_ranges_of_a_jsonl_file_are_the_file(
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(lines) + ("\n" if ending else ""))
     content = path.read_bytes()
-    splits = list(data.split_files([path], size))
+    splits = list(data.split_files(corpus_files([path]), size))
     assert b"".join(content[s.start : s.stop] for s in splits) == content
     assert [s.start for s in splits] == [0, *(s.stop for s in splits[:-1])]
     assert [s.ordinal for s in splits] == list(range(len(splits)))
@@ -187,7 +198,7 @@ def test_a_line_longer_than_a_split_and_than_a_read_stays_whole(
 ) -> None:
     monkeypatch.setattr(split_module, "_CHUNK", 7)
     path = write_jsonl(tmp_path / "x.jsonl", ["w1", "w2 " * 100, "w3"])
-    splits = list(data.split_files([path], 20))
+    splits = list(data.split_files(corpus_files([path]), 20))
     assert len(splits) == 3
     assert good(windows(path, split_size=20)) == ["w1", "w2 " * 100, "w3"]
 
@@ -198,7 +209,7 @@ def test_row_group_ranges_of_a_parquet_file_are_the_file(
     tmp_path: Path, rows: int, group: int, size: int
 ) -> None:
     path = write_parquet(tmp_path / "x.parquet", [f"w{i}" for i in range(rows)], group=group)
-    splits = list(data.split_files([path], size))
+    splits = list(data.split_files(corpus_files([path]), size))
     groups = pq.ParquetFile(path).metadata.num_row_groups
     assert splits[0].start == 0
     assert splits[-1].stop == path.stat().st_size
@@ -219,7 +230,7 @@ def test_a_parquet_file_without_row_groups_is_one_split_however_small_splits_are
 ) -> None:
     path = tmp_path / "x.parquet"
     pq.ParquetWriter(path, pa.schema([("text", pa.string())])).close()
-    (split,) = data.split_files([path], 1)
+    (split,) = data.split_files(corpus_files([path]), 1)
     assert (split.start, split.stop) == (0, path.stat().st_size)
     assert good(windows(path, split_size=1)) == []
 
@@ -231,46 +242,55 @@ def test_what_cannot_be_entered_in_the_middle_is_one_split(tmp_path: Path, kind:
         write_arrow(path, pa.table({"text": ["w1"] * 500}))
     else:
         path.write_bytes((gzip.compress if kind == "jsonl.gz" else zst)(noise(100)))
-    assert len(list(data.split_files([path], 10))) == 1
+    assert len(list(data.split_files(corpus_files([path]), 10))) == 1
 
 
-def test_split_names_do_not_depend_on_the_glob_nor_on_other_inputs(
+def test_split_names_depend_on_the_place_in_the_corpus_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_jsonl(tmp_path / "a/x.jsonl", ["w1 w2 w3"] * 9)
     monkeypatch.chdir(tmp_path)
-    alone = {
-        (s.path, s.ordinal): s.name for s in data.split_files(data.find_files(["a/x.jsonl"]), 100)
-    }
+    alone = [s.name for s in data.split_files(data.find_files(["a"]), 100)]
     write_jsonl(tmp_path / "b/x.jsonl", ["w1"])
     write_jsonl(tmp_path / "a/aa.jsonl", ["w1"])
-    for spelled in (["*/*.jsonl"], [tmp_path / "b", "./a/../a"], ["**/x.*", "a/aa.jsonl"]):
+    for spelled in (["a/*.jsonl"], ["./a/../a"], [tmp_path / "a"], ["a/x.jsonl", "a/aa.jsonl"]):
         splits = list(data.split_files(data.find_files(spelled), 100))
-        assert {k: v for k, v in ((((s.path, s.ordinal)), s.name) for s in splits) if k in alone} \
-            == alone  # fmt: skip
-        assert len({(s.name, s.ordinal) for s in splits}) == len(splits)
+        assert [s.name for s in splits if s.path.name == "x.jsonl"] == alone
+    (tmp_path / "a").rename(tmp_path / "moved")
+    splits = list(data.split_files(data.find_files(["moved"]), 100))
+    assert [s.name for s in splits if s.path.name == "x.jsonl"] == alone
 
 
-def test_a_split_is_named_after_its_file_and_the_hash_of_its_path(tmp_path: Path) -> None:
+def test_files_of_one_name_have_names_of_their_own(tmp_path: Path) -> None:
+    for folder in ("a/x", "b/x", "c"):
+        write_jsonl(tmp_path / folder / "one.jsonl", ["w1"])
+    inputs = [tmp_path / "a/x/one.jsonl", tmp_path / "b/x", tmp_path / "c/*.jsonl"]
+    files = data.find_files(inputs)
+    assert [file.name for file in files] == ["a/x/one.jsonl", "b/x/one.jsonl", "c/one.jsonl"]
+    names = [split.name for split in data.split_files(files, 1 << 20)]
+    assert len(set(names)) == 3
+
+
+def test_a_split_is_named_after_its_file_and_the_hash_of_its_name(tmp_path: Path) -> None:
     """Part files are called after it, and a later version has to find them."""
-    path = write_jsonl(tmp_path / "rows.of.2024.jsonl", ["w1"])
-    (split,) = data.split_files([path], 1 << 20)
-    assert split.name == f"rows-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    write_jsonl(tmp_path / "deep/rows.of.2024.jsonl", ["w1"])
+    (split,) = data.split_files(data.find_files([tmp_path]), 1 << 20)
+    assert split.name == f"rows-{hashlib.sha256(b'deep/rows.of.2024.jsonl').hexdigest()[:8]}"
 
 
 def test_a_split_name_fits_a_file_system_whatever_the_file_is_called(tmp_path: Path) -> None:
     long = write_jsonl(tmp_path / ("é" * 120 + ".jsonl"), ["w1"])
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl"))
     write_jsonl(odd, ["w1"])
-    for split in data.split_files([long, odd], 1 << 20):
+    for split in data.split_files(corpus_files([long, odd]), 1 << 20):
         name = f"part-00000-{split.name}.parquet"
         assert len(os.fsencode(name)) <= 255
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x\.jsonl"):
-        list(data.split_files([tmp_path / "x.jsonl"], 100))
-    split = Split(tmp_path / "x.jsonl", "jsonl", 0, "x", 0, 10)
+        list(data.split_files(corpus_files([tmp_path / "x.jsonl"]), 100))
+    split = Split(corpus_files([tmp_path / "x.jsonl"])[0], 0, "x", 0, 10)
     with pytest.raises(InputError, match=r"x\.jsonl"):
         data.content_hash(split)
     assert data.estimate_rows(split) == 0
@@ -281,15 +301,15 @@ def test_identity_is_the_hash_of_a_files_bytes(tmp_path: Path) -> None:
         write_jsonl(tmp_path / "x.jsonl", ["w1"] * 9),
         write_parquet(tmp_path / "x.parquet", ["w1"] * 9),
     ):
-        (split,) = data.split_files([path], 1 << 30)
+        (split,) = data.split_files(corpus_files([path]), 1 << 30)
         assert data.content_hash(split) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def changed(path: Path, content: bytes, split_size: int) -> list[bool]:
     """Which splits of a file are others after its content is replaced."""
-    before = [data.content_hash(s) for s in data.split_files([path], split_size)]
+    before = [data.content_hash(s) for s in data.split_files(corpus_files([path]), split_size)]
     path.write_bytes(content)
-    after = [data.content_hash(s) for s in data.split_files([path], split_size)]
+    after = [data.content_hash(s) for s in data.split_files(corpus_files([path]), split_size)]
     assert len(before) == len(after) > 3
     return [a != b for a, b in zip(before, after, strict=True)]
 
@@ -321,7 +341,7 @@ def test_another_footer_makes_every_split_of_a_parquet_file_another(tmp_path: Pa
 def test_every_byte_of_a_parquet_footer_is_in_the_hash_of_every_split(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [f"w{i}" for i in range(50)], group=10)
     content = path.read_bytes()
-    first, *_ = data.split_files([path], 200)
+    first, *_ = data.split_files(corpus_files([path]), 200)
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     hashes = []
     for at in [footer - 1, *range(footer, len(content) - 8)]:
@@ -353,11 +373,14 @@ def test_a_word_in_the_dictionary_of_a_row_group_belongs_to_the_split_of_that_gr
 def test_expected_rows_are_near_the_truth_where_it_is_cheap_to_know(tmp_path: Path) -> None:
     lines = write_jsonl(tmp_path / "x.jsonl", ["w1 w2"] * 1000)
     (tmp_path / "e.jsonl").write_bytes(b"")
-    (split,) = data.split_files([lines], 1 << 30)
+    (split,) = data.split_files(corpus_files([lines]), 1 << 30)
     assert data.estimate_rows(split) == pytest.approx(1000, rel=0.1)
-    assert data.estimate_rows(next(data.split_files([tmp_path / "e.jsonl"], 1 << 30))) == 0
+    assert (
+        data.estimate_rows(next(data.split_files(corpus_files([tmp_path / "e.jsonl"]), 1 << 30)))
+        == 0
+    )
     path = write_parquet(tmp_path / "x.parquet", ["w1"] * 77)
-    assert data.estimate_rows(next(data.split_files([path], 1 << 30))) == 77
+    assert data.estimate_rows(next(data.split_files(corpus_files([path]), 1 << 30))) == 77
 
 
 # read: every kind
@@ -1028,12 +1051,12 @@ def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_missing_file_are_errors_that_say_so(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").mkdir()
-    split = Split(tmp_path / "x.jsonl", "jsonl", 0, "x", 0, 10)
+    split = Split(corpus_files([tmp_path / "x.jsonl"])[0], 0, "x", 0, 10)
     with pytest.raises(InputError, match="directory"):
-        list(data.read(split, inputs=columns(["text"]), keep=[], window=10))
-    gone = Split(tmp_path / "gone.parquet", "parquet", 0, "x", 0, 10)
+        list(data.read(split, data.settle([split.file], columns(["text"]), []), window=10))
+    gone = Split(corpus_files([tmp_path / "gone.parquet"])[0], 0, "x", 0, 10)
     with pytest.raises(InputError, match=r"gone\.parquet"):
-        list(data.read(gone, inputs=columns(["text"]), keep=[], window=10))
+        list(data.read(gone, data.settle([gone.file], columns(["text"]), []), window=10))
 
 
 # columns of lists
@@ -1060,8 +1083,10 @@ def test_a_column_of_lists_is_read_where_the_task_takes_one(
     tmp_path: Path, ending: str, holds: str
 ) -> None:
     path = write_lists(tmp_path, ending)
-    (split,) = data.split_files([path], 1 << 30)
-    (read,) = data.read(split, inputs=[Column("words", holds)], keep=["words"], window=10)
+    (split,) = data.split_files(corpus_files([path]), 1 << 30)
+    (read,) = data.read(
+        split, data.settle([split.file], [Column("words", holds)], ["words"]), window=10
+    )
     assert read.texts[0].type == pa.list_(pa.string())
     assert read.texts[0].to_pylist() == [["w1", "w2"], [], ["w3"], ["w5"]]
     assert bad([read]) == [(3, "null_text"), (4, "null_text")]
@@ -1073,11 +1098,11 @@ def test_a_column_of_lists_is_read_where_the_task_takes_one(
 def test_the_first_value_decides_whether_a_column_holds_lists_or_texts(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"t": ["a"]}\n{"t": "b"}\n{"t": ["c", 5]}\n{"t": ["d"]}\n')
-    (split,) = data.split_files([path], 1 << 30)
-    (read,) = data.read(split, inputs=[Column("t", "either")], keep=[], window=10)
+    (split,) = data.split_files(corpus_files([path]), 1 << 30)
+    (read,) = data.read(split, data.settle([split.file], [Column("t", "either")], []), window=10)
     assert read.texts[0].to_pylist() == [["a"], ["d"]]
     assert bad([read]) == [(1, "not_text"), (2, "not_text")]
-    (read,) = data.read(split, inputs=[Column("t")], keep=[], window=10)
+    (read,) = data.read(split, data.settle([split.file], [Column("t")], []), window=10)
     assert read.texts[0].to_pylist() == ["b"]
 
 
@@ -1085,7 +1110,7 @@ def test_a_list_with_invalid_utf8_is_a_bad_row(tmp_path: Path) -> None:
     inner = pa.array([b"ok", b"\xff", b"fine"], pa.binary()).view(pa.string())
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), inner)
     path = write_arrow(tmp_path / "x.arrow", pa.table({"words": lists}))
-    (split,) = data.split_files([path], 1 << 30)
-    (read,) = data.read(split, inputs=[Column("words", "texts")], keep=[], window=10)
+    (split,) = data.split_files(corpus_files([path]), 1 << 30)
+    (read,) = data.read(split, data.settle([split.file], [Column("words", "texts")], []), window=10)
     assert read.texts[0].to_pylist() == [["ok"], ["fine"]]
     assert bad([read]) == [(1, "invalid_utf8")]

@@ -15,7 +15,9 @@ from engine.runner.manifest import COUNTS, Entry, InputRecord, Manifest, total
 
 RUN = {"settings": {"limit": 0, "text": ["text"]}, "bundle": "b1", "fingerprint": "f1"}
 PART = "part-00000-x.arrow"
-INPUT = InputRecord(path="/data/x.jsonl", start=0, stop=9, first_row=0, sha256="s1", limit=0)
+INPUT = InputRecord(
+    path="/data/x.jsonl", start=0, stop=9, first_row=0, sha256="s1", limit=0, columns="c1"
+)
 
 
 def other(**settings: object) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def test_the_same_run_continues(manifest: Manifest) -> None:
         ("f1", dataclasses.replace(INPUT, stop=10)),
         ("f1", dataclasses.replace(INPUT, limit=5)),
         ("f1", dataclasses.replace(INPUT, first_row=5)),
-        ("f1", dataclasses.replace(INPUT, path="/data/y.jsonl")),
+        ("f1", dataclasses.replace(INPUT, columns="c2")),
     ],
 )
 def test_another_fingerprint_or_input_is_not_done(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from support.fakes import texts, write_arrow, write_parquet
+from support.fakes import corpus_files, texts, write_arrow, write_parquet
 
 from engine import data
 from engine.core.telemetry import Progress
-from engine.core.types import Split
+from engine.core.types import CorpusFile, Split
 from engine.runner.messages import Counts
 from engine.runner.progress import ProgressMeter, total
 
@@ -21,7 +21,7 @@ ROWS = [10, 30, 60]
 def splits(tmp_path: Path) -> list[Split]:
     """Parquet files, which tell their rows."""
     files = [write_parquet(tmp_path / f"{n}.parquet", texts(n)) for n in ROWS]
-    return list(data.split_files(files, 1 << 30))
+    return list(data.split_files(corpus_files(files), 1 << 30))
 
 
 def rows(count: int) -> Counts:
@@ -64,7 +64,7 @@ def test_a_split_that_was_finished_before_counts_without_its_rows(splits: list[S
 def test_where_an_input_cannot_tell_its_rows_finished_bytes_count(tmp_path: Path) -> None:
     files = [write_parquet(tmp_path / "x.parquet", texts(50)), tmp_path / "y.arrow"]
     write_arrow(files[1], pa.table({"text": texts(50)}))
-    splits = list(data.split_files(sorted(files), 1 << 30))
+    splits = list(data.split_files(corpus_files(sorted(files)), 1 << 30))
     shown: list[Progress] = []
     meter = ProgressMeter(splits, shown.append)
     meter.assign(splits[0])
@@ -76,7 +76,7 @@ def test_where_an_input_cannot_tell_its_rows_finished_bytes_count(tmp_path: Path
 
 
 def test_a_run_that_nobody_watches_weighs_nothing(tmp_path: Path) -> None:
-    gone = Split(tmp_path / "gone.parquet", "parquet", 0, "gone", 0, 9)
+    gone = Split(CorpusFile(tmp_path / "gone.parquet", "gone.parquet", "parquet"), 0, "gone", 0, 9)
     meter = ProgressMeter([gone], None)
     meter.assign(gone)
     meter.show(rows(1), 0)

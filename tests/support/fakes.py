@@ -22,10 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from engine import data
 from engine.bundle import format as bundle_format
 from engine.bundle.format import DecoderConfig, Description, ModelConfig
 from engine.core.device import CPU, Device
 from engine.core.graphs import GraphRecord, Role
+from engine.core.types import CorpusFile
 from engine.pipeline import Bundle
 
 PAD, END, UNKNOWN = 0, 1, 2
@@ -388,3 +390,8 @@ def write_arrow(path: Path, table: pa.Table, *, stream: bool = False) -> Path:
     with pa.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
         writer.write_table(table)
     return path
+
+
+def corpus_files(paths: Iterable[Path]) -> list[CorpusFile]:
+    """Files as a corpus has them, each named as itself."""
+    return [CorpusFile(path, path.name, str(data.kind_of(path))) for path in paths]

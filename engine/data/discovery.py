@@ -1,0 +1,98 @@
+"""Paths, folders and globs to the files of a corpus."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from engine.core.types import CorpusFile
+from engine.data.kinds import ENDINGS, kind_of
+from engine.errors import InputError
+
+_KNOWN = f"known endings: {' '.join(ENDINGS)}"
+
+
+def find_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
+    """The files that paths, folders and globs name: each once, sorted by path.
+
+    A folder stands for every file of a known kind below it, except those whose name, or a folder's
+    on the way to them, begins with a dot or an underscore.
+
+    Raises:
+        InputError: An input is missing, matches nothing, or is of no known kind.
+    """
+    if not inputs:
+        raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
+    try:
+        pairs = {
+            Path(os.path.abspath(path)): root for name in inputs for root, path in _match(str(name))
+        }
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
+    names = _unique_names({path: pairs[path] for path in sorted(pairs)})
+    return [CorpusFile(path, name, str(kind_of(path))) for path, name in names.items()]
+
+
+def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:
+    """Each file's path relative to its root; where two are the same, with as many more folders
+    before it as tell them apart."""
+    parts = {
+        path: len(path.relative_to(os.path.abspath(root)).parts) for path, root in roots.items()
+    }
+    while True:
+        names = {path: "/".join(path.parts[-count:]) for path, count in parts.items()}
+        by_name: dict[str, list[Path]] = {}
+        for path, name in names.items():
+            by_name.setdefault(name, []).append(path)
+        clashes = [path for paths in by_name.values() if len(paths) > 1 for path in paths]
+        if not clashes:
+            return names
+        for path in clashes:
+            parts[path] += 1
+
+
+def _match(name: str) -> Iterable[tuple[Path, Path]]:
+    """(root, file): a file's name in the corpus is its path relative to the root."""
+    if "://" in name:
+        raise InputError(f"{name}: only local files are read", "copy or mount the corpus first")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if files := _files_below(path):
+            return [(path, file) for file in files]
+        raise InputError(f"{path}: no input files in this folder", _KNOWN)
+    if path.exists():
+        if kind_of(path) is None:
+            raise InputError(f"{path}: unknown ending", _KNOWN)
+        return [(path.parent, path)]
+    if not glob.has_magic(name):
+        raise InputError(f"{path}: no such file or folder", _list_folder(path))
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    below = [f for m in matches for f in (_files_below(m) if m.is_dir() else [m]) if kind_of(f)]
+    if not below:
+        raise InputError(f"{name}: nothing matches", _KNOWN)
+    return [(_root_of(path), file) for file in below]
+
+
+def _root_of(pattern: Path) -> Path:
+    """The last folder of a glob before its first wildcard."""
+    parts = pattern.parts[:-1]
+    count = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[:count])
+
+
+def _files_below(folder: Path) -> list[Path]:
+    def visible(path: Path) -> bool:
+        return not any(part[0] in "._" for part in path.relative_to(folder).parts)
+
+    return [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and visible(p)]
+
+
+def _list_folder(path: Path) -> str:
+    """What the folder of a missing file has, as a hint."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f"the folder {parent} does not exist either"
+    names = sorted(p.name for p in parent.iterdir() if p.is_dir() or kind_of(p))
+    return f"{parent} has: {', '.join(names[:8]) or 'no input files'}"

@@ -1,0 +1,50 @@
+"""The kinds of files that a corpus may have: how each is recognized, described and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from engine.core.types import Columns, CorpusFile, Split
+from engine.data import columnar, jsonl
+from engine.data.columnar import Names
+from engine.data.stretches import Stretch
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        endings: Of the names of its files.
+        schema: A file and the names of columns -> names and types of those that it has, in the
+            order of the file; of all of its columns for None. Without dictionaries and views.
+        read: A split and the columns of the run -> its rows: the input columns, and those of the
+            kept columns that the file has, in their settled types or in types that
+            Arrow casts to them. The first stretch may be empty, and has the columns.
+        typed: Whether a column has one type in a file; otherwise each line is judged alone.
+    """
+
+    endings: tuple[str, ...]
+    schema: Callable[[CorpusFile, Names], pa.Schema]
+    read: Callable[[Split, Columns], Iterator[Stretch]]
+    typed: bool = True
+
+
+KINDS = {
+    "parquet": Kind((".parquet", ".pq"), columnar.parquet_schema, columnar.read_parquet),
+    "jsonl": Kind((".jsonl", ".ndjson"), jsonl.schema, jsonl.read_jsonl, False),
+    "jsonl.gz": Kind((".jsonl.gz", ".ndjson.gz"), jsonl.schema, jsonl.read_jsonl, False),
+    "jsonl.zst": Kind((".jsonl.zst", ".ndjson.zst"), jsonl.schema, jsonl.read_jsonl, False),
+    "arrow": Kind((".arrow", ".ipc", ".feather"), columnar.arrow_schema, columnar.read_arrow),
+}
+ENDINGS = {ending: name for name, kind in KINDS.items() for ending in kind.endings}
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of a file by its ending, a key of `KINDS`; None for an unknown ending."""
+    name = path.name.lower()
+    return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
