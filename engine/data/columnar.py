@@ -134,7 +134,7 @@ def is_texts(kind: pa.DataType) -> bool:
     return any(of(kind) for of in lists) and is_text(kind.value_type)
 
 
-def parquet_schema(file: CorpusFile, names: Names) -> pa.Schema:
+def parquet_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:
     """Names and types of a Parquet file's columns; see `kinds.Kind.schema`."""
     import pyarrow.parquet as pq
 
@@ -155,7 +155,7 @@ def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
         yield from _numbered(split, names, file.schema_arrow, batches)
 
 
-def arrow_schema(file: CorpusFile, names: Names) -> pa.Schema:
+def arrow_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:
     """Names and types of the columns of an Arrow IPC file or stream; see `kinds.Kind.schema`."""
     with reading(file.path, "arrow"), pa.OSFile(str(file.path)) as stream:
         is_file = stream.read(6) == b"ARROW1"

@@ -10,6 +10,7 @@ have them too.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -86,13 +87,66 @@ def _chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
         yield last
 
 
-def schema(file: CorpusFile, names: Names) -> pa.Schema:
-    """Names and types of keys in the first lines of a file; see `kinds.Kind.schema`."""
+def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
+    """Names and types of the keys of a file's lines; see `kinds.Kind.schema`.
+
+    A type is the one that holds every value of the file or, where none does, the type of the first
+    values; then lines with others are bad rows. Without `types`, lines are read until all `names`
+    have been seen.
+    """
+    settled: dict[str, pa.DataType] = {}
+    stop = file.path.stat().st_size if file.kind == "jsonl" else 0
     with reading(file.path, file.kind):
-        objects = _first_objects(file)
-        keys = list(dict.fromkeys(key for o in objects for key in o))
-        wanted = [key for key in keys if names is None or key in names]
-        return pa.schema([(key, _type_of([o.get(key) for o in objects])) for key in wanted])
+        _first_objects(file)  # refuses a file of another kind
+        for chunk in _chunks(file.path, file.kind, 0, stop):
+            for name, kind in _chunk_types(chunk, names):
+                settled[name] = _promoted(settled.get(name, pa.null()), kind)
+            if not types and names is not None and set(names) <= set(settled):
+                break
+        return pa.schema(list(settled.items()))
+
+
+def _chunk_types(chunk: bytes, names: Names) -> list[tuple[str, pa.DataType]]:
+    """Keys of a chunk's lines, and the type of the values of each."""
+    import pyarrow.json as pj
+
+    try:
+        table = pj.read_json(
+            pa.BufferReader(chunk),
+            read_options=pj.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
+        )
+        # Beyond int64 pyarrow takes a whole number for a float or for text.
+        if not _LONG_NUMBER.search(chunk):
+            fields = [(field.name, _json_type(field.type)) for field in table.schema]
+            return [(n, kind) for n, kind in fields if names is None or n in names]
+    except (pa.ArrowException, UnicodeError):
+        pass  # some line is bad, or values of a key differ
+    objects = [o for o in map(_loads, chunk.split(b"\n")) if isinstance(o, dict)]
+    keys = list(dict.fromkeys(key for o in objects for key in o))
+    wanted = [key for key in keys if names is None or key in names]
+    return [(key, _type_of([o.get(key) for o in objects])) for key in wanted]
+
+
+_LONG_NUMBER = re.compile(rb"\d{16}")
+
+
+def _json_type(kind: pa.DataType) -> pa.DataType:
+    """The type without dates: text that looks like one is text."""
+    if pa.types.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return pa.struct([(field.name, _json_type(field.type)) for field in fields])
+    if pa.types.is_list(kind):
+        return pa.list_(_json_type(kind.value_type))
+    return pa.string() if pa.types.is_temporal(kind) else kind
+
+
+def _promoted(before: pa.DataType, kind: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both, or the former where none does."""
+    try:
+        schemas = [pa.schema([("", one)]) for one in (before, kind)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return before
 
 
 def _read_schema(file: CorpusFile, columns: Columns) -> pa.Schema:

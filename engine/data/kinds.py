@@ -21,7 +21,9 @@ class Kind:
     Attributes:
         endings: Of the names of its files.
         schema: A file and the names of columns -> names and types of those that it has, in the
-            order of the file; of all of its columns for None. Without dictionaries and views.
+            order of the file; of all of its columns for None. Without dictionaries and views. Where
+            the third argument is false the types are not needed, and a file whose lines name its
+            columns need not be read to its end.
         read: A split and the columns of the run -> its rows: the input columns, and those of the
             kept columns that the file has, in their settled types or in types that
             Arrow casts to them. The first stretch may be empty, and has the columns.
@@ -29,7 +31,7 @@ class Kind:
     """
 
     endings: tuple[str, ...]
-    schema: Callable[[CorpusFile, Names], pa.Schema]
+    schema: Callable[[CorpusFile, Names, bool], pa.Schema]
     read: Callable[[Split, Columns], Iterator[Stretch]]
     typed: bool = True
 

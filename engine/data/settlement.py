@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile
-from engine.data.columnar import check_columns, check_type
+from engine.data.columnar import Names, check_columns, check_type
 from engine.data.kinds import KINDS
 from engine.errors import ColumnError, InputError
 
@@ -34,7 +34,7 @@ def settle(files: Sequence[CorpusFile], inputs: Sequence[Column], keep: Sequence
     texts = [column.name for column in inputs]
     kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
     for file in files:
-        schema = _schema(file, None if every else [*texts, *keep])
+        schema = _schema(file, None if every else [*texts, *keep], types=bool(keep))
         if not len(schema) and _names_nothing(file):
             continue
         if missing := [name for name in texts if name not in schema.names]:
@@ -47,9 +47,9 @@ def settle(files: Sequence[CorpusFile], inputs: Sequence[Column], keep: Sequence
     return Columns(tuple(inputs), _ordered(files, kept, keep))
 
 
-def _schema(file: CorpusFile, names: Sequence[str] | None) -> pa.Schema:
+def _schema(file: CorpusFile, names: Names, *, types: bool = True) -> pa.Schema:
     """Names and types of a file's columns, each once."""
-    schema: pa.Schema = KINDS[file.kind].schema(file, names)
+    schema: pa.Schema = KINDS[file.kind].schema(file, names, types)
     twice = next((n for n in schema.names if schema.names.count(n) > 1), None)
     if twice is not None:
         raise InputError(

@@ -146,7 +146,8 @@ class Coordinator:
     def run(self) -> Report:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
         parts = set(self.parts.values())
-        self.manifest.begin(self.record, parts, overwrite=self.config.overwrite)
+        ranges = {(split.start, split.stop) for split in self.splits}
+        self.manifest.begin(self.record, parts, overwrite=self.config.overwrite, ranges=ranges)
         assignments = self._assignments()
         try:
             if first := next(assignments, None):
@@ -241,6 +242,7 @@ class Coordinator:
             )
 
     def _report(self) -> Report:
+        removed = self.manifest.drop_surplus()
         entries = [e for e in map(self.manifest.entry, self.parts.values()) if e]
         work = total(self._latest.values())
         halved = work.counts.get("halved", 0)
@@ -254,7 +256,9 @@ class Coordinator:
             splits_skipped=self.skipped,
             rejected=dict(self.rejected),
             ran=self.ran,
-            notes=notes(self.folder.description, self.config, self.device, entries, halved),
+            notes=notes(
+                self.folder.description, self.config, self.device, entries, halved, removed
+            ),
         )
         self.manifest.succeed(report.success(self.record["fingerprint"]))
         return report

@@ -16,7 +16,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import index
@@ -122,6 +122,7 @@ class Manifest:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = out / FOLDER
+        self._left: list[Entry] = []  # records of files that are not inputs under that name
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -146,19 +147,27 @@ class Manifest:
                 ) from error
             yield
 
-    def begin(self, run: RunRecord, parts: set[str], *, overwrite: bool) -> None:
+    def begin(
+        self,
+        run: RunRecord,
+        parts: set[str],
+        *,
+        overwrite: bool,
+        ranges: Set[tuple[int, int]] = frozenset(),
+    ) -> None:
         """Take the folder for a run, or continue the same run.
 
         Args:
             run: The run.
             parts: Names of its part files.
             overwrite: Remove what another run left.
+            ranges: Start and stop of every split, by which a file is expected under another name.
 
         Raises:
             OtherRunError: The folder holds other settings, other inputs or foreign files.
         """
         try:
-            self._check(run, parts)
+            self._check(run, parts, ranges)
         except OtherRunError:
             if not overwrite and any(self.out.glob("part-*")):
                 raise
@@ -168,7 +177,7 @@ class Manifest:
         if self.read_run() is None:
             write_text(self.folder / "run.json", _json(run))
 
-    def _check(self, run: RunRecord, parts: set[str]) -> None:
+    def _check(self, run: RunRecord, parts: set[str], ranges: Set[tuple[int, int]]) -> None:
         earlier = self.read_run()
         if earlier is None:
             self._refuse_foreign()
@@ -178,16 +187,19 @@ class Manifest:
                 f"{self.out}: holds a run with {_difference(earlier, run)}",
                 "use that run's settings, " + _CHOOSE,
             )
-        surplus = [e for e in self.entries() if e.part.file not in parts]
-        for entry in surplus:
-            if _split_name(entry.part.file) not in map(_split_name, parts):
-                raise OtherRunError(
-                    f"{self.out}: holds answers for {entry.input.path}, which is not an input of "
-                    "this run",
-                    "name that input too, " + _CHOOSE,
-                )
+        names, entries = set(map(_split_name, parts)), self.entries()
+        surplus = [e for e in entries if e.part.file not in parts]
+        self._left = [e for e in surplus if _split_name(e.part.file) not in names]
+        known = [e for e in self._left if (e.input.start, e.input.stop) in ranges]
+        if self._left and len(self._left) == len(entries) and not known:
+            raise OtherRunError(
+                f"{self.out}: holds answers for {self._left[0].input.path}, and none for an input "
+                "of this run",
+                "name its inputs, " + _CHOOSE,
+            )
         for entry in surplus:  # of a file that had more splits before it changed
-            self.forget(entry.part.file)
+            if entry not in self._left:
+                self.forget(entry.part.file)
 
     def _refuse_foreign(self) -> None:
         paths = sorted(self.out.iterdir()) if self.out.is_dir() else []
@@ -239,13 +251,52 @@ class Manifest:
             input_record: What the split's `Entry.input` would be now.
         """
         entry = self.entry(part)
-        if entry is None or entry.fingerprint != fingerprint:
-            return None
-        if not entry.input.equals(input_record):
-            return None
+        if entry is not None and self._is_complete(entry, fingerprint, input_record):
+            if entry.input != input_record:  # the corpus lies elsewhere now
+                entry = dataclasses.replace(entry, input=input_record)
+                self.commit(entry)
+            return entry
+        for entry in self._left:
+            if self._is_complete(entry, fingerprint, input_record):
+                return self._adopt(entry, part, input_record)
+        return None
+
+    def _is_complete(self, entry: Entry, fingerprint: str, input_record: InputRecord) -> bool:
+        if entry.fingerprint != fingerprint or not entry.input.equals(input_record):
+            return False
         files = ((self.out / output.file, output.bytes) for output in entry.files)
-        complete = all(file.is_file() and file.stat().st_size == size for file, size in files)
-        return entry if complete else None
+        return all(file.is_file() and file.stat().st_size == size for file, size in files)
+
+    def _adopt(self, entry: Entry, part: str, input_record: InputRecord) -> Entry:
+        """The record of a part under another name: its input has been renamed or moved.
+
+        Stopped on the way, no record fits, and the split is computed again.
+        """
+        self._left.remove(entry)
+        self.forget(part)
+        files = [(entry.part, part)]
+        files += [(entry.rejects, rejects_name(part))] if entry.rejects else []
+        with writing(self.out):
+            (self.folder / f"{Path(entry.part.file).stem}.json").unlink()
+            for output, name in files:
+                (self.out / output.file).rename(self.out / name)
+        renamed = [dataclasses.replace(output, file=name) for output, name in files]
+        adopted = dataclasses.replace(
+            entry,
+            part=renamed[0],
+            rejects=renamed[1] if entry.rejects else None,
+            input=input_record,
+        )
+        self.commit(adopted)
+        return adopted
+
+    def drop_surplus(self) -> list[str]:
+        """Remove the parts of files that are no inputs any more, and return these files' paths."""
+        paths = sorted({entry.input.path for entry in self._left})
+        for entry in self._left:
+            self.forget(entry.part.file)
+        self._left = []
+        return paths
 
     def forget(self, part: str) -> None:
         """Remove a part and its records, and the run's success with it."""

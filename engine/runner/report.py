@@ -120,13 +120,24 @@ class Report:
 
 
 def notes(
-    bundle: Description, config: RunConfig, device: str, entries: Sequence[Entry], halved: int
+    bundle: Description,
+    config: RunConfig,
+    device: str,
+    entries: Sequence[Entry],
+    halved: int,
+    removed: Sequence[str],
 ) -> tuple[str, ...]:
     """What the person should know of a run: of its bundle, its inputs, its device and its settings.
 
-    `halved` is how many batches did not fit into the device's memory.
+    `halved` is how many batches did not fit into the device's memory, `removed` the files whose
+    parts were removed, since they are no inputs any more.
     """
     lines = list(bundle.notes)
+    if removed:
+        lines.append(
+            f"the answers for {len(removed)} files that are no inputs any more were removed, such "
+            f"as those for {removed[0]}"
+        )
     empty = [e.input.path for e in entries if not e.counts["rows_in"]]
     if empty:
         lines.append(f"no rows in {len(empty)} of the inputs, such as {empty[0]}")

@@ -1114,3 +1114,90 @@ def test_a_list_with_invalid_utf8_is_a_bad_row(tmp_path: Path) -> None:
     (read,) = data.read(split, data.settle([split.file], [Column("words", "texts")], []), window=10)
     assert read.texts[0].to_pylist() == [["ok"], ["fine"]]
     assert bad([read]) == [(1, "invalid_utf8")]
+
+
+# one schema for all files
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("depth", ["key", "struct", "list"])
+def test_a_key_seen_late_is_kept(tmp_path: Path, depth: str) -> None:
+    values: dict[str, tuple[object, object]] = {
+        "key": (None, "z"),
+        "struct": ({"a": 1}, {"a": 2, "b": "z"}),
+        "list": ([{"a": 1}], [{"a": 2, "b": "z"}]),
+    }
+    early, late = values[depth]
+    first = {"text": "w1 " * 400} | ({} if early is None else {"m": early})
+    path = lines(tmp_path / "x.jsonl", *[first] * 1500, {"text": "w2", "m": late})
+    assert path.stat().st_size > jsonl.CHUNK
+    for keep in (("all",), ("m",)):
+        assert kept(windows(path, keep=keep)).column("m").to_pylist()[-1] == late
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2**63], pa.uint64()),
+        ([2**64 - 1, None], pa.uint64()),
+        ([-(2**63), 2**63 - 1], pa.int64()),
+        ([1, 1.5], pa.float64()),
+        (["2024-01-01", "2024-01-01T00:00:00"], pa.string()),
+        ([None, None], pa.string()),
+    ],
+)
+def test_values_of_json_keep_what_they_are(
+    tmp_path: Path, values: list[object], kind: pa.DataType
+) -> None:
+    path = lines(tmp_path / "x.jsonl", *({"text": "w1", "x": value} for value in values))
+    column = kept(windows(path, keep=["x"])).column("x")
+    assert column.type == kind
+    assert column.to_pylist() == values
+
+
+def test_kept_columns_have_one_type_in_all_files(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", {"text": "w1", "id": 1})
+    lines(tmp_path / "b.jsonl", {"text": "w1", "id": None})
+    lines(tmp_path / "c.jsonl", {"text": "w1", "more": [1]})
+    pq.write_table(pa.table({"text": ["w1"], "id": pa.array([2], pa.int16())}), tmp_path / "d.pq")
+    files = data.find_files([tmp_path])
+    settled = data.settle(files, columns(["text"]), ("all",))
+    assert settled.kept.field("id").type == pa.int64()
+    tables = [
+        rows.kept
+        for split in data.split_files(files, 1 << 30)
+        for rows in data.read(split, settled, window=10)
+    ]
+    ids = pa.Table.from_batches(tables, schema=settled.kept).column("id").to_pylist()
+    assert ids == [1, None, None, 2]
+
+
+def test_kept_types_that_no_type_holds_are_refused_with_both_files(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", {"text": "w1", "id": 1})
+    lines(tmp_path / "b.jsonl", {"text": "w1", "id": "x1"})
+    with pytest.raises(
+        ColumnError, match=r"b\.jsonl: column 'id' holds string, and int64 in .*a\.jsonl"
+    ):
+        data.settle(data.find_files([tmp_path]), columns(["text"]), ("id",))
+    assert data.settle(data.find_files([tmp_path]), columns(["text"]), ()).kept.names == []
+
+
+def test_a_column_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", {"text": "w1", "id": 1})
+    with pytest.raises(ColumnError, match="no column 'ids'") as caught:
+        data.settle(data.find_files([tmp_path]), columns(["text"]), ("ids",))
+    assert "'id'" in caught.value.hint
+
+
+def test_a_text_column_missing_from_the_last_file_is_found_before_any_is_read(
+    tmp_path: Path,
+) -> None:
+    lines(tmp_path / "a.jsonl", {"text": "w1"})
+    pq.write_table(pa.table({"body": ["w1"]}), tmp_path / "b.parquet")
+    with pytest.raises(ColumnError, match=r"b\.parquet: no column 'text'"):
+        data.settle(data.find_files([tmp_path]), columns(["text"]), ())

@@ -168,7 +168,7 @@ def test_another_bundle_is_refused_and_named(manifest: Manifest) -> None:
 def test_answers_for_an_input_that_is_not_named_now_are_refused(manifest: Manifest) -> None:
     with manifest.held(), pytest.raises(OtherRunError, match=r"/data/x\.jsonl") as caught:
         manifest.begin(RUN, {"part-00000-y.arrow"}, overwrite=False)
-    assert "name that input too" in caught.value.hint
+    assert "name its inputs" in caught.value.hint
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -672,15 +672,50 @@ def test_what_was_lost_from_the_output_is_computed_again(
     assert content(out) == uninterrupted
 
 
-def test_an_input_more_is_added_and_an_input_less_is_refused(
+def test_an_input_more_is_added_and_an_input_less_is_removed(
     tmp_path: Path, features: Path, corpus: Path
 ) -> None:
     out = tmp_path / "out"
     some = [corpus / "a.jsonl", corpus / "b.parquet"]
     go(features, some, out, on_error="reject")
-    with pytest.raises(OtherRunError, match=r"b\.parquet"):
-        go(features, some[:1], out, on_error="reject")
-    assert go(features, corpus, out, on_error="reject").splits_skipped == 2
+    report = go(features, some[:1], out, on_error="reject")
+    assert (report.splits, report.splits_skipped, report.rows_computed) == (1, 1, 0)
+    assert any("no inputs any more" in note and "b.parquet" in note for note in report.notes)
+    assert verify(out).problems == ()
+    assert go(features, corpus, out, on_error="reject").splits_skipped == 1
+
+
+def test_inputs_of_another_corpus_are_refused(tmp_path: Path, features: Path, corpus: Path) -> None:
+    out = tmp_path / "out"
+    go(features, corpus / "a.jsonl", out, on_error="reject")
+    before = content(out)
+    with pytest.raises(OtherRunError, match=r"a\.jsonl"):
+        go(features, corpus / "b.parquet", out, on_error="reject")
+    assert content(out) == before
+
+
+def test_a_moved_corpus_is_not_answered_again(tmp_path: Path, features: Path, corpus: Path) -> None:
+    out, moved = tmp_path / "out", tmp_path / "elsewhere" / "corpus2"
+    before = go(features, corpus, out, on_error="reject")
+    moved.parent.mkdir()
+    corpus.rename(moved)
+    report = go(features, moved, out, on_error="reject")
+    assert report.rows_computed == 0
+    assert report.files == before.files
+    assert verify(out).inputs_missing == 0
+
+
+def test_a_renamed_file_takes_its_answers_along(
+    tmp_path: Path, features: Path, corpus: Path
+) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    go(features, corpus, out, on_error="reject")
+    (corpus / "e").rename(corpus / "renamed")
+    (corpus / "a.jsonl").rename(corpus / "z.jsonl")
+    assert go(features, corpus, out, on_error="reject").rows_computed == 0
+    assert verify(out).problems == ()
+    go(features, corpus, fresh, on_error="reject")
+    assert content(out) == content(fresh)
 
 
 def test_an_output_folder_within_the_corpus_is_no_input(
