@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pytest
 
 from engine import errors
 from engine.core.config import RunConfig
 from engine.core.device import CPU, Device
+from engine.core.types import Columns
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
 from engine.errors import (
@@ -144,7 +146,9 @@ def test_a_killed_process_is_an_error_and_the_next_run_continues(
 
 def test_processes_do_not_outlive_their_run(tmp_path: Path) -> None:
     """Its input ends with the run, whatever ended that."""
-    settings = WorkerSettings(Path("nowhere"), tmp_path, CPU, RunConfig(), "")
+    settings = WorkerSettings(
+        Path("nowhere"), tmp_path, CPU, RunConfig(), "", Columns((), pa.schema([]))
+    )
     process = multi_gpu._start(settings)
     inner = process._process
     assert inner.stdin
