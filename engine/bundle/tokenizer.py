@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from engine.bundle.text_cutting import LEAST, WHOLE, Borders, TextCutter, needed
 from engine.core.types import Ints, Layout, Ragged, Tokens
 from engine.errors import BundleError
 
@@ -45,7 +47,7 @@ class Tokenizer:
         Returns:
             ids int64, type ids int64 or None, truncated bool (rows,).
         """
-        rows = _side_by_side(texts)
+        rows = _side_by_side(self._cut(texts))
         encodings = self._tokenizer.encode_batch_fast(rows)
         lengths = np.fromiter(map(len, encodings), np.int64, len(rows))
         ids = _flat((e.ids for e in encodings), lengths)
@@ -54,6 +56,38 @@ class Tokenizer:
         if not _reports_overflow():
             truncated |= self._exceeding(rows, lengths)
         return ids, types, truncated
+
+    def _cut(self, texts: Sequence[pa.StringArray]) -> list[list[str]]:
+        """The columns, with long texts cut to what the tokens that are kept depend on."""
+        cutter = self.cutter
+        if cutter is None or not needed(texts, self.max_length):
+            return [column.to_pylist() for column in texts]
+        tokens = [np.full(len(column), self.max_length + 1, np.int64) for column in texts]
+        if len(texts) == 2 and (self.max_length - self.pair_layout.count) % 2:
+            self._compare(texts, tokens)
+        return [cutter.cut(*both) for both in zip(texts, tokens, strict=True)]
+
+    def _compare(self, texts: Sequence[pa.StringArray], tokens: list[Ints]) -> None:
+        """Raise `tokens` so that of a pair the text with more tokens has more when it is cut, too:
+        the odd token is its own. The text of fewer bytes stays whole."""
+        lengths = np.stack([pc.binary_length(column).to_numpy() for column in texts])
+        rows = np.flatnonzero(lengths.max(axis=0) > LEAST)
+        for number, column in enumerate(texts):
+            shorter = rows[lengths.argmin(axis=0)[rows] == number]
+            counts = self._count(column.take(pa.array(shorter)).to_pylist())
+            tokens[number][shorter] = WHOLE
+            other = tokens[1 - number]
+            other[shorter] = np.maximum(other[shorter], counts + 1)
+
+    @cached_property
+    def cutter(self) -> TextCutter | None:
+        """Cuts long texts; None where a text's first tokens may depend on all of it."""
+        borders = Borders.of(self._uncut.to_str())
+        return TextCutter(borders, self._count, self.side) if borders else None
+
+    def _count(self, texts: list[str]) -> Ints:
+        encodings = self._uncut.encode_batch_fast(texts, add_special_tokens=False)
+        return np.fromiter(map(len, encodings), np.int64, len(encodings))
 
     def _exceeding(self, rows: Sequence[Any], lengths: Ints) -> NDArray[np.bool_]:
         """Which rows have more tokens than the limit; those that reach it are encoded again."""
@@ -210,8 +244,7 @@ def _widens(parts: list[dict[str, Any]]) -> bool:
     return any(part.get("add_prefix_space") and part.get("trim_offsets") for part in parts)
 
 
-def _side_by_side(texts: Sequence[pa.Array]) -> list[Any]:
-    columns = [column.to_pylist() for column in texts]
+def _side_by_side(columns: Sequence[list[str]]) -> list[Any]:
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
