@@ -62,6 +62,7 @@ HOMES = {
     "ray": {"integrations"},
     "pyspark": {"integrations"},
     "threading": {
+        "runner/journal.py",  # several threads record
         "runner/threads.py", "runner/child_process.py", "core/telemetry.py", "runtime/backend.py",
         "runtime/gpu_serialization.py", "bundle/chat_template.py",
     },

@@ -82,6 +82,8 @@ def summary(report: Report) -> str:
             f"{report.tokens_per_second:,.0f} tokens/s, padding {report.padding:.2f}"
             + ("" if report.occupancy is None else f", decoder {report.occupancy:.0%} occupied")
         )
+    if report.rows_resumed:
+        lines.append(f"{report.rows_resumed:,} rows were computed by an earlier start")
     if report.repeats:
         lines.append(f"{report.repeats:,} repeated sequences were computed once (--no-dedupe)")
     if report.rows_rejected:

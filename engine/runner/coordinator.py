@@ -31,7 +31,7 @@ from engine.core.telemetry import Progress
 from engine.core.types import Column, CorpusFile
 from engine.errors import DeviceError, SettingsError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
-from engine.runner import fingerprint, multi_gpu
+from engine.runner import fingerprint, journal, multi_gpu
 from engine.runner.manifest import Manifest
 from engine.runner.messages import (
     Assignment,
@@ -153,11 +153,13 @@ class Coordinator:
             if first := next(assignments, None):
                 self._answer(chain([first], assignments))
         except KeyboardInterrupt as error:
-            raise Stopped(
-                f"stopped with {self.progress.finished} of {len(self.splits)} parts finished",
-                "run the same command again to go on",
-            ) from error
+            raise Stopped(self._stopped(), "run the same command again to go on") from error
         return self._report()
+
+    def _stopped(self) -> str:
+        kept = journal.rows_kept(self.manifest.out, self.record["fingerprint"])
+        others = f" and {kept:,} rows of the others kept" if kept else ""
+        return f"stopped with {self.progress.finished} of {len(self.splits)} parts finished{others}"
 
     def receive(self, number: int, message: Message) -> None:
         """Take what a worker tells, from any of its threads.
@@ -245,7 +247,6 @@ class Coordinator:
         removed = self.manifest.drop_surplus()
         entries = [e for e in map(self.manifest.entry, self.parts.values()) if e]
         work = total(self._latest.values())
-        halved = work.counts.get("halved", 0)
         report = Report.of(
             entries,
             work,
@@ -257,7 +258,7 @@ class Coordinator:
             rejected=dict(self.rejected),
             ran=self.ran,
             notes=notes(
-                self.folder.description, self.config, self.device, entries, halved, removed
+                self.folder.description, self.config, self.device, entries, work.counts, removed
             ),
         )
         self.manifest.succeed(report.success(self.record["fingerprint"]))

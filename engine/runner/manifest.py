@@ -2,6 +2,7 @@
 
     OUT/_manifest/run.json               settings, bundle and fingerprint of the run, written first
     OUT/_manifest/part-00000-NAME.json   the commit record of a split, written after its part
+    OUT/_tmp/part-00000-NAME.journal     what is computed of a split that is not finished
     OUT/_SUCCESS                         written last
 
 A split has finished when its record has the fingerprint of this run, the sha256 of the split's
@@ -17,7 +18,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
@@ -25,10 +26,11 @@ from typing import Any, TypedDict
 
 from engine.data import OutputFile, rejects_name, write_text, writing
 from engine.errors import OtherRunError, OutputError
+from engine.runner import journal
 
 FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
-OURS = (FOLDER, SUCCESS, "_tmp", "rejects")
+OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
 _PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet)")
 
@@ -173,9 +175,20 @@ class Manifest:
                 raise
             self._clear()  # another run's folder without an answer in it may be taken
         with writing(self.out):
-            shutil.rmtree(self.out / "_tmp", ignore_errors=True)
+            journal.drop_others(self.out, run["fingerprint"], parts)
+            self._drop_half_written()
         if self.read_run() is None:
             write_text(self.folder / "run.json", _json(run))
+
+    def _drop_half_written(self) -> None:
+        folder = self.out / journal.FOLDER
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.suffix != journal.ENDING:
+                path.unlink()
+        with suppress(OSError):  # it is not there, or has journals
+            folder.rmdir()
 
     def _check(self, run: RunRecord, parts: set[str], ranges: Set[tuple[int, int]]) -> None:
         earlier = self.read_run()
@@ -314,7 +327,7 @@ class Manifest:
     def succeed(self, content: Mapping[str, object]) -> None:
         """Write the record of a run that has finished."""
         with writing(self.out):
-            shutil.rmtree(self.out / "_tmp", ignore_errors=True)
+            shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
         write_text(self.out / SUCCESS, _json(content))
 
 

@@ -33,7 +33,8 @@ class ProgressMeter:
         self._assigned.add(split)
 
     def finish(self, split: Split, rows: int) -> None:
-        """A split has its part, `rows` of which were answered in this run."""
+        """A split has its part, `rows` of which were answered in this run, or kept from an earlier
+        start."""
         self._assigned.discard(split)
         self.finished += 1
         self._rows_finished += rows
@@ -46,7 +47,7 @@ class ProgressMeter:
         counts = sums.counts
         self._show(
             Progress(
-                done=self._done(counts.get("rows", 0)),
+                done=self._done(counts.get("rows", 0) + counts.get("rows_resumed", 0)),
                 rows=counts.get("rows", 0),
                 rejects=rejects,
                 tokens=counts.get("tokens", 0),

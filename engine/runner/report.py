@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine import tasks
@@ -25,6 +25,7 @@ class Report:
             max_length, tokens generated (end tokens included).
         splits, splits_skipped: Parts in all, and those that an earlier call had finished.
         rows_computed, padded_tokens, seconds: Of this call; padded tokens are real and filler.
+        rows_resumed: Rows of this call's parts that an earlier call had computed.
         stage_seconds: Time at work by stage, of this call. Stages overlap, and inference counts
             once for each worker, so these add up to more than `seconds`.
         occupancy: Share of a decoder's slots that had a row, over all steps of this call; None
@@ -57,6 +58,7 @@ class Report:
     stage_seconds: dict[str, float]
     occupancy: float | None = None
     repeats: int = 0
+    rows_resumed: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     ran: dict[str, object] = field(default_factory=dict)
     files: tuple[str, ...] = ()
@@ -91,6 +93,7 @@ class Report:
             splits_skipped=splits_skipped,
             repeats=counts.get("repeats", 0),
             rows_computed=rows,
+            rows_resumed=counts.get("rows_resumed", 0),
             padded_tokens=padded,
             seconds=round(seconds, 3),
             rows_per_second=round(rows / seconds, 1),
@@ -124,13 +127,13 @@ def notes(
     config: RunConfig,
     device: str,
     entries: Sequence[Entry],
-    halved: int,
+    counts: Mapping[str, int],
     removed: Sequence[str],
 ) -> tuple[str, ...]:
     """What the person should know of a run: of its bundle, its inputs, its device and its settings.
 
-    `halved` is how many batches did not fit into the device's memory, `removed` the files whose
-    parts were removed, since they are no inputs any more.
+    `counts` are those of its workers, `removed` the files whose parts were removed, since they are
+    no inputs any more.
     """
     lines = list(bundle.notes)
     if removed:
@@ -146,8 +149,10 @@ def notes(
         lines.append(f"{truncated} rows were cut at {length} tokens (--max-length)")
     task = tasks.find(bundle.task)
     lines += task.remarks(bundle.model_config, config.options)
-    if halved:
+    if halved := counts.get("halved", 0):
         lines.append(f"{halved} batches did not fit {device} and were halved")
+    if counts.get("unrecorded", 0):
+        lines.append("the disk had no space to record what is computed of parts before they finish")
     if config.device == AUTO and device == str(CPU) and (reason := why_no_gpu()):
         lines.append(f"auto took the CPU: {reason[0]}")
     if not config.keep:

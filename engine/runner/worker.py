@@ -21,6 +21,7 @@ from engine.core.types import Answers, Batch, Encoded, Output, Rows, Split
 from engine.errors import ColumnError, InputError
 from engine.pipeline import Bundle, Stages
 from engine.runner import fingerprint
+from engine.runner.journal import Journal, batch_key, journal_file
 from engine.runner.manifest import Manifest
 from engine.runner.messages import (
     Assignment,
@@ -57,6 +58,7 @@ class Worker:
         self.threads = ThreadGroup()
         self._model = model
         self._assigned: dict[Split, Assignment] = {}
+        self._journals: dict[Split, Journal] = {}
         self._tokenizer_pool: TokenizerPool | None = None
         self._part: PartWriter | None = None
         self._ran: dict[str, object] = {}
@@ -79,8 +81,10 @@ class Worker:
         self._send_counts()
 
     def close(self) -> None:
-        """End every thread and process of this worker."""
+        """End every thread and process of this worker; what they still compute is recorded."""
         self.threads.close()
+        for journal in self._journals.values():
+            journal.close()
         if self._tokenizer_pool:
             self._tokenizer_pool.close()
 
@@ -123,6 +127,7 @@ class Worker:
         for assignment in assignments:
             split, limit = assignment.split, assignment.input.limit
             self._assigned[split] = assignment
+            self._journals[split] = self._open_journal(stages, assignment.part)
             windows = data.read(split, self.settings.columns, window=window, limit=limit)
             for rows in self.telemetry.each("read", map(stages.prepare, windows)):
                 _check_names(rows, stages.schema)
@@ -130,6 +135,12 @@ class Worker:
                 if rows.last and fingerprint.file_state(split.path) != assignment.file_state:
                     raise InputError(f"{split.path}: changed during the run", "run again")
                 yield rows
+
+    def _open_journal(self, stages: Stages, part: str) -> Journal:
+        # How a decoder's rows are dealt to batches depends on the number of workers.
+        batches = stages.workers if stages.context.model_config.decoder else 0
+        header = {"run": self.settings.fingerprint, "batches": batches}
+        return Journal(journal_file(self.manifest.out, part), header)
 
     def _send_rows_read(self, rows: Rows) -> None:
         bad = data.first_error(rows)
@@ -168,14 +179,24 @@ class Worker:
 
     def _inferring(self, stages: Stages) -> Callable[[Batch], Output]:
         def infer(batch: Batch) -> Output:
+            journal, key, ended = self._journal(batch), batch_key(batch), rows_ended(batch)
+            if (arrays := journal.find(key)) is not None:
+                self.telemetry.add(rows_resumed=ended)
+                return Output(batch, arrays)
             rows, length = batch.shape
             what = f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
             with self.telemetry.timed("infer", what):
                 output = stages.infer(batch)
-            self.telemetry.add(rows=rows_ended(batch), tokens=batch.tokens, padded=batch.padded)
+            self.telemetry.add(rows=ended, tokens=batch.tokens, padded=batch.padded)
+            journal.add(key, output.arrays, ended)
             return output
 
         return infer
+
+    def _journal(self, batch: Batch) -> Journal:
+        split = batch.window.rows.split
+        assert split is not None
+        return self._journals[split]
 
     def _finish(self, stages: Stages, outputs: Iterator[Output]) -> Iterator[Answers]:
         window: list[Output] = []
@@ -202,13 +223,18 @@ class Worker:
         self._part = None
         del self._assigned[split]
         self.manifest.commit(entry)
+        journal = self._journals.pop(split)
+        journal.remove()
+        self.telemetry.add(unrecorded=journal.failed)
         self.send(Committed(split, entry.counts["rows_out"]))
 
     def _tick(self) -> None:
-        """Send the counts, if it is time."""
+        """Send the counts and write what journals hold back, if it is time."""
         now = time.perf_counter()
         if now - self._counts_sent >= COUNTS_SECONDS:
             self._counts_sent = now
+            for journal in list(self._journals.values()):  # the reader opens others meanwhile
+                journal.sync()
             self._send_counts()
 
     def _send_counts(self) -> None:
