@@ -45,12 +45,15 @@ def run(
 ) -> None:
     """Run a model over a corpus and write part files. Run it again to continue a stopped run."""
     from engine import data
+    from engine.core.config import RunConfig
     from engine.export.cache import bundle_for
     from engine.runner import coordinator
     from engine.runtime.device import devices
 
     # An export may take minutes, so everything that can be checked without it comes first.
     settings = ctx.meta["settings"]
+    RunConfig.of(settings)
+    data.check_local(out)
     devices(settings["device"])
     data.find_files(inputs)
     bundle = bundle_for(

@@ -15,6 +15,7 @@ from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
     FileWriter,
     OutputFile,
+    check_local,
     part_name,
     rejects_columns,
     rejects_name,
@@ -24,7 +25,8 @@ from engine.data.writers import (
 )  # fmt: skip
 
 __all__ = [
-    "REASONS", "FileWriter", "OutputFile", "content_hash", "estimate_rows", "find_files",
-    "first_error", "kind_of", "part_name", "read", "read_first", "reading", "rejects_columns",
-    "rejects_name", "rejects_writer", "settle", "split_files", "write_text", "writing",
+    "REASONS", "FileWriter", "OutputFile", "check_local", "content_hash", "estimate_rows",
+    "find_files", "first_error", "kind_of", "part_name", "read", "read_first", "reading",
+    "rejects_columns", "rejects_name", "rejects_writer", "settle", "split_files", "write_text",
+    "writing",
 ]  # fmt: skip

@@ -144,10 +144,8 @@ def parquet_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Sch
 
 def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
     """The needed columns of a split, some hundred rows at a time, an empty stretch first."""
-    import pyarrow.parquet as pq
-
     path = split.path
-    with reading(path, "parquet"), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+    with reading(path, "parquet"), _open_parquet(path) as file:
         names = needed(file.schema_arrow, columns)
         first, end = split.row_groups
         groups = list(range(first, end or file.metadata.num_row_groups))
@@ -180,6 +178,14 @@ def read_arrow(split: Split, columns: Columns) -> Iterator[Stretch]:
         batches = map(reader.get_batch, indexes) if is_file else reader
         slices = (b.slice(start, ROWS) for b in batches for start in range(0, b.num_rows, ROWS))
         yield from _numbered(split, names, schema, slices)
+
+
+def _open_parquet(path: Path) -> Any:
+    """A Parquet file whose pages are compared with their checksums, where they have some; without,
+    a flipped bit is read as another value."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True)
 
 
 def needed(schema: pa.Schema, columns: Columns) -> list[str]:

@@ -25,7 +25,7 @@ REASONS = {
     "not_object": "the line is JSON, but not an object",
     "bad_chat": "the chat has no messages, or one of them has no role or no content",
     "chat_template": "the chat template makes no prompt of it",
-    "kept_type": "a kept column has another type here than in the first lines of the file",
+    "kept_type": "a kept column has another type here than in the rest of the corpus",
 }
 WINDOW_BYTES = 32 << 20
 """Bytes at which a window of long texts ends, whatever its number of rows."""

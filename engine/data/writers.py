@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from engine.core.config import FORMATS
 from engine.core.types import Rejects
-from engine.errors import OutputError
+from engine.errors import OutputError, SettingsError
 
 REJECTS_SCHEMA = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string())])
 
@@ -52,6 +53,16 @@ def writing(path: Path) -> Iterator[None]:
             else "check the folder's permissions and disk"
         )
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}", hint) from error
+
+
+def check_local(out: Path | str) -> None:
+    """Raise SettingsError where the output is an address such as s3://bucket, which as a path would
+    be a local folder of that name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(out)):
+        raise SettingsError(
+            f"out is {out}: only local folders are written",
+            "choose a folder with -o, and copy what the run leaves",
+        )
 
 
 class HashingFile:

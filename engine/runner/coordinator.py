@@ -79,6 +79,7 @@ def run(
         OutputError: `out` cannot be written.
         Stopped: Interrupted (SIGINT); the same call goes on.
     """
+    data.check_local(out)
     folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
     config = resolve_config(folder, settings)
     if not isinstance(model, Bundle):

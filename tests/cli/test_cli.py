@@ -170,6 +170,21 @@ def test_a_checkpoint_in_a_bundles_place_is_exported_once(numbers: Path, tmp_pat
     assert "is a bundle for translation" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (("-o", "out", "--workers", "-3"), "workers is -3"),
+        (("-o", "s3://bucket/out"), "only local folders are written"),
+    ],
+)
+def test_settings_are_refused_before_a_checkpoint_is_looked_at(
+    numbers: Path, tmp_path: Path, named: tuple[str, ...], message: str
+) -> None:
+    done = call("run", tmp_path / "no-checkpoint", numbers, *named)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 def test_tasks_tells_of_every_task_with_its_defaults() -> None:
     told = json.loads(call("tasks", "--json").stdout)
     assert len(told) == len(TASKS)

@@ -1201,3 +1201,14 @@ def test_a_text_column_missing_from_the_last_file_is_found_before_any_is_read(
     pq.write_table(pa.table({"body": ["w1"]}), tmp_path / "b.parquet")
     with pytest.raises(ColumnError, match=r"b\.parquet: no column 'text'"):
         data.settle(data.find_files([tmp_path]), columns(["text"]), ())
+
+
+def test_a_flipped_bit_is_found_by_the_checksum_of_its_page(tmp_path: Path) -> None:
+    path, table = tmp_path / "x.parquet", pa.table({"text": [f"w{i}" for i in range(3000)]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    whole = path.read_bytes()
+    assert len(good(windows(path))) == 3000
+    for at in range(200, 9000, 700):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(InputError, match=r"x\.parquet: cannot be read as parquet"):
+            windows(path)

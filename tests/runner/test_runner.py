@@ -1039,6 +1039,17 @@ def test_settings_are_refused_before_anything_is_opened(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("out", ["s3://bucket/out", "gs://b/x", "file:///tmp/x", "hdfs:/x"])
+def test_an_output_of_another_scheme_is_refused(
+    tmp_path: Path, features: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SettingsError, match="only local folders are written"):
+        coordinator.run(features, corpus, out)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_missing_input_leaves_no_output_folder(tmp_path: Path, features: Path) -> None:
     with pytest.raises(InputError):
         go(features, tmp_path / "x.jsonl", tmp_path / "out")
