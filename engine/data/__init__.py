@@ -7,7 +7,7 @@ columns that are needed are read.
 """
 
 from engine.data.columnar import reading
-from engine.data.discovery import find_files
+from engine.data.discovery import find_files, unread_files
 from engine.data.kinds import kind_of
 from engine.data.settlement import settle
 from engine.data.splits import content_hash, estimate_rows, split_files
@@ -27,6 +27,6 @@ from engine.data.writers import (
 __all__ = [
     "REASONS", "FileWriter", "OutputFile", "check_local", "content_hash", "estimate_rows",
     "find_files", "first_error", "kind_of", "part_name", "read", "read_first", "reading",
-    "rejects_columns", "rejects_name", "rejects_writer", "settle", "split_files", "write_text",
-    "writing",
+    "rejects_columns", "rejects_name", "rejects_writer", "settle", "split_files", "unread_files",
+    "write_text", "writing",
 ]  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine.core.types import CorpusFile
@@ -18,7 +19,8 @@ def find_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
     """The files that paths, folders and globs name: each once, sorted by path.
 
     A folder stands for every file of a known kind below it, except those whose name, or a folder's
-    on the way to them, begins with a dot or an underscore.
+    on the way to them, begins with a dot or an underscore, and those in the output folder of a run.
+    A link beside its target counts once.
 
     Raises:
         InputError: An input is missing, matches nothing, or is of no known kind.
@@ -31,8 +33,22 @@ def find_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
         }
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
-    names = _unique_names({path: pairs[path] for path in sorted(pairs)})
+    names = _unique_names({path: pairs[path] for path in _without_doubles(sorted(pairs))})
     return [CorpusFile(path, name, str(kind_of(path))) for path, name in names.items()]
+
+
+def _without_doubles(paths: Sequence[Path]) -> list[Path]:
+    """The paths without links to a file that is among them, or that an earlier link leads to."""
+    targets = {path for path in paths if not path.is_symlink()}
+    singles = []
+    for path in paths:
+        if path.is_symlink():
+            target = Path(os.path.realpath(path))
+            if target in targets:
+                continue
+            targets.add(target)
+        singles.append(path)
+    return singles
 
 
 def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:
@@ -63,6 +79,8 @@ def _match(name: str) -> Iterable[tuple[Path, Path]]:
             return [(path, file) for file in files]
         raise InputError(f"{path}: no input files in this folder", _KNOWN)
     if path.exists():
+        if not path.is_file():
+            raise InputError(f"{path}: not a regular file", "write its rows to a file first")
         if kind_of(path) is None:
             raise InputError(f"{path}: unknown ending", _KNOWN)
         return [(path.parent, path)]
@@ -70,6 +88,7 @@ def _match(name: str) -> Iterable[tuple[Path, Path]]:
         raise InputError(f"{path}: no such file or folder", _list_folder(path))
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
     below = [f for m in matches for f in (_files_below(m) if m.is_dir() else [m]) if kind_of(f)]
+    below = [file for file in below if file.is_file()]
     if not below:
         raise InputError(f"{name}: nothing matches", _KNOWN)
     return [(_root_of(path), file) for file in below]
@@ -83,10 +102,39 @@ def _root_of(pattern: Path) -> Path:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    def visible(path: Path) -> bool:
-        return not any(part[0] in "._" for part in path.relative_to(folder).parts)
+    return [p for p in _visible(folder) if kind_of(p) and p.is_file()]
 
-    return [p for p in folder.rglob("*") if kind_of(p) and p.is_file() and visible(p)]
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """What lies below a folder, but for hidden names and for what other runs have left there: their
+    outputs, and the rejects of the folder itself where it is one."""
+    skipped = {folder / "rejects"} if (folder / _RUN).is_file() else set()
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        folders[:] = [
+            name
+            for name in folders
+            if name[0] not in "._"
+            and here / name not in skipped
+            and not (here / name / _RUN).is_file()
+        ]
+        yield from (here / name for name in files if name[0] not in "._")
+
+
+def unread_files(inputs: Sequence[str | Path]) -> dict[str, int]:
+    """How many files below the folders among the inputs are not read, by ending, most first; for
+    what is no file or a link to nothing, by what it is."""
+    counts: Counter[str] = Counter()
+    for folder in (Path(name).expanduser() for name in inputs):
+        for path in _visible(folder) if folder.is_dir() else ():
+            if not path.is_file():
+                counts["links to nothing" if path.is_symlink() else "special files"] += 1
+            elif kind_of(path) is None:
+                counts[path.suffix.lower() or "names without an ending"] += 1
+    return dict(counts.most_common())
+
+
+_RUN = Path("_manifest", "run.json")
 
 
 def _list_folder(path: Path) -> str:

@@ -108,26 +108,36 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
 
 def _chunk_types(chunk: bytes, names: Names) -> list[tuple[str, pa.DataType]]:
     """Keys of a chunk's lines, and the type of the values of each."""
-    import pyarrow.json as pj
-
-    try:
-        table = pj.read_json(
-            pa.BufferReader(chunk),
-            read_options=pj.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
-        )
-        # Beyond int64 pyarrow takes a whole number for a float or for text.
-        if not _LONG_NUMBER.search(chunk):
-            fields = [(field.name, _json_type(field.type)) for field in table.schema]
-            return [(n, kind) for n, kind in fields if names is None or n in names]
-    except (pa.ArrowException, UnicodeError):
-        pass  # some line is bad, or values of a key differ
+    # Beyond int64 pyarrow takes a whole number for a float or for text.
+    fields = None if _LONG_NUMBER.search(chunk) else _inferred(chunk)
+    if fields is not None:
+        return [(f.name, _json_type(f.type)) for f in fields if names is None or f.name in names]
     objects = [o for o in map(_loads, chunk.split(b"\n")) if isinstance(o, dict)]
     keys = list(dict.fromkeys(key for o in objects for key in o))
     wanted = [key for key in keys if names is None or key in names]
     return [(key, _type_of([o.get(key) for o in objects])) for key in wanted]
 
 
-_LONG_NUMBER = re.compile(rb"\d{16}")
+def _inferred(chunk: bytes) -> pa.Schema | None:
+    """pyarrow's types of a chunk; None where some line is bad or the values of a key differ."""
+    import pyarrow.json as pj
+
+    lines = _count_objects(chunk)
+    if not lines:
+        return None
+    try:
+        table = pj.read_json(
+            pa.BufferReader(chunk),
+            read_options=pj.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
+        )
+        # Names fail where a key is not UTF-8.
+        return table.schema if table.schema.names and table.num_rows == lines else None
+    except (pa.ArrowException, UnicodeError):
+        return None
+
+
+# A whole number that a float may not hold.
+_LONG_NUMBER = re.compile(rb'(?<![\d."])\d{16,}(?![\d.eE"])')
 
 
 def _json_type(kind: pa.DataType) -> pa.DataType:
@@ -142,6 +152,8 @@ def _json_type(kind: pa.DataType) -> pa.DataType:
 
 def _promoted(before: pa.DataType, kind: pa.DataType) -> pa.DataType:
     """The type that holds the values of both, or the former where none does."""
+    if pa.uint64() in (before, kind) and all(map(pa.types.is_integer, (before, kind))):
+        return pa.uint64()
     try:
         schemas = [pa.schema([("", one)]) for one in (before, kind)]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
@@ -196,6 +208,8 @@ def _is_whole(value: object) -> TypeGuard[int]:
 def _type_of(values: list[Any]) -> pa.DataType:
     """The type that holds all values or, where none does, the type of the first one."""
     present = [v for v in values if v is not None]
+    if present and all(map(_is_whole, present)) and 2**63 <= max(present) < 2**64:
+        return pa.uint64()
     for sample in (present, present[:1]):
         try:
             return pa.array(sample).type if sample else pa.null()
@@ -212,9 +226,22 @@ def _loads(line: bytes) -> Any:
 
 
 def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
-    if not _of_chats(schema, text) and (columns := _parse_whole(chunk, schema)):
+    if not _may_lose(chunk, schema, text) and (columns := _parse_whole(chunk, schema)):
         return Stretch(columns, np.arange(row, row + columns.num_rows), [])
     return _parse_lines(chunk, row, schema, text)
+
+
+def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
+    """Whether pyarrow may take content for good and leave a part of it out: fields of messages, or
+    the last digits of a whole number among floats."""
+    if _of_chats(schema, text):
+        return True
+    return any(map(_has_floats, schema.types)) and bool(_LONG_NUMBER.search(content))
+
+
+def _has_floats(kind: pa.DataType) -> bool:
+    nested = [kind.field(i).type for i in range(kind.num_fields)]
+    return pa.types.is_floating(kind) or any(map(_has_floats, nested))
 
 
 def _of_chats(schema: pa.Schema, text: Sequence[str]) -> bool:
@@ -223,20 +250,26 @@ def _of_chats(schema: pa.Schema, text: Sequence[str]) -> bool:
     return any(is_chat(schema.field(name).type) for name in text)
 
 
-def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
-    """The columns of a chunk whose every line is one good object, or None.
+def _count_objects(chunk: bytes) -> int:
+    """The number of lines where each seems to be one object, or else 0.
 
     pyarrow also accepts objects that share a line or span several, and crashes on a lone null. But
     in valid JSON an object ends between a `}` at the end of a line and a `{` at the beginning of
     the next: where that is so between all lines, and rows are as many as lines, each line is one
     object.
     """
-    import pyarrow.json as pj
-
     lines = chunk.count(b"\n") + (not chunk.endswith(b"\n"))
     between = chunk.count(b"}\n{") + chunk.count(b"}\r\n{")
     braced = chunk.startswith(b"{") and chunk.endswith((b"}", b"}\n", b"}\r\n"))
-    if not braced or between != lines - 1:
+    return lines if braced and between == lines - 1 else 0
+
+
+def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+    """The columns of a chunk whose every line is one good object, or None."""
+    import pyarrow.json as pj
+
+    lines = _count_objects(chunk)
+    if not lines:
         return None
     try:
         table = pj.read_json(
@@ -260,7 +293,9 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
     suspect = {n for n, line in lines if _looks_bad(line, schema, text)}
     parts = [*_parse_halves([pair for pair in lines if pair[0] not in suspect], schema, text)]
     for number, line in (pair for pair in lines if pair[0] in suspect):
-        if _of_chats(schema, text):
+        # A line that the standard library refuses may yet be good.
+        readable = _of_chats(schema, text) or _loads(line) is not None
+        if _may_lose(line, schema, text) and readable:
             parts.append(_parse_one(number, line, schema, text))
         else:
             parts += _parse_halves([(number, line)], schema, text)
@@ -273,7 +308,9 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
 
 def _looks_bad(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
     content = _loads(line)
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or (
+        not _of_chats(schema, text) and _may_lose(line, schema, text)
+    ):
         return True
     return not all(_fits(content.get(name), schema.field(name).type) for name in text)
 

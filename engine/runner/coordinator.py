@@ -84,11 +84,13 @@ def run(
     config = resolve_config(folder, settings)
     if not isinstance(model, Bundle):
         config = tuned.applied(folder.path, config, gpu_name(devices(config.device)[0]))
-    files = data.find_files([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
+    named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    files = data.find_files(named)
     manifest = Manifest(Path(out))
     files = fingerprint.inputs_outside(files, manifest.out)
     with manifest.held():
-        return Coordinator(model, folder, config, files, manifest, on_progress).run()
+        unread = data.unread_files(named)
+        return Coordinator(model, folder, config, files, manifest, on_progress, unread).run()
 
 
 def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, object]) -> RunConfig:
@@ -118,6 +120,7 @@ class Coordinator:
         files: The input files.
         manifest: Of the output folder, which this process holds.
         on_progress: As for `run`.
+        unread: Files that the inputs name and that are not read, by ending.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Coordinator:
         files: list[CorpusFile],
         manifest: Manifest,
         on_progress: Callable[[Progress], None] | None,
+        unread: Mapping[str, int],
     ) -> None:
         self.model, self.folder, self.config, self.manifest = model, folder, config, manifest
         self.devices = _devices(model, config)
@@ -138,6 +142,7 @@ class Coordinator:
         self.splits = list(data.split_files(files, config.split_size))
         self.parts = {s: data.part_name(s.ordinal, s.name, config.format) for s in self.splits}
         self.progress = ProgressMeter(self.splits, on_progress)
+        self.unread = unread
         self.rows_left = config.limit or sys.maxsize
         self.rejected: Counter[str] = Counter()
         self.rejected_before = self.skipped = 0
@@ -259,7 +264,13 @@ class Coordinator:
             rejected=dict(self.rejected),
             ran=self.ran,
             notes=notes(
-                self.folder.description, self.config, self.device, entries, work.counts, removed
+                self.folder.description,
+                self.config,
+                self.device,
+                entries,
+                work.counts,
+                removed,
+                self.unread,
             ),
         )
         self.manifest.succeed(report.success(self.record["fingerprint"]))

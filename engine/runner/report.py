@@ -129,13 +129,17 @@ def notes(
     entries: Sequence[Entry],
     counts: Mapping[str, int],
     removed: Sequence[str],
+    unread: Mapping[str, int],
 ) -> tuple[str, ...]:
     """What the person should know of a run: of its bundle, its inputs, its device and its settings.
 
     `counts` are those of its workers, `removed` the files whose parts were removed, since they are
-    no inputs any more.
+    no inputs any more, and `unread` how many files of other endings the inputs have.
     """
     lines = list(bundle.notes)
+    if unread:
+        endings = ", ".join(f"{count} {ending}" for ending, count in list(unread.items())[:8])
+        lines.append(f"{sum(unread.values())} files in the inputs were not read: {endings}")
     if removed:
         lines.append(
             f"the answers for {len(removed)} files that are no inputs any more were removed, such "
