@@ -7,8 +7,8 @@
     names, types and shapes as JSON; the arrays      what `infer` returned for it
 
 The key is a digest of all that `infer` reads of a batch. A resumed split is read, tokenized and cut
-again, and each batch that has a record gets its arrays from there; so a file that was renamed or
-grew loses nothing either. Nothing in a journal is trusted without its checksum: what is torn or
+again, and each batch that has a record gets its arrays from there; so a file that grew loses
+nothing either. Nothing in a journal is trusted without its checksum: what is torn or
 damaged is computed again.
 """
 
