@@ -224,7 +224,13 @@ def test_every_setting_reaches_the_processes(corpus: Path, tmp_path: Path) -> No
         text=("text",), keep=("id",), device="cuda:all", options={"max_new_tokens": 3}
     )
     run_ = coordinator.Coordinator(
-        BUNDLE, coordinator.bundle_format.load(BUNDLE), config, [], Manifest(tmp_path / "o"), None
+        BUNDLE,
+        coordinator.bundle_format.load(BUNDLE),
+        config,
+        [],
+        Manifest(tmp_path / "o"),
+        None,
+        {},
     )
     gpus = (Device("cuda"), Device("cuda", 1))
     for gpu, settings in zip(gpus, map(run_._worker_settings, gpus), strict=True):
