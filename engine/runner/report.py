@@ -139,7 +139,7 @@ def notes(
     lines = list(bundle.notes)
     if unread:
         endings = ", ".join(f"{count} {ending}" for ending, count in list(unread.items())[:8])
-        lines.append(f"{sum(unread.values())} files in the inputs were not read: {endings}")
+        lines.append(f"not read in the inputs: {endings}")
     if removed:
         lines.append(
             f"the answers for {len(removed)} files that are no inputs any more were removed, such "
