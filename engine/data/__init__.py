@@ -1,13 +1,13 @@
 """Paths to splits to rows, and answers to files: everything that reads and writes a corpus.
 
-`find_files` resolves what the person named, `settle` the columns that a run takes of it, and
+`discover` resolves what the person named, `settle` the columns that a run takes of it, and
 `split_files` cuts it into splits; `content_hash` hashes a split's bytes, `read` yields its rows in
 windows, `read_first` those of the first rows of many files. `FileWriter` writes a part. Only the
 columns that are needed are read.
 """
 
 from engine.data.columnar import reading
-from engine.data.discovery import find_files, unread_files
+from engine.data.discovery import discover, find_files
 from engine.data.kinds import kind_of
 from engine.data.settlement import settle
 from engine.data.splits import content_hash, estimate_rows, split_files
@@ -25,8 +25,8 @@ from engine.data.writers import (
 )  # fmt: skip
 
 __all__ = [
-    "REASONS", "FileWriter", "OutputFile", "check_local", "content_hash", "estimate_rows",
-    "find_files", "first_error", "kind_of", "part_name", "read", "read_first", "reading",
-    "rejects_columns", "rejects_name", "rejects_writer", "settle", "split_files", "unread_files",
+    "REASONS", "FileWriter", "OutputFile", "check_local", "content_hash", "discover",
+    "estimate_rows", "find_files", "first_error", "kind_of", "part_name", "read", "read_first",
+    "reading", "rejects_columns", "rejects_name", "rejects_writer", "settle", "split_files",
     "write_text", "writing",
 ]  # fmt: skip

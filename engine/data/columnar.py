@@ -221,6 +221,19 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return pa.large_binary() if pa.types.is_binary_view(kind) else kind
 
 
+def unify(before: pa.DataType, kind: pa.DataType) -> pa.DataType:
+    """The type that Arrow's permissive promotion gives two types; of a whole number type and uint64
+    it is uint64, which Arrow takes for int64.
+
+    Raises:
+        pyarrow.ArrowException: There is none.
+    """
+    if pa.uint64() in (before, kind) and all(map(pa.types.is_integer, (before, kind))):
+        return pa.uint64()
+    schemas = [pa.schema([("", one)]) for one in (before, kind)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
 def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
     """A batch without rows, of some columns of a schema."""
     fields = [schema.field(name) for name in columns]

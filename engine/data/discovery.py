@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.core.types import CorpusFile
@@ -15,26 +16,59 @@ from engine.errors import InputError
 _KNOWN = f"known endings: {' '.join(ENDINGS)}"
 
 
-def find_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
-    """The files that paths, folders and globs name: each once, sorted by path.
+@dataclass(frozen=True)
+class Discovery:
+    """What the inputs of a run name.
+
+    Attributes:
+        files: The files to read, sorted by path.
+        unread: How many others the folders and globs have, by ending, most first; for what is no
+            file, by what it is.
+    """
+
+    files: list[CorpusFile]
+    unread: Mapping[str, int]
+
+
+def discover(inputs: Sequence[str | Path], out: Path | None = None) -> Discovery:
+    """The files that paths, folders and globs name, each once, and what is not read of them.
 
     A folder stands for every file of a known kind below it, except those whose name, or a folder's
-    on the way to them, begins with a dot or an underscore, and those in the output folder of a run.
-    A link beside its target counts once.
+    on the way to them, begins with a dot or an underscore, and those in the output folder of a run,
+    unless that folder is named itself. A link beside its target counts once.
+
+    Args:
+        inputs: What the person named.
+        out: The output folder of this run, which may lie among them.
 
     Raises:
         InputError: An input is missing, matches nothing, or is of no known kind.
     """
     if not inputs:
         raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
+    roots: dict[Path, Path] = {}
+    unread: dict[Path, str] = {}
     try:
-        pairs = {
-            Path(os.path.abspath(path)): root for name in inputs for root, path in _match(str(name))
-        }
+        for name in inputs:
+            root, paths = _match(str(name))
+            for path, why in paths.items():
+                absolute = Path(os.path.abspath(path))
+                if why:
+                    unread[absolute] = why
+                else:
+                    roots[absolute] = root
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
-    names = _unique_names({path: pairs[path] for path in _without_doubles(sorted(pairs))})
-    return [CorpusFile(path, name, str(kind_of(path))) for path, name in names.items()]
+    unread.pop(Path(os.path.abspath(out or "")), None)
+    names = _unique_names({path: roots[path] for path in _without_doubles(sorted(roots))})
+    files = [CorpusFile(path, name, str(kind_of(path))) for path, name in names.items()]
+    counts = Counter(why for path, why in unread.items() if path not in roots)
+    return Discovery(files, dict(counts.most_common()))
+
+
+def find_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
+    """`Discovery.files` of the inputs; raises what `discover` raises."""
+    return discover(inputs).files
 
 
 def _without_doubles(paths: Sequence[Path]) -> list[Path]:
@@ -69,29 +103,44 @@ def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:
             parts[path] += 1
 
 
-def _match(name: str) -> Iterable[tuple[Path, Path]]:
-    """(root, file): a file's name in the corpus is its path relative to the root."""
+def _match(name: str) -> tuple[Path, dict[Path, str]]:
+    """(root, paths): a file's name in the corpus is its path relative to the root. For each path
+    why it is not read, or ""."""
     if "://" in name:
         raise InputError(f"{name}: only local files are read", "copy or mount the corpus first")
     path = Path(name).expanduser()
     if path.is_dir():
-        if files := _files_below(path):
-            return [(path, file) for file in files]
-        raise InputError(f"{path}: no input files in this folder", _KNOWN)
+        below = {one: _why_unread(one) for one in _visible(path)}
+        if all(below.values()):
+            raise InputError(f"{path}: no input files in this folder", _KNOWN)
+        return path, below
     if path.exists():
         if not path.is_file():
             raise InputError(f"{path}: not a regular file", "write its rows to a file first")
         if kind_of(path) is None:
             raise InputError(f"{path}: unknown ending", _KNOWN)
-        return [(path.parent, path)]
+        return path.parent, {path: ""}
     if not glob.has_magic(name):
         raise InputError(f"{path}: no such file or folder", _list_folder(path))
-    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-    below = [f for m in matches for f in (_files_below(m) if m.is_dir() else [m]) if kind_of(f)]
-    below = [file for file in below if file.is_file()]
-    if not below:
-        raise InputError(f"{name}: nothing matches", _KNOWN)
-    return [(_root_of(path), file) for file in below]
+    root = _root_of(path)
+    matches = {one: _why_unread(one) for one in _glob(path, root)}
+    if all(matches.values()):
+        raise InputError(f"{name}: nothing matches", _hint(matches))
+    return root, matches
+
+
+def _hint(matches: Mapping[Path, str]) -> str:
+    outputs = [path for path, why in matches.items() if why == _OUTPUT]
+    return f"name the output of a run itself to read it: {outputs[0]}" if outputs else _KNOWN
+
+
+def _why_unread(path: Path) -> str:
+    """Why a path is not read: its ending, or what it is; "" where it is read."""
+    if path.is_dir():
+        return "links to folders" if path.is_symlink() else _OUTPUT
+    if not path.is_file():
+        return "links to nothing" if path.is_symlink() else "special files"
+    return "" if kind_of(path) else path.suffix.lower() or "names without an ending"
 
 
 def _root_of(pattern: Path) -> Path:
@@ -101,39 +150,38 @@ def _root_of(pattern: Path) -> Path:
     return Path(*parts[:count])
 
 
-def _files_below(folder: Path) -> list[Path]:
-    return [p for p in _visible(folder) if kind_of(p) and p.is_file()]
+def _glob(pattern: Path, root: Path) -> Iterator[Path]:
+    """What a glob matches, and what lies below the folders among it; of an output of a run the
+    folder alone."""
+    outputs: dict[Path, bool] = {}
+    for match in map(Path, glob.glob(str(pattern), recursive=True)):
+        above = [match, *match.parents]
+        below_root = above[: len(match.parts) - len(root.parts)]
+        for folder in below_root:
+            outputs.setdefault(folder, (folder / _RUN).is_file())
+        if output := next((folder for folder in below_root if outputs[folder]), None):
+            yield output
+        elif match.is_dir():
+            yield from _visible(match)
+        else:
+            yield match
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """What lies below a folder, but for hidden names and for what other runs have left there: their
-    outputs, and the rejects of the folder itself where it is one."""
+    """What lies below a folder, but for hidden names; a link to a folder and the output of a run as
+    a path of their own. Where the folder is an output itself, its rejects are left out."""
     skipped = {folder / "rejects"} if (folder / _RUN).is_file() else set()
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
-        folders[:] = [
-            name
-            for name in folders
-            if name[0] not in "._"
-            and here / name not in skipped
-            and not (here / name / _RUN).is_file()
-        ]
+        visible = [here / name for name in folders if name[0] not in "._"]
+        visible = [path for path in visible if path not in skipped]
+        closed = [path for path in visible if path.is_symlink() or (path / _RUN).is_file()]
+        folders[:] = [path.name for path in visible if path not in closed]
+        yield from closed
         yield from (here / name for name in files if name[0] not in "._")
 
 
-def unread_files(inputs: Sequence[str | Path]) -> dict[str, int]:
-    """How many files below the folders among the inputs are not read, by ending, most first; for
-    what is no file or a link to nothing, by what it is."""
-    counts: Counter[str] = Counter()
-    for folder in (Path(name).expanduser() for name in inputs):
-        for path in _visible(folder) if folder.is_dir() else ():
-            if not path.is_file():
-                counts["links to nothing" if path.is_symlink() else "special files"] += 1
-            elif kind_of(path) is None:
-                counts[path.suffix.lower() or "names without an ending"] += 1
-    return dict(counts.most_common())
-
-
+_OUTPUT = "outputs of other runs"
 _RUN = Path("_manifest", "run.json")
 
 

@@ -3,8 +3,7 @@
 pyarrow.json parses a chunk straight into columns, but refuses the whole chunk for one bad line.
 Then the lines that look bad to the standard library are parsed one by one, and the others together,
 halved until what pyarrow refuses is a single line: the result for a line does not depend on its
-neighbours. The first chunk of the file decides the types of kept columns, and later chunks must
-have them too.
+neighbours. The types of kept columns hold every value of the file, where there is such a type.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile, Split
-from engine.data.columnar import Names, empty_batch, is_chat, reading
+from engine.data.columnar import Names, empty_batch, is_chat, reading, unify
 from engine.data.stretches import Stretch
 from engine.errors import InputError
 
@@ -97,8 +96,9 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
     settled: dict[str, pa.DataType] = {}
     stop = file.path.stat().st_size if file.kind == "jsonl" else 0
     with reading(file.path, file.kind):
-        _first_objects(file)  # refuses a file of another kind
-        for chunk in _chunks(file.path, file.kind, 0, stop):
+        for number, chunk in enumerate(_chunks(file.path, file.kind, 0, stop)):
+            if not number:
+                _check_kind(file, chunk)
             for name, kind in _chunk_types(chunk, names):
                 settled[name] = _promoted(settled.get(name, pa.null()), kind)
             if not types and names is not None and set(names) <= set(settled):
@@ -120,19 +120,10 @@ def _chunk_types(chunk: bytes, names: Names) -> list[tuple[str, pa.DataType]]:
 
 def _inferred(chunk: bytes) -> pa.Schema | None:
     """pyarrow's types of a chunk; None where some line is bad or the values of a key differ."""
-    import pyarrow.json as pj
-
-    lines = _count_objects(chunk)
-    if not lines:
-        return None
+    table = _read_objects(chunk)
     try:
-        table = pj.read_json(
-            pa.BufferReader(chunk),
-            read_options=pj.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
-        )
-        # Names fail where a key is not UTF-8.
-        return table.schema if table.schema.names and table.num_rows == lines else None
-    except (pa.ArrowException, UnicodeError):
+        return table.schema if table is not None and table.schema.names else None
+    except UnicodeError:  # a key is not UTF-8
         return None
 
 
@@ -152,11 +143,8 @@ def _json_type(kind: pa.DataType) -> pa.DataType:
 
 def _promoted(before: pa.DataType, kind: pa.DataType) -> pa.DataType:
     """The type that holds the values of both, or the former where none does."""
-    if pa.uint64() in (before, kind) and all(map(pa.types.is_integer, (before, kind))):
-        return pa.uint64()
     try:
-        schemas = [pa.schema([("", one)]) for one in (before, kind)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+        return unify(before, kind)
     except pa.ArrowException:
         return before
 
@@ -164,18 +152,24 @@ def _promoted(before: pa.DataType, kind: pa.DataType) -> pa.DataType:
 def _read_schema(file: CorpusFile, columns: Columns) -> pa.Schema:
     """Types of the needed columns: the settled ones of kept columns, and for input columns the type
     that the task takes. Lines with something else there are bad rows."""
-    objects = _first_objects(file)
     types = {field.name: field.type for field in columns.kept}
-    types |= {column.name: _input_type(column, objects) for column in columns.inputs}
-    return pa.schema(list(types.items()))
+    return pa.schema(list((types | input_types(file, columns.inputs)).items()))
 
 
-def _first_objects(file: CorpusFile) -> list[dict[str, Any]]:
-    stop = file.path.stat().st_size if file.kind == "jsonl" else 0
-    head = next(_chunks(file.path, file.kind, 0, stop), b"")
+def input_types(file: CorpusFile, inputs: Sequence[Column]) -> dict[str, pa.DataType]:
+    """The types in which input columns are read, from the first lines; see `kinds.Kind.inputs`."""
+    with reading(file.path, file.kind):
+        stop = file.path.stat().st_size if file.kind == "jsonl" else 0
+        head = next(_chunks(file.path, file.kind, 0, stop), b"")
+        _check_kind(file, head)
+        objects = [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
+    return {column.name: _input_type(column, objects) for column in inputs}
+
+
+def _check_kind(file: CorpusFile, head: bytes) -> None:
+    """Raise InputError where a file begins as one of another kind."""
     if kind := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
         raise InputError(f"{file.path}: {kind}, not JSON lines", "rename it to its own ending")
-    return [o for o in map(_loads, head.split(b"\n")) if isinstance(o, dict)]
 
 
 def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
@@ -264,27 +258,36 @@ def _count_objects(chunk: bytes) -> int:
     return lines if braced and between == lines - 1 else 0
 
 
-def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
-    """The columns of a chunk whose every line is one good object, or None."""
+def _read_objects(chunk: bytes, schema: pa.Schema | None = None) -> pa.Table | None:
+    """The objects of a chunk in pyarrow's own types or, without other keys, in those of a schema;
+    None where pyarrow refuses some line, or a line is not one object."""
     import pyarrow.json as pj
 
     lines = _count_objects(chunk)
     if not lines:
         return None
+    others = "infer" if schema is None else "ignore"
     try:
         table = pj.read_json(
             pa.BufferReader(chunk),
             read_options=pj.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
-            parse_options=pj.ParseOptions(
-                explicit_schema=schema, unexpected_field_behavior="ignore"
-            ),
+            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
         )
-        if table.num_rows == lines and table.schema.equals(schema):
-            table.validate(full=True)
-            return table.combine_chunks().to_batches()[0]
     except pa.ArrowException:
-        pass  # some line is bad, and only the slow parse can say which
-    return None
+        return None  # only the slow parse can say which line is bad
+    return table if table.num_rows == lines else None
+
+
+def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+    """The columns of a chunk whose every line is one good object, or None."""
+    table = _read_objects(chunk, schema)
+    if table is None or not table.schema.equals(schema):
+        return None
+    try:
+        table.validate(full=True)
+    except pa.ArrowException:
+        return None  # some text is not UTF-8
+    return table.combine_chunks().to_batches()[0]
 
 
 def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:

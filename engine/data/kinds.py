@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from engine.core.types import Columns, CorpusFile, Split
+from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data import columnar, jsonl
 from engine.data.columnar import Names
 from engine.data.stretches import Stretch
@@ -27,20 +27,25 @@ class Kind:
         read: A split and the columns of the run -> its rows: the input columns, and those of the
             kept columns that the file has, in their settled types or in types that
             Arrow casts to them. The first stretch may be empty, and has the columns.
-        typed: Whether a column has one type in a file; otherwise each line is judged alone.
+        inputs: For a kind whose lines are judged alone: a file and the columns that the task takes
+            -> the types in which these are read. None where a column has one type in a file.
     """
 
     endings: tuple[str, ...]
     schema: Callable[[CorpusFile, Names, bool], pa.Schema]
     read: Callable[[Split, Columns], Iterator[Stretch]]
-    typed: bool = True
+    inputs: Callable[[CorpusFile, Sequence[Column]], dict[str, pa.DataType]] | None = None
 
 
 KINDS = {
     "parquet": Kind((".parquet", ".pq"), columnar.parquet_schema, columnar.read_parquet),
-    "jsonl": Kind((".jsonl", ".ndjson"), jsonl.schema, jsonl.read_jsonl, False),
-    "jsonl.gz": Kind((".jsonl.gz", ".ndjson.gz"), jsonl.schema, jsonl.read_jsonl, False),
-    "jsonl.zst": Kind((".jsonl.zst", ".ndjson.zst"), jsonl.schema, jsonl.read_jsonl, False),
+    "jsonl": Kind((".jsonl", ".ndjson"), jsonl.schema, jsonl.read_jsonl, jsonl.input_types),
+    "jsonl.gz": Kind(
+        (".jsonl.gz", ".ndjson.gz"), jsonl.schema, jsonl.read_jsonl, jsonl.input_types
+    ),
+    "jsonl.zst": Kind(
+        (".jsonl.zst", ".ndjson.zst"), jsonl.schema, jsonl.read_jsonl, jsonl.input_types
+    ),
     "arrow": Kind((".arrow", ".ipc", ".feather"), columnar.arrow_schema, columnar.read_arrow),
 }
 ENDINGS = {ending: name for name, kind in KINDS.items() for ending in kind.endings}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile
-from engine.data.columnar import Names, check_columns, check_type
+from engine.data.columnar import Names, check_columns, check_type, unify
 from engine.data.kinds import KINDS
 from engine.errors import ColumnError, InputError
 
@@ -33,21 +33,33 @@ def settle(files: Sequence[CorpusFile], inputs: Sequence[Column], keep: Sequence
     every = tuple(keep) == ("all",)
     texts = [column.name for column in inputs]
     kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
+    first: CorpusFile | None = None
     for file in files:
+        of_lines = KINDS[file.kind].inputs
         schema = _schema(file, None if every else [*texts, *keep], types=bool(keep))
-        if not len(schema) and _names_nothing(file):
-            continue
-        if missing := [name for name in texts if name not in schema.names]:
-            check_columns(file.path, _schema(file, None).names, "--text", missing)
-        for column in inputs if KINDS[file.kind].typed else ():
-            check_type(file.path, column, schema.field(column.name).type)
-        for name in schema.names if every else keep:
-            if name in schema.names:
-                _promote(kept, name, schema.field(name).type, file)
-    return Columns(tuple(inputs), _ordered(files, kept, keep))
+        types = {field.name: field.type for field in schema}
+        if missing := [name for name in texts if name not in types]:
+            names = _schema(file, None, types=False).names
+            if of_lines and not names:
+                continue  # no line of it names a column
+            check_columns(file.path, names, "--text", missing)
+        first = first or file
+        if of_lines:
+            types |= of_lines(file, inputs)
+        else:
+            for column in inputs:
+                check_type(file.path, column, types[column.name])
+        for name in types if every else keep:
+            if name in types:
+                _promote(kept, name, types[name], file)
+    if first and not every and (missing := [name for name in keep if name not in kept]):
+        check_columns(first.path, _schema(first, None, types=False).names, "--keep", missing)
+    names = list(kept if every else dict.fromkeys(keep))
+    types = {name: _writable(kind) for name, (kind, _) in kept.items()}
+    return Columns(tuple(inputs), pa.schema([(n, types.get(n, pa.string())) for n in names]))
 
 
-def _schema(file: CorpusFile, names: Names, *, types: bool = True) -> pa.Schema:
+def _schema(file: CorpusFile, names: Names, *, types: bool) -> pa.Schema:
     """Names and types of a file's columns, each once."""
     schema: pa.Schema = KINDS[file.kind].schema(file, names, types)
     twice = next((n for n in schema.names if schema.names.count(n) > 1), None)
@@ -56,11 +68,6 @@ def _schema(file: CorpusFile, names: Names, *, types: bool = True) -> pa.Schema:
             f"{file.path}: two columns are called {twice!r}", "give them different names"
         )
     return schema
-
-
-def _names_nothing(file: CorpusFile) -> bool:
-    """Whether the columns of a file are named by its lines, and it has no line that does."""
-    return not KINDS[file.kind].typed and not len(_schema(file, None))
 
 
 def _promote(
@@ -74,31 +81,13 @@ def _promote(
     if before == kind:
         return
     try:
-        schemas = [pa.schema([(name, one)]) for one in (before, kind)]
-        settled = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+        settled = unify(before, kind)
     except pa.ArrowException as error:
         raise ColumnError(
             f"{file.path}: column {name!r} holds {kind}, and {before} in {first.path}",
             f"leave {name!r} out of --keep, or write both files with one type",
         ) from error
     kept[name] = settled, first if settled == before else file
-
-
-def _ordered(
-    files: Sequence[CorpusFile],
-    kept: dict[str, tuple[pa.DataType, CorpusFile]],
-    keep: Sequence[str],
-) -> pa.Schema:
-    """The settled columns in the order of `keep` or, for all, in that of the files."""
-    if tuple(keep) == ("all",):
-        return pa.schema([(name, _writable(kind)) for name, (kind, _) in kept.items()])
-    for name in keep:
-        if name not in kept:
-            named = next((file for file in files if not _names_nothing(file)), None)
-            if named is not None:
-                check_columns(named.path, _schema(named, None).names, "--keep", [name])
-    types = {name: _writable(kind) for name, (kind, _) in kept.items()}
-    return pa.schema([(name, types.get(name, pa.string())) for name in dict.fromkeys(keep)])
 
 
 def _writable(kind: pa.DataType) -> pa.DataType:

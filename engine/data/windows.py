@@ -88,7 +88,8 @@ def first_error(rows: Rows) -> RowError | None:
 
 
 def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
-    """The stretch with rows of a null text or of invalid UTF-8 among the bad ones."""
+    """The stretch with rows of a null text, of invalid UTF-8, or of a kept value that the settled
+    type does not hold among the bad ones."""
     with reading(split.path, split.kind):
         columns = _as_text(stretch.columns, needed.texts)
         invalid = np.zeros(len(stretch.rows), bool)
@@ -97,11 +98,15 @@ def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
         null = np.zeros(len(stretch.rows), bool)
         for name in needed.texts:
             null |= _find_nulls(columns.column(name))
-        good = ~(invalid | null)
+        unfit = np.zeros(len(stretch.rows), bool)
+        for field in needed.kept:
+            unfit |= _find_unfit(columns, field)
+        good = ~(invalid | null | unfit)
         if good.all():
             return Stretch(columns, stretch.rows, stretch.bad)
         bad = [(int(r), "invalid_utf8") for r in stretch.rows[invalid]]
         bad += [(int(r), "null_text") for r in stretch.rows[null & ~invalid]]
+        bad += [(int(r), "kept_type") for r in stretch.rows[unfit & ~null & ~invalid]]
         columns = columns.filter(pa.array(good))
         return Stretch(columns, stretch.rows[good], sorted(stretch.bad + bad))
 
@@ -119,6 +124,26 @@ def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
         if kind != plain:
             columns = columns.set_column(i, name, columns.column(i).cast(plain))
     return columns
+
+
+def _find_unfit(columns: pa.RecordBatch, field: pa.Field) -> NDArray[np.bool_]:
+    """In which rows a kept column has a value that its settled type does not hold, such as a whole
+    number beyond 2^53 where another file has floats."""
+    unfit = np.zeros(columns.num_rows, bool)
+    if field.name not in columns.schema.names:
+        return unfit
+    column = columns.column(field.name)
+    if column.type != field.type and not _casts(column, field.type):
+        unfit[:] = [not _casts(column.slice(row, 1), field.type) for row in range(len(column))]
+    return unfit
+
+
+def _casts(column: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        column.cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _find_nulls(column: pa.Array) -> NDArray[np.bool_]:

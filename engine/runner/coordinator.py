@@ -32,7 +32,7 @@ from engine.core.types import Column, CorpusFile
 from engine.errors import DeviceError, SettingsError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, journal, multi_gpu
-from engine.runner.manifest import Manifest
+from engine.runner.manifest import Entry, Manifest
 from engine.runner.messages import (
     Assignment,
     Committed,
@@ -85,11 +85,10 @@ def run(
     if not isinstance(model, Bundle):
         config = tuned.applied(folder.path, config, gpu_name(devices(config.device)[0]))
     named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    files = data.find_files(named)
     manifest = Manifest(Path(out))
-    files = fingerprint.inputs_outside(files, manifest.out)
+    discovery = data.discover(named, manifest.out)
+    files, unread = fingerprint.inputs_outside(discovery.files, manifest.out), discovery.unread
     with manifest.held():
-        unread = data.unread_files(named)
         return Coordinator(model, folder, config, files, manifest, on_progress, unread).run()
 
 
@@ -152,8 +151,9 @@ class Coordinator:
     def run(self) -> Report:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
         parts = set(self.parts.values())
-        ranges = {(split.start, split.stop) for split in self.splits}
-        self.manifest.begin(self.record, parts, overwrite=self.config.overwrite, ranges=ranges)
+        self.manifest.begin(
+            self.record, parts, overwrite=self.config.overwrite, is_input=self._is_input
+        )
         assignments = self._assignments()
         try:
             if first := next(assignments, None):
@@ -208,6 +208,12 @@ class Coordinator:
                 self.rejected_before += entry.counts["rows_rejected"]
                 self._spend(entry.counts["rows_in"])
 
+    def _is_input(self, entry: Entry) -> bool:
+        """Whether a split of this run has the bytes that a record is of, under whatever name."""
+        ranges = (entry.input.start, entry.input.stop)
+        alike = (split for split in self.splits if (split.start, split.stop) == ranges)
+        return any(data.content_hash(split) == entry.input.sha256 for split in alike)
+
     def _answer(self, assignments: Iterator[Assignment]) -> None:
         """Have one worker for each device answer the splits."""
         workers = [self._worker_settings(device) for device in self.devices]
@@ -250,8 +256,8 @@ class Coordinator:
             )
 
     def _report(self) -> Report:
-        removed = self.manifest.drop_surplus()
         entries = [e for e in map(self.manifest.entry, self.parts.values()) if e]
+        removed = self.manifest.drop_surplus(entries)
         work = total(self._latest.values())
         report = Report.of(
             entries,

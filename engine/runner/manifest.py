@@ -17,7 +17,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import index
@@ -124,7 +124,8 @@ class Manifest:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = out / FOLDER
-        self._left: list[Entry] = []  # records of files that are not inputs under that name
+        # Records of files that are no inputs under that name, by the hash of what they are of.
+        self._others: dict[str, list[Entry]] = {}
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -155,7 +156,7 @@ class Manifest:
         parts: set[str],
         *,
         overwrite: bool,
-        ranges: Set[tuple[int, int]] = frozenset(),
+        is_input: Callable[[Entry], bool] = lambda entry: False,
     ) -> None:
         """Take the folder for a run, or continue the same run.
 
@@ -163,13 +164,14 @@ class Manifest:
             run: The run.
             parts: Names of its part files.
             overwrite: Remove what another run left.
-            ranges: Start and stop of every split, by which a file is expected under another name.
+            is_input: Whether what a record is of is an input under another name. Asked where no
+                record is of an input by its name.
 
         Raises:
             OtherRunError: The folder holds other settings, other inputs or foreign files.
         """
         try:
-            self._check(run, parts, ranges)
+            self._check(run, parts, is_input)
         except OtherRunError:
             if not overwrite and any(self.out.glob("part-*")):
                 raise
@@ -190,7 +192,7 @@ class Manifest:
         with suppress(OSError):  # it is not there, or has journals
             folder.rmdir()
 
-    def _check(self, run: RunRecord, parts: set[str], ranges: Set[tuple[int, int]]) -> None:
+    def _check(self, run: RunRecord, parts: set[str], is_input: Callable[[Entry], bool]) -> None:
         earlier = self.read_run()
         if earlier is None:
             self._refuse_foreign()
@@ -201,17 +203,18 @@ class Manifest:
                 "use that run's settings, " + _CHOOSE,
             )
         names, entries = set(map(_split_name, parts)), self.entries()
-        surplus = [e for e in entries if e.part.file not in parts]
-        self._left = [e for e in surplus if _split_name(e.part.file) not in names]
-        known = [e for e in self._left if (e.input.start, e.input.stop) in ranges]
-        if self._left and len(self._left) == len(entries) and not known:
+        others = [e for e in entries if _split_name(e.part.file) not in names]
+        if others and len(others) == len(entries) and not any(map(is_input, others)):
             raise OtherRunError(
-                f"{self.out}: holds answers for {self._left[0].input.path}, and none for an input "
-                "of this run",
+                f"{self.out}: holds answers for {others[0].input.path}, and none for an input of "
+                "this run",
                 "name its inputs, " + _CHOOSE,
             )
-        for entry in surplus:  # of a file that had more splits before it changed
-            if entry not in self._left:
+        self._others = {}
+        for entry in entries:
+            if _split_name(entry.part.file) not in names:
+                self._others.setdefault(entry.input.sha256, []).append(entry)
+            elif entry.part.file not in parts:  # its file had more splits before it changed
                 self.forget(entry.part.file)
 
     def _refuse_foreign(self) -> None:
@@ -229,6 +232,7 @@ class Manifest:
                 f"{self.out}: not empty, and not a run's output; nothing was removed",
                 "choose an empty or new folder with -o",
             )
+        self._others = {}
         with writing(self.out):
             for path in self.out.iterdir():
                 if path.is_dir() and path.name in OURS and path.name != FOLDER:
@@ -269,9 +273,9 @@ class Manifest:
                 entry = dataclasses.replace(entry, input=input_record)
                 self.commit(entry)
             return entry
-        for entry in self._left:
-            if self._is_complete(entry, fingerprint, input_record):
-                return self._adopt(entry, part, input_record)
+        for other in self._others.get(input_record.sha256, ()):
+            if self._is_complete(other, fingerprint, input_record):
+                return self._adopt(other, part, input_record)
         return None
 
     def _is_complete(self, entry: Entry, fingerprint: str, input_record: InputRecord) -> bool:
@@ -283,9 +287,10 @@ class Manifest:
     def _adopt(self, entry: Entry, part: str, input_record: InputRecord) -> Entry:
         """The record of a part under another name: its input has been renamed or moved.
 
-        Stopped on the way, no record fits, and the split is computed again.
+        Stopped on the way, no record fits: the split is computed again, and `drop_surplus` removes
+        what was left under the old name.
         """
-        self._left.remove(entry)
+        self._others[entry.input.sha256].remove(entry)
         self.forget(part)
         files = [(entry.part, part)]
         files += [(entry.rejects, rejects_name(part))] if entry.rejects else []
@@ -303,13 +308,29 @@ class Manifest:
         self.commit(adopted)
         return adopted
 
-    def drop_surplus(self) -> list[str]:
-        """Remove the parts of files that are no inputs any more, and return these files' paths."""
-        paths = sorted({entry.input.path for entry in self._left})
-        for entry in self._left:
-            self.forget(entry.part.file)
-        self._left = []
-        return paths
+    def drop_surplus(self, entries: Sequence[Entry]) -> list[str]:
+        """Remove every part, file of bad rows and record but those of a run, before it succeeds.
+
+        What lies in the folder is asked, not the records: a part may have none.
+
+        Args:
+            entries: All records of the run.
+
+        Returns:
+            The paths of the files whose parts were removed, since they are no inputs any more.
+        """
+        stems = {Path(entry.part.file).stem for entry in entries}
+        written = {output.file for entry in entries for output in entry.files}
+        surplus = [path for path in self.folder.glob("part-*.json") if path.stem not in stems]
+        for folder in (self.out, self.out / "rejects"):
+            parts = (path for path in folder.glob("part-*") if _PART.fullmatch(path.name))
+            surplus += [p for p in parts if p.relative_to(self.out).as_posix() not in written]
+        with writing(self.out):
+            if surplus:
+                (self.out / SUCCESS).unlink(missing_ok=True)
+            for path in surplus:
+                path.unlink()
+        return sorted({other.input.path for others in self._others.values() for other in others})
 
     def forget(self, part: str) -> None:
         """Remove a part and its records, and the run's success with it."""

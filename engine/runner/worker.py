@@ -178,6 +178,9 @@ class Worker:
             yield from self.telemetry.each("batch", stages.cut(window))
 
     def _inferring(self, stages: Stages) -> Callable[[Batch], Output]:
+        """A function that has a batch's results from the journal, or else computes and records
+        them."""
+
         def infer(batch: Batch) -> Output:
             journal, key, ended = self._journal(batch), batch_key(batch), rows_ended(batch)
             if (arrays := journal.find(key)) is not None:

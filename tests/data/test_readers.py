@@ -958,11 +958,15 @@ def test_a_kept_value_is_kept_as_it_is_or_its_row_is_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, odd: str
 ) -> None:
     monkeypatch.setattr(jsonl, "CHUNK", 10)
-    path = tmp_path / "x.jsonl"
-    path.write_text(f'{{"text": "w1", "v": {first}}}\n{{"text": "w2", "v": {odd}}}\n')
-    read = windows(path, keep=["v"])
+    read = windows(two_lines(tmp_path, first, odd), keep=["v"])
     assert bad(read) == [(1, "kept_type")]
     assert kept(read)["v"].to_pylist() == [json.loads(first)]
+
+
+def two_lines(folder: Path, first: str, second: str) -> Path:
+    path = folder / "x.jsonl"
+    path.write_text(f'{{"text": "w1", "v": {first}}}\n{{"text": "w2", "v": {second}}}\n')
+    return path
 
 
 @pytest.mark.parametrize(
@@ -973,9 +977,7 @@ def test_whole_numbers_and_floats_of_a_key_are_kept_as_floats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, odd: str
 ) -> None:
     monkeypatch.setattr(jsonl, "CHUNK", 10)
-    path = tmp_path / "x.jsonl"
-    path.write_text(f'{{"text": "w1", "v": {first}}}\n{{"text": "w2", "v": {odd}}}\n')
-    read = windows(path, keep=["v"])
+    read = windows(two_lines(tmp_path, first, odd), keep=["v"])
     assert bad(read) == []
     assert kept(read)["v"].to_pylist() == [json.loads(first), json.loads(odd)]
 
@@ -1231,6 +1233,42 @@ def test_a_text_column_missing_from_the_last_file_is_found_before_any_is_read(
         data.settle(data.find_files([tmp_path]), columns(["text"]), ())
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kind", "held"),
+    [
+        (pa.array([2**53 + 1, 4]), pa.array([1.5]), pa.float64(), [4.0, 1.5]),
+        (pa.array([2**64 - 1], pa.uint64()), pa.array([-1, 3]), pa.uint64(), [2**64 - 1, 3]),
+        (pa.array([[2**53 + 1], [4]]), pa.array([[1.5]]), pa.list_(pa.float64()), [[4.0], [1.5]]),
+    ],
+)
+def test_a_value_that_the_settled_type_does_not_hold_is_a_bad_row(
+    tmp_path: Path, first: pa.Array, second: pa.Array, kind: pa.DataType, held: list[object]
+) -> None:
+    for name, ids in (("a", first), ("b", second)):
+        table = pa.table({"text": ["w1"] * len(ids), "id": ids})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    files = data.find_files([tmp_path])
+    settled = data.settle(files, columns(["text"]), ("id",))
+    assert settled.kept.field("id").type == kind
+    read = [
+        rows
+        for split in data.split_files(files, 1 << 30)
+        for rows in data.read(split, settled, window=10)
+    ]
+    assert kept(read)["id"].to_pylist() == held
+    assert [code for _, code in bad(read)] == ["kept_type"]
+
+
+@pytest.mark.parametrize("keep", [("text",), ("all",)])
+def test_a_kept_text_column_is_text_whatever_its_first_line_holds(
+    tmp_path: Path, keep: tuple[str, ...]
+) -> None:
+    path = lines(tmp_path / "x.jsonl", {"text": 7}, {"text": "w1"}, {"text": None}, {"text": "w2"})
+    read = windows(path, keep=keep)
+    assert kept(read)["text"].to_pylist() == good(read) == ["w1", "w2"]
+    assert bad(read) == [(0, "not_text"), (2, "null_text")]
+
+
 def test_a_flipped_bit_is_found_by_the_checksum_of_its_page(tmp_path: Path) -> None:
     path, table = tmp_path / "x.parquet", pa.table({"text": [f"w{i}" for i in range(3000)]})
     pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
@@ -1251,16 +1289,25 @@ def test_files_that_are_not_read_are_counted_by_ending(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "linked").symlink_to(tmp_path / "deep")
     os.mkfifo(tmp_path / "pipe.jsonl")
-    assert find([tmp_path]) == find([tmp_path / "*"]) == [seen]
-    assert data.unread_files([tmp_path]) == {
+    counts = {
         ".csv": 2,
         ".json": 1,
         "names without an ending": 1,
         "links to nothing": 1,
+        "links to folders": 1,
         "special files": 1,
     }
-    assert data.unread_files([seen]) == {}
+    for spelled in (
+        [tmp_path],
+        [tmp_path, tmp_path / "seen.jsonl"],
+        [tmp_path, tmp_path / "s*"],
+    ):
+        discovery = data.discover(spelled)
+        assert [file.path for file in discovery.files] == [seen]
+        assert discovery.unread == counts
+    assert data.discover([seen]).unread == {}
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
@@ -1281,11 +1328,18 @@ def test_a_link_beside_its_target_counts_once(tmp_path: Path) -> None:
     assert find([only]) == [only / "x.jsonl"]
 
 
-def test_the_output_of_a_run_is_no_corpus_unless_it_is_named(tmp_path: Path) -> None:
-    seen = write_jsonl(tmp_path / "seen.jsonl", ["w1"])
+@pytest.mark.parametrize("spelled", ["", "*", "**", "*/*", "o*/**"])
+def test_the_output_of_a_run_is_no_corpus_unless_it_is_named(tmp_path: Path, spelled: str) -> None:
+    seen = write_jsonl(tmp_path / "other/seen.jsonl", ["w1"])
     part = write_parquet(tmp_path / "out/part-00000-x.parquet", ["w1"])
     write_parquet(tmp_path / "out/rejects/part-00000-x.parquet", ["w1"])
     (tmp_path / "out/_manifest").mkdir()
     (tmp_path / "out/_manifest/run.json").write_text("{}")
-    assert find([tmp_path]) == [seen]
-    assert find([tmp_path / "out"]) == [part]
+    discovery = data.discover([tmp_path / spelled])
+    assert [file.path for file in discovery.files] == [seen]
+    assert discovery.unread == {"outputs of other runs": 1}
+    assert data.discover([tmp_path / spelled], tmp_path / "out").unread == {}
+    assert find([tmp_path / "out"]) == find([tmp_path / "out/*.parquet"]) == [part]
+    with pytest.raises(InputError, match="nothing matches") as caught:
+        find([tmp_path / "ou?"])
+    assert str(tmp_path / "out") in caught.value.hint

@@ -213,6 +213,19 @@ def test_a_full_disk_costs_the_journal_and_not_the_run(
 def test_a_split_that_finishes_at_once_has_no_journal(
     tmp_path: Path, bundles: dict[str, Path], file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LAZY_SECONDS", 600.0)
-    monkeypatch.setattr("os.pwrite", lambda *arguments: pytest.fail("wrote a journal"))
-    go(bundles["feature-extraction"], file, tmp_path / "out")
+    opened: list[str] = []
+    real = os.open
+
+    def watched(path: Any, *arguments: Any, **named: Any) -> int:
+        opened.append(str(path))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr("os.open", watched)
+    for seconds, created in ((600.0, False), (0.0, True)):
+        opened.clear()
+        monkeypatch.setattr(journal, "LAZY_SECONDS", seconds)
+        go(bundles["feature-extraction"], file, tmp_path / str(seconds))
+        left = [path for path in opened if path.endswith(".journal")]
+        # Once to look for an earlier start's, and once more to create it.
+        assert len(left) == 1 + created
+        assert not (tmp_path / str(seconds) / "_tmp").exists()

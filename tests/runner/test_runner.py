@@ -6,6 +6,7 @@ with, and nothing half-written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -694,6 +695,59 @@ def test_inputs_of_another_corpus_are_refused(tmp_path: Path, features: Path, co
     with pytest.raises(OtherRunError, match=r"a\.jsonl"):
         go(features, corpus / "b.parquet", out, on_error="reject")
     assert content(out) == before
+
+
+def test_a_file_of_the_same_size_is_not_taken_for_a_renamed_one(
+    tmp_path: Path, features: Path
+) -> None:
+    out = tmp_path / "out"
+    go(features, write_jsonl(tmp_path / "a.jsonl", ["w1"]), out)
+    before = content(out)
+    with pytest.raises(OtherRunError, match=r"a\.jsonl"):
+        go(features, write_jsonl(tmp_path / "b.jsonl", ["w2"]), out)
+    assert content(out) == before
+
+
+@pytest.mark.parametrize("record", ["none", "unreadable"])
+def test_a_part_without_a_record_does_not_stay_beside_a_success(
+    tmp_path: Path, features: Path, corpus: Path, record: str
+) -> None:
+    out = tmp_path / "out"
+    go(features, corpus, out, on_error="reject")
+    whole = content(out)
+    (part,) = out.glob("part-*-a-*")
+    for folder, ending in ((out, part.suffix), (out / "rejects", ".parquet")):
+        (folder / f"part-00000-gone-01234567{ending}").write_bytes(part.read_bytes())
+    if record == "unreadable":
+        (out / "_manifest/part-00000-gone-01234567.json").write_text("{}")
+    (out / "notes.txt").write_text("mine")
+    go(features, corpus, out, on_error="reject")
+    assert content(out) == whole | {"notes.txt": b"mine"}
+    assert verify(out).problems == ()
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_a_stop_while_a_part_is_renamed_leaves_no_row_twice(
+    tmp_path: Path, features: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    go(features, corpus, out, on_error="reject")
+    (corpus / "a.jsonl").rename(corpus / "z.jsonl")
+    renames, real = [], Path.rename
+
+    def stopping(path: Path, target: Path) -> Path:
+        renames.append(path)
+        if len(renames) > step:
+            raise BoomError
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopping)
+    with contextlib.suppress(BoomError):
+        go(features, corpus, out, on_error="reject")
+    monkeypatch.undo()
+    go(features, corpus, out, on_error="reject")
+    go(features, corpus, fresh, on_error="reject")
+    assert content(out) == content(fresh)
 
 
 def test_a_moved_corpus_is_not_answered_again(tmp_path: Path, features: Path, corpus: Path) -> None:
