@@ -9,7 +9,6 @@ neighbours. The types of kept columns hold every value of the file, where there 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -109,7 +108,7 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
 def _chunk_types(chunk: bytes, names: Names) -> list[tuple[str, pa.DataType]]:
     """Keys of a chunk's lines, and the type of the values of each."""
     # Beyond int64 pyarrow takes a whole number for a float or for text.
-    fields = None if _LONG_NUMBER.search(chunk) else _inferred(chunk)
+    fields = None if _has_long_number(chunk) else _inferred(chunk)
     if fields is not None:
         return [(f.name, _json_type(f.type)) for f in fields if names is None or f.name in names]
     objects = [o for o in map(_loads, chunk.split(b"\n")) if isinstance(o, dict)]
@@ -127,8 +126,24 @@ def _inferred(chunk: bytes) -> pa.Schema | None:
         return None
 
 
-# A whole number that a float may not hold.
-_LONG_NUMBER = re.compile(rb'(?<![\d."])\d{16,}(?![\d.eE"])')
+_LONG = 16  # digits of the shortest whole number that a float may not hold
+
+
+def _has_long_number(content: bytes) -> bool:
+    """Whether 16 digits follow each other, but for those behind a point or a quotation mark.
+
+    By arrays, since a regular expression takes three times as long as pyarrow's parser.
+    """
+    characters = np.frombuffer(content, np.uint8)
+    runs = digits = (characters ^ ord("0")) < 10
+    length = 1
+    while length < _LONG and length < len(runs):
+        runs = runs[:-length] & runs[length:]  # runs of twice as many digits, by their first
+        length *= 2
+    starts = np.flatnonzero(runs) if length == _LONG else np.empty(0, np.int64)
+    starts = starts[starts > 0]
+    before = starts - 1
+    return bool((~digits[before] & ~np.isin(characters[before], list(b'."'))).any())
 
 
 def _json_type(kind: pa.DataType) -> pa.DataType:
@@ -230,7 +245,7 @@ def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
     the last digits of a whole number among floats."""
     if _of_chats(schema, text):
         return True
-    return any(map(_has_floats, schema.types)) and bool(_LONG_NUMBER.search(content))
+    return any(map(_has_floats, schema.types)) and _has_long_number(content)
 
 
 def _has_floats(kind: pa.DataType) -> bool:

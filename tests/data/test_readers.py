@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -824,6 +825,19 @@ def test_a_type_that_comes_late_counts_as_one_that_comes_early(
         read = windows(path, keep=["v"], split_size=split_size)
         assert bad(read) == [(11, "kept_type")]
         assert kept(read)["v"].to_pylist() == [*range(9), 9.5]
+
+
+@few
+@given(
+    parts=st.lists(
+        st.sampled_from([".", '"', ":", ",", "-", " ", "0", "9" * 7, "1" * 15, "7" * 16, "é"]),
+        max_size=12,
+    )
+)
+def test_long_numbers_are_found_by_arrays_as_by_a_regular_expression(parts: list[str]) -> None:
+    content = b":" + "".join(parts).encode()
+    found = re.search(rb'(?<![\d."])\d{16}', content)
+    assert jsonl._has_long_number(content) == bool(found)
 
 
 @pytest.mark.parametrize("order", [1, -1])
