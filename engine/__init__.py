@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.pipeline import Bundle
     from engine.runner.coordinator import run
     from engine.runner.report import Report
+    from engine.runner.results import open
 
 __all__ = [
     "Bundle",
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "bundle_for",
     "errors",
+    "open",
     "run",
 ]
 
@@ -37,6 +39,7 @@ _LATER = {
     "Bundle": "engine.pipeline",
     "Report": "engine.runner.report",
     "bundle_for": "engine.export.cache",
+    "open": "engine.runner.results",
     "run": "engine.runner.coordinator",
 }
 

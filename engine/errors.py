@@ -68,11 +68,28 @@ class RowError(InputError):
         row: Row number in that file, from 0; in JSONL the line's index.
         code: A key of `data.windows.REASONS`.
         message: The reason in words, without the row's text.
+        column: The column at fault, or "".
+        expected, found: The type that it should have and the one it has, or "".
     """
 
-    def __init__(self, path: str, row: int, code: str, message: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        row: int,
+        code: str,
+        message: str,
+        column: str = "",
+        expected: str = "",
+        found: str = "",
+    ) -> None:
+        details = [
+            *([f"column {column!r}"] if column else []),
+            *([f"expected {expected}"] if expected else []),
+            *([f"found {found}"] if found else []),
+        ]
+        where = f" ({', '.join(details)})" if details else ""
         super().__init__(
-            f"{path}: row {row} (counted from 0): {message}",
+            f"{path}: row {row} (counted from 0): {message}{where}",
             "fix the row, or run with --on-error reject to set bad rows aside and go on",
         )
         self.path, self.row, self.code = path, row, code

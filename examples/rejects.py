@@ -10,8 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 import engine
 from engine.demo import BUNDLE
 
@@ -37,9 +35,9 @@ def main() -> None:
         BUNDLE, file, out, text="text", keep="id", on_error="reject", max_rejects=10
     )
     print(f"{report.rows_in} rows in, {report.rows_out} answered, rejected: {report.rejected}")
-    for part in sorted((out / "rejects").glob("*.parquet")):
-        for row in pq.read_table(part).to_pylist():
-            print(row)
+    for part in sorted((out / "_manifest/rejects").glob("*.jsonl")):
+        for line in part.read_text(encoding="utf-8").splitlines():
+            print(json.loads(line))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ app.command("bench", cls=taking("text", "max_length", device=_ONE_DEVICE))(bench
 app.command("tune", cls=taking("text", device=_ONE_DEVICE))(tune.tune)
 app.command("demo")(demo.demo)
 app.command("inspect")(show.inspect)
+app.command("head")(show.head)
+app.command("rejects")(show.rejects)
 app.command("verify")(show.verify)
 app.command("tasks")(show.tasks)
 app.command("doctor")(show.doctor)

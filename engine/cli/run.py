@@ -90,6 +90,6 @@ def summary(report: Report) -> str:
     if report.repeats:
         lines.append(f"{report.repeats:,} repeated sequences were computed once (--no-dedupe)")
     if report.rows_rejected:
-        lines.append(f"bad rows, by number and reason: {report.out}/rejects")
+        lines.append(f"bad rows, by file, number and reason: engine rejects {report.out}")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""engine inspect, verify, tasks and doctor: commands that show and check, and change nothing."""
+"""engine inspect, head, rejects, verify, tasks and doctor: they show, check and change nothing."""
 
 from __future__ import annotations
 
@@ -39,6 +39,28 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     return {
         n: gate if n == "gate" else v for n, v in facts.items() if v or n not in ("gate", "tuned")
     }
+
+
+def head(
+    out: Annotated[str, typer.Argument(help="The output folder of a finished run.")],
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show.")] = 10,
+) -> None:
+    """Print the first rows of a run's answers, in input order, as JSON lines."""
+    from engine.runner.results import open as open_results
+
+    for row in open_results(out).head(rows).to_pylist():
+        typer.echo(json.dumps(row, ensure_ascii=False, default=str))
+
+
+def rejects(
+    out: Annotated[str, typer.Argument(help="The output folder of a run.")],
+) -> None:
+    """Print the bad rows of a run as JSON lines: file, row (from 0), code, message and, where one
+    is at fault, column, expected and found type."""
+    from engine.runner.results import rejects as rejects_of
+
+    for row in rejects_of(out):
+        typer.echo(json.dumps(row, ensure_ascii=False))
 
 
 def verify(

@@ -13,10 +13,12 @@ from engine.data.settlement import settle
 from engine.data.splits import content_hash, estimate_rows, split_files
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
+    REJECTS,
     FileWriter,
     OutputFile,
     check_local,
     part_name,
+    read_rejects,
     rejects_columns,
     rejects_name,
     rejects_writer,
@@ -25,8 +27,8 @@ from engine.data.writers import (
 )  # fmt: skip
 
 __all__ = [
-    "REASONS", "FileWriter", "OutputFile", "check_local", "content_hash", "discover",
+    "REASONS", "REJECTS", "FileWriter", "OutputFile", "check_local", "content_hash", "discover",
     "estimate_rows", "find_files", "first_error", "kind_of", "part_name", "read", "read_first",
-    "reading", "rejects_columns", "rejects_name", "rejects_writer", "settle", "split_files",
-    "write_text", "writing",
+    "read_rejects", "reading", "rejects_columns", "rejects_name", "rejects_writer", "settle",
+    "split_files", "write_text", "writing",
 ]  # fmt: skip

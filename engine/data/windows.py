@@ -82,8 +82,11 @@ def first_error(rows: Rows) -> RowError | None:
     if not rows.rejects.codes or rows.split is None:
         return None
     rejects = rows.rejects
+    details = (
+        texts[0] if texts else "" for texts in (rejects.columns, rejects.expected, rejects.found)
+    )
     return RowError(
-        str(rows.split.path), int(rejects.rows[0]), rejects.codes[0], rejects.messages[0]
+        str(rows.split.path), int(rejects.rows[0]), rejects.codes[0], rejects.messages[0], *details
     )
 
 

@@ -1,4 +1,4 @@
-"""Answers to part files: Arrow IPC or Parquet, hashed while written, renamed when complete.
+"""Answers to part files, bad rows to JSON lines: hashed while written, renamed when complete.
 
 A file grows under `_tmp` and gets its final name only after its bytes are on the disk, so that
 nothing half-written is ever visible.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +23,19 @@ from engine.core.config import FORMATS
 from engine.core.types import Rejects
 from engine.errors import OutputError, SettingsError
 
-REJECTS_SCHEMA = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string())])
+REJECTS = "_manifest/rejects"
+"""Where bad rows lie below the output folder. Readers of a dataset skip what begins with `_`, and
+DuckDB's `**/*.parquet`, which does not, skips the ending: a folder opens as its answers alone."""
+REJECTS_SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "code": pa.string(),
+        "message": pa.string(),
+        "column": pa.string(),
+        "expected": pa.string(),
+        "found": pa.string(),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +126,8 @@ class FileWriter:
         out: The output folder.
         name: Final path below it, ending included.
         schema: Of the table.
-        kind: arrow or parquet.
-        compression: zstd, lz4 or none.
+        kind: arrow, parquet or, for bad rows, jsonl.
+        compression: Of the first two: zstd, lz4 or none.
     """
 
     def __init__(
@@ -166,7 +179,24 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+class JsonLinesWriter:
+    """Writes rows as JSON lines, without the columns that are null in them."""
+
+    def __init__(self, sink: HashingFile) -> None:
+        self._sink = sink
+
+    def write_batch(self, columns: pa.RecordBatch) -> None:
+        for row in columns.to_pylist():
+            present = {name: value for name, value in row.items() if value is not None}
+            self._sink.write(json.dumps(present, ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        self._sink.close()
+
+
 def _writer(sink: HashingFile, schema: pa.Schema, kind: str, compression: str) -> Any:
+    if kind == "jsonl":
+        return JsonLinesWriter(sink)
     stream = pa.PythonFile(sink, mode="w")
     if kind == "arrow":
         codec = None if compression == "none" else compression
@@ -183,16 +213,40 @@ def part_name(ordinal: int, split: str, kind: str) -> str:
 
 def rejects_name(part: str) -> str:
     """Path below the output folder of a part's bad rows."""
-    return f"rejects/{Path(part).stem}.parquet"
+    return f"{REJECTS}/{Path(part).stem}.jsonl"
 
 
 def rejects_writer(out: Path, part: str) -> FileWriter:
-    return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "parquet", "zstd")
+    return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "jsonl", "none")
 
 
 def rejects_columns(rejects: Rejects) -> pa.RecordBatch:
-    columns = [pa.array(rejects.rows), pa.array(rejects.codes), pa.array(rejects.messages)]
+    """Bad rows as columns of `REJECTS_SCHEMA`; null where nothing is known."""
+    count = len(rejects.rows)
+    details = (
+        pa.array([text or None for text in texts] or [None] * count, pa.string())
+        for texts in (rejects.columns, rejects.expected, rejects.found)
+    )
+    codes, messages = (pa.array(texts, pa.string()) for texts in (rejects.codes, rejects.messages))
+    columns = [pa.array(rejects.rows), codes, messages, *details]
     return pa.RecordBatch.from_arrays(columns, schema=REJECTS_SCHEMA)
+
+
+def read_rejects(file: Path) -> Iterator[dict[str, Any]]:
+    """The bad rows of a part, in the columns of `REJECTS_SCHEMA`; those without a value are left
+    out.
+
+    Raises:
+        OutputError: The file is missing or damaged.
+    """
+    try:
+        with file.open(encoding="utf-8") as stream:
+            for line in stream:
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{file}: cannot be read", "engine verify says what else is damaged"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Unpack
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from engine import data
 from engine.core.config import RunSettings
 from engine.core.telemetry import Progress
 from engine.demo import BUNDLE, corpus
@@ -133,5 +133,5 @@ def _check(results: Path, shard: Shard, entry: Entry) -> _Check:
 def _rejected(results: Path, entry: Entry) -> dict[int, str]:
     if entry.rejects is None:
         return {}
-    table = pq.read_table(results / entry.rejects.file).to_pydict()
-    return dict(zip(table["row"], table["code"], strict=True))
+    rows = data.read_rejects(results / entry.rejects.file)
+    return {row["row"]: row["code"] for row in rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow as pa
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.core.config import FORMATS
-from engine.data import reading
+from engine.data import REJECTS, read_rejects, reading
 from engine.errors import InputError
 from engine.runner.manifest import FOLDER, SUCCESS, Manifest, total
 from engine.runner.verify import count_rows
@@ -34,6 +35,9 @@ def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:
         return _describe_run(Manifest(path), rows)
     if path.is_file() and path.suffix in FORMATS.values():
         return {"kind": "part", "rows": _count(path), **_head(path, rows)}
+    if path.is_file() and path.suffix == ".jsonl" and path.parent.name == Path(REJECTS).name:
+        bad_rows = list(islice(read_rejects(path), max(rows, 0)))
+        return {"kind": "rejects", "rows": count_rows(path), "first_rows": bad_rows}
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", "give a bundle, an output or a part")
     raise InputError(

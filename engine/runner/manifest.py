@@ -2,6 +2,8 @@
 
     OUT/_manifest/run.json               settings, bundle and fingerprint of the run, written first
     OUT/_manifest/part-00000-NAME.json   the commit record of a split, written after its part
+    OUT/_manifest/rejects/               the bad rows of a split, where it has any
+    OUT/.huggingface.yaml                tells `datasets` which files are the parts
     OUT/_tmp/part-00000-NAME.journal     what is computed of a split that is not finished
     OUT/_SUCCESS                         written last
 
@@ -24,13 +26,14 @@ from operator import index
 from pathlib import Path
 from typing import Any, TypedDict
 
-from engine.data import OutputFile, rejects_name, write_text, writing
+from engine.data import REJECTS, OutputFile, rejects_name, write_text, writing
 from engine.errors import OtherRunError, OutputError
 from engine.runner import journal
 
 FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
-OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")
+DATASET = ".huggingface.yaml"
+OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")  # the last is of earlier versions
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
 _PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet)")
 
@@ -181,6 +184,8 @@ class Manifest:
             self._drop_half_written()
         if self.read_run() is None:
             write_text(self.folder / "run.json", _json(run))
+        if parts:
+            write_text(self.out / DATASET, _dataset(Path(min(parts)).suffix))
 
     def _drop_half_written(self) -> None:
         folder = self.out / journal.FOLDER
@@ -237,8 +242,11 @@ class Manifest:
             for path in self.out.iterdir():
                 if path.is_dir() and path.name in OURS and path.name != FOLDER:
                     shutil.rmtree(path)
-                elif path.name == SUCCESS or (path.is_file() and _PART.fullmatch(path.name)):
+                elif path.name in (SUCCESS, DATASET) or (
+                    path.is_file() and _PART.fullmatch(path.name)
+                ):
                     path.unlink()
+            shutil.rmtree(self.out / REJECTS, ignore_errors=True)
             for path in sorted(self.folder.glob("*.json")):
                 path.unlink()
 
@@ -281,6 +289,8 @@ class Manifest:
     def _is_complete(self, entry: Entry, fingerprint: str, input_record: InputRecord) -> bool:
         if entry.fingerprint != fingerprint or not entry.input.equals(input_record):
             return False
+        if entry.rejects and entry.rejects.file != rejects_name(entry.part.file):
+            return False  # of an earlier version: readers take its bad rows for answers
         files = ((self.out / output.file, output.bytes) for output in entry.files)
         return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
@@ -334,16 +344,25 @@ class Manifest:
 
     def forget(self, part: str) -> None:
         """Remove a part and its records, and the run's success with it."""
+        earlier = f"rejects/{Path(part).stem}.parquet"  # of an earlier version
         with writing(self.folder):
             (self.folder / f"{Path(part).stem}.json").unlink(missing_ok=True)
             (self.out / SUCCESS).unlink(missing_ok=True)
-            (self.out / rejects_name(part)).unlink(missing_ok=True)
+            for rejects in (rejects_name(part), earlier):
+                (self.out / rejects).unlink(missing_ok=True)
             (self.out / part).unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or not yet empty
+            (self.out / earlier).parent.rmdir()
 
     def commit(self, entry: Entry) -> None:
         """Write the record of a part that lies under its final name."""
         name = f"{Path(entry.part.file).stem}.json"
         write_text(self.folder / name, _json(dataclasses.asdict(entry)))
+
+    def answered(self) -> list[str] | None:
+        """Names of the parts of a finished run, in input order; None for one that has not."""
+        success = _read(self.out / SUCCESS)
+        return [str(name) for name in success["files"]] if success else None
 
     def succeed(self, content: Mapping[str, object]) -> None:
         """Write the record of a run that has finished."""
@@ -353,6 +372,15 @@ class Manifest:
 
 
 _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"
+
+
+def _dataset(ending: str) -> str:
+    """The content of `DATASET`. Without it `datasets` takes records for rows, and a part whose name
+    has `test` in it for a split of its own."""
+    return (
+        "configs:\n- config_name: default\n  data_files:\n"
+        f'  - split: train\n    path: "part-*{ending}"\n'
+    )
 
 
 def _split_name(part: str) -> str:

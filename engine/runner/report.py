@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from engine import tasks
 from engine.bundle.format import Description
 from engine.core.config import RunConfig
 from engine.core.device import AUTO, CPU
+from engine.runner import results
 from engine.runner.manifest import COUNTS, Entry, total
 from engine.runner.messages import Counts
 from engine.runtime.device import why_no_gpu
@@ -111,6 +114,14 @@ class Report:
     def exit_code(self) -> int:
         """0, or 3 where rows were rejected."""
         return 3 if self.rows_rejected else 0
+
+    def table(self) -> pa.Table:
+        """All answers in memory, in input order; `engine.open(report.out)` reads them bit by bit.
+
+        Raises:
+            OutputError: Another run has taken the folder since.
+        """
+        return results.open(self.out).to_table()
 
     def to_dict(self) -> dict[str, object]:
         """As JSON values."""

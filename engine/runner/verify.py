@@ -90,7 +90,8 @@ def _file_problems(out: Path, output: OutputFile, rows: int) -> Iterator[str]:
 
 def _folder_problems(manifest: Manifest, entries: list[Entry]) -> Iterator[str]:
     known = {output.file for e in entries for output in e.files}
-    for path in sorted([*manifest.out.glob("part-*"), *manifest.out.glob("rejects/part-*")]):
+    patterns = ("part-*", f"{data.REJECTS}/part-*")
+    for path in sorted(p for pattern in patterns for p in manifest.out.glob(pattern)):
         if (name := path.relative_to(manifest.out).as_posix()) not in known:
             yield f"{name}: has no record in {manifest.folder.name}"
     if not (manifest.out / SUCCESS).is_file():
@@ -120,7 +121,10 @@ def _input_problems(entry: Entry) -> Iterator[str]:
 
 
 def count_rows(file: Path) -> int:
-    """Rows of an Arrow IPC or Parquet file, every batch of the former read."""
+    """Rows of an Arrow IPC, Parquet or JSON lines file, the first and the last read whole."""
+    if file.suffix == ".jsonl":
+        with file.open("rb") as lines:
+            return sum(1 for _ in lines)
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 

@@ -160,17 +160,16 @@ def _without(rows: Rows, prompts: Sequence[str], faults: Sequence[tuple[str, str
     numbers = np.arange(len(rows)) if rows.numbers is None else rows.numbers
     bad = [(int(numbers[n]), *fault) for n, fault in enumerate(faults) if fault]
     before = rows.rejects
-    listed = zip(before.rows.tolist(), before.codes, before.messages, strict=True)
-    rejects = sorted([*listed, *bad])
+    added = Rejects(
+        np.array([row for row, _, _ in bad], np.int64),
+        tuple(code for _, code, _ in bad),
+        tuple(message for _, _, message in bad),
+    )
     good = pa.array([fault is None for fault in faults], pa.bool_())
     return dataclasses.replace(
         rows,
         texts=(pa.array(prompts, pa.string()), *(text.filter(good) for text in rows.texts[1:])),
         kept=None if rows.kept is None else rows.kept.filter(good),
-        rejects=Rejects(
-            np.array([row for row, _, _ in rejects], np.int64),
-            tuple(code for _, code, _ in rejects),
-            tuple(message for _, _, message in rejects),
-        ),
+        rejects=before.joined(added),
         numbers=numbers[good.to_numpy(zero_copy_only=False)],
     )

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import engine
 from engine import cli
 from engine.demo import BUNDLE, CHECKPOINT, corpus
 from engine.demo.numerals import portuguese, spanish
@@ -82,9 +83,12 @@ def test_rejected_rows_end_with_exit_code_3(tmp_path: Path) -> None:
     summary = json.loads(done.stdout)
     assert (summary["rows_in"], summary["rows_out"], summary["rows_rejected"]) == (4, 2, 2)
     assert summary["rejected"] == {"broken_json": 1, "null_text": 1}
-    rejects = pq.read_table(next((tmp_path / "out" / "rejects").glob("*.parquet"))).to_pydict()
-    assert rejects["row"] == [1, 2]
-    assert rejects["code"] == ["broken_json", "null_text"]
+    rejects = [json.loads(line) for line in call("rejects", tmp_path / "out").stdout.splitlines()]
+    assert [row["row"] for row in rejects] == [1, 2]
+    assert [row["code"] for row in rejects] == ["broken_json", "null_text"]
+    assert {row["file"] for row in rejects} == {str(file)}
+    first = call("head", tmp_path / "out", "-n", "1").stdout.splitlines()
+    assert [json.loads(line) for line in first] == engine.open(tmp_path / "out").head(1).to_pylist()
 
 
 BAD_INPUTS = {

@@ -117,7 +117,7 @@ def test_a_part_without_rows_has_its_schema(tmp_path: Path, kind: str) -> None:
 
 
 def test_answers_and_rejects_of_one_split_do_not_meet(tmp_path: Path) -> None:
-    """Both are called the same and are Parquet, in different folders."""
+    """Bad rows lie where no reader of a folder takes them for answers."""
     name = writers.part_name(0, "x", "parquet")
     answers, rejects = part(tmp_path, name), writers.rejects_writer(tmp_path, name)
     bad = Rejects(pa.array([4, 7]).to_numpy(), ("null_text",) * 2, ("empty",) * 2)
@@ -125,9 +125,12 @@ def test_answers_and_rejects_of_one_split_do_not_meet(tmp_path: Path) -> None:
         answers.write(batch(first, 10))
         rejects.write(writers.rejects_columns(bad))
     outputs = [rejects.finish(), answers.finish()]
-    assert files(tmp_path) == sorted([name, f"rejects/{name}"])
+    rejected = "_manifest/rejects/part-00000-x.jsonl"
+    assert files(tmp_path) == sorted([name, rejected])
     assert read(tmp_path / name).num_rows == 30
-    assert read(tmp_path / "rejects" / name)["row"].to_pylist() == [4, 7] * 3
+    rows = list(writers.read_rejects(tmp_path / rejected))
+    assert [row["row"] for row in rows] == [4, 7] * 3
+    assert rows[0] == {"row": 4, "code": "null_text", "message": "empty"}
     for written in outputs:
         content = (tmp_path / written.file).read_bytes()
         assert written.sha256 == hashlib.sha256(content).hexdigest()
@@ -286,7 +289,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return calls
 
 
-@pytest.mark.parametrize("name", ["part-00000-x.arrow", "rejects/part-00000-x.parquet"])
+@pytest.mark.parametrize("name", ["part-00000-x.arrow", "_manifest/rejects/part-00000-x.jsonl"])
 def test_a_part_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_after(
     tmp_path: Path, disk: list[tuple[str, str]], name: str
 ) -> None:

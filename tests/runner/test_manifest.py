@@ -34,9 +34,9 @@ def entry(out: Path, part: str = PART, *, rejects: bool = False) -> Entry:
     """A record whose files are there."""
     out.mkdir(parents=True, exist_ok=True)
     (out / part).write_bytes(b"answers")
-    named = OutputFile("rejects/part-00000-x.parquet", 3, "h2") if rejects else None
+    named = OutputFile("_manifest/rejects/part-00000-x.jsonl", 3, "h2") if rejects else None
     if named:
-        (out / "rejects").mkdir(exist_ok=True)
+        (out / "_manifest/rejects").mkdir(parents=True, exist_ok=True)
         (out / named.file).write_bytes(b"bad")
     return Entry(
         part=OutputFile(part, 7, "h1"),
@@ -93,7 +93,7 @@ def test_another_fingerprint_or_input_is_not_done(
     assert manifest.finished(PART, fingerprint, input_record) is None
 
 
-@pytest.mark.parametrize("file", [PART, "rejects/part-00000-x.parquet"])
+@pytest.mark.parametrize("file", [PART, "_manifest/rejects/part-00000-x.jsonl"])
 @pytest.mark.parametrize("content", [None, b"", b"answers and more"])
 def test_a_file_that_is_gone_or_of_another_size_is_not_done(
     manifest: Manifest, file: str, content: bytes | None
@@ -128,7 +128,11 @@ def test_a_damaged_record_is_not_done_and_no_crash(manifest: Manifest) -> None:
 
 def test_forget_takes_the_record_its_files_and_the_success_back(manifest: Manifest) -> None:
     manifest.forget(PART)
-    assert sorted(tree(manifest.out)) == ["_manifest/.lock", "_manifest/run.json"]
+    assert sorted(tree(manifest.out)) == [
+        ".huggingface.yaml",
+        "_manifest/.lock",
+        "_manifest/run.json",
+    ]
     manifest.forget(PART)
 
 
@@ -216,9 +220,9 @@ def test_an_empty_or_missing_folder_is_input_record(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_half_written_is_cleared(manifest: Manifest) -> None:
-    (manifest.out / "_tmp/rejects").mkdir(parents=True)
+    (manifest.out / "_tmp/_manifest/rejects").mkdir(parents=True)
     (manifest.out / "_tmp/part-00000-x.arrow").write_bytes(b"half")
-    (manifest.out / "_tmp/rejects/part-00000-x.parquet").write_bytes(b"half")
+    (manifest.out / "_tmp/_manifest/rejects/part-00000-x.jsonl").write_bytes(b"half")
     with manifest.held():
         manifest.begin(RUN, {PART}, overwrite=False)
     assert not (manifest.out / "_tmp").exists()
@@ -240,6 +244,7 @@ def test_overwrite_clears_what_runs_write_and_nothing_else(manifest: Manifest) -
     left = tree(manifest.out)
     assert left.pop("_manifest/.lock") == b""
     assert json.loads(left.pop("_manifest/run.json")) == other(limit=5)
+    assert b"part-*.arrow" in left.pop(".huggingface.yaml")
     assert left == mine
 
 

@@ -61,7 +61,7 @@ from engine.errors import (
     Stopped,
     TooManyRejects,
 )
-from engine.runner import coordinator, worker
+from engine.runner import coordinator, results, worker
 from engine.runner.inspection import inspect
 from engine.runner.manifest import COUNTS, Manifest
 from engine.runner.report import Report
@@ -108,11 +108,11 @@ def failing_at(call: int, error: BaseException | None = None) -> FakeBackend:
 
 
 def rejects_of(out: Path) -> dict[str, list[tuple[int, str]]]:
-    rejects = {}
-    for entry in Manifest(out).entries():
-        rows = table(out / entry.rejects.file).to_pylist() if entry.rejects else []
-        pairs = [(row["row"], row["code"]) for row in rows]
-        rejects.setdefault(Path(entry.input.path).name, []).extend(pairs)
+    rejects: dict[str, list[tuple[int, str]]] = {
+        Path(entry.input.path).name: [] for entry in Manifest(out).entries()
+    }
+    for row in results.rejects(out):
+        rejects[Path(row["file"]).name].append((row["row"], row["code"]))
     return rejects
 
 
@@ -152,7 +152,7 @@ def test_rows_in_are_rows_out_and_rejected_in_order(
     assert verify(out).problems == ()
     assert json.loads((out / "_SUCCESS").read_text())["files"] == list(report.files)
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["_SUCCESS", "_manifest", "rejects", *report.files]
+        [".huggingface.yaml", "_SUCCESS", "_manifest", *report.files]
     )
 
 
@@ -430,7 +430,7 @@ def test_a_run_killed_between_any_two_renames_can_be_continued(
 
     def finish_then_die(self: writers.FileWriter) -> writers.OutputFile:
         written = finish(self)
-        wanted = "rejects/" if moment == "rejects named" else "part-"
+        wanted = "_manifest/rejects/" if moment == "rejects named" else "part-"
         named.extend([written.file] if written.file.startswith(wanted) else [])
         if moment != "committed" and len(named) > min(part, 1):
             raise BoomError
@@ -651,7 +651,7 @@ def test_rejects_go_when_their_rows_were_mended(tmp_path: Path, features: Path) 
     assert go(features, path, tmp_path / "out", on_error="reject").exit_code == 3
     write_jsonl(path, ["w1", "w2"])
     assert go(features, path, tmp_path / "out").exit_code == 0
-    assert not list((tmp_path / "out/rejects").glob("*"))
+    assert not list((tmp_path / "out/_manifest/rejects").glob("*"))
     assert verify(tmp_path / "out").problems == ()
 
 
@@ -663,7 +663,7 @@ def test_what_was_lost_from_the_output_is_computed_again(
     report = go(features, corpus, out, on_error="reject")
     part = out / report.files[0]
     record = out / "_manifest" / f"{part.stem}.json"
-    rejects = out / "rejects" / f"{part.stem}.parquet"
+    rejects = out / "_manifest/rejects" / f"{part.stem}.jsonl"
     if lost == "damaged record":
         record.write_bytes(record.read_bytes()[:50])
     elif lost == "cut part":
@@ -850,9 +850,10 @@ def test_rejects_say_which_and_why_without_the_text(tmp_path: Path, features: Pa
     path = tmp_path / "x.jsonl"
     path.write_text('{"id": 0, "text": "w1"}\nsecret\n\n{"id": 1, "text": ["secret"]}\n')
     report = go(features, path, tmp_path / "out", on_error="reject")
-    (file,) = (tmp_path / "out/rejects").iterdir()
+    (file,) = (tmp_path / "out/_manifest/rejects").iterdir()
     assert file.stem == Path(report.files[0]).stem
-    rows = table(file).to_pylist()
+    rows = list(results.rejects(tmp_path / "out"))
+    assert {row["file"] for row in rows} == {str(path)}
     assert [(row["row"], row["code"]) for row in rows] == [(1, "broken_json"), (3, "not_text")]
     assert all(row["message"] == data.REASONS[row["code"]] for row in rows)
     assert b"secret" not in file.read_bytes()
@@ -1197,17 +1198,17 @@ def recount(out: Path, **changes: int) -> None:
 
 TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "flipped byte": (lambda out: flip(first(out, "part-*")), "bytes have changed"),
-    "flipped reject": (lambda out: flip(first(out, "rejects/*")), "bytes have changed"),
+    "flipped reject": (lambda out: flip(first(out, "_manifest/rejects/*")), "bytes have changed"),
     "missing part": (lambda out: first(out, "part-*").unlink(), "is missing"),
-    "missing rejects": (lambda out: first(out, "rejects/*").unlink(), "is missing"),
+    "missing rejects": (lambda out: first(out, "_manifest/rejects/*").unlink(), "is missing"),
     "cut part": (lambda out: first(out, "part-*").write_bytes(b"ARROW1"), "bytes have changed"),
     "extra part": (
         lambda out: (out / "part-00009-z.arrow").write_bytes(b"x"),
         "part-00009-z.arrow: has no record",
     ),
     "extra rejects": (
-        lambda out: (out / "rejects/part-00009-z.parquet").write_bytes(b"x"),
-        "rejects/part-00009-z.parquet: has no record",
+        lambda out: (out / "_manifest/rejects/part-00009-z.jsonl").write_bytes(b"x"),
+        "_manifest/rejects/part-00009-z.jsonl: has no record",
     ),
     "more rows out": (
         lambda out: recount(out, rows_out=37, rows_in=41),
@@ -1284,11 +1285,11 @@ def test_inspect_shows_a_run_a_part_and_a_bundle(finished: Path, features: Path)
     assert run["schema"]["id"] == "int64"
     part = inspect(first(finished, "part-*"), rows=2)
     assert (part["kind"], part["rows"], len(part["first_rows"])) == ("part", 36, 2)
-    assert inspect(first(finished, "rejects/*"))["rows"] == 4
+    assert inspect(first(finished, "_manifest/rejects/*"))["rows"] == 4
     whole = table(first(finished, "part-*")).to_pylist()
     for rows in (-1, 0, 1, 20, 36, 1000):
         assert inspect(first(finished, "part-*"), rows=rows)["first_rows"] == whole[: max(rows, 0)]
-    assert len(inspect(first(finished, "rejects/*"), rows=3)["first_rows"]) == 3
+    assert len(inspect(first(finished, "_manifest/rejects/*"), rows=3)["first_rows"]) == 3
     bundle = inspect(features)
     assert (bundle["kind"], bundle["task"]) == ("bundle", "feature-extraction")
 

@@ -15,7 +15,7 @@ from support.checkpoints.chat_templates import CHATS, TEMPLATES, chat
 from support.checkpoints.chats import chatting
 from support.checkpoints.decoders import gpt2
 from support.fakes import write_arrow
-from support.runs import content, rows_of, table
+from support.runs import content, rows_of
 
 import engine
 from engine.bundle import format as bundle_format
@@ -190,8 +190,8 @@ def test_bad_chats_are_set_aside(bundle: engine.Bundle, tmp_path: Path) -> None:
     assert [row["id"] for row in answered] == [0, 1, *range(2 + len(bad), 6 + len(bad))]
     alone = bundle(good, chat=True, chat_template="llama-2", **GREEDY)
     assert [r["generated_text"] for r in answered] == alone.column("generated_text").to_pylist()
-    (rejects,) = (tmp_path / "out/rejects").iterdir()
-    rows = table(rejects).to_pylist()
+    (rejects,) = (tmp_path / "out/_manifest/rejects").iterdir()
+    rows = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [row["row"] for row in rows][: len(bad)] == list(range(2, 2 + len(bad)))
     assert [tuple(row.values())[1:] for row in rows[: len(bad)]] == [b[1:] for b in BAD]
     assert {row["row"] for row in rows[len(bad) :]} == set(

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import engine
+from engine.demo import BUNDLE
+from engine.errors import OutputError
+
+
+def write(folder: Path) -> list[Path]:
+    folder.mkdir()
+    lines = {
+        "b": '{"id": 1, "text": "uno"}\n{"id": 2, "text": null}\n',
+        "a": '{"id": 3, "text": "dos"}\n',
+    }
+    for name, content in lines.items():
+        (folder / f"{name}.jsonl").write_text(content)
+    return [folder / "b.jsonl", folder / "a.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_run_opens_as_its_answers_in_the_order_of_its_parts(tmp_path: Path, kind: str) -> None:
+    inputs, out = write(tmp_path / "corpus"), tmp_path / "out"
+    report = engine.run(BUNDLE, inputs, out, text="text", keep="id", on_error="reject", format=kind)
+    assert report.table().equals(engine.open(out).to_table())
+    assert sorted(report.table()["id"].to_pylist()) == [1, 3]
+    assert report.table().num_rows == report.rows_out
+
+
+def test_an_output_is_an_input_without_its_rejects(tmp_path: Path) -> None:
+    inputs, out = write(tmp_path / "corpus"), tmp_path / "out"
+    first = engine.run(BUNDLE, inputs, out, text="text", keep="text", on_error="reject")
+    again = engine.run(BUNDLE, out, tmp_path / "again", text="text")
+    assert again.rows_in == first.rows_out == 2
+
+
+def test_a_folder_that_holds_no_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="not the output of a run"):
+        engine.open(tmp_path)
+    out = tmp_path / "out"
+    engine.run(BUNDLE, write(tmp_path / "corpus"), out, text="text", on_error="reject")
+    (out / "_SUCCESS").unlink()
+    with pytest.raises(OutputError, match="has not finished") as caught:
+        engine.open(out)
+    assert "run the same command again" in caught.value.hint
+
+
+def test_bad_rows_of_an_earlier_version_are_computed_again(tmp_path: Path) -> None:
+    inputs, out = write(tmp_path / "corpus"), tmp_path / "out"
+    engine.run(BUNDLE, inputs, out, text="text", on_error="reject")
+    (file,) = (out / "_manifest/rejects").iterdir()
+    earlier = out / "rejects" / f"{file.stem}.parquet"
+    earlier.parent.mkdir()
+    file.rename(earlier)
+    record = out / "_manifest" / f"{file.stem}.json"
+    name = earlier.relative_to(out).as_posix()
+    record.write_text(record.read_text().replace(f"_manifest/rejects/{file.name}", name))
+    report = engine.run(BUNDLE, inputs, out, text="text", on_error="reject")
+    assert report.splits_skipped == 1
+    assert not earlier.parent.exists()
+    assert file.exists()
