@@ -35,7 +35,7 @@ SUCCESS = "_SUCCESS"
 DATASET = ".huggingface.yaml"
 OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")  # the last is of earlier versions
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
-_PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet)")
+_PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl)")
 
 
 class RunRecord(TypedDict):
@@ -332,7 +332,7 @@ class Manifest:
         stems = {Path(entry.part.file).stem for entry in entries}
         written = {output.file for entry in entries for output in entry.files}
         surplus = [path for path in self.folder.glob("part-*.json") if path.stem not in stems]
-        for folder in (self.out, self.out / "rejects"):
+        for folder in (self.out, self.out / REJECTS, self.out / "rejects"):
             parts = (path for path in folder.glob("part-*") if _PART.fullmatch(path.name))
             surplus += [p for p in parts if p.relative_to(self.out).as_posix() not in written]
         with writing(self.out):

@@ -716,7 +716,7 @@ def test_a_part_without_a_record_does_not_stay_beside_a_success(
     go(features, corpus, out, on_error="reject")
     whole = content(out)
     (part,) = out.glob("part-*-a-*")
-    for folder, ending in ((out, part.suffix), (out / "rejects", ".parquet")):
+    for folder, ending in ((out, part.suffix), (out / data.REJECTS, ".jsonl")):
         (folder / f"part-00000-gone-01234567{ending}").write_bytes(part.read_bytes())
     if record == "unreadable":
         (out / "_manifest/part-00000-gone-01234567.json").write_text("{}")
