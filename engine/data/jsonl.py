@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data.columnar import Names, empty_batch, is_chat, reading, unify
-from engine.data.stretches import Stretch
+from engine.data.stretches import Bad, Stretch
 from engine.errors import InputError
 
 CHUNK = 1 << 20
@@ -320,7 +320,7 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
     rows = np.concatenate([np.empty(0, np.int64), *(p.rows for p in parts)])
     columns = pa.concat_batches([empty_batch(schema, schema.names), *(p.columns for p in parts)])
     order = np.argsort(rows)
-    bad = sorted(pair for p in parts for pair in p.bad)
+    bad = sorted(one for p in parts for one in p.bad)
     return Stretch(columns.take(pa.array(order)), rows[order], bad)
 
 
@@ -368,9 +368,8 @@ def _parse_halves(
 def _parse_one(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Stretch:
     columns = _parse_strictly(line, schema, text)
     if isinstance(columns, str):
-        return Stretch(
-            empty_batch(schema, schema.names), np.empty(0, np.int64), [(number, columns)]
-        )
+        bad = [Bad(number, columns)]
+        return Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), bad)
     return Stretch(columns, np.array([number], np.int64), [])
 
 

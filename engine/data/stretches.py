@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,14 +11,31 @@ import pyarrow as pa
 from engine.core.types import Ints
 
 
+class Bad(NamedTuple):
+    """A row that cannot be answered.
+
+    Attributes:
+        row: Its number.
+        code: A key of `windows.REASONS`.
+        column: The column at fault, or "".
+        expected, found: The type that it should have and the one it has, or "".
+    """
+
+    row: int
+    code: str
+    column: str = ""
+    expected: str = ""
+    found: str = ""
+
+
 @dataclass(slots=True)
 class Stretch:
-    """Consecutive rows of a split: the good ones as columns and their row numbers, the bad ones as
-    (row number, reason)."""
+    """Consecutive rows of a split: the good ones as columns and their row numbers, and the bad
+    ones, both in the order of their numbers."""
 
     columns: pa.RecordBatch
     rows: Ints
-    bad: list[tuple[int, str]]
+    bad: list[Bad]
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.bad)
@@ -25,4 +43,4 @@ class Stretch:
     def below(self, row: int) -> Stretch:
         """Only the rows with a number below `row`."""
         columns = self.columns.slice(0, int(np.searchsorted(self.rows, row)))
-        return Stretch(columns, self.rows[: len(columns)], [b for b in self.bad if b[0] < row])
+        return Stretch(columns, self.rows[: len(columns)], [b for b in self.bad if b.row < row])

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.core.types import Column, Columns, CorpusFile, Rejects, Rows, Split
+from engine.core.types import Column, Columns, CorpusFile, Ints, Rejects, Rows, Split
 from engine.data.columnar import is_chat, is_text, is_texts, reading
 from engine.data.kinds import KINDS
 from engine.data.settlement import settle
 from engine.data.splits import split_files
-from engine.data.stretches import Stretch
+from engine.data.stretches import Bad, Stretch
 from engine.errors import InputError, RowError
 
 REASONS = {
@@ -95,23 +95,27 @@ def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
     type does not hold among the bad ones."""
     with reading(split.path, split.kind):
         columns = _as_text(stretch.columns, needed.texts)
-        invalid = np.zeros(len(stretch.rows), bool)
+        bad: dict[int, Bad] = {}  # the first fault of a row counts
         for name in columns.schema.names:
-            invalid |= _find_invalid(split, columns.column(name), name)
-        null = np.zeros(len(stretch.rows), bool)
+            invalid = _find_invalid(split, columns.column(name), name)
+            _add(bad, stretch.rows[invalid], "invalid_utf8", name)
         for name in needed.texts:
-            null |= _find_nulls(columns.column(name))
-        unfit = np.zeros(len(stretch.rows), bool)
+            _add(bad, stretch.rows[_find_nulls(columns.column(name))], "null_text", name)
         for field in needed.kept:
-            unfit |= _find_unfit(columns, field)
-        good = ~(invalid | null | unfit)
-        if good.all():
+            unfit = stretch.rows[_find_unfit(columns, field)]
+            if len(unfit):
+                found = str(columns.column(field.name).type)
+                _add(bad, unfit, "kept_type", field.name, str(field.type), found)
+        if not bad:
             return Stretch(columns, stretch.rows, stretch.bad)
-        bad = [(int(r), "invalid_utf8") for r in stretch.rows[invalid]]
-        bad += [(int(r), "null_text") for r in stretch.rows[null & ~invalid]]
-        bad += [(int(r), "kept_type") for r in stretch.rows[unfit & ~null & ~invalid]]
+        good = ~np.isin(stretch.rows, list(bad))
         columns = columns.filter(pa.array(good))
-        return Stretch(columns, stretch.rows[good], sorted(stretch.bad + bad))
+        return Stretch(columns, stretch.rows[good], sorted([*stretch.bad, *bad.values()]))
+
+
+def _add(bad: dict[int, Bad], rows: Ints, code: str, *details: str) -> None:
+    for row in rows.tolist():
+        bad.setdefault(row, Bad(row, code, *details))
 
 
 def _as_text(columns: pa.RecordBatch, text: Sequence[str]) -> pa.RecordBatch:
@@ -199,7 +203,7 @@ def _limited(stretches: Iterator[Stretch], limit: int) -> Iterator[Stretch]:
     left = limit
     for stretch in stretches:
         if limit and len(stretch) >= left:
-            numbers = np.sort(np.concatenate([stretch.rows, [r for r, _ in stretch.bad]]))
+            numbers = np.sort(np.concatenate([stretch.rows, [b.row for b in stretch.bad]]))
             yield stretch.below(int(numbers[left - 1]) + 1)
             return
         left -= len(stretch)
@@ -224,7 +228,9 @@ def _divide(pending: list[Stretch], window: int) -> tuple[list[Stretch], list[St
     if len(last.rows) <= free:
         return before, [last]
     cut = int(last.rows[free])
-    rest = Stretch(last.columns.slice(free), last.rows[free:], [b for b in last.bad if b[0] >= cut])
+    rest = Stretch(
+        last.columns.slice(free), last.rows[free:], [b for b in last.bad if b.row >= cut]
+    )
     return [*before, last.below(cut)], [rest]
 
 
@@ -237,9 +243,12 @@ def _make_rows(
 ) -> Rows:
     bad = [b for s in stretches for b in s.bad]
     rejects = Rejects(
-        np.array([row for row, _ in bad], np.int64),
-        tuple(code for _, code in bad),
-        tuple(REASONS[code] for _, code in bad),
+        np.array([b.row for b in bad], np.int64),
+        tuple(b.code for b in bad),
+        tuple(REASONS[b.code] for b in bad),
+        tuple(b.column for b in bad),
+        tuple(b.expected for b in bad),
+        tuple(b.found for b in bad),
     )
     columns = pa.concat_batches([s.columns for s in stretches])
     kept = _as_settled(split, columns, needed.kept)
