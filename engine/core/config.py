@@ -19,7 +19,8 @@ from engine.core.settings import (
 )
 from engine.errors import SettingsError
 
-FORMATS = {"arrow": ".arrow", "parquet": ".parquet"}
+FORMATS = {"arrow": ".arrow", "parquet": ".parquet", "jsonl": ".jsonl", "csv": ".csv"}
+TEXT_FORMATS = ("jsonl", "csv")
 COMPRESSIONS = ("zstd", "lz4", "none")
 ON_ERROR = ("fail", "reject")
 MIB = 1 << 20
@@ -29,6 +30,20 @@ def check_device(value: object) -> None:
     """Raise SettingsError unless value names a device, whether or not there is one."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+|:all)?", str(value)):
         raise SettingsError(f"device {value!r} is unknown", "auto, cpu, cuda, cuda:0 or cuda:all")
+
+
+def check_compression(format: str, compression: str) -> None:
+    """Raise SettingsError for a compression that the format does not have."""
+    if format in TEXT_FORMATS and compression not in ("", "none"):
+        raise SettingsError(
+            f"compression is {compression}, and {format} is written without",
+            "leave it out, or choose arrow or parquet",
+        )
+
+
+def default_compression(format: str, compression: str) -> str:
+    """The compression that is meant: that of the format where none is given."""
+    return compression or ("none" if format in TEXT_FORMATS else "zstd")
 
 
 def _device(name: str, value: object) -> object:
@@ -71,12 +86,15 @@ class RunConfig:
         0, "Rows to read at most, over all inputs in order; 0 for all.", least=0, shapes=True
     )
     format: str = setting(
-        "arrow", "Format of the part files: arrow or parquet.", choices=tuple(FORMATS), shapes=True
+        "",
+        "Format of the part files: arrow, parquet, jsonl or csv; without it arrow.",
+        choices=("", *FORMATS),
+        shapes=True,
     )
     compression: str = setting(
-        "zstd",
-        "Compression of the part files: zstd, lz4 or none.",
-        choices=COMPRESSIONS,
+        "",
+        "Compression of Arrow and Parquet: zstd, lz4 or none; without it zstd.",
+        choices=("", *COMPRESSIONS),
         shapes=True,
     )
     split_size: int = setting(
@@ -153,6 +171,17 @@ class RunConfig:
             raise SettingsError(
                 f"gpu_memory is {self.gpu_memory}, and device is cpu", "leave one of them out"
             )
+        check_compression(self.part_format, self.compression)
+
+    @property
+    def part_format(self) -> str:
+        """The format of the parts, a key of `FORMATS`."""
+        return self.format or "arrow"
+
+    @property
+    def part_compression(self) -> str:
+        """The compression of the parts, one of `COMPRESSIONS`."""
+        return default_compression(self.part_format, self.compression)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> RunConfig:
@@ -176,6 +205,7 @@ class RunConfig:
             for f in dataclasses.fields(self)
             if f.metadata[KEY].shapes
         }
+        values |= {"format": self.part_format, "compression": self.part_compression}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
 

@@ -9,6 +9,14 @@ columns that are needed are read.
 from engine.data.columnar import reading
 from engine.data.discovery import discover, find_files
 from engine.data.kinds import kind_of
+from engine.data.parts import (
+    batches,
+    count_rows,
+    dataset,
+    format_of,
+    schema_of_text,
+    schema_text,
+)
 from engine.data.settlement import settle
 from engine.data.splits import content_hash, estimate_rows, split_files
 from engine.data.windows import REASONS, first_error, read, read_first
@@ -27,8 +35,9 @@ from engine.data.writers import (
 )  # fmt: skip
 
 __all__ = [
-    "REASONS", "REJECTS", "FileWriter", "OutputFile", "check_local", "content_hash", "discover",
-    "estimate_rows", "find_files", "first_error", "kind_of", "part_name", "read", "read_first",
-    "read_rejects", "reading", "rejects_columns", "rejects_name", "rejects_writer", "settle",
-    "split_files", "write_text", "writing",
+    "REASONS", "REJECTS", "FileWriter", "OutputFile", "batches", "check_local", "content_hash",
+    "count_rows", "dataset", "discover", "estimate_rows", "find_files", "first_error", "format_of",
+    "kind_of", "part_name", "read", "read_first", "read_rejects", "reading", "rejects_columns",
+    "rejects_name", "rejects_writer", "schema_of_text", "schema_text", "settle", "split_files",
+    "write_text", "writing",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from engine.core.config import FORMATS
 from engine.core.types import Rejects
+from engine.data.parts import TABLE
 from engine.errors import OutputError, SettingsError
 
 REJECTS = "_manifest/rejects"
@@ -126,8 +127,8 @@ class FileWriter:
         out: The output folder.
         name: Final path below it, ending included.
         schema: Of the table.
-        kind: arrow, parquet or, for bad rows, jsonl.
-        compression: Of the first two: zstd, lz4 or none.
+        kind: A key of `FORMATS` or, for bad rows, "rejects".
+        compression: zstd, lz4 or none.
     """
 
     def __init__(
@@ -179,8 +180,8 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
 
 
-class JsonLinesWriter:
-    """Writes rows as JSON lines, without the columns that are null in them."""
+class RejectsWriter:
+    """Writes bad rows as JSON lines, without the columns that are null in them."""
 
     def __init__(self, sink: HashingFile) -> None:
         self._sink = sink
@@ -195,15 +196,9 @@ class JsonLinesWriter:
 
 
 def _writer(sink: HashingFile, schema: pa.Schema, kind: str, compression: str) -> Any:
-    if kind == "jsonl":
-        return JsonLinesWriter(sink)
-    stream = pa.PythonFile(sink, mode="w")
-    if kind == "arrow":
-        codec = None if compression == "none" else compression
-        return pa.ipc.new_file(stream, schema, options=pa.ipc.IpcWriteOptions(compression=codec))
-    import pyarrow.parquet as pq
-
-    return pq.ParquetWriter(stream, schema, compression=compression)
+    if kind == "rejects":
+        return RejectsWriter(sink)
+    return TABLE[kind].writer(sink, schema, compression)
 
 
 def part_name(ordinal: int, split: str, kind: str) -> str:
@@ -217,7 +212,7 @@ def rejects_name(part: str) -> str:
 
 
 def rejects_writer(out: Path, part: str) -> FileWriter:
-    return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "jsonl", "none")
+    return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "rejects", "none")
 
 
 def rejects_columns(rejects: Rejects) -> pa.RecordBatch:

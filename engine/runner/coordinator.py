@@ -139,7 +139,7 @@ class Coordinator:
         self.file_states = {file.path: fingerprint.file_state(file.path) for file in files}
         self.columns = data.settle(files, _inputs(folder, config), config.keep)
         self.splits = list(data.split_files(files, config.split_size))
-        self.parts = {s: data.part_name(s.ordinal, s.name, config.format) for s in self.splits}
+        self.parts = {s: data.part_name(s.ordinal, s.name, config.part_format) for s in self.splits}
         self.progress = ProgressMeter(self.splits, on_progress)
         self.unread = unread
         self.rows_left = config.limit or sys.maxsize

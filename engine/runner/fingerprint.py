@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,10 +33,15 @@ def run_record(folder: bundle_format.BundleFolder, config: RunConfig, device: Ki
         "device": device,
         "engine": __version__,
     }
-    text = json.dumps({"settings": settings, "bundle": folder.fingerprint}, sort_keys=True)
+    return record_of(settings, folder.fingerprint)
+
+
+def record_of(settings: Mapping[str, object], bundle: str) -> RunRecord:
+    """The record of a run with these settings."""
+    text = json.dumps({"settings": settings, "bundle": bundle}, sort_keys=True)
     return RunRecord(
         settings=json.loads(text)["settings"],  # as a later run will read them
-        bundle=folder.fingerprint,
+        bundle=bundle,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
     )
 

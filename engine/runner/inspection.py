@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,17 +11,16 @@ import pyarrow as pa
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.core.config import FORMATS
-from engine.data import REJECTS, read_rejects, reading
+from engine.data import REJECTS, count_rows, dataset, format_of, read_rejects, reading
 from engine.errors import InputError
 from engine.runner.manifest import FOLDER, SUCCESS, Manifest, total
-from engine.runner.verify import count_rows
 
 
 def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:
     """Describe a path; `kind` in the result says what it is.
 
     Args:
-        path: A bundle, an output folder, or an .arrow or .parquet file.
+        path: A bundle, an output folder, or a part file.
         rows: How many of the first rows to show.
 
     Raises:
@@ -33,15 +31,15 @@ def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:
         return _describe_bundle(bundle_format.load(path))
     if (path / FOLDER).is_dir():
         return _describe_run(Manifest(path), rows)
-    if path.is_file() and path.suffix in FORMATS.values():
-        return {"kind": "part", "rows": _count(path), **_head(path, rows)}
     if path.is_file() and path.suffix == ".jsonl" and path.parent.name == Path(REJECTS).name:
         bad_rows = list(islice(read_rejects(path), max(rows, 0)))
-        return {"kind": "rejects", "rows": count_rows(path), "first_rows": bad_rows}
+        return {"kind": "rejects", "rows": _count(path), "first_rows": bad_rows}
+    if path.is_file() and path.suffix in FORMATS.values():
+        return {"kind": "part", "rows": _count(path), **_head(path, rows)}
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", "give a bundle, an output or a part")
     raise InputError(
-        f"{path}: neither a bundle, nor a run's output, nor an .arrow or .parquet file",
+        f"{path}: neither a bundle, nor a run's output, nor a part file",
         "give what engine export or engine run wrote",
     )
 
@@ -67,7 +65,7 @@ def _describe_bundle(folder: bundle_format.BundleFolder) -> dict[str, object]:
 def _describe_run(manifest: Manifest, rows: int) -> dict[str, object]:
     entries = manifest.entries()
     entry = next((e for e in entries if e.counts["rows_out"]), None)
-    head = _head(manifest.out / entry.part.file, rows) if entry else {}
+    head = _head(manifest.out / entry.part.file, rows, entry.table_schema) if entry else {}
     run = manifest.read_run() or {}
     return {
         "kind": "run",
@@ -86,29 +84,10 @@ def _count(file: Path) -> int:
         return count_rows(file)
 
 
-def _head(file: Path, rows: int) -> dict[str, object]:
-    with reading(file, file.suffix[1:]):
-        schema, table = _read_head(file, rows)
-    columns = {field.name: str(field.type) for field in schema}
+def _head(file: Path, rows: int, schema: pa.Schema | None = None) -> dict[str, object]:
+    kind = format_of(file)
+    with reading(file, kind):
+        part = dataset([file], kind, schema)
+        table = part.head(max(rows, 0))
+    columns = {field.name: str(field.type) for field in part.schema}
     return {"file": file.name, "schema": columns, "first_rows": table.to_pylist()}
-
-
-def _read_head(file: Path, rows: int) -> tuple[pa.Schema, pa.Table]:
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        parquet = pq.ParquetFile(file)
-        batches = parquet.iter_batches(max(rows, 1))
-        return parquet.schema_arrow, _first_rows(batches, parquet.schema_arrow, rows)
-    with pa.OSFile(str(file)) as stream:
-        reader = pa.ipc.open_file(stream)
-        batches = map(reader.get_batch, range(reader.num_record_batches))
-        return reader.schema, _first_rows(batches, reader.schema, rows)
-
-
-def _first_rows(batches: Iterator[pa.RecordBatch], schema: pa.Schema, rows: int) -> pa.Table:
-    head = []
-    while rows > 0 and (batch := next(batches, None)) is not None:
-        head.append(batch.slice(0, rows))
-        rows -= batch.num_rows
-    return pa.Table.from_batches(head, schema=schema)

@@ -26,7 +26,16 @@ from operator import index
 from pathlib import Path
 from typing import Any, TypedDict
 
-from engine.data import REJECTS, OutputFile, rejects_name, write_text, writing
+import pyarrow as pa
+
+from engine.data import (
+    REJECTS,
+    OutputFile,
+    rejects_name,
+    schema_of_text,
+    write_text,
+    writing,
+)
 from engine.errors import OtherRunError, OutputError
 from engine.runner import journal
 
@@ -35,7 +44,7 @@ SUCCESS = "_SUCCESS"
 DATASET = ".huggingface.yaml"
 OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")  # the last is of earlier versions
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
-_PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl)")
+_PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
 
 
 class RunRecord(TypedDict):
@@ -85,6 +94,7 @@ class Entry:
         device: What computed.
         seconds: From the split's first window to the last one written.
         ran: What computed, in detail (see `device.ExecutionInfo`).
+        schema: Of a part in a text format, as `data.schema_text` writes it; else "".
     """
 
     part: OutputFile
@@ -95,6 +105,7 @@ class Entry:
     device: str
     seconds: float
     ran: Mapping[str, object] = field(default_factory=dict)
+    schema: str = ""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Entry:
@@ -112,8 +123,14 @@ class Entry:
                 "input": InputRecord(**{name: content["input"][name] for name in names}),
                 "counts": {name: index(content["counts"][name]) for name in COUNTS},
                 "ran": dict(content["ran"]),
+                "schema": content["schema"] + "",
             }
         )
+
+    @property
+    def table_schema(self) -> pa.Schema | None:
+        """The schema of a part whose format does not have it."""
+        return schema_of_text(self.schema) if self.schema else None
 
     @property
     def files(self) -> tuple[OutputFile, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine import data
-from engine.core.config import RunConfig
+from engine.core.config import TEXT_FORMATS, RunConfig
 from engine.core.types import Answers
 from engine.runner.manifest import Entry, InputRecord
 
@@ -28,6 +28,7 @@ class PartWriter:
         self._out, self._name, self._config = out, name, config
         self._answers: data.FileWriter | None = None
         self._rejects: data.FileWriter | None = None
+        self._schema = ""
         self._counts: Counter[str] = Counter()
         self._started = time.perf_counter()
 
@@ -40,8 +41,10 @@ class PartWriter:
         columns = _with_kept(window.rows.kept, window.columns)
         if self._answers is None:
             config = self._config
+            if config.part_format in TEXT_FORMATS:
+                self._schema = data.schema_text(columns.schema)
             self._answers = data.FileWriter(
-                self._out, self._name, columns.schema, config.format, config.compression
+                self._out, self._name, columns.schema, config.part_format, config.part_compression
             )
         self._answers.write(columns)
         rejects = window.rows.rejects
@@ -68,6 +71,7 @@ class PartWriter:
             counts=dict(self._counts),
             device=str(ran["device"]),
             ran=ran,
+            schema=self._schema,
             seconds=round(time.perf_counter() - self._started, 3),
         )
 

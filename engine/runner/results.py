@@ -1,4 +1,4 @@
-"""The results of a finished run: its answers as a dataset, and its bad rows."""
+"""The results of a finished run: its answers as a dataset or batch by batch, and its bad rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.data import read_rejects
+import pyarrow as pa
+
+from engine import data
 from engine.errors import OutputError
-from engine.runner.manifest import Manifest
+from engine.runner.manifest import Entry, Manifest
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -17,18 +19,44 @@ if TYPE_CHECKING:
 def open(out: Path | str) -> pyarrow.dataset.Dataset:
     """The answers of a run as a pyarrow dataset: its parts in input order, nothing read yet.
 
+    Parts of JSON lines and CSV are read in the types that these hold: bytes are base64 text, and in
+    CSV nested columns are JSON text.
+
     Raises:
         OutputError: The folder holds no run, or one that has not finished.
     """
-    import pyarrow.dataset
+    manifest = manifest_of(out)
+    entries = answered(manifest)
+    files = [manifest.out / entry.part.file for entry in entries]
+    kind = data.format_of(files[0]) if files else "arrow"
+    return data.dataset(files, kind, entries[0].table_schema if entries else None)
 
-    manifest = _manifest(out)
-    files = manifest.answered()
-    if files is None:
-        raise OutputError(f"{out}: the run has not finished", "run the same command again")
-    paths = [str(manifest.out / file) for file in files]
-    kind = Path(paths[0]).suffix[1:] if paths else "arrow"
-    return pyarrow.dataset.dataset(paths, format=kind)
+
+def answered(manifest: Manifest) -> list[Entry]:
+    """The records of a finished run, in input order.
+
+    Raises:
+        OutputError: It has not finished, or a record is missing.
+    """
+    names = manifest.answered()
+    if names is None:
+        raise OutputError(f"{manifest.out}: the run has not finished", _AGAIN)
+    entries = [entry for name in names if (entry := manifest.entry(name))]
+    if len(entries) < len(names):
+        raise OutputError(f"{manifest.out}: a record of a part is missing", _AGAIN)
+    return entries
+
+
+_AGAIN = "run the same command again"
+
+
+def batches(manifest: Manifest, entry: Entry) -> Iterator[pa.RecordBatch]:
+    """The answers of a part.
+
+    Raises:
+        InputError: The part is damaged.
+    """
+    return data.batches(manifest.out / entry.part.file, entry.table_schema)
 
 
 def rejects(out: Path | str) -> Iterator[dict[str, Any]]:
@@ -38,15 +66,20 @@ def rejects(out: Path | str) -> Iterator[dict[str, Any]]:
     Raises:
         OutputError: The folder holds no run, or a file of bad rows is damaged.
     """
-    manifest = _manifest(out)
+    manifest = manifest_of(out)
     for entry in manifest.entries():
         if entry.rejects:
-            for row in read_rejects(manifest.out / entry.rejects.file):
+            for row in data.read_rejects(manifest.out / entry.rejects.file):
                 # The record has it: a renamed input takes its answers and bad rows along.
                 yield {"file": entry.input.path, **row}
 
 
-def _manifest(out: Path | str) -> Manifest:
+def manifest_of(out: Path | str) -> Manifest:
+    """The records of an output folder.
+
+    Raises:
+        OutputError: The folder holds no run.
+    """
     manifest = Manifest(Path(out))
     if manifest.read_run() is None:
         raise OutputError(f"{out}: not the output of a run", "give the folder named with -o")

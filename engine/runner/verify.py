@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from engine import data
 from engine.bundle.format import sha256
 from engine.core.types import CorpusFile, Split
@@ -84,7 +82,7 @@ def _file_problems(out: Path, output: OutputFile, rows: int) -> Iterator[str]:
         yield f"{output.file}: is missing"
     elif file.stat().st_size != output.bytes or sha256(file) != output.sha256:
         yield f"{output.file}: its bytes have changed since it was written"
-    elif (count := count_rows(file)) != rows:
+    elif (count := data.count_rows(file)) != rows:
         yield f"{output.file}: has {count} rows, and its record says {rows}"
 
 
@@ -118,17 +116,3 @@ def _input_problems(entry: Entry) -> Iterator[str]:
             yield f"{path}: its bytes {start} to {stop} have changed since they were answered"
     except InputError as error:
         yield error.message
-
-
-def count_rows(file: Path) -> int:
-    """Rows of an Arrow IPC, Parquet or JSON lines file, the first and the last read whole."""
-    if file.suffix == ".jsonl":
-        with file.open("rb") as lines:
-            return sum(1 for _ in lines)
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return int(pq.ParquetFile(file).metadata.num_rows)
-    with pa.OSFile(str(file)) as stream:
-        reader = pa.ipc.open_file(stream)
-        return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))

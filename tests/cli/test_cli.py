@@ -110,7 +110,7 @@ BAD_INPUTS = {
         "at most 2 are allowed",
     ),
     "unknown device": ("a.jsonl", b'{"text": "uno"}\n', ["--device", "tpu"], 2, "'tpu'"),
-    "unknown format": ("a.jsonl", b'{"text": "uno"}\n', ["--format", "csv"], 2, "'csv'"),
+    "unknown format": ("a.jsonl", b'{"text": "uno"}\n', ["--format", "orc"], 2, "'orc'"),
     "option of another task": ("a.jsonl", b'{"text": "uno"}\n', ["--targets", "a"], 2, "'targets'"),
     "three texts": ("a.jsonl", b'{"text": "uno"}\n', ["--text", "text,b,c"], 2, "takes text"),
     "bad size": ("a.jsonl", b'{"text": "uno"}\n', ["--split-size", "many"], 2, "'many'"),

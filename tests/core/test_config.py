@@ -84,7 +84,7 @@ def test_a_setting_like_none_is_refused_with_all_names() -> None:
         ("limit", 1.5),
         ("limit", True),
         ("limit", "5"),
-        ("format", "csv"),
+        ("format", "orc"),
         ("format", None),
         ("compression", "gzip"),
         ("split_size", 0),

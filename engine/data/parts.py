@@ -1,0 +1,317 @@
+"""The formats of part files: how each is written, counted and read back.
+
+arrow, parquet    have their schema in them
+jsonl             an object a line with every column, see `json_text`; a NaN is null there
+csv               a header; nested columns as JSON text, bytes as base64; null is an empty
+                  cell and an empty text is ""
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.core.config import FORMATS
+from engine.data import json_text
+from engine.data.columnar import reading
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
+
+_BLOCK = 1 << 20
+_LONGEST_ROW = 64 << 20  # of a text format, when it is read back
+
+
+class Writer(Protocol):
+    """What appends record batches to a file."""
+
+    def write_batch(self, columns: pa.RecordBatch) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLinesWriter:
+    """Writes each row as a JSON line."""
+
+    def __init__(self, sink: Any, schema: pa.Schema, compression: str) -> None:
+        self._sink = sink
+
+    def write_batch(self, columns: pa.RecordBatch) -> None:
+        self._sink.write(json_text.json_lines(columns))
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+class CsvWriter:
+    """Writes CSV with a header, which a file without rows has too."""
+
+    def __init__(self, sink: Any, schema: pa.Schema, compression: str) -> None:
+        import pyarrow.csv as pcsv
+
+        self._schema = pa.schema([(f.name, _csv_type(f.type)) for f in schema])
+        self._writer = pcsv.CSVWriter(pa.PythonFile(sink, mode="w"), self._schema)
+
+    def write_batch(self, columns: pa.RecordBatch) -> None:
+        arrays = [_csv_column(column) for column in columns.columns]
+        if len(arrays) == 1 and pa.types.is_large_string(arrays[0].type):
+            arrays = [pc.fill_null(arrays[0], "")]  # readers skip an empty line
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _csv_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which a column is handed to pyarrow's writer: numbers, flags or text."""
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_duration(kind):
+        return pa.int64()
+    as_it_is = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return kind if any(of(kind) for of in as_it_is) else pa.large_string()
+
+
+def _csv_column(column: pa.Array) -> pa.Array:
+    column = json_text.plain(column)
+    kind, wanted = column.type, _csv_type(column.type)
+    if json_text.is_nested(kind):
+        return pc.if_else(column.is_valid(), json_text.json_text(column), pa.scalar(None, wanted))
+    if json_text.is_binary(kind):
+        return json_text.base64_text(column)
+    if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
+        return json_text.iso_text(column)
+    return column.cast(wanted)
+
+
+def _arrow_writer(sink: Any, schema: pa.Schema, compression: str) -> Writer:
+    codec = None if compression == "none" else compression
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    writer: Writer = pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema, options=options)
+    return writer
+
+
+def _parquet_writer(sink: Any, schema: pa.Schema, compression: str) -> Writer:
+    import pyarrow.parquet as pq
+
+    writer: Writer = pq.ParquetWriter(
+        pa.PythonFile(sink, mode="w"), schema, compression=compression
+    )
+    return writer
+
+
+def _arrow_rows(file: Path) -> int:
+    with pa.OSFile(str(file)) as stream:
+        reader = pa.ipc.open_file(stream)
+        return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+
+
+def _parquet_rows(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(file).num_rows)
+
+
+def _line_count(file: Path) -> int:
+    with file.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))
+
+
+def _csv_rows(file: Path) -> int:
+    """Rows without the header; a line break between quotation marks ends none."""
+    count, quotes = -1, 0
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            characters = np.frombuffer(block, np.uint8)
+            before = quotes + np.cumsum(characters == ord('"'))
+            count += int(((characters == ord("\n")) & (before % 2 == 0)).sum())
+            quotes = int(before[-1])
+    return count
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of part files.
+
+    Attributes:
+        writer: A sink, a schema and a compression -> what appends to the sink.
+        count_rows: The rows of a file; the ends of a file are looked at, or all of it.
+        has_types: Whether a file says what types its columns have.
+    """
+
+    writer: Callable[[Any, pa.Schema, str], Writer]
+    count_rows: Callable[[Path], int]
+    has_types: bool
+
+
+TABLE = {
+    "arrow": Format(_arrow_writer, _arrow_rows, has_types=True),
+    "parquet": Format(_parquet_writer, _parquet_rows, has_types=True),
+    "jsonl": Format(JsonLinesWriter, _line_count, has_types=False),
+    "csv": Format(CsvWriter, _csv_rows, has_types=False),
+}
+"""The formats of `core.config.FORMATS`."""
+
+
+def format_of(file: Path | str) -> str:
+    """The format of a part by its ending."""
+    ending = Path(file).suffix
+    return next(name for name, known in FORMATS.items() if known == ending)
+
+
+def count_rows(file: Path) -> int:
+    """Rows of a part."""
+    return TABLE[format_of(file)].count_rows(file)
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """A schema as text for the record of a part that has no types."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_of_text(text: str) -> pa.Schema:
+    """The schema of `schema_text`."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def dataset(files: Sequence[Path], kind: str, schema: pa.Schema | None) -> pyarrow.dataset.Dataset:
+    """Parts as a pyarrow dataset, nothing read yet; in a text format in the types of `read_back`.
+
+    Args:
+        files: The parts, in order.
+        kind: Their format.
+        schema: Of the table; for a text format.
+    """
+    import pyarrow.dataset as ds
+
+    if files and (TABLE[kind].has_types or schema is None):
+        return ds.dataset([str(file) for file in files], format=kind)
+    readable = pa.schema([(f.name, read_back(f.type, kind)) for f in schema or ()])
+    with_rows = [str(file) for file in files if file.stat().st_size]  # pyarrow opens no empty one
+    if not with_rows:
+        return ds.dataset(readable.empty_table())
+    return ds.dataset(with_rows, format=_reader(kind, readable), schema=readable)
+
+
+def _reader(kind: str, schema: pa.Schema) -> pyarrow.dataset.FileFormat:
+    import pyarrow.csv as pcsv
+    import pyarrow.dataset as ds
+    import pyarrow.json as pj
+
+    if kind == "jsonl":
+        return ds.JsonFileFormat(read_options=pj.ReadOptions(block_size=_LONGEST_ROW))
+    return ds.CsvFileFormat(
+        pcsv.ParseOptions(newlines_in_values=True),
+        convert_options=pcsv.ConvertOptions(
+            column_types=schema,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+        read_options=pcsv.ReadOptions(block_size=_LONGEST_ROW),
+    )
+
+
+def read_back(kind: pa.DataType, format: str) -> pa.DataType:
+    """The type in which pyarrow reads a column of a text format: its own, or else text."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if any(of(kind) for of in _OWN):
+        return kind
+    if format == "jsonl" and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return pa.list_(read_back(kind.value_type, format))
+    if format == "jsonl" and pa.types.is_struct(kind) and kind.num_fields:
+        return pa.struct([(f.name, read_back(f.type, format)) for f in kind])
+    if pa.types.is_duration(kind):
+        return pa.int64()
+    return pa.float32() if pa.types.is_float16(kind) else pa.string()
+
+
+_OWN = (
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_float32,
+    pa.types.is_float64,
+    pa.types.is_timestamp,
+    pa.types.is_string,
+    pa.types.is_large_string,
+)
+
+
+def batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+    """The rows of a part in the types that they were written in, in batches as they were written
+    where the format has types.
+
+    Args:
+        file: The part.
+        schema: Of the table; for a text format.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    kind = format_of(file)
+    with reading(file, kind):
+        yield from _READERS[kind](file, schema)
+
+
+def _arrow_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+    with pa.OSFile(str(file)) as stream:
+        reader = pa.ipc.open_file(stream)
+        yield from map(reader.get_batch, range(reader.num_record_batches))
+
+
+def _parquet_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        for group in range(parquet.metadata.num_row_groups):
+            yield from parquet.read_row_group(group, use_threads=False).to_batches()
+
+
+def _text_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
+    assert schema is not None
+    rows = dataset([file], format_of(file), schema)
+    for batch in rows.scanner(use_threads=False, batch_size=4096).to_batches():
+        arrays = [
+            _restored(batch.column(i), field.type, field.name) for i, field in enumerate(schema)
+        ]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _restored(column: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
+    """A column that was read back, in its own type."""
+    if column.type == kind:
+        return column
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column))
+    if json_text.is_binary(kind):
+        values = [v if v is None else base64.b64decode(v) for v in column.to_pylist()]
+        return pa.array(values, kind)
+    if json_text.is_nested(kind) and pa.types.is_string(column.type):
+        return _from_json(column, kind)
+    try:
+        return column.cast(kind)
+    except pa.ArrowNotImplementedError as error:
+        raise pa.ArrowInvalid(f"column {name!r} of type {kind} is not read back") from error
+
+
+def _from_json(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Nested values of JSON text."""
+    import json
+
+    return pa.array([v if v is None else json.loads(v) for v in column.to_pylist()], kind)
+
+
+_READERS: dict[str, Callable[[Path, pa.Schema | None], Iterator[pa.RecordBatch]]] = {
+    "arrow": _arrow_batches,
+    "parquet": _parquet_batches,
+    "jsonl": _text_batches,
+    "csv": _text_batches,
+}
