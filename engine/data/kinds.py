@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile, Split
-from engine.data import columnar, jsonl
+from engine.data import columnar, json_types
 from engine.data.columnar import Names
+from engine.data.jsonl import read_jsonl
 from engine.data.stretches import Stretch
 
 
@@ -39,12 +40,12 @@ class Kind:
 
 KINDS = {
     "parquet": Kind((".parquet", ".pq"), columnar.parquet_schema, columnar.read_parquet),
-    "jsonl": Kind((".jsonl", ".ndjson"), jsonl.schema, jsonl.read_jsonl, jsonl.input_types),
+    "jsonl": Kind((".jsonl", ".ndjson"), json_types.schema, read_jsonl, json_types.input_types),
     "jsonl.gz": Kind(
-        (".jsonl.gz", ".ndjson.gz"), jsonl.schema, jsonl.read_jsonl, jsonl.input_types
+        (".jsonl.gz", ".ndjson.gz"), json_types.schema, read_jsonl, json_types.input_types
     ),
     "jsonl.zst": Kind(
-        (".jsonl.zst", ".ndjson.zst"), jsonl.schema, jsonl.read_jsonl, jsonl.input_types
+        (".jsonl.zst", ".ndjson.zst"), json_types.schema, read_jsonl, json_types.input_types
     ),
     "arrow": Kind((".arrow", ".ipc", ".feather"), columnar.arrow_schema, columnar.read_arrow),
 }

@@ -23,7 +23,7 @@ from support.fakes import corpus_files, write_arrow, write_jsonl, write_parquet
 
 from engine import data
 from engine.core.types import Column, Rows, Split
-from engine.data import columnar, jsonl, kinds
+from engine.data import columnar, json_objects, jsonl, kinds, line_chunks
 from engine.data import splits as split_module
 from engine.data import windows as window_reader
 from engine.errors import ColumnError, EngineError, InputError
@@ -476,7 +476,7 @@ def test_a_window_of_long_texts_ends_by_bytes(
 ) -> None:
     monkeypatch.setattr(window_reader, "WINDOW_BYTES", 4000)
     monkeypatch.setattr(columnar, "ROWS", 10)
-    monkeypatch.setattr(jsonl, "CHUNK", 1000)
+    monkeypatch.setattr(line_chunks, "CHUNK", 1000)
     texts = ["x" * 100] * 200
     for kind in ("parquet", "arrow", "jsonl"):
         read = windows(make(tmp_path, kind, texts))
@@ -489,7 +489,7 @@ def test_bad_rows_do_not_pile_up_until_a_good_one_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(columnar, "ROWS", 10)
-    monkeypatch.setattr(jsonl, "CHUNK", 200)
+    monkeypatch.setattr(line_chunks, "CHUNK", 200)
     for kind in ("parquet", "arrow", "jsonl"):
         read = windows(make(tmp_path, kind, [None] * 400), window=50)
         assert [row for row, _ in bad(read)] == list(range(400))
@@ -774,7 +774,7 @@ def test_marks_newlines_and_a_missing_last_one_change_nothing(
     ending: bool,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(jsonl, "CHUNK", chunk)
+    monkeypatch.setattr(line_chunks, "CHUNK", chunk)
     lines = [b'{"id": %d, "text": "w%d"}' % (i, i) for i in range(20)]
     content = bom + newline.join(lines) + (newline if ending else b"")
     for name, pack in (("x.jsonl", bytes), ("x.jsonl.gz", gzip.compress), ("x.ndjson.zst", zst)):
@@ -812,7 +812,7 @@ def test_mixed_types_of_a_kept_column_make_the_odd_rows_bad(tmp_path: Path) -> N
 def test_a_type_that_comes_late_counts_as_one_that_comes_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "CHUNK", 60)
+    monkeypatch.setattr(line_chunks, "CHUNK", 60)
     path = tmp_path / "x.jsonl"
     path.write_bytes(
         b"".join(b'{"text": "w1", "v": %d}\n' % i for i in range(9))
@@ -837,7 +837,7 @@ def test_a_type_that_comes_late_counts_as_one_that_comes_early(
 def test_long_numbers_are_found_by_arrays_as_by_a_regular_expression(parts: list[str]) -> None:
     content = b":" + "".join(parts).encode()
     found = re.search(rb'(?<![\d."])\d{16}', content)
-    assert jsonl._has_long_number(content) == bool(found)
+    assert json_objects.has_long_number(content) == bool(found)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -845,7 +845,7 @@ def test_long_numbers_are_found_by_arrays_as_by_a_regular_expression(parts: list
 def test_no_whole_number_loses_its_last_digits_among_floats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int, chunk: int
 ) -> None:
-    monkeypatch.setattr(jsonl, "CHUNK", chunk)
+    monkeypatch.setattr(line_chunks, "CHUNK", chunk)
     values = [2**53 + 1, 0.5, 2][::order]
     path = lines(tmp_path / "x.jsonl", *({"text": "w1", "v": {"x": value}} for value in values))
     read = windows(path, keep=["v"])
@@ -866,8 +866,8 @@ def test_a_file_of_bad_lines_only_has_no_types_and_loses_none(tmp_path: Path) ->
 def test_a_line_without_end_is_refused_and_not_gathered_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "CHUNK", 100)
-    monkeypatch.setattr(jsonl, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(line_chunks, "CHUNK", 100)
+    monkeypatch.setattr(line_chunks, "LONGEST_LINE", 1000)
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"text": "' + b"x" * 5000 + b'"}\n')
     with pytest.raises(InputError, match="a line is longer"):
@@ -910,7 +910,7 @@ def test_good_rows_and_rejects_are_all_lines_in_order_whatever_the_chunks(
     path.write_bytes(b"\n".join(lines) + b"\n")
     with pytest.MonkeyPatch.context() as patch:
         whole = windows(path, keep=["n"], window=10_000)
-        patch.setattr(jsonl, "CHUNK", max(chunk, len(first) + 1))
+        patch.setattr(line_chunks, "CHUNK", max(chunk, len(first) + 1))
         read = windows(path, keep=["n"], window=window, split_size=split_size)
     wanted = {}
     for number, line in enumerate(lines):
@@ -971,7 +971,7 @@ def test_both_parsers_give_the_same_columns(lines: list[dict[str, Any]]) -> None
 def test_a_kept_value_is_kept_as_it_is_or_its_row_is_bad(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, odd: str
 ) -> None:
-    monkeypatch.setattr(jsonl, "CHUNK", 10)
+    monkeypatch.setattr(line_chunks, "CHUNK", 10)
     read = windows(two_lines(tmp_path, first, odd), keep=["v"])
     assert bad(read) == [(1, "kept_type")]
     assert kept(read)["v"].to_pylist() == [json.loads(first)]
@@ -990,7 +990,7 @@ def two_lines(folder: Path, first: str, second: str) -> Path:
 def test_whole_numbers_and_floats_of_a_key_are_kept_as_floats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, odd: str
 ) -> None:
-    monkeypatch.setattr(jsonl, "CHUNK", 10)
+    monkeypatch.setattr(line_chunks, "CHUNK", 10)
     read = windows(two_lines(tmp_path, first, odd), keep=["v"])
     assert bad(read) == []
     assert kept(read)["v"].to_pylist() == [json.loads(first), json.loads(odd)]
@@ -1179,7 +1179,7 @@ def test_a_key_seen_late_is_kept(tmp_path: Path, depth: str) -> None:
     early, late = values[depth]
     first = {"text": "w1 " * 400} | ({} if early is None else {"m": early})
     path = lines(tmp_path / "x.jsonl", *[first] * 1500, {"text": "w2", "m": late})
-    assert path.stat().st_size > jsonl.CHUNK
+    assert path.stat().st_size > line_chunks.CHUNK
     for keep in (("all",), ("m",)):
         assert kept(windows(path, keep=keep)).column("m").to_pylist()[-1] == late
 
