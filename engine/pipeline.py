@@ -62,7 +62,7 @@ class Stages:
     @property
     def schema(self) -> pa.Schema:
         """Names and types of the result columns."""
-        return self.task.schema(self.context)
+        return self.task.schema(self.context.model_config, self.context.options)
 
     def prepare(self, rows: Rows) -> Rows:
         return self.task.prepare(rows, self.context)

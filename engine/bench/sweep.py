@@ -36,6 +36,7 @@ from engine.data import writing
 from engine.errors import EngineError, InputError, SettingsError, Stopped
 from engine.pipeline import Bundle
 from engine.runner import coordinator
+from engine.runner.plan import resolve_config
 from engine.runner.report import Report
 from engine.runtime.device import resolve
 from engine.version import __version__
@@ -186,7 +187,7 @@ def sample(
         BundleError: Not a bundle.
     """
     folder = bundle_format.load(bundle)
-    config = coordinator.resolve_config(folder, settings)
+    config = resolve_config(folder, settings)
     task = tasks.find(folder.description.task)
     options = tasks.resolve_options(task, folder.description.model_config, config.options)
     columns = tasks.input_columns(task, config.text, options)

@@ -22,7 +22,7 @@ from engine.errors import SettingsError
 from engine.export.acceptance.sample import BUNDLED, bundled
 from engine.export.acceptance.sample import options as comparison_options
 from engine.pipeline import GPU_TOKENS, Bundle
-from engine.runner.coordinator import MAX_WORKERS
+from engine.runner.plan import MAX_WORKERS
 from engine.runtime.device import devices, gpu_name
 from engine.tasks.in_memory_inputs import to_columns
 

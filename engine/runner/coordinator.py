@@ -9,27 +9,20 @@ for each (`multi_gpu`). `messages` has what coordinator and workers tell each ot
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Unpack
 
-from engine import data, tasks
-from engine.bundle import format as bundle_format
-from engine.bundle import tuned
-from engine.core.config import RunConfig
-from engine.core.device import ALL, AUTO, Device
-from engine.core.hardware import cores
-from engine.core.settings import check_names
+from engine import data
+from engine.core.device import Device
 from engine.core.telemetry import Progress
-from engine.core.types import Column, CorpusFile
-from engine.errors import DeviceError, SettingsError, Stopped, TooManyRejects
+from engine.errors import Stopped, TooManyRejects
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, journal, multi_gpu
 from engine.runner.manifest import Entry, Manifest
@@ -42,16 +35,11 @@ from engine.runner.messages import (
     RowsRead,
     WorkerSettings,
 )
+from engine.runner.plan import Plan, make_plan, sized
 from engine.runner.progress import ProgressMeter, total
 from engine.runner.report import Report, notes
 from engine.runner.worker import Worker
-from engine.runtime.device import devices, gpu_name
 from engine.tasks.keywords import RunArguments
-
-MAX_WORKERS = 4
-# Processes that tokenize for a GPU, one for every two cores: each gives 1 to 2 million tokens a
-# second then, and can hand over several times that.
-GPU_TOKENIZERS = 8
 
 
 def run(
@@ -79,70 +67,27 @@ def run(
         OutputError: `out` cannot be written.
         Stopped: Interrupted (SIGINT); the same call goes on.
     """
-    data.check_local(out)
-    folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
-    config = resolve_config(folder, settings)
-    if not isinstance(model, Bundle):
-        config = tuned.applied(folder.path, config, gpu_name(devices(config.device)[0]))
-    named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     manifest = Manifest(Path(out))
-    discovery = data.discover(named, manifest.out)
-    files, unread = fingerprint.inputs_outside(discovery.files, manifest.out), discovery.unread
+    plan = make_plan(model, inputs, manifest, settings)
     with manifest.held():
-        return Coordinator(model, folder, config, files, manifest, on_progress, unread).run()
-
-
-def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, object]) -> RunConfig:
-    """Validated settings, the task's options set apart, before anything is opened.
-
-    Raises:
-        SettingsError: A name is unknown or a value out of range.
-    """
-    task, model_config = tasks.find(folder.description.task), folder.description.model_config
-    names = set(task.defaults(model_config))
-    check_names("setting", settings, names | {f.name for f in dataclasses.fields(RunConfig)})
-    config = RunConfig.of({n: v for n, v in settings.items() if n not in names})
-    options = {n: v for n, v in settings.items() if n in names} | dict(config.options)
-    config = dataclasses.replace(config, options=options)
-    columns = tasks.input_columns(task, config.text)
-    task.check(model_config, tasks.resolve_options(task, model_config, options), len(columns))
-    return dataclasses.replace(config, text=tuple(column.name for column in columns))
+        return Coordinator(plan, manifest, on_progress).run()
 
 
 class Coordinator:
     """One run: hands out its splits, counts what its workers do, and reports.
 
     Args:
-        model: The bundle's folder, or the bundle where it is loaded already.
-        folder: The bundle's description.
-        config: Settings of the run.
-        files: The input files.
+        plan: What is to be done.
         manifest: Of the output folder, which this process holds.
         on_progress: As for `run`.
-        unread: Files that the inputs name and that are not read, by ending.
     """
 
     def __init__(
-        self,
-        model: Bundle | Path | str,
-        folder: bundle_format.BundleFolder,
-        config: RunConfig,
-        files: list[CorpusFile],
-        manifest: Manifest,
-        on_progress: Callable[[Progress], None] | None,
-        unread: Mapping[str, int],
+        self, plan: Plan, manifest: Manifest, on_progress: Callable[[Progress], None] | None
     ) -> None:
-        self.model, self.folder, self.config, self.manifest = model, folder, config, manifest
-        self.devices = _devices(model, config)
-        self.device = str(self.devices[0]) if len(self.devices) == 1 else ALL
-        self.record = fingerprint.run_record(folder, config, self.devices[0].kind)
-        self.file_states = {file.path: fingerprint.file_state(file.path) for file in files}
-        self.columns = data.settle(files, _inputs(folder, config), config.keep)
-        self.splits = list(data.split_files(files, config.split_size))
-        self.parts = {s: data.part_name(s.ordinal, s.name, config.part_format) for s in self.splits}
-        self.progress = ProgressMeter(self.splits, on_progress)
-        self.unread = unread
-        self.rows_left = config.limit or sys.maxsize
+        self.plan, self.manifest, self.config = plan, manifest, plan.config
+        self.progress = ProgressMeter(plan.splits, on_progress)
+        self.rows_left = plan.config.limit or sys.maxsize
         self.rejected: Counter[str] = Counter()
         self.rejected_before = self.skipped = 0
         self.ran: dict[str, object] = {}
@@ -150,9 +95,9 @@ class Coordinator:
 
     def run(self) -> Report:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
-        parts = set(self.parts.values())
+        parts = set(self.plan.parts.values())
         self.manifest.begin(
-            self.record, parts, overwrite=self.config.overwrite, is_input=self._is_input
+            self.plan.record, parts, overwrite=self.config.overwrite, is_input=self._is_input
         )
         assignments = self._assignments()
         try:
@@ -163,9 +108,10 @@ class Coordinator:
         return self._report()
 
     def _stopped(self) -> str:
-        kept = journal.rows_kept(self.manifest.out, self.record["fingerprint"])
+        kept = journal.rows_kept(self.manifest.out, self.plan.record["fingerprint"])
         others = f" and {kept:,} rows of the others kept" if kept else ""
-        return f"stopped with {self.progress.finished} of {len(self.splits)} parts finished{others}"
+        finished = f"{self.progress.finished} of {len(self.plan.splits)} parts finished"
+        return f"stopped with {finished}{others}"
 
     def receive(self, number: int, message: Message) -> None:
         """Take what a worker tells, from any of its threads.
@@ -175,7 +121,7 @@ class Coordinator:
         """
         match message:
             case Opened(ran):
-                self.ran = {**ran, "device": self.device}
+                self.ran = {**ran, "device": self.plan.device}
             case RowsRead(rows, rejected, first_bad):
                 self._spend(rows)
                 if rejected:
@@ -189,19 +135,19 @@ class Coordinator:
 
     def _assignments(self) -> Iterator[Assignment]:
         """Splits that are not finished, their bytes hashed on the way, up to the limit of rows."""
-        for split in self.splits:
-            part = self.parts[split]
+        for split in self.plan.splits:
+            part = self.plan.parts[split]
             if not self.rows_left:
                 # It may have been within the limit before an earlier input grew.
                 if self.manifest.entry(part):
                     self.manifest.forget(part)
                 continue
             limit = self.rows_left if self.config.limit else 0
-            input_record = fingerprint.input_record(split, limit, self.columns.kept)
-            entry = self.manifest.finished(part, self.record["fingerprint"], input_record)
+            input_record = fingerprint.input_record(split, limit, self.plan.columns.kept)
+            entry = self.manifest.finished(part, self.plan.record["fingerprint"], input_record)
             if entry is None:
                 self.progress.assign(split)
-                yield Assignment(split, part, input_record, self.file_states[split.path])
+                yield Assignment(split, part, input_record, self.plan.file_states[split.path])
             else:
                 self.skipped += 1
                 self.progress.finish(split, 0)
@@ -211,34 +157,34 @@ class Coordinator:
     def _is_input(self, entry: Entry) -> bool:
         """Whether a split of this run has the bytes that a record is of, under whatever name."""
         ranges = (entry.input.start, entry.input.stop)
-        alike = (split for split in self.splits if (split.start, split.stop) == ranges)
+        alike = (split for split in self.plan.splits if (split.start, split.stop) == ranges)
         return any(data.content_hash(split) == entry.input.sha256 for split in alike)
 
     def _answer(self, assignments: Iterator[Assignment]) -> None:
         """Have one worker for each device answer the splits."""
-        workers = [self._worker_settings(device) for device in self.devices]
+        workers = [self._worker_settings(device) for device in self.plan.devices]
         if len(workers) > 1:
             multi_gpu.answer(workers, assignments, self.receive)
             return
-        model = self.model if isinstance(self.model, Bundle) else None
+        model = self.plan.model if isinstance(self.plan.model, Bundle) else None
         with closing(Worker(workers[0], partial(self.receive, 0), model)) as worker:
             worker.answer(assignments)
 
     def _worker_settings(self, device: Device) -> WorkerSettings:
-        config = _sized(
+        config = sized(
             self.config,
             device,
-            len(self.devices),
-            decoder=self.folder.description.model_config.decoder is not None,
-            loaded=isinstance(self.model, Bundle),
+            len(self.plan.devices),
+            decoder=self.plan.folder.description.model_config.decoder is not None,
+            loaded=isinstance(self.plan.model, Bundle),
         )
         return WorkerSettings(
-            self.folder.path,
+            self.plan.folder.path,
             self.manifest.out,
             device,
             config,
-            self.record["fingerprint"],
-            self.columns,
+            self.plan.record["fingerprint"],
+            self.plan.columns,
         )
 
     def _spend(self, rows: int) -> None:
@@ -256,7 +202,7 @@ class Coordinator:
             )
 
     def _report(self) -> Report:
-        entries = [e for e in map(self.manifest.entry, self.parts.values()) if e]
+        entries = [e for e in map(self.manifest.entry, self.plan.parts.values()) if e]
         removed = self.manifest.drop_surplus(entries)
         work = total(self._latest.values())
         report = Report.of(
@@ -264,62 +210,21 @@ class Coordinator:
             work,
             seconds=time.perf_counter() - self.progress.started,
             out=str(self.manifest.out),
-            task=self.folder.description.task,
-            device=self.device,
+            task=self.plan.folder.description.task,
+            device=self.plan.device,
             splits_skipped=self.skipped,
             rejected=dict(self.rejected),
             ran=self.ran,
             notes=notes(
-                self.folder.description,
+                self.plan.folder.description,
                 self.config,
-                self.device,
+                self.plan.device,
                 entries,
                 work.counts,
                 removed,
-                self.unread,
-            ),
+                self.plan.unread,
+            )
+            + self.plan.notes,
         )
-        self.manifest.succeed(report.success(self.record["fingerprint"]))
+        self.manifest.succeed(report.success(self.plan.record["fingerprint"]))
         return report
-
-
-def _inputs(folder: bundle_format.BundleFolder, config: RunConfig) -> list[Column]:
-    """The columns that the task takes of the corpus."""
-    task, model_config = tasks.find(folder.description.task), folder.description.model_config
-    options = tasks.resolve_options(task, model_config, config.options)
-    return list(tasks.input_columns(task, config.text, options))
-
-
-def _sized(
-    config: RunConfig, device: Device, count: int, *, decoder: bool, loaded: bool
-) -> RunConfig:
-    """Settings of one of `count` workers, with every size that was 0 filled in."""
-    workers, tokenizers = config.workers, config.tokenizers
-    if device.is_gpu:
-        # One batch is prepared while another is computed; a decoder refills its slots instead.
-        workers = workers or (1 if decoder else 2)
-        tokenizers = tokenizers or min(GPU_TOKENIZERS, max(1, cores() // (2 * count)))
-    else:
-        workers = workers or (1 if loaded else min(MAX_WORKERS, cores()))
-    threads = config.threads or max(1, cores() // (count * workers))
-    return dataclasses.replace(config, workers=workers, tokenizers=tokenizers, threads=threads)
-
-
-def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...]:
-    """The devices that will compute: for a loaded bundle the one that it is on."""
-    wanted = config.device
-    if wanted == ALL and (isinstance(model, Bundle) or config.limit):
-        what = "a loaded bundle" if isinstance(model, Bundle) else f"limit {config.limit}"
-        raise SettingsError(
-            f"device is {ALL}, which cannot be combined with {what}",
-            "give the bundle's folder and no limit: the GPUs share the splits, a process each",
-        )
-    if not isinstance(model, Bundle):
-        return devices(wanted)
-    device = model.backend.device
-    if wanted not in (AUTO, device.kind, str(device)):
-        raise DeviceError(
-            f"{wanted} was asked for, and the bundle is loaded on {device}",
-            "load it with the device you want, or give the bundle's folder",
-        )
-    return (device,)

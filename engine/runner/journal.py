@@ -191,6 +191,11 @@ def batch_key(batch: Batch) -> bytes:
     return digest.digest()
 
 
+def any_in(out: Path) -> bool:
+    """Whether an output folder has a journal."""
+    return bool(_files(out))
+
+
 def rows_kept(out: Path, run: str) -> int:
     """Rows that the journals of a run's unfinished splits hold."""
     return sum(map(_rows, (file for file in _files(out) if _is_of(file, run))))

@@ -156,11 +156,12 @@ class Manifest:
             OtherRunError: The folder is not empty and holds no run; nothing in it is changed.
         """
         with writing(self.out):
-            if not self.folder.is_dir():
+            made = [path for path in (self.folder, self.out) if not path.exists()]
+            if made:
                 self._refuse_foreign()
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("w")
-        with lock:
+        with lock, self._undone(made):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -169,6 +170,21 @@ class Manifest:
                     "wait for it, or choose another folder with -o",
                 ) from error
             yield
+
+    @contextmanager
+    def _undone(self, made: Sequence[Path]) -> Iterator[None]:
+        """Remove the folders made for a run where it fails before anything of it is kept."""
+        try:
+            yield
+        except BaseException:
+            if made and not any(self.out.glob("part-*")) and not journal.any_in(self.out):
+                shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
+                for path in (self.out / DATASET, self.folder / "run.json", self.folder / ".lock"):
+                    path.unlink(missing_ok=True)
+                for folder in made:
+                    with suppress(OSError):  # somebody has put something there
+                        folder.rmdir()
+            raise
 
     def begin(
         self,

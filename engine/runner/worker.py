@@ -12,13 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-import pyarrow as pa
-
 from engine import data
 from engine.bundle.batching import rows_ended
 from engine.core.telemetry import Telemetry
 from engine.core.types import Answers, Batch, Encoded, Output, Rows, Split
-from engine.errors import ColumnError, InputError
+from engine.errors import InputError
 from engine.pipeline import Bundle, Stages
 from engine.runner import fingerprint
 from engine.runner.journal import Journal, batch_key, journal_file
@@ -130,7 +128,6 @@ class Worker:
             self._journals[split] = self._open_journal(stages, assignment.part)
             windows = data.read(split, self.settings.columns, window=window, limit=limit)
             for rows in self.telemetry.each("read", map(stages.prepare, windows)):
-                _check_names(rows, stages.schema)
                 self._send_rows_read(rows)
                 if rows.last and fingerprint.file_state(split.path) != assignment.file_state:
                     raise InputError(f"{split.path}: changed during the run", "run again")
@@ -244,16 +241,6 @@ class Worker:
         telemetry = self.telemetry
         counts, seconds = dict(telemetry.counts), dict(telemetry.seconds)
         self.send(Counts(counts, seconds, telemetry.stuck()))
-
-
-def _check_names(rows: Rows, schema: pa.Schema) -> None:
-    kept = rows.kept.schema.names if rows.kept is not None else []
-    if both := sorted(set(kept) & set(schema.names)):
-        assert rows.split is not None
-        raise ColumnError(
-            f"{rows.split.path}: kept column {both[0]!r} is also the name of a result column",
-            f"leave {both[0]!r} out of --keep, or rename it in the input",
-        )
 
 
 def _where(rows: Rows) -> str:

@@ -38,7 +38,7 @@ def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Ta
         inputs=(TEXT, SEED),
         batch_tokens=decoding.BATCH_TOKENS,
         postprocess=_postprocess,
-        schema=lambda context: generated_columns.schema(column, context.options),
+        schema=lambda _, options: generated_columns.schema(column, options),
         result=generated_columns.RESULT.format(column=column),
         samples=decoding.samples,
         **fields | own,

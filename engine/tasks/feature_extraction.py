@@ -209,7 +209,7 @@ def _finished(backend: Backend, pooled: Floats, context: Context) -> Floats:
     if context.model_config.projected:
         (value,) = backend.graph("dense").run({"embedding": pooled}, ["projected"])
         pooled = backend.host(value)
-    return _scaled(pooled[:, : _width(context)], context)
+    return _scaled(pooled[:, : _width(context.model_config, context.options)], context)
 
 
 def _without_prompt(mask: Ints, context: Context) -> Ints:
@@ -232,8 +232,8 @@ def _pooled(backend: Backend, hidden: Value, mask: Ints, pooling: str) -> Floats
     return np.asarray(backend.host(value)[:, 0] / divisor(pooling, weights), np.float32)
 
 
-def _width(context: Context) -> int:
-    return context.options.dimensions or _full_width(context.model_config, context.options)
+def _width(model_config: ModelConfig, options: FeatureExtractionOptions) -> int:
+    return options.dimensions or _full_width(model_config, options)
 
 
 def _scaled(embedding: Floats, context: Context) -> Floats:
@@ -299,14 +299,17 @@ STORED: Mapping[str, Callable[[Floats], list[pa.Array]]] = {
 _ARROW = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 
 
-def _schema(context: Context) -> pa.Schema:
-    options = context.options
+def _schema(model_config: ModelConfig, options: FeatureExtractionOptions) -> pa.Schema:
     kind = _ARROW[options.dtype]
     if options.pooling == NONE:
         # Without dense layers, an embedding is as wide as a hidden state.
-        hidden = context.model_config.hidden or context.model_config.dimensions
+        hidden = model_config.hidden or model_config.dimensions
         return pa.schema([("embedding", pa.list_(pa.list_(kind, hidden)))])
-    width = -(-_width(context) // 8) if options.dtype == "binary" else _width(context)
+    width = (
+        -(-_width(model_config, options) // 8)
+        if options.dtype == "binary"
+        else _width(model_config, options)
+    )
     columns = {"embedding": pa.list_(kind, width)}
     columns |= {"scale": pa.float32()} if options.dtype == "int8" else {}
     if options.chunk != embedding_chunks.OFF and not options.chunk_mean:

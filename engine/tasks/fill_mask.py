@@ -209,7 +209,7 @@ def _decoded(ids: Ragged, context: Context, *, skip_special: bool) -> pa.StringA
     return pa.array([clean_up(text) for text in texts.to_pylist()], pa.string())
 
 
-def _schema(context: Context) -> pa.Schema:
+def _schema(model_config: ModelConfig, options: FillMaskOptions) -> pa.Schema:
     return pa.schema([("candidates", pa.list_(CANDIDATE))])
 
 

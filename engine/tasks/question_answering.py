@@ -341,8 +341,8 @@ def _highest(scores: Floats, count: int) -> tuple[Ints, Flags]:
     return np.take_along_axis(best, order, axis=1)[:, :count].astype(np.int64), clear
 
 
-def _schema(context: Context) -> pa.Schema:
-    if context.options.top_k == 1:
+def _schema(model_config: ModelConfig, options: QuestionAnsweringOptions) -> pa.Schema:
+    if options.top_k == 1:
         return pa.schema(list(COLUMNS.items()))
     return pa.schema([(f"{name}s", pa.list_(kind)) for name, kind in COLUMNS.items()])
 

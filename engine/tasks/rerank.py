@@ -108,7 +108,7 @@ def _best(scores: Floats, owners: Ints, starts: Ints, top_k: int) -> tuple[Ints,
     return best - starts[owners[best]], scores[best], kept
 
 
-def _schema(context: Context) -> pa.Schema:
+def _schema(model_config: ModelConfig, options: RerankOptions) -> pa.Schema:
     return pa.schema(
         [
             ("score", pa.float32()),

@@ -134,7 +134,7 @@ class Task:
     encode: Callable[[Rows, Context], Encoded]
     infer: Callable[[Backend, Mapping[str, Ints], Context], Arrays]
     postprocess: Callable[[Encoded, Arrays, Context], list[pa.Array]]
-    schema: Callable[[Context], pa.Schema]
+    schema: Callable[[ModelConfig, Options], pa.Schema]
     result: str
     window: Callable[[Options], int] = usual_window
     samples: Callable[[Options], bool] = never_samples

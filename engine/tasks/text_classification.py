@@ -84,8 +84,8 @@ def _count(context: Context) -> int:
     return min(context.options.top_k or labels, labels)
 
 
-def _schema(context: Context) -> pa.Schema:
-    if context.options.top_k == 1:
+def _schema(model_config: ModelConfig, options: TextClassificationOptions) -> pa.Schema:
+    if options.top_k == 1:
         return pa.schema([("label", pa.string()), ("score", pa.float32())])
     return pa.schema([("labels", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))])
 

@@ -114,8 +114,8 @@ def _postprocess(window: Encoded, arrays: Arrays, context: Context) -> list[pa.A
     return generated_columns.columns(texts, arrays, context)
 
 
-def _schema(context: Context) -> pa.Schema:
-    return generated_columns.schema("generated_text", context.options)
+def _schema(model_config: ModelConfig, options: TextGenerationOptions) -> pa.Schema:
+    return generated_columns.schema("generated_text", options)
 
 
 TASK = Task(

@@ -428,8 +428,8 @@ def _kind(options: TokenClassificationOptions) -> pa.ListType:
     return pa.list_(pa.struct(fields))
 
 
-def _schema(context: Context) -> pa.Schema:
-    return pa.schema([("entities", _kind(context.options))])
+def _schema(model_config: ModelConfig, options: TokenClassificationOptions) -> pa.Schema:
+    return pa.schema([("entities", _kind(options))])
 
 
 TASK = Task(

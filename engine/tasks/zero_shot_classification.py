@@ -195,7 +195,7 @@ def _softmax(logits: Floats) -> Floats:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
-def _schema(context: Context) -> pa.Schema:
+def _schema(model_config: ModelConfig, options: ZeroShotOptions) -> pa.Schema:
     return pa.schema([("labels", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))])
 
 

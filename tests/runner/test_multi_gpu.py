@@ -32,7 +32,7 @@ from engine.errors import (
     TooManyRejects,
 )
 from engine.pipeline import Bundle
-from engine.runner import coordinator, multi_gpu
+from engine.runner import coordinator, multi_gpu, plan
 from engine.runner.coordinator import run
 from engine.runner.manifest import Manifest
 from engine.runner.messages import Committed, WorkerSettings
@@ -48,7 +48,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     def devices(wanted: str) -> tuple[Device, ...]:
         return (CPU, CPU) if wanted == "cuda:all" else (CPU,)
 
-    monkeypatch.setattr(coordinator, "devices", devices)
+    monkeypatch.setattr(plan, "devices", devices)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_what_cannot_be_combined_with_all_gpus_is_refused(corpus: Path, tmp_path
 def test_one_gpu_needs_no_processes(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator, "devices", lambda wanted: (CPU,))
+    monkeypatch.setattr(plan, "devices", lambda wanted: (CPU,))
     monkeypatch.setattr(multi_gpu, "answer", None)
     assert go(corpus, tmp_path / "out").device == "cpu"
 
@@ -219,24 +219,22 @@ def test_merge_gives_items_as_they_come() -> None:
     threads.close()
 
 
-def test_every_setting_reaches_the_processes(corpus: Path, tmp_path: Path) -> None:
-    config = RunConfig(
-        text=("text",), keep=("id",), device="cuda:all", options={"max_new_tokens": 3}
-    )
-    run_ = coordinator.Coordinator(
-        BUNDLE,
-        coordinator.bundle_format.load(BUNDLE),
-        config,
-        [],
-        Manifest(tmp_path / "o"),
-        None,
-        {},
-    )
+def test_every_setting_reaches_the_processes(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpus = (Device("cuda"), Device("cuda", 1))
+    monkeypatch.setattr(plan, "devices", lambda wanted: gpus)
+    monkeypatch.setattr(plan, "gpu_name", lambda device: "")
+    manifest = Manifest(tmp_path / "o")
+    options = {"max_new_tokens": 3}
+    settled = plan.make_plan(
+        BUNDLE, corpus, manifest, {"keep": "id", "device": "cuda:all", "options": options}
+    )
+    config, run_ = settled.config, coordinator.Coordinator(settled, manifest, None)
     for gpu, settings in zip(gpus, map(run_._worker_settings, gpus), strict=True):
         again = pickle.loads(pickle.dumps(settings))
         assert again == settings
-        assert (again.device, again.fingerprint) == (gpu, run_.record["fingerprint"])
+        assert (again.device, again.fingerprint) == (gpu, settled.record["fingerprint"])
         assert again.config.shaping() == config.shaping()
         cores = len(os.sched_getaffinity(0))
         assert again.config.workers * again.config.threads <= max(1, cores // 2)

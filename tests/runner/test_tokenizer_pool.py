@@ -20,13 +20,14 @@ from support import checkpoints
 from support.bundles import checkpoint_of, export_once
 
 from engine.bundle import format as bundle_format
+from engine.core.config import RunConfig
 from engine.core.device import CPU, Device
 from engine.core.types import Rows
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
 from engine.errors import BackendError, BundleError, RowError, Stopped
 from engine.pipeline import Bundle
-from engine.runner import coordinator, tokenizer_pool, worker
+from engine.runner import plan, tokenizer_pool, worker
 from engine.runner.coordinator import run
 from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings
 
@@ -120,23 +121,23 @@ def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     def tokenizers(device: Device) -> int:
-        config = coordinator.RunConfig()
-        return coordinator._sized(config, device, 1, decoder=False, loaded=False).tokenizers
+        config = RunConfig()
+        return plan.sized(config, device, 1, decoder=False, loaded=False).tokenizers
 
     counts = {}
     for cores in (1, 2, 16, 64):
-        monkeypatch.setattr(coordinator, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(plan, "cores", lambda cores=cores: cores)
         counts[cores] = tokenizers(Device("cuda"))
     assert counts == {1: 1, 2: 1, 16: 8, 64: 8}
     assert tokenizers(CPU) == 0
 
 
 def test_cores_are_shared_out_among_workers_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator, "cores", lambda: 16)
+    monkeypatch.setattr(plan, "cores", lambda: 16)
 
     def sizes(device: Device, count: int = 1, **settings: Any) -> tuple[int, int, int]:
         bound = {"decoder": settings.pop("decoder", False), "loaded": settings.pop("loaded", False)}
-        config = coordinator._sized(coordinator.RunConfig(**settings), device, count, **bound)
+        config = plan.sized(RunConfig(**settings), device, count, **bound)
         return config.workers, config.threads, config.tokenizers
 
     gpu = Device("cuda")

@@ -323,7 +323,7 @@ def test_a_window_without_any_mask_needs_no_inference(tokenizer: Tokenizer) -> N
     assert len(window.ids) == 0
     (column,) = TASK.postprocess(window, {}, made)
     assert column.to_pylist() == [[], []]
-    assert column.type == TASK.schema(made).field("candidates").type
+    assert column.type == TASK.schema(made.model_config, made.options).field("candidates").type
 
 
 def test_infer_gives_back_candidates_and_not_logits() -> None:

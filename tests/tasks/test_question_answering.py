@@ -392,7 +392,11 @@ def test_equal_scores_come_in_the_pipelines_order(
         handle_impossible_answer=True,
     )
     columns = QA.postprocess(window(pieces, text), logits(pieces), made)
-    found = unfolded(pa.RecordBatch.from_arrays(columns, schema=QA.schema(made)).to_pylist())[0]
+    found = unfolded(
+        pa.RecordBatch.from_arrays(
+            columns, schema=QA.schema(made.model_config, made.options)
+        ).to_pylist()
+    )[0]
     assert [(a["answer"], a["start"], a["end"]) for a in found] == [(a[0], *a[2:]) for a in wanted]
     assert [a["score"] for a in found] == pytest.approx([a[1] for a in wanted], abs=1e-6)
 

@@ -149,7 +149,7 @@ def test_an_embedding_is_a_fixed_size_list_of_floats() -> None:
     made = context(FEATURES)
     (column,) = FEATURES.postprocess(window(4), {"embedding": np.ones((4, 6), np.float64)}, made)
     assert column.type == pa.list_(pa.float32(), 6)
-    assert column.type == FEATURES.schema(made).field("embedding").type
+    assert column.type == FEATURES.schema(made.model_config, made.options).field("embedding").type
     assert len(column) == 4
 
 
@@ -158,7 +158,7 @@ def test_embeddings_are_stored_as_asked(dtype: str) -> None:
     drawn = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     made = context(FEATURES, dtype=dtype)
     columns = FEATURES.postprocess(window(50), {"embedding": drawn}, made)
-    assert [c.type for c in columns] == FEATURES.schema(made).types
+    assert [c.type for c in columns] == FEATURES.schema(made.model_config, made.options).types
     found = np.stack(columns[0].to_numpy(zero_copy_only=False))
     if dtype == "binary":
         assert np.array_equal(np.unpackbits(found, axis=1)[:, :6], drawn > 0)
@@ -180,7 +180,7 @@ def test_pooling_none_gives_every_tokens_state() -> None:
     made = context(FEATURES, model_config, pooling="none", dtype="float16")
     states = Ragged.of(np.arange(18, dtype=np.float32).reshape(3, 6), np.array([1, 0, 2]))
     (column,) = FEATURES.postprocess(window(3), {"embedding": states}, made)
-    assert column.type == FEATURES.schema(made).field("embedding").type
+    assert column.type == FEATURES.schema(made.model_config, made.options).field("embedding").type
     assert [len(row) for row in column.to_pylist()] == [1, 0, 2]
     with pytest.raises(SettingsError, match="pooling none"):
         context(FEATURES, model_config, pooling="none", dtype="int8")
@@ -267,7 +267,7 @@ def test_top_k_gives_the_best_labels_first_and_ties_in_label_order(
 ) -> None:
     made = context(CLASSES, top_k=top_k)
     columns = CLASSES.postprocess(window(len(rows)), {"scores": np.array(rows, np.float32)}, made)
-    schema = CLASSES.schema(made)
+    schema = CLASSES.schema(made.model_config, made.options)
     assert [c.type for c in columns] == [field.type for field in schema]
     labels, scores = (c.to_pylist() for c in columns)
     for i, row in enumerate(rows):
@@ -321,7 +321,7 @@ def test_answers_carry_their_tokens_and_why_they_ended() -> None:
     ended, lengths = np.array([[True], [False]]), np.array([[3], [1]])
     arrays = {"tokens": tokens, "ended": ended, "lengths": lengths}
     columns = TRANSLATION.postprocess(window(2), arrays, made)
-    schema = TRANSLATION.schema(made)
+    schema = TRANSLATION.schema(made.model_config, made.options)
     found = pa.RecordBatch.from_arrays(columns, schema=schema).to_pylist()
     assert found == [
         {"translation_text": "3", "output_tokens": 3, "finish_reason": "stop"},
@@ -356,7 +356,7 @@ def test_every_option_has_a_default_and_is_told_of(task: Task) -> None:
     for _, setting in declared(task.options).values():
         assert setting.help
         assert all(choice in setting.help for choice in setting.choices)
-    for column in task.schema(context(task)).names:
+    for column in task.schema(context(task).model_config, context(task).options).names:
         assert re.search(rf"\b{column}\b", task.result), column
 
 
@@ -478,7 +478,7 @@ COUNT = Task(
     encode=encode_texts,
     infer=count,
     postprocess=lambda window, arrays, made: [pa.array(arrays["tokens_in"], pa.int32())],
-    schema=lambda made: pa.schema([("tokens", pa.int32())]),
+    schema=lambda _, options: pa.schema([("tokens", pa.int32())]),
     result="tokens: int32",
 )
 

@@ -556,8 +556,7 @@ def test_the_entities_have_the_pipelines_fields() -> None:
         settled = tasks.resolve_options(
             NER, MODEL_CONFIGS[NER.name], {"aggregation_strategy": strategy}
         )
-        context = Context(MODEL_CONFIGS[NER.name], settled, None, False, lambda: False)  # type: ignore[arg-type]  # the schema asks for no tokenizer
-        kind = NER.schema(context).field("entities").type.value_type
+        kind = NER.schema(MODEL_CONFIGS[NER.name], settled).field("entities").type.value_type
         assert [kind.field(i).name for i in range(kind.num_fields)] == names
 
 

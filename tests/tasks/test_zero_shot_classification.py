@@ -328,7 +328,9 @@ def test_rows_without_any_labels_need_no_inference(tokenizer: Tokenizer) -> None
     assert len(window.ids) == 0
     columns = TASK.postprocess(window, {}, context(tokenizer))
     assert [column.to_pylist() for column in columns] == [[[], []], [[], []]]
-    assert [c.type for c in columns] == [field.type for field in TASK.schema(context())]
+    assert [c.type for c in columns] == [
+        field.type for field in TASK.schema(context().model_config, context().options)
+    ]
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,0 +1,204 @@
+"""What a run is going to do, settled before its folder is taken and anything is computed.
+
+All that can be refused is refused here: settings, options of the task, inputs, their columns and
+types, the device. Nothing is written, so that a refused run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from engine import data, tasks
+from engine.bundle import format as bundle_format
+from engine.bundle import tuned
+from engine.core.config import RunConfig
+from engine.core.device import ALL, AUTO, Device
+from engine.core.hardware import cores
+from engine.core.settings import check_names
+from engine.core.types import Columns, CorpusFile, Split
+from engine.errors import ColumnError, DeviceError, SettingsError
+from engine.pipeline import Bundle
+from engine.runner import fingerprint
+from engine.runner.manifest import Manifest, RunRecord
+from engine.runtime.device import devices, gpu_name
+
+MAX_WORKERS = 4
+# Processes that tokenize for a GPU, one for every two cores: each gives 1 to 2 million tokens a
+# second then, and can hand over several times that.
+GPU_TOKENIZERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run before it begins.
+
+    Attributes:
+        model: The bundle's folder, or the bundle where it is loaded already.
+        folder: The bundle's description.
+        config: Settings of the run, the tuned and the kept ones among them.
+        devices: What will compute, one worker for each.
+        record: What makes it the same run as another.
+        files: The input files, and `file_states` what they were when they were found.
+        unread: How many files the inputs have besides, by ending.
+        columns: What is read of every file.
+        results: Names and types of the result columns.
+        splits: In input order; `parts` are the names of their part files.
+        notes: What the person should know of how it was settled.
+    """
+
+    model: Bundle | Path | str
+    folder: bundle_format.BundleFolder
+    config: RunConfig
+    devices: tuple[Device, ...]
+    record: RunRecord
+    files: tuple[CorpusFile, ...]
+    file_states: Mapping[Path, tuple[int, int]]
+    unread: Mapping[str, int]
+    columns: Columns
+    results: pa.Schema
+    splits: tuple[Split, ...]
+    parts: Mapping[Split, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """The device in words; `cuda:all` for several."""
+        return str(self.devices[0]) if len(self.devices) == 1 else ALL
+
+
+def make_plan(
+    model: Bundle | Path | str,
+    inputs: Sequence[str | Path] | str | Path,
+    manifest: Manifest,
+    settings: Mapping[str, object],
+) -> Plan:
+    """Settle a run; `coordinator.run` says what the arguments are and what is raised."""
+    data.check_local(manifest.out)
+    folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
+    config = resolve_config(folder, settings)
+    chosen = _devices(model, config)
+    config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
+    named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    discovery = data.discover(named, manifest.out)
+    files = fingerprint.inputs_outside(discovery.files, manifest.out)
+    file_states = {file.path: fingerprint.file_state(file.path) for file in files}
+    task, model_config = tasks.find(folder.description.task), folder.description.model_config
+    options = tasks.resolve_options(task, model_config, config.options)
+    results = task.schema(model_config, options)
+    columns = data.settle(files, tasks.input_columns(task, config.text, options), config.keep)
+    _check_names(columns.kept, results)
+    splits = tuple(data.split_files(files, config.split_size))
+    return Plan(
+        model=model,
+        folder=folder,
+        config=config,
+        devices=chosen,
+        record=fingerprint.run_record(folder, config, chosen[0].kind),
+        files=tuple(files),
+        file_states=file_states,
+        unread=discovery.unread,
+        columns=columns,
+        results=results,
+        splits=splits,
+        parts={s: data.part_name(s.ordinal, s.name, config.part_format) for s in splits},
+        notes=notes,
+    )
+
+
+def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, object]) -> RunConfig:
+    """Validated settings, the task's options set apart, before anything is opened.
+
+    Raises:
+        SettingsError: A name is unknown or a value out of range.
+    """
+    task, model_config = tasks.find(folder.description.task), folder.description.model_config
+    names = set(task.defaults(model_config))
+    check_names("setting", settings, names | {f.name for f in dataclasses.fields(RunConfig)})
+    config = RunConfig.of({n: v for n, v in settings.items() if n not in names})
+    options = {n: v for n, v in settings.items() if n in names} | dict(config.options)
+    config = dataclasses.replace(config, options=options)
+    columns = tasks.input_columns(task, config.text)
+    task.check(model_config, tasks.resolve_options(task, model_config, options), len(columns))
+    return dataclasses.replace(config, text=tuple(column.name for column in columns))
+
+
+def _with_sizes(
+    model: Bundle | Path | str,
+    folder: bundle_format.BundleFolder,
+    config: RunConfig,
+    device: Device,
+    manifest: Manifest,
+) -> tuple[RunConfig, tuple[str, ...]]:
+    """The settings with those that `engine tune` measured on this machine, but for a size of
+    batches that an earlier start of the same run has recorded; and a note where the two differ.
+
+    Another size of batches moves the last bits of float32 answers, so that parts of one folder have
+    one size, whatever is measured between two starts and on whichever machine they are.
+    """
+    given = config.batch_tokens
+    if not isinstance(model, Bundle):
+        config = tuned.applied(folder.path, config, gpu_name(device))
+    earlier = manifest.read_run()
+    if given or earlier is None:
+        return config, ()
+    kept = earlier.get("settings", {}).get("batch_tokens")
+    if not isinstance(kept, int) or kept == config.batch_tokens:
+        return config, ()
+    alike = dataclasses.replace(config, batch_tokens=kept)
+    if fingerprint.run_record(folder, alike, device.kind)["fingerprint"] != earlier["fingerprint"]:
+        return config, ()
+    note = (
+        f"batches have {kept or 'the default number of'} tokens, as in this folder's first start, "
+        f"not {config.batch_tokens or 'the default number'} as measured since: another size moves "
+        "the last bits of answers"
+    )
+    return alike, (note,)
+
+
+def _check_names(kept: pa.Schema, results: pa.Schema) -> None:
+    """Raise ColumnError where a kept column has the name of a result column."""
+    if both := sorted(set(kept.names) & set(results.names)):
+        raise ColumnError(
+            f"kept column {both[0]!r} is also the name of a result column",
+            f"leave {both[0]!r} out of --keep, or rename it in the input",
+        )
+
+
+def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...]:
+    """The devices that will compute: for a loaded bundle the one that it is on."""
+    wanted = config.device
+    if wanted == ALL and (isinstance(model, Bundle) or config.limit):
+        what = "a loaded bundle" if isinstance(model, Bundle) else f"limit {config.limit}"
+        raise SettingsError(
+            f"device is {ALL}, which cannot be combined with {what}",
+            "give the bundle's folder and no limit: the GPUs share the splits, a process each",
+        )
+    if not isinstance(model, Bundle):
+        return devices(wanted)
+    device = model.backend.device
+    if wanted not in (AUTO, device.kind, str(device)):
+        raise DeviceError(
+            f"{wanted} was asked for, and the bundle is loaded on {device}",
+            "load it with the device you want, or give the bundle's folder",
+        )
+    return (device,)
+
+
+def sized(
+    config: RunConfig, device: Device, count: int, *, decoder: bool, loaded: bool
+) -> RunConfig:
+    """Settings of one of `count` workers, with every size that was 0 filled in."""
+    workers, tokenizers = config.workers, config.tokenizers
+    if device.is_gpu:
+        # One batch is prepared while another is computed; a decoder refills its slots instead.
+        workers = workers or (1 if decoder else 2)
+        tokenizers = tokenizers or min(GPU_TOKENIZERS, max(1, cores() // (2 * count)))
+    else:
+        workers = workers or (1 if loaded else min(MAX_WORKERS, cores()))
+    threads = config.threads or max(1, cores() // (count * workers))
+    return dataclasses.replace(config, workers=workers, tokenizers=tokenizers, threads=threads)
