@@ -182,33 +182,35 @@ class TextCutter:
     def __init__(self, borders: Borders, count: Callable[[list[str]], Ints], side: str) -> None:
         self._borders, self._count, self._right = borders, count, side == "right"
 
-    def cut(self, texts: pa.StringArray, tokens: Ints) -> list[str]:
+    def cut(self, texts: pa.StringArray, tokens: Ints, prefix: str = "") -> list[str]:
         """The texts, long ones cut to a part that has at least as many tokens as asked for.
 
         Args:
             texts: No nulls.
             tokens: For each text, int64 (rows,).
+            prefix: Before each text.
         """
         sizes = np.maximum(LEAST // 2, tokens * BYTES_FOR_A_TOKEN)
         lengths = pc.binary_length(texts).to_numpy()
         long = np.flatnonzero(lengths > 2 * sizes)
         parts: dict[int, str] = {}
         while len(long):
-            pieces = {n: self._piece(texts[n], int(sizes[n])) for n in long.tolist()}
+            pieces = {
+                n: self._piece(_content(texts, n), int(sizes[n]), prefix) for n in long.tolist()
+            }
             filled = {n: piece for n, piece in pieces.items() if piece}
             enough = self._tokens(list(filled.values())) >= tokens[list(filled)]
             parts |= {n: filled[n] for n, whole in zip(filled, enough, strict=True) if whole}
             sizes *= 4
             long = np.array([n for n in pieces if n not in parts and sizes[n] < lengths[n]], int)
-        return [parts[n] if n in parts else texts[n].as_py() for n in range(len(texts))]
+        return [parts[n] if n in parts else prefix + texts[n].as_py() for n in range(len(texts))]
 
-    def _piece(self, text: pa.StringScalar, size: int) -> str:
-        """The part of a text of up to `size` bytes that ends, or begins, at a border; "" if it has
-        none."""
-        content = memoryview(text.as_buffer())
+    def _piece(self, content: memoryview, size: int, prefix: str) -> str:
+        """The part of a text of up to `size` bytes, and of the prefix, that ends, or begins, at a
+        border; "" if it has none."""
         # The text is valid: only a character at the cut can be incomplete.
         if self._right:
-            piece = bytes(content[:size]).decode("utf-8", "ignore")
+            piece = prefix + bytes(content[:size]).decode("utf-8", "ignore")
             return piece[: max(0, self._borders.last(piece))]
         piece = bytes(content[-size:]).decode("utf-8", "ignore")
         start = self._borders.first(piece)
@@ -225,6 +227,13 @@ class TextCutter:
         firsts = [max(0, self._borders.first(piece)) for piece in pieces]
         words = [piece[:stop] for piece, stop in zip(pieces, firsts, strict=True)]
         return np.where(np.array(firsts) > 0, counts - self._count(words), 0)
+
+
+def _content(texts: pa.StringArray, row: int) -> memoryview:
+    """The bytes of a text; pyarrow's scalar would be a copy of them."""
+    _, offsets, values = texts.buffers()
+    start, stop = np.frombuffer(offsets, np.int32)[texts.offset + row :][:2].tolist()
+    return memoryview(values)[start:stop]
 
 
 def needed(columns: Sequence[pa.StringArray], most: int) -> bool:

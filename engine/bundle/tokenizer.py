@@ -36,18 +36,19 @@ class Tokenizer:
         self._tokenizer.enable_truncation(max_length, direction=side)
 
     def encode(
-        self, texts: Sequence[pa.StringArray], *, type_ids: bool
+        self, texts: Sequence[pa.StringArray], *, type_ids: bool, prefix: str = ""
     ) -> tuple[Ragged, Ragged | None, NDArray[np.bool_]]:
         """Token ids, type ids if asked for, and which rows were cut.
 
         Args:
             texts: One column of texts, or two for pairs; no nulls.
             type_ids: Whether the model reads them.
+            prefix: Before each text of a single column.
 
         Returns:
             ids int64, type ids int64 or None, truncated bool (rows,).
         """
-        rows = _side_by_side(self._cut(texts))
+        rows = _side_by_side(self._cut(texts, prefix))
         encodings = self._tokenizer.encode_batch_fast(rows)
         lengths = np.fromiter(map(len, encodings), np.int64, len(rows))
         ids = _flat((e.ids for e in encodings), lengths)
@@ -57,15 +58,15 @@ class Tokenizer:
             truncated |= self._exceeding(rows, lengths)
         return ids, types, truncated
 
-    def _cut(self, texts: Sequence[pa.StringArray]) -> list[list[str]]:
+    def _cut(self, texts: Sequence[pa.StringArray], prefix: str) -> list[list[str]]:
         """The columns, with long texts cut to what the tokens that are kept depend on."""
         cutter = self.cutter
         if cutter is None or not needed(texts, self.max_length):
-            return [column.to_pylist() for column in texts]
+            return [_prefixed(prefix, column) for column in texts]
         tokens = [np.full(len(column), self.max_length + 1, np.int64) for column in texts]
         if len(texts) == 2 and (self.max_length - self.pair_layout.count) % 2:
             self._compare(texts, tokens)
-        return [cutter.cut(*both) for both in zip(texts, tokens, strict=True)]
+        return [cutter.cut(*both, prefix) for both in zip(texts, tokens, strict=True)]
 
     def _compare(self, texts: Sequence[pa.StringArray], tokens: list[Ints]) -> None:
         """Raise `tokens` so that of a pair the text with more tokens has more when it is cut, too:
@@ -111,9 +112,20 @@ class Tokenizer:
             words=_numbers((e.word_ids for e in encodings), lengths),
         )
 
-    def ids(self, texts: pa.StringArray) -> Ragged:
-        """Token ids of whole texts: neither cut nor with special tokens."""
-        encodings = self._uncut.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
+    def ids(self, texts: pa.StringArray, *, prefix: str = "", most: int = 0) -> Ragged:
+        """Token ids of texts without special tokens.
+
+        Args:
+            texts: No nulls.
+            prefix: Before each text.
+            most: Where only as many tokens at their `side`, and whether there are more, are needed
+                of the texts; 0 for all.
+        """
+        if most and self.cutter and needed([texts], most):
+            rows = self.cutter.cut(texts, np.full(len(texts), most + 1, np.int64), prefix)
+        else:
+            rows = _prefixed(prefix, texts)
+        encodings = self._uncut.encode_batch_fast(rows, add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         return _flat((e.ids for e in encodings), lengths)
 
@@ -242,6 +254,11 @@ def _leaves(component: Any) -> list[dict[str, Any]]:
 
 def _widens(parts: list[dict[str, Any]]) -> bool:
     return any(part.get("add_prefix_space") and part.get("trim_offsets") for part in parts)
+
+
+def _prefixed(prefix: str, texts: pa.StringArray) -> list[str]:
+    rows: list[str] = texts.to_pylist()
+    return [prefix + row for row in rows] if prefix else rows
 
 
 def _side_by_side(columns: Sequence[list[str]]) -> list[Any]:

@@ -100,6 +100,13 @@ class RunConfig:
     split_size: int = setting(
         256 * MIB, "Size of each split of a large file.", least=1, size=True, shapes=True
     )
+    max_row_bytes: int = setting(
+        256 * MIB,
+        "Size of a row's input texts beyond which it is a bad row; 0 for none.",
+        least=0,
+        size=True,
+        shapes=True,
+    )
     window: int = setting(
         4096, "Rows that are sorted by length together before batching.", least=1, shapes=True
     )
@@ -221,6 +228,7 @@ class RunSettings(TypedDict, total=False):
     format: str
     compression: str
     split_size: int
+    max_row_bytes: int
     window: int
     batch_tokens: int
     max_length: int

@@ -148,10 +148,12 @@ class Columns:
         inputs: The columns that the task takes.
         kept: Names and types of the input columns that are written beside the results, the same in
             every part. A file that lacks one has nulls there.
+        max_row_bytes: Bytes of the input texts of a row at most; 0 for any number.
     """
 
     inputs: tuple[Column, ...]
     kept: pa.Schema
+    max_row_bytes: int = 0
 
     @property
     def texts(self) -> tuple[str, ...]:

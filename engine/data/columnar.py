@@ -23,6 +23,8 @@ Names = Sequence[str] | None
 """Names of columns; None for all of a file."""
 
 ROWS = 512
+BATCH_BYTES = 4 << 20
+"""Bytes of a Parquet batch of average rows at most, unless it is one row."""
 _BUFFER = 1 << 20
 
 
@@ -149,8 +151,20 @@ def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
         names = needed(file.schema_arrow, columns)
         first, end = split.row_groups
         groups = list(range(first, end or file.metadata.num_row_groups))
-        batches = file.iter_batches(ROWS, groups, columns=names, use_threads=False)
+        rows = _rows_of_batch(file.metadata, groups, names)
+        batches = file.iter_batches(rows, groups, columns=names, use_threads=False)
         yield from _numbered(split, names, file.schema_arrow, batches)
+
+
+def _rows_of_batch(metadata: Any, groups: Sequence[int], names: Sequence[str]) -> int:
+    """Rows to read at a time, fewer where they are long on average."""
+    most = ROWS
+    for group in map(metadata.row_group, groups):
+        chunks = map(group.column, range(group.num_columns))
+        wanted = (c for c in chunks if c.path_in_schema.partition(".")[0] in names)
+        size = sum(chunk.total_uncompressed_size for chunk in wanted)
+        most = min(most, max(1, BATCH_BYTES * group.num_rows // max(1, size)))
+    return most
 
 
 def arrow_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:

@@ -20,6 +20,7 @@ from engine.data.columnar import empty_batch, is_chat, reading
 from engine.data.json_objects import has_long_number, is_whole, parse_line, read_objects
 from engine.data.json_types import input_types
 from engine.data.line_chunks import chunks
+from engine.data.long_lines import LongLine, Wanted, fill
 from engine.data.stretches import Bad, Stretch
 
 
@@ -33,8 +34,10 @@ def read_jsonl(split: Split, columns: Columns) -> Iterator[Stretch]:
         schema = _read_schema(split.file, columns)
         row = split.first_row
         yield Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
-        for chunk in chunks(split.path, split.kind, split.start, split.stop):
-            yield _parse(chunk, row, schema, columns.texts)
+        wanted = Wanted.of(columns, schema)
+        for chunk in chunks(split.path, split.kind, split.start, split.stop, wanted):
+            long = isinstance(chunk, LongLine)
+            yield (_parse_long if long else _parse)(chunk, row, schema, columns.texts)
             row += chunk.count(b"\n")
 
 
@@ -49,6 +52,14 @@ def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> St
     if not _may_lose(chunk, schema, text) and (columns := _parse_whole(chunk, schema)):
         return Stretch(columns, np.arange(row, row + columns.num_rows), [])
     return _parse_lines(chunk, row, schema, text)
+
+
+def _parse_long(line: LongLine, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
+    if line.bad:
+        columns = empty_batch(schema, schema.names)
+        return Stretch(columns, np.empty(0, np.int64), [line.as_bad(row)])
+    stretch = _parse(bytes(line), row, schema, text)
+    return Stretch(fill(stretch.columns, line.texts), stretch.rows, stretch.bad)
 
 
 def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:

@@ -9,10 +9,10 @@ from typing import IO
 import pyarrow as pa
 
 from engine.core.types import CorpusFile
+from engine.data.long_lines import LONG, NOTHING, LongLineReader, Wanted
 from engine.errors import InputError
 
 CHUNK = 1 << 20
-LONGEST_LINE = 256 << 20
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSION = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 _FOREIGN = {
@@ -32,32 +32,49 @@ def _open(path: Path, kind: str) -> IO[bytes]:
     return stream
 
 
-def chunks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
-    """Whole lines, about CHUNK bytes at a time, without a byte order mark."""
-    left = stop - start if kind == "jsonl" else -1
+def chunks(
+    path: Path, kind: str, start: int, stop: int, wanted: Wanted = NOTHING
+) -> Iterator[bytes]:
+    """Whole lines, about CHUNK bytes at a time, without a byte order mark; a long line alone, as a
+    LongLine that holds what is `wanted` of it."""
     rest: list[bytes] = []
+    long: LongLineReader | None = None
+    for block in _blocks(path, kind, start, stop):
+        begin = 0
+        if long is not None:
+            end = block.find(b"\n")
+            long.feed(block if end < 0 else block[:end])
+            if end < 0:
+                continue
+            yield long.end(b"\n")
+            long, begin = None, end + 1
+        end = block.rfind(b"\n", begin) + 1
+        if end:
+            yield b"".join([*rest, block[begin:end]])
+            rest = []
+        rest.append(block[end or begin :])
+        if sum(map(len, rest)) > LONG:
+            long = LongLineReader(wanted)
+            for piece in rest:
+                long.feed(piece)
+            rest = []
+    if long is not None:
+        yield long.end(b"")
+    elif last := b"".join(rest):
+        yield last
+
+
+def _blocks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes of a range, or of a whole compressed file, without a byte order mark."""
+    left = stop - start if kind == "jsonl" else -1
     with path.open("rb") if kind == "jsonl" else _open(path, kind) as stream:
         if start:
             stream.seek(start)
         first = start == 0
-        while block := stream.read(CHUNK if left < 0 else min(CHUNK, left)):
+        while left and (block := stream.read(CHUNK if left < 0 else min(CHUNK, left))):
             left -= len(block) if left > 0 else 0
-            if first:
-                block, first = block.removeprefix(_BOM), False
-            end = block.rfind(b"\n") + 1
-            if end:
-                yield b"".join([*rest, block[:end]])
-                rest = []
-            rest.append(block[end:])
-            if sum(map(len, rest)) > LONGEST_LINE:
-                raise InputError(
-                    f"{path}: a line is longer than {LONGEST_LINE >> 20} MiB",
-                    "JSON lines have one object on each line",
-                )
-            if left == 0:
-                break
-    if last := b"".join(rest):
-        yield last
+            yield block.removeprefix(_BOM) if first else block
+            first = False
 
 
 def check_kind(file: CorpusFile, head: bytes) -> None:

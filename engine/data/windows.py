@@ -25,6 +25,7 @@ REASONS = {
     "not_object": "the line is JSON, but not an object",
     "bad_chat": "the chat has no messages, or one of them has no role or no content",
     "chat_template": "the chat template makes no prompt of it",
+    "too_long": "the row is longer than --max-row-bytes allows, or its line than can be held",
     "kept_type": "a kept column has another type here than in the rest of the corpus",
 }
 WINDOW_BYTES = 32 << 20
@@ -94,6 +95,7 @@ def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
     """The stretch with rows of a null text, of invalid UTF-8, or of a kept value that the settled
     type does not hold among the bad ones."""
     with reading(split.path, split.kind):
+        stretch = _without_long(stretch, needed)
         columns = _as_text(stretch.columns, needed.texts)
         bad: dict[int, Bad] = {}  # the first fault of a row counts
         for name in columns.schema.names:
@@ -111,6 +113,35 @@ def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
         good = ~np.isin(stretch.rows, list(bad))
         columns = columns.filter(pa.array(good))
         return Stretch(columns, stretch.rows[good], sorted([*stretch.bad, *bad.values()]))
+
+
+def _without_long(stretch: Stretch, needed: Columns) -> Stretch:
+    """The stretch with rows whose input texts have more bytes than are allowed among the bad
+    ones."""
+    most = needed.max_row_bytes
+    texts = [stretch.columns.column(name) for name in needed.texts]
+    if not most or sum(column.nbytes for column in texts) <= most:
+        return stretch
+    long = sum(map(_sizes, texts), np.zeros(len(stretch.rows), np.int64)) > most
+    column, expected = needed.texts[0] if len(texts) == 1 else "", f"at most {most} bytes"
+    bad = [Bad(row, "too_long", column, expected, "more") for row in stretch.rows[long].tolist()]
+    columns = stretch.columns.filter(pa.array(~long)) if bad else stretch.columns
+    return Stretch(columns, stretch.rows[~long], sorted([*stretch.bad, *bad]))
+
+
+def _sizes(column: pa.Array) -> Ints:
+    """Bytes of the texts of each row."""
+    kind = column.type
+    if pa.types.is_struct(kind):
+        fields = (_sizes(column.field(n)) for n in range(kind.num_fields))
+        return np.asarray(sum(fields, np.zeros(len(column), np.int64)))
+    if is_text(kind):
+        return np.asarray(pc.fill_null(pc.binary_length(column), 0).to_numpy(), np.int64)
+    if not kind.num_fields:
+        return np.zeros(len(column), np.int64)
+    inner = _sizes(column.flatten())
+    parents = pc.list_parent_indices(column).to_numpy()
+    return np.bincount(parents, inner, len(column)).astype(np.int64)
 
 
 def _add(bad: dict[int, Bad], rows: Ints, code: str, *details: str) -> None:
@@ -250,7 +281,9 @@ def _make_rows(
         tuple(b.expected for b in bad),
         tuple(b.found for b in bad),
     )
-    columns = pa.concat_batches([s.columns for s in stretches])
+    # One alone is not copied.
+    alone = len(stretches) == 1
+    columns = stretches[0].columns if alone else pa.concat_batches([s.columns for s in stretches])
     kept = _as_settled(split, columns, needed.kept)
     texts = tuple(columns.column(name) for name in needed.texts)
     numbers = np.concatenate([s.rows for s in stretches])

@@ -166,8 +166,10 @@ def encode_texts(rows: Rows, context: Context) -> Encoded:
 
 def encode_prefixed(rows: Rows, context: Context) -> Encoded:
     """One sequence for each row of its text alone, the option `prefix` before it."""
-    texts = (prepend(context.options.prefix, rows.texts[0]),)
-    return Encoded.one_each(rows, *context.tokenizer.encode(texts, type_ids=context.type_ids))
+    encoded = context.tokenizer.encode(
+        rows.texts[:1], type_ids=context.type_ids, prefix=context.options.prefix
+    )
+    return Encoded.one_each(rows, *encoded)
 
 
 def prepend(prefix: str, texts: pa.StringArray) -> pa.StringArray:

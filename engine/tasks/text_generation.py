@@ -17,7 +17,7 @@ from engine.errors import SettingsError
 from engine.tasks import chats, decoding, generated_columns
 from engine.tasks.chats import Chatting
 from engine.tasks.decoding import Decoding
-from engine.tasks.task import Context, Task, prepend
+from engine.tasks.task import Context, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     template puts the special tokens into its prompt itself.
     """
     chat = context.options.chat
-    texts = prepend("" if chat else context.options.prefix, rows.texts[0])
+    texts, prefix = rows.texts[0], "" if chat else context.options.prefix
     tokenizer, limit = context.tokenizer, context.model_config.position_limit
     length = tokenizer.max_length
     if limit:
@@ -67,8 +67,8 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     before, after = (
         special[: 0 if chat else None, 0] for special in tokenizer.single_layout.special
     )
-    whole = tokenizer.ids(texts)
     room = max(1, length - len(before) - len(after))
+    whole = tokenizer.ids(texts, prefix=prefix, most=room)
     prompts = whole.last(room) if tokenizer.side == "left" else whole.head(room)
     ids = Ragged.join_rows([_repeated(before, len(texts)), prompts, _repeated(after, len(texts))])
     if not ids.lengths.all():
