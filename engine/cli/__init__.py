@@ -7,13 +7,14 @@ run again. Results and summaries go to standard output, progress and messages to
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import typer
 
 from engine.cli import bench, demo, export, interrupt, run, show, tune
 from engine.cli.options import EVERY, taking
-from engine.errors import EngineError
+from engine.errors import EngineError, Stopped
 from engine.version import __version__
 
 _ONE_DEVICE = "auto, cpu, cuda or cuda:N."
@@ -63,10 +64,17 @@ def main() -> None:
         app(standalone_mode=True)
     except EngineError as error:
         _print_error(str(error))
+        if isinstance(error, Stopped):
+            interrupt.leave()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _print_error("stopped")
-        sys.exit(75)
+        interrupt.leave()
+    except SystemExit as end:
+        # typer's own, where the signal came before the command.
+        if end.code == 128 + signal.SIGINT:
+            interrupt.leave()
+        raise
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,14 +1,18 @@
 """SIGINT and SIGTERM stop the command, even where Python would lose the exception.
 
 Python drops an exception that a signal handler raises inside a finalizer or a callback from C. So
-the signal is recorded too, and the next progress callback of the run raises it again.
+the signal is recorded too, and the next progress callback of the run raises it again. A stopped
+process does not wait for threads that are inside of a library's call.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from typer.core import TyperGroup
 
@@ -37,6 +41,14 @@ def check() -> None:
     """Raise KeyboardInterrupt if a signal has arrived."""
     if _received:
         raise KeyboardInterrupt
+
+
+def leave() -> NoReturn:
+    """End the process with exit code 75; what a run keeps is on the disk by then."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(75)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -73,7 +73,7 @@ class Journal:
         self._pending_since = self._synced = 0.0
         self._handle: int | None = None
         self._end = self._resumed_end = 0
-        self.failed = False
+        self.failed = self._closed = False
         with suppress(OSError):
             self._resume()
 
@@ -94,6 +94,8 @@ class Journal:
         if body is None or self.failed:
             return
         with self._lock:
+            if self._closed:  # a stopped run has not waited for this batch
+                return
             self._pending.append(_prefix(key, body, rows) + body)
             self._pending_since = self._pending_since or time.monotonic()
             self._write(created=False)
@@ -112,6 +114,7 @@ class Journal:
     def close(self) -> None:
         """Write what waits, and let the file go."""
         with self._lock:
+            self._closed = True
             self._write(created=True)
             self._release()
 

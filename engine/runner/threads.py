@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,11 +81,17 @@ class ThreadGroup:
         the first error of any thread is raised here as soon as it happens."""
         return self._drive(self._produced(items, depth), tick)
 
-    def close(self) -> None:
-        """Stop everything and wait until nothing is left running."""
+    def close(self, seconds: float | None = None) -> None:
+        """Stop everything and wait until nothing is left running.
+
+        Args:
+            seconds: To wait at most, since a call into a library cannot be stopped; None waits for
+                the last. A thread that is left behind ends at its next item.
+        """
         self.stopping.set()
+        end = None if seconds is None else time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def _produced(self, items: Iterable[T], depth: int) -> queue.Queue[T | _End]:
         waiting: queue.Queue[T | _End] = queue.Queue(depth)

@@ -35,6 +35,8 @@ from engine.runner.threads import ThreadGroup
 from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings
 
 COUNTS_SECONDS = 0.25
+STOP_SECONDS = 1.0
+"""How long a stop waits for what is being computed, so that it is recorded."""
 
 
 class Worker:
@@ -61,6 +63,7 @@ class Worker:
         self._part: PartWriter | None = None
         self._ran: dict[str, object] = {}
         self._counts_sent = 0.0
+        self._patience: float | None = None
 
     def answer(self, assignments: Iterator[Assignment]) -> None:
         """Answer splits until there are no more, part by part.
@@ -73,14 +76,18 @@ class Worker:
             for window in self._answers(stages, assignments):
                 with self.telemetry.timed("write"):
                     self._write(window)
+        except KeyboardInterrupt:
+            self._patience = STOP_SECONDS
+            raise
         finally:
             if self._part:
                 self._part.abandon()
         self._send_counts()
 
     def close(self) -> None:
-        """End every thread and process of this worker; what they still compute is recorded."""
-        self.threads.close()
+        """End every thread and process of this worker; what they still compute is recorded, unless
+        the run is stopped and it takes too long."""
+        self.threads.close(self._patience)
         for journal in self._journals.values():
             journal.close()
         if self._tokenizer_pool:

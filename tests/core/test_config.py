@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "format": "parquet",
     "compression": "none",
     "split_size": 5,
+    "max_row_bytes": 5,
     "window": 5,
     "batch_tokens": 5,
     "max_length": 5,

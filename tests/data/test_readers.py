@@ -23,7 +23,7 @@ from support.fakes import corpus_files, write_arrow, write_jsonl, write_parquet
 
 from engine import data
 from engine.core.types import Column, Rows, Split
-from engine.data import columnar, json_objects, jsonl, kinds, line_chunks
+from engine.data import columnar, json_objects, jsonl, kinds, line_chunks, long_lines
 from engine.data import splits as split_module
 from engine.data import windows as window_reader
 from engine.errors import ColumnError, EngineError, InputError
@@ -863,15 +863,15 @@ def test_a_file_of_bad_lines_only_has_no_types_and_loses_none(tmp_path: Path) ->
     assert bad(read) == [(0, "broken_json"), (1, "not_object"), (2, "not_object")]
 
 
-def test_a_line_without_end_is_refused_and_not_gathered_in_memory(
+def test_a_line_without_end_is_a_bad_row_and_not_gathered_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(line_chunks, "CHUNK", 100)
-    monkeypatch.setattr(line_chunks, "LONGEST_LINE", 1000)
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b'{"text": "' + b"x" * 5000 + b'"}\n')
-    with pytest.raises(InputError, match="a line is longer"):
-        windows(path)
+    monkeypatch.setattr(line_chunks, "LONG", 500)
+    monkeypatch.setattr(long_lines, "LONGEST", 1000)
+    path = tmp_path / "c.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n' + b" " * 100_000))
+    assert bad(windows(path)) == [(1, "too_long")]
 
 
 def test_a_key_that_is_no_unicode_is_an_error_that_names_the_file(tmp_path: Path) -> None:
