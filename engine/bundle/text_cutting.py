@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from engine.core.types import Ints
 BYTES_FOR_A_TOKEN = 8
 LEAST = 8192
 """Bytes from which a text is cut at all: below, counting tokens twice takes longer."""
+PIECE = 1 << 20
+"""Bytes of a text that are tokenized at a time where all of its tokens are needed."""
 WHOLE = 1 << 40
 """A number of tokens that no text has: it is not cut."""
 
@@ -196,7 +198,7 @@ class TextCutter:
         parts: dict[int, str] = {}
         while len(long):
             pieces = {
-                n: self._piece(_content(texts, n), int(sizes[n]), prefix) for n in long.tolist()
+                n: self._piece(content(texts, n), int(sizes[n]), prefix) for n in long.tolist()
             }
             filled = {n: piece for n, piece in pieces.items() if piece}
             enough = self._tokens(list(filled.values())) >= tokens[list(filled)]
@@ -204,6 +206,26 @@ class TextCutter:
             sizes *= 4
             long = np.array([n for n in pieces if n not in parts and sizes[n] < lengths[n]], int)
         return [parts[n] if n in parts else prefix + texts[n].as_py() for n in range(len(texts))]
+
+    def pieces(self, content: memoryview) -> Iterator[tuple[str, str]]:
+        """A whole text in pieces: the last word of the piece before it, and that word and the
+        piece. What the beginning of a text does to its first word is done to a word that the piece
+        before it has already.
+
+        Args:
+            content: The text as UTF-8.
+        """
+        start, size, word = 0, PIECE, ""
+        while start + size < len(content):
+            piece = bytes(content[start : start + size]).decode("utf-8", "ignore")
+            stop = self._borders.last(piece)
+            before = self._borders.last(piece[: max(0, stop)])
+            if before <= 0 or stop <= len(word):
+                size *= 2
+                continue
+            yield word, piece[:stop]
+            start, size, word = start + len(piece[:before].encode()), PIECE, piece[before:stop]
+        yield word, bytes(content[start:]).decode()
 
     def _piece(self, content: memoryview, size: int, prefix: str) -> str:
         """The part of a text of up to `size` bytes, and of the prefix, that ends, or begins, at a
@@ -229,7 +251,20 @@ class TextCutter:
         return np.where(np.array(firsts) > 0, counts - self._count(words), 0)
 
 
-def _content(texts: pa.StringArray, row: int) -> memoryview:
+def groups(texts: pa.StringArray) -> Iterator[slice]:
+    """Neighbouring rows that have PIECE bytes at most, or one that has more."""
+    start = size = 0
+    for row, length in enumerate(pc.binary_length(texts).to_pylist()):
+        if row > start and size + length > PIECE:
+            yield slice(start, row)
+            start = row
+            size = 0
+        size += length
+    if len(texts):
+        yield slice(start, len(texts))
+
+
+def content(texts: pa.StringArray, row: int) -> memoryview:
     """The bytes of a text; pyarrow's scalar would be a copy of them."""
     _, offsets, values = texts.buffers()
     start, stop = np.frombuffer(offsets, np.int32)[texts.offset + row :][:2].tolist()

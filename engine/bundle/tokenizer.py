@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from itertools import chain, pairwise
 from pathlib import Path
@@ -14,7 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.bundle.text_cutting import LEAST, WHOLE, Borders, TextCutter, needed
+from engine.bundle.text_cutting import (
+    LEAST,
+    PIECE,
+    WHOLE,
+    Borders,
+    TextCutter,
+    content,
+    groups,
+    needed,
+)
 from engine.core.types import Ints, Layout, Ragged, Tokens
 from engine.errors import BundleError
 
@@ -98,13 +108,43 @@ class Tokenizer:
         exceeding[full] = np.fromiter(map(len, encodings), np.int64, len(full)) > self.max_length
         return exceeding
 
-    def tokens(self, texts: pa.Array) -> Tokens:
-        """Every token of whole texts, or of lists of words: neither cut nor with special tokens."""
-        words = pa.types.is_list(texts.type)
-        tokenizer = self._for_words if words else self._uncut
-        encodings = tokenizer.encode_batch(
-            texts.to_pylist(), is_pretokenized=words, add_special_tokens=False
-        )
+    def tokens(self, texts: pa.Array, *, most: int = 0) -> Tokens:
+        """Tokens of texts, or of lists of words, without special tokens.
+
+        Args:
+            texts: No nulls.
+            most: Where only the first so many tokens of a text, and whether there are more, are
+                needed; 0 for all.
+        """
+        if pa.types.is_list(texts.type):
+            return self._tokens(self._for_words, texts.to_pylist(), words=True)
+        if most and self.cutter and self.side == "right" and needed([texts], most):
+            cut = self.cutter.cut(texts, np.full(len(texts), most + 1, np.int64))
+            texts = pa.array(cut, pa.string())
+        parts = [self._whole(texts, group) for group in groups(texts)]
+        return Tokens.joined(parts) if parts else self._tokens(self._uncut, [])
+
+    def _whole(self, texts: pa.StringArray, rows: slice) -> Tokens:
+        """Every token of some rows; a long one is alone, and tokenized in pieces."""
+        size = pc.sum(pc.binary_length(texts[rows])).as_py()
+        if size <= PIECE or not self.cutter:
+            return self._tokens(self._uncut, texts[rows].to_pylist())
+        parts, end, words = [], 0, 0
+        for word, piece in self.cutter.pieces(content(texts, rows.start)):
+            part, first = (self._tokens(self._uncut, [text]) for text in (piece, word))
+            skip, start = len(first.words), end - len(word)
+            end = start + len(piece)
+            shift = words - _words(first)
+            words = shift + _words(part)
+            chars, numbers = part.chars[skip:] + start, part.words[skip:]
+            numbers = np.where(numbers < 0, -1, numbers + shift)
+            values = part.ids.values[skip:]
+            parts.append(Tokens(Ragged.of(values, np.array([len(values)])), chars, numbers))
+        whole = Tokens.joined(parts)
+        return replace(whole, ids=Ragged.of(whole.ids.values, np.array([len(whole.words)])))
+
+    def _tokens(self, tokenizer: Any, rows: list[Any], *, words: bool = False) -> Tokens:
+        encodings = tokenizer.encode_batch(rows, is_pretokenized=words, add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         return Tokens(
             ids=_flat((e.ids for e in encodings), lengths),
@@ -254,6 +294,11 @@ def _leaves(component: Any) -> list[dict[str, Any]]:
 
 def _widens(parts: list[dict[str, Any]]) -> bool:
     return any(part.get("add_prefix_space") and part.get("trim_offsets") for part in parts)
+
+
+def _words(tokens: Tokens) -> int:
+    """The number of words of one text."""
+    return int(tokens.words.max(initial=-1)) + 1
 
 
 def _prefixed(prefix: str, texts: pa.StringArray) -> list[str]:

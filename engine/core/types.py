@@ -265,6 +265,16 @@ class Tokens:
     chars: Ints
     words: Ints
 
+    @classmethod
+    def joined(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The texts of all parts, one after the other."""
+        lengths = np.concatenate([part.ids.lengths for part in parts])
+        return cls(
+            Ragged.of(np.concatenate([part.ids.values for part in parts]), lengths),
+            np.concatenate([part.chars for part in parts]),
+            np.concatenate([part.words for part in parts]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

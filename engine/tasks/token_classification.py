@@ -72,7 +72,8 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     """The windows of each text, or the truncated text; none where it has no tokens."""
     texts, layout = rows.texts[0], context.tokenizer.single_layout
     words, stride = pa.types.is_list(texts.type), _stride(context)
-    raw = context.tokenizer.tokens(texts)
+    most = context.tokenizer.max_length if stride is None else 0
+    raw = context.tokenizer.tokens(texts, most=most)
     tokens, sentences = (
         _in_sentences(raw, texts, context.options.delimiter) if words else (raw, texts)
     )

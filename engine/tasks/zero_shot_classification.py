@@ -115,8 +115,9 @@ def _encode(rows: Rows, context: Context) -> Encoded:
     keys = row * len(names) + _first_equal(hypotheses)[labels.values]
     pairs, pair = np.unique(keys, return_inverse=True)
     owners, which = np.divmod(pairs, max(1, len(names)))
+    most = max(context.tokenizer.max_length, context.model_config.position_limit)
     cut = chunking.first_cut(
-        context.tokenizer.ids(rows.texts[0]),
+        context.tokenizer.ids(rows.texts[0], most=most),
         hypotheses,
         (owners, which),
         context.tokenizer.pair_layout,
