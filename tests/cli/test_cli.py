@@ -353,8 +353,43 @@ def test_an_interrupt_between_runs_ends_as_one_within(
 
     monkeypatch.setattr("engine.runtime.doctor.diagnose", interrupted)
     monkeypatch.setattr("engine.cli.interrupt.install", lambda: None)
+    monkeypatch.setattr("os._exit", sys.exit)
     monkeypatch.setattr(sys, "argv", ["engine", "doctor"])
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 75
     assert capsys.readouterr().err == "error: stopped\n"
+
+
+STUCK = """
+import sys, time
+from engine.bundle.tokenizer import Tokenizer
+
+def stuck(*args, **kwargs):  # as a call into a library that nothing interrupts
+    print("tokenizing", flush=True)
+    time.sleep(3600)
+
+Tokenizer.encode = stuck
+from engine import cli
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_waits_for_no_call_into_a_library(tmp_path: Path, number: signal.Signals) -> None:
+    file = tmp_path / "n.jsonl"
+    file.write_text('{"text": "uno"}\n')
+    arguments = ["run", str(BUNDLE), str(file), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "tokenizing\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert "stopped with 0 of 1 parts finished" in errors
+    assert call("run", BUNDLE, file, "-o", tmp_path / "out").returncode == 0

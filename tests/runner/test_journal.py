@@ -155,6 +155,17 @@ def assert_equal(found: Arrays, wanted: Arrays) -> None:
             np.testing.assert_array_equal(one, two, strict=True)  # type: ignore[arg-type]  # arrays by now
 
 
+def test_what_comes_after_the_end_leaves_the_journal_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "a.journal"
+    journal = Journal(file, {"run": "a"})
+    journal.add(b"k" * 16, {"a": np.arange(3)}, 3)
+    journal.close()
+    before = file.read_bytes()
+    journal.add(b"l" * 16, {"a": np.arange(3)}, 3)
+    journal.sync()
+    assert file.read_bytes() == before
+
+
 def test_a_stop_says_what_is_kept(
     tmp_path: Path, bundles: dict[str, Path], file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -333,3 +333,22 @@ def test_a_resource_has_one_user_and_the_first_that_is_ready_is_preferred() -> N
         raise ValueError("given back")
     with pool.acquire() as again:
         assert again == "a"
+
+
+def test_closing_leaves_a_thread_behind_that_is_stuck() -> None:
+    group, stuck, free = ThreadGroup(), threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        stuck.set()
+        free.wait()
+        yield 1
+
+    consumed = group.prefetch(items(), 2)
+    assert next(consumed) == 0
+    assert stuck.wait(30)
+    group.close(0.01)
+    free.set()
+    group.close()
+    with pytest.raises(PipelineCancelled):
+        next(consumed)
