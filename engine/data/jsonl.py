@@ -36,8 +36,7 @@ def read_jsonl(split: Split, columns: Columns) -> Iterator[Stretch]:
         yield Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
         wanted = Wanted.of(columns, schema)
         for chunk in chunks(split.path, split.kind, split.start, split.stop, wanted):
-            long = isinstance(chunk, LongLine)
-            yield (_parse_long if long else _parse)(chunk, row, schema, columns.texts)
+            yield _parse_any(chunk, row, schema, columns.texts)
             row += chunk.count(b"\n")
 
 
@@ -54,12 +53,15 @@ def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> St
     return _parse_lines(chunk, row, schema, text)
 
 
-def _parse_long(line: LongLine, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
-    if line.bad:
+def _parse_any(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
+    """The rows of a chunk, or the row of a long line."""
+    if not isinstance(chunk, LongLine):
+        return _parse(chunk, row, schema, text)
+    if chunk.bad:
         columns = empty_batch(schema, schema.names)
-        return Stretch(columns, np.empty(0, np.int64), [line.as_bad(row)])
-    stretch = _parse(bytes(line), row, schema, text)
-    return Stretch(fill(stretch.columns, line.texts), stretch.rows, stretch.bad)
+        return Stretch(columns, np.empty(0, np.int64), [chunk.as_bad(row)])
+    stretch = _parse(bytes(chunk), row, schema, text)
+    return Stretch(fill(stretch.columns, chunk.texts), stretch.rows, stretch.bad)
 
 
 def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ from support.fakes import corpus_files, write_arrow
 
 from engine import data
 from engine.core.types import Column, Rows
-from engine.data import jsonl, long_lines
+from engine.data import kinds, line_chunks, long_lines
 from engine.data.columnar import BATCH_BYTES, ROWS
 
 MARKS = ["\\", '"', "\\u0430", "\\ud83d\\ude00", "\\ud800", "é", "界", "😀", "\\n", "ab", " ", "{"]
@@ -30,8 +30,8 @@ MARKS = ["\\", '"', "\\u0430", "\\ud83d\\ude00", "\\ud800", "é", "界", "😀",
 def read_in_pieces(block: int) -> Iterator[None]:
     """Lines of more than 24 bytes are long ones, and texts of 8 bytes are held apart."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl, "CHUNK", block)
-        patch.setattr(jsonl, "LONG", 24)
+        patch.setattr(line_chunks, "CHUNK", block)
+        patch.setattr(line_chunks, "LONG", 24)
         patch.setattr(long_lines, "LONG_TEXT", 8)
         yield
 
@@ -182,6 +182,6 @@ def test_parquet_rows_that_are_long_are_read_few_at_a_time(tmp_path: Path) -> No
     pq.write_table(pa.table({"t": [text + str(n) for n in range(8)], "x": range(8)}), path)
     (split,) = data.split_files(corpus_files([path]), 1 << 30)
     settled = data.settle([split.file], [Column("t")], ())
-    stretches = list(data.kinds.KINDS["parquet"].read(split, settled))
+    stretches = list(kinds.KINDS["parquet"].read(split, settled))
     assert max(map(len, stretches)) < 8 < ROWS
     assert sum(map(len, stretches)) == 8
