@@ -20,9 +20,17 @@ def below(folder: str) -> dict[str, bytes]:
 CORPORA = [
     Corpus(
         "unknown endings",
-        {"a.jsonl": lines(ONE), "b.log": b"x", "c.LOG": b"x", "README": b"x", "d.tar": b"x"},
+        {
+            "a.jsonl": lines(ONE),
+            "b.log": b"x",
+            "c.LOG": b"x",
+            "d.LOG": b"x",
+            "README": b"x",
+            "d.tar": b"x",
+            "e.tar": b"x",
+        },
         [ONE],
-        notes=["not read in the inputs: 2 .log, 1 .tar, 1 names without an ending"],
+        notes=["not read in the inputs: 3 .log, 2 .tar, 1 names without an ending"],
     ),
     Corpus(
         "no file of a known ending",

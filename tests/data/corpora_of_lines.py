@@ -136,8 +136,10 @@ FAULTS = [
     ),
     Corpus("control character in a text", **broken(b'{"text": "w\x019", "id": 9}', "broken_json")),
     Corpus(
-        "deep nesting",
-        **broken(b'{"text": "w9", "m": ' + b"[" * 5000 + b"]" * 5000 + b"}", "broken_json"),
+        "deep nesting that is not kept",
+        {"a.jsonl": BAD % (b'{"text": "w9", "id": 9, "m": ' + b"[" * 5000 + b"]" * 5000 + b"}")},
+        [{"id": 1}, {"id": 9}, {"id": 2}],
+        keep=("id",),
     ),
     Corpus(
         "bad line where the run stops at the first",
@@ -349,7 +351,8 @@ NUMBERS = [
     Corpus(
         "floats of every size",
         {
-            "a.jsonl": b'{"text": "w1", "x": 1e308}\n{"text": "w2", "x": 5e-324}\n{"text": "w3", "x": -0.0}\n'
+            "a.jsonl": b'{"text": "w1", "x": 1e308}\n{"text": "w2", "x": 5e-324}\n'
+            b'{"text": "w3", "x": -0.0}\n'
             b'{"text": "w4", "x": 0.1}\n{"text": "w5", "x": 1.7976931348623157e308}\n'
         },
         [

@@ -26,7 +26,7 @@ TYPED_ROWS = [
     {
         "text": "w1",
         "when": datetime.datetime(2024, 1, 31, 10, 0, 0, 123456),
-        "zoned": datetime.datetime(2024, 1, 31, 10, tzinfo=datetime.timezone.utc),
+        "zoned": datetime.datetime(2024, 1, 31, 10, tzinfo=datetime.UTC),
         "day": datetime.date(2024, 2, 29),
         "hour": datetime.time(23, 59, 59, 999999),
         "price": decimal.Decimal("12345678901234567890.123"),
