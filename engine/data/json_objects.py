@@ -1,9 +1,6 @@
-"""JSON objects, one on each line: pyarrow's parser for many, and the standard library's for one."""
+"""JSON objects, one on each line: chunks of them by pyarrow's parser."""
 
 from __future__ import annotations
-
-import json
-from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +23,6 @@ def has_long_number(content: bytes) -> bool:
     starts = starts[starts > 0]
     before = starts - 1
     return bool((~digits[before] & ~np.isin(characters[before], list(b'."'))).any())
-
-
-def parse_line(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def count_objects(chunk: bytes) -> int:

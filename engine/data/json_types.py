@@ -6,14 +6,16 @@ at one by one. The types of kept columns hold every value of the file, where the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.core.types import Column, CorpusFile
-from engine.data.columnar import Names, reading, unify
-from engine.data.json_objects import has_long_number, is_whole, parse_line, read_objects
+from engine.data.columnar import Names, reading
+from engine.data.json_objects import has_long_number, read_objects
+from engine.data.json_values import NATURAL, is_whole, parse_line, promoted, widened
 from engine.data.line_chunks import check_kind, chunks
 
 
@@ -30,63 +32,62 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
         for number, chunk in enumerate(chunks(file.path, file.kind, 0, stop)):
             if not number:
                 check_kind(file, chunk)
-            for name, kind in _chunk_types(chunk, names):
-                settled[name] = _promoted(settled.get(name, pa.null()), kind)
+            _widen(settled, chunk, names)
             if not types and names is not None and set(names) <= set(settled):
                 break
-        return pa.schema(list(settled.items()))
+        return pa.schema([(name, _without_marks(kind)) for name, kind in settled.items()])
 
 
-def _chunk_types(chunk: bytes, names: Names) -> list[tuple[str, pa.DataType]]:
-    """Keys of a chunk's lines, and the type of the values of each."""
+def _widen(settled: dict[str, pa.DataType], chunk: bytes, names: Names) -> None:
+    """Take the keys of a chunk's lines, and the types of their values, into the settled ones."""
     # Beyond int64 pyarrow takes a whole number for a float or for text.
-    fields = None if has_long_number(chunk) else _inferred(chunk)
-    if fields is not None:
-        return [(f.name, _json_type(f.type)) for f in fields if names is None or f.name in names]
+    table = None if has_long_number(chunk) else _inferred(chunk)
+    if table is not None:
+        for name in _wanted(table.column_names, names):
+            # There is one; to join them fails for lists of nulls, whose lengths are wrong.
+            kind = _type_of_array(table.column(name).chunk(0))
+            settled[name] = promoted(settled.get(name, pa.null()), kind)
+        return
     objects = [o for o in map(parse_line, chunk.split(b"\n")) if isinstance(o, dict)]
-    keys = list(dict.fromkeys(key for o in objects for key in o))
-    wanted = [key for key in keys if names is None or key in names]
-    return [(key, _type_of([o.get(key) for o in objects])) for key in wanted]
+    for key in _wanted(dict.fromkeys(key for o in objects for key in o), names):
+        settled[key] = widened(settled.get(key, pa.null()), [o.get(key) for o in objects])
 
 
-def _inferred(chunk: bytes) -> pa.Schema | None:
-    """pyarrow's types of a chunk; None where some line is bad or the values of a key differ."""
+def _wanted(keys: Iterable[str], names: Names) -> list[str]:
+    return [key for key in keys if names is None or key in names]
+
+
+def _inferred(chunk: bytes) -> pa.Table | None:
+    """A chunk in pyarrow's types; None where some line is bad or the values of a key differ."""
     table = read_objects(chunk)
     try:
-        return table.schema if table is not None and table.schema.names else None
+        return table if table is not None and table.schema.names else None
     except UnicodeError:  # a key is not UTF-8
         return None
 
 
-def _json_type(kind: pa.DataType) -> pa.DataType:
-    """The type without dates: text that looks like one is text."""
+def _type_of_array(values: pa.Array) -> pa.DataType:
+    """The type without dates (text that looks like one is text), whole numbers marked where none is
+    negative."""
+    kind = values.type
     if pa.types.is_struct(kind):
-        fields = [kind.field(i) for i in range(kind.num_fields)]
-        return pa.struct([(field.name, _json_type(field.type)) for field in fields])
+        fields = ((kind.field(i).name, values.field(i)) for i in range(kind.num_fields))
+        return pa.struct([(name, _type_of_array(field)) for name, field in fields])
     if pa.types.is_list(kind):
-        return pa.list_(_json_type(kind.value_type))
+        return pa.list_(_type_of_array(values.values))
+    if kind == pa.int64():
+        least = pc.min(values).as_py()
+        return kind if least is not None and least < 0 else NATURAL
     return pa.string() if pa.types.is_temporal(kind) else kind
 
 
-def _promoted(before: pa.DataType, kind: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both, or the former where none does."""
-    try:
-        return unify(before, kind)
-    except pa.ArrowException:
-        return before
-
-
-def _type_of(values: list[Any]) -> pa.DataType:
-    """The type that holds all values or, where none does, the type of the first one."""
-    present = [v for v in values if v is not None]
-    if present and all(map(is_whole, present)) and 2**63 <= max(present) < 2**64:
-        return pa.uint64()
-    for sample in (present, present[:1]):
-        try:
-            return pa.array(sample).type if sample else pa.null()
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            continue
-    return pa.string()
+def _without_marks(kind: pa.DataType) -> pa.DataType:
+    """The type with int64 where it is marked that no number is negative."""
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _without_marks(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_without_marks(kind.value_type))
+    return pa.int64() if kind == NATURAL else kind
 
 
 def input_types(file: CorpusFile, inputs: Sequence[Column]) -> dict[str, pa.DataType]:

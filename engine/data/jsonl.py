@@ -8,8 +8,7 @@ neighbours.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ import pyarrow as pa
 
 from engine.core.types import Columns, CorpusFile, Split
 from engine.data.columnar import empty_batch, is_chat, reading
-from engine.data.json_objects import has_long_number, is_whole, parse_line, read_objects
+from engine.data.json_objects import has_long_number, read_objects
 from engine.data.json_types import input_types
+from engine.data.json_values import find_fault, parse_exactly, parse_line, word
 from engine.data.line_chunks import chunks
 from engine.data.long_lines import LongLine, Wanted, fill
 from engine.data.stretches import Bad, Stretch
@@ -65,16 +65,18 @@ def _parse_any(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -
 
 
 def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
-    """Whether pyarrow may take content for good and leave a part of it out: fields of messages, or
-    the last digits of a whole number among floats."""
-    if _of_chats(schema, text):
+    """Whether pyarrow may take content for good and change it: leave out fields of messages or the
+    last digits of a whole number among floats, or take text for a decimal."""
+    if _of_chats(schema, text) or any(_has(kind, pa.types.is_decimal) for kind in schema.types):
         return True
-    return any(map(_has_floats, schema.types)) and has_long_number(content)
+    return any(_has(kind, pa.types.is_floating) for kind in schema.types) and has_long_number(
+        content
+    )
 
 
-def _has_floats(kind: pa.DataType) -> bool:
+def _has(kind: pa.DataType, is_kind: Callable[[pa.DataType], bool]) -> bool:
     nested = [kind.field(i).type for i in range(kind.num_fields)]
-    return pa.types.is_floating(kind) or any(map(_has_floats, nested))
+    return is_kind(kind) or any(_has(one, is_kind) for one in nested)
 
 
 def _of_chats(schema: pa.Schema, text: Sequence[str]) -> bool:
@@ -120,25 +122,7 @@ def _looks_bad(line: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
         not _of_chats(schema, text) and _may_lose(line, schema, text)
     ):
         return True
-    return not all(_fits(content.get(name), schema.field(name).type) for name in text)
-
-
-def _fits(value: object, kind: pa.DataType) -> bool:
-    """Whether a value can stand in an input column of that type."""
-    if is_chat(kind) and isinstance(value, list):
-        names = {field.name for field in kind.value_type}
-        return all(_is_message(message, names) for message in value)
-    if pa.types.is_list(kind) and isinstance(value, list):
-        return all(isinstance(v, (str, type(None))) for v in value)
-    if pa.types.is_integer(kind):
-        return value is None or (is_whole(value) and -(2**63) <= value < 2**63)
-    return value is None or (pa.types.is_string(kind) and isinstance(value, str))
-
-
-def _is_message(value: object, names: set[str]) -> bool:
-    return isinstance(value, dict) and all(
-        text is None or (name in names and isinstance(text, str)) for name, text in value.items()
-    )
+    return any(find_fault(content.get(name), schema.field(name).type, name) for name in text)
 
 
 def _parse_halves(
@@ -157,44 +141,34 @@ def _parse_halves(
 
 def _parse_one(number: int, line: bytes, schema: pa.Schema, text: Sequence[str]) -> Stretch:
     columns = _parse_strictly(line, schema, text)
-    if isinstance(columns, str):
-        bad = [Bad(number, columns)]
+    if isinstance(columns, Bad):
+        bad = [columns._replace(row=number)]
         return Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), bad)
     return Stretch(columns, np.array([number], np.int64), [])
 
 
-def _parse_strictly(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatch | str:
-    """The needed columns of a line that pyarrow refuses, or a code of `windows.REASONS`."""
+def _parse_strictly(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.RecordBatch | Bad:
+    """The needed columns of a line that pyarrow refuses, or why it is bad, as row 0."""
     try:
-        content = json.loads(line.decode())
+        content = parse_exactly(line.decode())
     except UnicodeDecodeError:
-        return "invalid_utf8"
+        return Bad(0, "invalid_utf8")
     except (ValueError, RecursionError):
-        return "broken_json"
+        return Bad(0, "broken_json")
     if not isinstance(content, dict):
-        return "not_object"
-    values = {name: content.get(name) for name in schema.names}
-    if not all(_fits(values[name], schema.field(name).type) for name in text):
-        return "not_text"
-    return _convert(values, schema)
+        return Bad(0, "not_object", "", "object", word(content))
+    for name in sorted(schema.names, key=lambda name: name not in text):
+        if fault := find_fault(content.get(name), schema.field(name).type, name):
+            return Bad(0, "not_text" if name in text else "kept_type", *fault)
+    return _convert([content.get(name) for name in schema.names], schema)
 
 
-def _convert(values: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch | str:
-    try:
-        columns = pa.RecordBatch.from_pylist([values], schema=schema)
-    except UnicodeEncodeError:
-        return "invalid_utf8"  # half a surrogate pair, escaped
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return "kept_type"
-    return columns if _equal(values, columns.to_pylist()[0]) else "kept_type"
-
-
-def _equal(value: Any, stored: Any) -> bool:
-    """Whether Arrow has stored a value unchanged: in a column of integers it turns 9.5 into 9."""
-    if isinstance(value, dict) and isinstance(stored, dict):
-        return all(_equal(value.get(name), field) for name, field in stored.items())
-    if isinstance(value, list) and isinstance(stored, list):
-        return len(value) == len(stored) and all(map(_equal, value, stored))
-    if isinstance(value, bool) != isinstance(stored, bool):
-        return False
-    return bool(value == stored) or str(value) == str(stored) == "nan"
+def _convert(values: list[Any], schema: pa.Schema) -> pa.RecordBatch | Bad:
+    """One row of values that their types hold."""
+    columns = []
+    for value, field in zip(values, schema, strict=True):
+        try:
+            columns.append(pa.array([value], field.type))
+        except UnicodeEncodeError:  # half a surrogate pair, escaped
+            return Bad(0, "invalid_utf8", field.name)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

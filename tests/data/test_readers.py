@@ -676,7 +676,7 @@ def test_damage_within_an_arrow_file_is_no_row_policy(tmp_path: Path) -> None:
         (b'{"text": "\\ud800"}', "invalid_utf8"),
         (b'{"text": "w1", "id": "three"}', "kept_type"),
         (b'{"text": "w1", "id": [1]}', "kept_type"),
-        (b'{"text": "w1", "id": 99999999999999999999}', "kept_type"),
+        (b'{"text": "w1", "id": %d}' % 10**76, "kept_type"),
     ],
 )
 @pytest.mark.parametrize("at", [1, 3, 6])
@@ -937,7 +937,7 @@ kept_values = st.fixed_dictionaries(
         "b": st.booleans(),
         "s": st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
         "l": st.lists(st.integers(0, 9), max_size=3),
-        "o": st.fixed_dictionaries({}, optional={"x": st.integers(0, 9), "y": st.text("a")}),
+        "o": st.fixed_dictionaries({}, optional={"x": st.integers(0, 9)}),
     },
 )
 
