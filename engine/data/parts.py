@@ -1,6 +1,6 @@
 """The formats of part files: how each is written, counted and read back.
 
-arrow, parquet    have their schema in them
+    arrow, parquet    have their schema in them, but for the names of fields of lists in Parquet
 jsonl             an object a line with every column, see `json_text`; a NaN is null there
 csv               a header; nested columns as JSON text, bytes as base64; null is an empty
                   cell and an empty text is ""
@@ -136,6 +136,13 @@ def _csv_rows(file: Path) -> int:
     return count
 
 
+def _stream_writer(sink: Any, schema: pa.Schema, compression: str) -> Writer:
+    codec = None if compression == "none" else compression
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    writer: Writer = pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema, options=options)
+    return writer
+
+
 @dataclass(frozen=True)
 class Format:
     """A format of part files.
@@ -160,6 +167,16 @@ TABLE = {
 """The formats of `core.config.FORMATS`."""
 
 
+STREAM = "arrow stream"
+"""Arrow's format of streams, for a pipe."""
+
+
+def part_writer(kind: str, sink: Any, schema: pa.Schema, compression: str) -> Writer:
+    """What appends to a sink in a format of `TABLE`, or in `STREAM`."""
+    write = _stream_writer if kind == STREAM else TABLE[kind].writer
+    return write(sink, schema, compression)
+
+
 def format_of(file: Path | str) -> str:
     """The format of a part by its ending."""
     ending = Path(file).suffix
@@ -171,14 +188,33 @@ def count_rows(file: Path) -> int:
     return TABLE[format_of(file)].count_rows(file)
 
 
-def schema_text(schema: pa.Schema) -> str:
-    """A schema as text for the record of a part that has no types."""
+def schema_text(schema: pa.Schema, kind: str) -> str:
+    """A schema as text for the record of a part; "" for Arrow, where the part has it."""
+    if kind == "arrow":
+        return ""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def schema_of_text(text: str) -> pa.Schema:
-    """The schema of `schema_text`."""
+    """The schema of a text by `schema_text`."""
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def schema_of(file: Path, schema: pa.Schema | None) -> pa.Schema:
+    """Names and types of a part's columns.
+
+    Args:
+        file: The part.
+        schema: Of the table, as the part's record has it.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    kind = format_of(file)
+    if schema is None:
+        with reading(file, kind):
+            schema = dataset([file], kind, None).schema
+    return pa.schema([(field.name, field.type) for field in schema])
 
 
 def dataset(files: Sequence[Path], kind: str, schema: pa.Schema | None) -> pyarrow.dataset.Dataset:
@@ -187,7 +223,7 @@ def dataset(files: Sequence[Path], kind: str, schema: pa.Schema | None) -> pyarr
     Args:
         files: The parts, in order.
         kind: Their format.
-        schema: Of the table; for a text format.
+        schema: Of the table, as the part's record has it.
     """
     import pyarrow.dataset as ds
 
@@ -251,7 +287,7 @@ def batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
 
     Args:
         file: The part.
-        schema: Of the table; for a text format.
+        schema: Of the table, as the part's record has it.
 
     Raises:
         InputError: It is damaged.
@@ -272,7 +308,8 @@ def _parquet_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.Record
 
     with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         for group in range(parquet.metadata.num_row_groups):
-            yield from parquet.read_row_group(group, use_threads=False).to_batches()
+            for batch in parquet.read_row_group(group, use_threads=False).to_batches():
+                yield batch if schema is None else batch.cast(schema)  # a list's field has its name
 
 
 def _text_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:

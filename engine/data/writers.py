@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from engine.core.config import FORMATS
 from engine.core.types import Rejects
-from engine.data.parts import TABLE
+from engine.data.parts import part_writer
 from engine.errors import OutputError, SettingsError
 
 REJECTS = "_manifest/rejects"
@@ -159,6 +159,15 @@ class FileWriter:
                 self._writer.write_batch(columns)
             self.rows += columns.num_rows
 
+    def append(self, content: bytes) -> None:
+        """Append bytes as they are.
+
+        Raises:
+            OutputError: The disk is full, or the folder is gone.
+        """
+        with writing(self._temporary):
+            self._hashing.write(content)
+
     def finish(self) -> OutputFile:
         """Put the file on the disk and give it its final name."""
         with writing(self._final):
@@ -198,7 +207,7 @@ class RejectsWriter:
 def _writer(sink: HashingFile, schema: pa.Schema, kind: str, compression: str) -> Any:
     if kind == "rejects":
         return RejectsWriter(sink)
-    return TABLE[kind].writer(sink, schema, compression)
+    return part_writer(kind, sink, schema, compression)
 
 
 def part_name(ordinal: int, split: str, kind: str) -> str:
@@ -213,6 +222,23 @@ def rejects_name(part: str) -> str:
 
 def rejects_writer(out: Path, part: str) -> FileWriter:
     return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "rejects", "none")
+
+
+def copy_rejects(file: Path, out: Path, part: str) -> OutputFile:
+    """Copy a file of bad rows to where those of a part of another output lie.
+
+    Raises:
+        OutputError: It cannot be read or written.
+    """
+    writer = rejects_writer(out, part)
+    try:
+        with writing(file), file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                writer.append(block)
+    except BaseException:
+        writer.abandon()
+        raise
+    return writer.finish()
 
 
 def rejects_columns(rejects: Rejects) -> pa.RecordBatch:
