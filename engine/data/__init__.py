@@ -36,6 +36,7 @@ from engine.data.writers import (
     rejects_columns,
     rejects_name,
     rejects_writer,
+    whole_file,
     write_text,
     writing,
 )  # fmt: skip
@@ -46,5 +47,5 @@ __all__ = [
     "estimate_rows", "find_files", "first_error", "format_of", "kind_of", "part_name",
     "part_writer", "read", "read_first", "read_rejects", "reading", "rejects_columns",
     "rejects_name", "rejects_writer", "schema_of", "schema_of_text", "schema_text", "settle",
-    "split_files", "write_text", "writing",
+    "split_files", "whole_file", "write_text", "writing",
 ]  # fmt: skip

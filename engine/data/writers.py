@@ -189,6 +189,34 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_file(path: Path, folder: Path) -> Iterator[HashingFile]:
+    """A file that gets its name once the body has written all of it.
+
+    Args:
+        path: Its name.
+        folder: Where it grows, on the same disk.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    temporary = folder / "_tmp" / path.name
+    with writing(path):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                yield (sink := HashingFile(stream))
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            sink.dropped = True
+            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.parent.rmdir()
+
+
 class RejectsWriter:
     """Writes bad rows as JSON lines, without the columns that are null in them."""
 

@@ -1,4 +1,4 @@
-"""The answers of a finished run in another format: part by part into a folder, or joined.
+"""The answers of a finished run in another format, part by part.
 
 A converted folder is what a run with that `--format` leaves: the same parts in the same order, with
 records whose hashes are those of the new files. So a later run continues it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def _convert_part(
     writer = data.FileWriter(target.out, name, schema, kind, compression)
     try:
         for columns in results.batches(source, entry):
-            writer.write(_bare(columns, schema))
+            writer.write(bare(columns, schema))
         _check_rows(entry, writer.rows)
     except BaseException:
         writer.abandon()
@@ -145,30 +144,6 @@ def _check_rows(entry: Entry, rows: int) -> None:
         )
 
 
-def join(source: Manifest, sink: Any, *, kind: str, compression: str) -> int:
-    """Write all answers of a finished run to a stream, in input order; returns their number.
-
-    Args:
-        source: Of the run.
-        sink: What has `write`, `flush`, `tell` and `close`, such as a `data.HashingFile`.
-        kind: A key of `FORMATS`, or `data.STREAM` for Arrow's format of streams.
-        compression: Of Arrow and Parquet.
-
-    Raises:
-        OutputError: The run has not finished, or a part has changed.
-    """
-    entries = results.answered(source)
-    schemas = [checked_schema(source, entry) for entry in entries]
-    rows = 0
-    with closing(data.part_writer(kind, sink, schemas[0], compression)) as writer:
-        for entry in entries:
-            for columns in results.batches(source, entry):
-                if columns.num_rows:
-                    writer.write_batch(_bare(columns, schemas[0]))
-                    rows += columns.num_rows
-    return rows
-
-
-def _bare(columns: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def bare(columns: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The columns without a reader's metadata."""
     return pa.RecordBatch.from_arrays(columns.columns, schema=schema)

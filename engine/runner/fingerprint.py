@@ -18,6 +18,7 @@ from engine.core.device import Kind
 from engine.core.types import CorpusFile, Split
 from engine.errors import InputError
 from engine.runner.manifest import InputRecord, RunRecord
+from engine.runner.single_file import file_of
 from engine.version import __version__
 
 
@@ -80,7 +81,8 @@ def inputs_outside(files: list[CorpusFile], out: Path) -> list[CorpusFile]:
     Raises:
         InputError: All of them lie there.
     """
-    folder = os.path.abspath(out)
-    if outside := [file for file in files if not file.path.is_relative_to(folder)]:
+    folder, single = Path(os.path.abspath(out)), file_of(Path(os.path.abspath(out)))
+    outside = [file for file in files if not file.path.is_relative_to(folder)]
+    if outside := [file for file in outside if file.path != single]:
         return outside
     raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")
