@@ -6,7 +6,6 @@ run again. Results and summaries go to standard output, progress and messages to
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
@@ -76,10 +75,6 @@ def main() -> None:
         if end.code == 128 + signal.SIGINT:
             interrupt.leave()
         raise
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; that is not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _print_error(text: str) -> None:

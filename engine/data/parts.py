@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from engine.core.config import FORMATS
 from engine.data import json_text
 from engine.data.columnar import reading
+from engine.data.text_types import read_back, restored
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -227,16 +228,16 @@ def dataset(files: Sequence[Path], kind: str, schema: pa.Schema | None) -> pyarr
     """
     import pyarrow.dataset as ds
 
-    if files and (TABLE[kind].has_types or schema is None):
+    if files and TABLE[kind].has_types:
         return ds.dataset([str(file) for file in files], format=kind)
-    readable = pa.schema([(f.name, read_back(f.type, kind)) for f in schema or ()])
+    readable = schema and pa.schema([(f.name, read_back(f.type, kind)) for f in schema])
     with_rows = [str(file) for file in files if file.stat().st_size]  # pyarrow opens no empty one
     if not with_rows:
-        return ds.dataset(readable.empty_table())
+        return ds.dataset((readable or pa.schema([])).empty_table())
     return ds.dataset(with_rows, format=_reader(kind, readable), schema=readable)
 
 
-def _reader(kind: str, schema: pa.Schema) -> pyarrow.dataset.FileFormat:
+def _reader(kind: str, schema: pa.Schema | None) -> pyarrow.dataset.FileFormat:
     import pyarrow.csv as pcsv
     import pyarrow.dataset as ds
     import pyarrow.json as pj
@@ -253,32 +254,6 @@ def _reader(kind: str, schema: pa.Schema) -> pyarrow.dataset.FileFormat:
         ),
         read_options=pcsv.ReadOptions(block_size=_LONGEST_ROW),
     )
-
-
-def read_back(kind: pa.DataType, format: str) -> pa.DataType:
-    """The type in which pyarrow reads a column of a text format: its own, or else text."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if any(of(kind) for of in _OWN):
-        return kind
-    if format == "jsonl" and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return pa.list_(read_back(kind.value_type, format))
-    if format == "jsonl" and pa.types.is_struct(kind) and kind.num_fields:
-        return pa.struct([(f.name, read_back(f.type, format)) for f in kind])
-    if pa.types.is_duration(kind):
-        return pa.int64()
-    return pa.float32() if pa.types.is_float16(kind) else pa.string()
-
-
-_OWN = (
-    pa.types.is_boolean,
-    pa.types.is_integer,
-    pa.types.is_float32,
-    pa.types.is_float64,
-    pa.types.is_timestamp,
-    pa.types.is_string,
-    pa.types.is_large_string,
-)
 
 
 def batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
@@ -317,33 +292,9 @@ def _text_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBat
     rows = dataset([file], format_of(file), schema)
     for batch in rows.scanner(use_threads=False, batch_size=4096).to_batches():
         arrays = [
-            _restored(batch.column(i), field.type, field.name) for i, field in enumerate(schema)
+            restored(batch.column(i), field.type, field.name) for i, field in enumerate(schema)
         ]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _restored(column: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
-    """A column that was read back, in its own type."""
-    if column.type == kind:
-        return column
-    if pa.types.is_null(kind):
-        return pa.nulls(len(column))
-    if json_text.is_binary(kind):
-        values = [v if v is None else base64.b64decode(v) for v in column.to_pylist()]
-        return pa.array(values, kind)
-    if json_text.is_nested(kind) and pa.types.is_string(column.type):
-        return _from_json(column, kind)
-    try:
-        return column.cast(kind)
-    except pa.ArrowNotImplementedError as error:
-        raise pa.ArrowInvalid(f"column {name!r} of type {kind} is not read back") from error
-
-
-def _from_json(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Nested values of JSON text."""
-    import json
-
-    return pa.array([v if v is None else json.loads(v) for v in column.to_pylist()], kind)
 
 
 _READERS: dict[str, Callable[[Path, pa.Schema | None], Iterator[pa.RecordBatch]]] = {

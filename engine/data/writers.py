@@ -70,8 +70,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_local(out: Path | str) -> None:
-    """Raise SettingsError where the output is an address such as s3://bucket, which as a path would
-    be a local folder of that name."""
+    """Raise SettingsError where the output is an address such as s3://bucket, or a dash, which as a
+    path would be a local folder of that name."""
+    if str(out) == "-":
+        raise SettingsError(
+            "out is -, which only the command line takes",
+            "name a folder or a file; report.table() has the answers",
+        )
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(out)):
         raise SettingsError(
             f"out is {out}: only local folders are written",

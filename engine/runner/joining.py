@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import data
-from engine.core.config import check_compression, default_compression
-from engine.errors import OtherRunError, SettingsError
 from engine.runner import conversion, results
 from engine.runner.manifest import Manifest
-from engine.runner.single_file import ENDINGS, folder_of
+from engine.runner.single_file import FILE_RECORD, check_file, folder_of
 
 if TYPE_CHECKING:
     from engine.runner.report import Report
-
-_RECORD = "file.json"
 
 
 def join(source: Manifest, sink: Any, *, kind: str, compression: str) -> int:
@@ -64,22 +60,11 @@ def run_to_file(
         OtherRunError: The file is there, and no run's.
     """
     path = Path(file)
-    kind = ENDINGS[path.suffix.lower()]
-    given, compression = settings.get("format") or kind, str(settings.get("compression") or "")
-    if given != kind:
-        raise SettingsError(
-            f"out is {path.name}, and format is {given}", "leave --format out, or change the ending"
-        )
-    check_compression(kind, compression)
+    kind, compression = check_file(path, settings)
     folder = folder_of(path)
-    if path.exists() and not folder.is_dir() and not settings.get("overwrite"):
-        raise OtherRunError(
-            f"{path}: is there already, and no run is known to have written it",
-            "choose another file with -o, or replace this one with --overwrite",
-        )
     # Parts of Arrow have every type, whatever becomes of them.
     report = run(folder, {**settings, "format": "arrow"})
-    _write(path, Manifest(folder), kind, default_compression(kind, compression))
+    _write(path, Manifest(folder), kind, compression)
     note = f"parts, bad rows and records are in {folder}, from where a later run goes on"
     return dataclasses.replace(
         report, out=str(path), files=(path.name,), notes=(*report.notes, note)
@@ -91,7 +76,7 @@ def _write(path: Path, manifest: Manifest, kind: str, compression: str) -> None:
     success = manifest.read_success() or {}
     parts = [entry.part.sha256 for name in success["files"] if (entry := manifest.entry(name))]
     digest = hashlib.sha256(json.dumps([kind, compression, *parts]).encode()).hexdigest()
-    record = manifest.folder / _RECORD
+    record = manifest.out / FILE_RECORD
     if path.is_file() and record.is_file():
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if earlier == {"of": digest, "bytes": path.stat().st_size}:

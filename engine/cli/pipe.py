@@ -1,0 +1,71 @@
+"""engine run -o -: answers to standard output for the next command of a pipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import Stopped
+
+if TYPE_CHECKING:
+    from engine.runner.report import Report
+
+STDOUT = "-"
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a compression that the format does not have."""
+    from engine.core.config import check_compression
+
+    check_compression(_format(settings), settings.get("compression") or "")
+
+
+def run_to_stdout(run: Callable[..., Report], settings: Mapping[str, Any]) -> Report:
+    """Run into a temporary folder, then write the answers in input order, and drop the folder.
+
+    Args:
+        run: What runs, given a folder and settings.
+        settings: Of the run; the format is that of the stream.
+
+    Raises:
+        Stopped: Interrupted, with nothing kept.
+    """
+    with tempfile.TemporaryDirectory(prefix="engine-run-") as scratch:
+        folder = Path(scratch, "out")
+        try:
+            report = run(folder, **{**settings, "format": "arrow"})
+            _write(folder, settings)
+        except (Stopped, KeyboardInterrupt) as error:
+            raise Stopped(
+                "stopped, and with -o - nothing is kept", "name a folder, where a run goes on"
+            ) from error
+    return dataclasses.replace(report, out=STDOUT, files=())
+
+
+def _format(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("format") or "jsonl")
+
+
+def _write(folder: Path, settings: Mapping[str, Any]) -> None:
+    from engine.core.config import default_compression
+    from engine.data import STREAM, HashingFile
+    from engine.runner.joining import join
+    from engine.runner.manifest import Manifest
+
+    kind, compression = _format(settings), settings.get("compression") or ""
+    stdout = sys.stdout.buffer
+    try:
+        join(
+            Manifest(folder),
+            HashingFile(stdout),
+            kind=STREAM if kind == "arrow" else kind,
+            compression=default_compression(kind, compression),
+        )
+        stdout.flush()
+    except BrokenPipeError:  # the next command has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
