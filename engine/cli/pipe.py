@@ -18,18 +18,27 @@ if TYPE_CHECKING:
 STDOUT = "-"
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Raise SettingsError for a compression that the format does not have."""
+def check_out(out: str, settings: Mapping[str, Any]) -> None:
+    """Refuse an output that cannot be written, or not with these settings, before an export."""
     from engine.core.config import check_compression
+    from engine.runner import single_file
 
-    check_compression(_format(settings), settings.get("compression") or "")
+    if out == STDOUT:
+        check_compression(_format(settings), settings.get("compression") or "")
+    else:
+        single_file.check_out(out, settings)
 
 
-def run_to_stdout(run: Callable[..., Report], settings: Mapping[str, Any]) -> Report:
+def run(run_into: Callable[..., Report], out: str, settings: Mapping[str, Any]) -> Report:
+    """Run into a folder, a file or, for `-`, to standard output."""
+    return _run_to_stdout(run_into, settings) if out == STDOUT else run_into(out, **settings)
+
+
+def _run_to_stdout(run_into: Callable[..., Report], settings: Mapping[str, Any]) -> Report:
     """Run into a temporary folder, then write the answers in input order, and drop the folder.
 
     Args:
-        run: What runs, given a folder and settings.
+        run_into: What runs, given a folder and settings.
         settings: Of the run; the format is that of the stream.
 
     Raises:
@@ -38,7 +47,7 @@ def run_to_stdout(run: Callable[..., Report], settings: Mapping[str, Any]) -> Re
     with tempfile.TemporaryDirectory(prefix="engine-run-") as scratch:
         folder = Path(scratch, "out")
         try:
-            report = run(folder, **{**settings, "format": "arrow"})
+            report = run_into(folder, **{**settings, "format": "arrow"})
             _write(folder, settings)
         except (Stopped, KeyboardInterrupt) as error:
             raise Stopped(

@@ -52,13 +52,13 @@ def run(
     from engine import data
     from engine.core.config import RunConfig
     from engine.export.cache import bundle_for
-    from engine.runner import coordinator, single_file
+    from engine.runner import coordinator
     from engine.runtime.device import devices
 
     # An export may take minutes, so everything that can be checked without it comes first.
     settings = ctx.meta["settings"]
     RunConfig.of(settings)
-    pipe.check(settings) if out == pipe.STDOUT else single_file.check_out(out, settings)
+    pipe.check_out(out, settings)
     devices(settings["device"])
     data.find_files(inputs)
     bundle = bundle_for(
@@ -69,13 +69,9 @@ def run(
         allow_pickle=allow_pickle,
         progress=lambda line: typer.echo(line, err=True),
     )
-    settings = {**settings, "options": ctx.meta["options"]}
     with shown(quiet=as_json) as on_progress:
         run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
-        if out == pipe.STDOUT:
-            report = pipe.run_to_stdout(run_into, settings)
-        else:
-            report = run_into(out, **settings)
+        report = pipe.run(run_into, out, {**settings, "options": ctx.meta["options"]})
     text = json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report)
     typer.echo(text, err=out == pipe.STDOUT)
     raise typer.Exit(report.exit_code)
