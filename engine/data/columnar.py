@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.core.types import Column, Columns, CorpusFile, Split
+from engine.data.plain_types import Decoder, plain_type
 from engine.data.stretches import Stretch
 from engine.errors import ColumnError, InputError
 
@@ -35,10 +35,10 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: cannot be read as {kind}: {reason}",
-            "the file is damaged, truncated or of another kind; copy or write it again",
-        ) from error
+        hint = "the file is damaged, truncated or of another kind; copy or write it again"
+        if isinstance(error, pa.ArrowNotImplementedError):
+            hint = "pyarrow cannot read it; write it again without columns of that type"
+        raise InputError(f"{path}: cannot be read as {kind}: {reason}", hint) from error
 
 
 def row_group_starts(path: Path) -> list[tuple[int, int]]:
@@ -85,7 +85,7 @@ def check_columns(path: Path, names: Sequence[str], flag: str, wanted: Sequence[
 
 def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
     """Raise ColumnError unless a column has the type that the task takes."""
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    inner = plain_type(kind)
     text, texts, chat = is_text(inner), is_texts(inner), is_chat(inner)
     fits = {
         "text": text,
@@ -120,7 +120,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_chat(kind: pa.DataType) -> bool:
     """Whether it is lists of messages: structs of texts, role and content among them."""
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+    if not is_list(kind):
         return False
     message = kind.value_type
     if not pa.types.is_struct(message):
@@ -132,8 +132,12 @@ def is_chat(kind: pa.DataType) -> bool:
 
 
 def is_texts(kind: pa.DataType) -> bool:
+    return is_list(kind) and is_text(kind.value_type)
+
+
+def is_list(kind: pa.DataType) -> bool:
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(of(kind) for of in lists) and is_text(kind.value_type)
+    return any(of(kind) for of in lists)
 
 
 def parquet_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:
@@ -213,26 +217,19 @@ def _numbered(
     split: Split, names: Sequence[str], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[Stretch]:
     """Batches as stretches with row numbers, an empty one first."""
-    row = split.first_row
-    yield Stretch(_decode(empty_batch(schema, names)), np.empty(0, np.int64), [])
+    row, decoder = split.first_row, Decoder()
+    empty = empty_batch(plain_schema(schema, names), names)
+    yield Stretch(empty, np.empty(0, np.int64), [])
     for batch in batches:
-        yield Stretch(_decode(batch.select(names)), np.arange(row, row + batch.num_rows), [])
+        columns = decoder.plain_batch(batch.select(names))
+        yield Stretch(columns, np.arange(row, row + batch.num_rows), [])
         row += batch.num_rows
 
 
 def plain_schema(schema: pa.Schema, names: Names) -> pa.Schema:
-    """The columns of these names as `_decode` leaves them, without metadata."""
+    """The columns of these names in plain types, without metadata."""
     fields = [field for field in schema if names is None or field.name in names]
     return pa.schema([(field.name, plain_type(field.type)) for field in fields])
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries and views."""
-    if pa.types.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    return pa.large_binary() if pa.types.is_binary_view(kind) else kind
 
 
 def unify(before: pa.DataType, kind: pa.DataType) -> pa.DataType:
@@ -254,26 +251,3 @@ def empty_batch(schema: pa.Schema, columns: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.nulls(0, f.type) for f in fields], schema=pa.schema(fields)
     )
-
-
-def _decode(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch without dictionaries, since an IPC file has one for each column but every row group
-    its own, and without string views, which pyarrow cannot filter."""
-    for i, field in enumerate(batch.schema):
-        column = batch.column(i)
-        if pa.types.is_dictionary(field.type):
-            _check_indices(column)
-            batch = batch.set_column(i, field.name, column.dictionary_decode())
-        elif pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
-            flat = pa.large_string() if pa.types.is_string_view(field.type) else pa.large_binary()
-            batch = batch.set_column(i, field.name, column.cast(flat))
-    return batch
-
-
-def _check_indices(column: pa.DictionaryArray) -> None:
-    """Refuse an index beyond the dictionary: decoding it would read other memory."""
-    bounds = pc.min_max(column.indices).as_py()
-    if bounds["max"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(
-        column.dictionary
-    ):
-        raise pa.ArrowInvalid("an index is beyond its dictionary")

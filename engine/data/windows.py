@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.core.types import Column, Columns, CorpusFile, Ints, Rejects, Rows, Split
 from engine.data.columnar import is_chat, is_text, is_texts, reading
+from engine.data.invalid_text import find_invalid
 from engine.data.kinds import KINDS
 from engine.data.settlement import settle
 from engine.data.splits import split_files
@@ -197,37 +198,14 @@ def _find_invalid(split: Split, column: pa.Array, name: str) -> NDArray[np.bool_
     """Which rows of a column are not valid UTF-8.
 
     Raises:
-        InputError: The column is damaged in another way, which is no single row's fault.
+        InputError: The column is damaged in another way.
     """
-    invalid = np.zeros(len(column), bool)
     try:
-        column.validate(full=True)
+        return find_invalid(column)
     except pa.ArrowException as error:
-        if pa.types.is_list(column.type) and (
-            is_text(column.type.value_type) or is_chat(column.type)
-        ):
-            inner = _find_invalid(split, column.flatten(), name)
-            invalid[pc.list_parent_indices(column).to_numpy()[inner]] = True
-            return invalid
-        if pa.types.is_struct(column.type):
-            for field in column.flatten():
-                invalid |= _find_invalid(split, field, name)
-            return invalid
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise InputError(
-                f"{split.path}: column {name!r} is damaged", "write the file again"
-            ) from error
-        values = column.view(pa.large_binary() if "large" in str(column.type) else pa.binary())
-        values.validate(full=True)  # the offsets
-        return np.array([not _is_utf8(v) for v in values.to_pylist()], bool)
-    return invalid
-
-
-def _is_utf8(value: bytes | None) -> bool:
-    try:
-        return value is None or value.decode() is not None
-    except UnicodeDecodeError:
-        return False
+        raise InputError(
+            f"{split.path}: column {name!r} is damaged", "write the file again"
+        ) from error
 
 
 def _limited(stretches: Iterator[Stretch], limit: int) -> Iterator[Stretch]:

@@ -11,9 +11,8 @@ from engine import data
 from engine.bundle.format import sha256
 from engine.core.types import CorpusFile, Split
 from engine.data import OutputFile
-from engine.errors import InputError
+from engine.errors import InputError, OutputError
 from engine.runner.manifest import COUNTS, SUCCESS, Entry, Manifest, total
-from engine.runner.results import manifest_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,9 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
     Raises:
         OutputError: The folder holds no run.
     """
-    manifest = manifest_of(out)
+    manifest = Manifest(Path(out))
+    if not manifest.folder.is_dir() or manifest.read_run() is None:
+        raise OutputError(f"{out}: not the output of a run", "give the folder named with -o")
     entries = manifest.entries()
     problems = [p for e in entries for p in _part_problems(manifest, e)]
     problems += _folder_problems(manifest, entries)
