@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.core.types import CorpusFile
 from engine.data.kinds import ENDINGS, kind_of
+from engine.data.outputs import RUN, check_finished, in_order
 from engine.errors import InputError
 
 _KNOWN = f"known endings: {' '.join(ENDINGS)}"
@@ -21,7 +22,7 @@ class Discovery:
     """What the inputs of a run name.
 
     Attributes:
-        files: The files to read, sorted by path.
+        files: The files to read, sorted by path; the parts of a run in its order.
         unread: How many others the folders and globs have, by ending, most first; for what is no
             file, by what it is.
     """
@@ -60,7 +61,7 @@ def discover(inputs: Sequence[str | Path], out: Path | None = None) -> Discovery
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
     unread.pop(Path(os.path.abspath(out or "")), None)
-    names = _unique_names({path: roots[path] for path in _without_doubles(sorted(roots))})
+    names = _unique_names({path: roots[path] for path in _without_doubles(in_order(roots))})
     files = [CorpusFile(path, name, str(kind_of(path))) for path, name in names.items()]
     counts = Counter(why for path, why in unread.items() if path not in roots)
     return Discovery(files, dict(counts.most_common()))
@@ -110,6 +111,7 @@ def _match(name: str) -> tuple[Path, dict[Path, str]]:
         raise InputError(f"{name}: only local files are read", "copy or mount the corpus first")
     path = Path(name).expanduser()
     if path.is_dir():
+        check_finished(path)
         below = {one: _why_unread(one) for one in _visible(path)}
         if all(below.values()):
             raise InputError(f"{path}: no input files in this folder", _KNOWN)
@@ -158,7 +160,7 @@ def _glob(pattern: Path, root: Path) -> Iterator[Path]:
         above = [match, *match.parents]
         below_root = above[: len(match.parts) - len(root.parts)]
         for folder in below_root:
-            outputs.setdefault(folder, (folder / _RUN).is_file())
+            outputs.setdefault(folder, (folder / RUN).is_file())
         if output := next((folder for folder in below_root if outputs[folder]), None):
             yield output
         elif match.is_dir():
@@ -170,19 +172,18 @@ def _glob(pattern: Path, root: Path) -> Iterator[Path]:
 def _visible(folder: Path) -> Iterator[Path]:
     """What lies below a folder, but for hidden names; a link to a folder and the output of a run as
     a path of their own. Where the folder is an output itself, its rejects are left out."""
-    skipped = {folder / "rejects"} if (folder / _RUN).is_file() else set()
+    skipped = {folder / "rejects"} if (folder / RUN).is_file() else set()
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
         visible = [here / name for name in folders if name[0] not in "._"]
         visible = [path for path in visible if path not in skipped]
-        closed = [path for path in visible if path.is_symlink() or (path / _RUN).is_file()]
+        closed = [path for path in visible if path.is_symlink() or (path / RUN).is_file()]
         folders[:] = [path.name for path in visible if path not in closed]
         yield from closed
         yield from (here / name for name in files if name[0] not in "._")
 
 
 _OUTPUT = "outputs of other runs"
-_RUN = Path("_manifest", "run.json")
 
 
 def _list_folder(path: Path) -> str:

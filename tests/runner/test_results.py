@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import engine
+from engine.core.config import FORMATS
+from engine.data.kinds import ENDINGS
 from engine.demo import BUNDLE
-from engine.errors import OutputError
+from engine.demo.numerals import spanish
+from engine.errors import InputError, OutputError
 
 
 def write(folder: Path) -> list[Path]:
@@ -61,3 +65,41 @@ def test_bad_rows_of_an_earlier_version_are_computed_again(tmp_path: Path) -> No
     assert report.splits_skipped == 1
     assert not earlier.parent.exists()
     assert file.exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_run_goes_over_what_another_has_written(tmp_path: Path, kind: str) -> None:
+    """Its result column is the next one's text; rows come in input order, and nothing else does."""
+    if f".{kind}" not in ENDINGS:
+        pytest.skip(f"{kind} is not read")
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    corpus.mkdir()
+    for name, first in {"b": 0, "a": 300}.items():  # each of several parts
+        rows = [{"id": first + i, "text": spanish((first + i) % 50)} for i in range(300)]
+        lines = [*map(json.dumps, rows), "{broken"]
+        (corpus / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    first_run = engine.run(
+        BUNDLE, corpus, out, keep="id", on_error="reject", format=kind, split_size=4000
+    )
+    assert first_run.splits > 3
+    assert first_run.table()["id"].to_pylist() == [*range(300, 600), *range(300)]
+    again = engine.run(BUNDLE, out, tmp_path / "again", text="translation_text", keep="id")
+    assert again.rows_in == first_run.rows_out == 600
+    assert again.table()["id"].to_pylist() == [*range(300, 600), *range(300)]
+    (out / "_SUCCESS").unlink()
+    with pytest.raises(InputError, match="has not finished") as caught:
+        engine.run(BUNDLE, out, tmp_path / "third", text="translation_text")
+    assert "name its parts" in caught.value.hint
+    parts = sorted(out.glob("part-*"))
+    report = engine.run(BUNDLE, parts, tmp_path / "third", text="translation_text", keep="id")
+    assert report.rows_in == 600
+
+
+def test_an_output_without_rows_opens(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    for kind in FORMATS:
+        file.write_text("{broken\n")
+        out = tmp_path / kind
+        engine.run(BUNDLE, file, out, keep="text", format=kind, on_error="reject", text="text")
+        assert engine.open(out).to_table().num_rows == 0
+        assert "translation_text" in engine.open(out).schema.names

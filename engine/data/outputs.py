@@ -1,0 +1,45 @@
+"""The output of a run as the corpus of the next one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.errors import InputError
+
+RUN = Path("_manifest", "run.json")
+"""Below a folder: that it is the output of a run."""
+_SUCCESS = "_SUCCESS"
+
+
+def check_finished(folder: Path) -> None:
+    """Raise InputError for the output of a run that has not finished: rows would be missing."""
+    if (folder / RUN).is_file() and not (folder / _SUCCESS).is_file():
+        raise InputError(
+            f"{folder}: the output of a run that has not finished",
+            "run the command that writes it again first; or name its parts that are there",
+        )
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Paths sorted, but for the parts of a run, which are in the order of its inputs."""
+    ranks: dict[Path, dict[str, int]] = {}
+
+    def place(path: Path) -> tuple[Path, int, str]:
+        folder = path.parent
+        if folder not in ranks:
+            ranks[folder] = _ranks(folder)
+        rank = ranks[folder].get(path.name)
+        return (path, 0, "") if rank is None else (folder / "part-", rank, path.name)
+
+    return sorted(paths, key=place)
+
+
+def _ranks(folder: Path) -> dict[str, int]:
+    """The places of a run's parts in the order of its inputs; none for another folder."""
+    try:
+        files = json.loads((folder / _SUCCESS).read_text(encoding="utf-8"))["files"]
+        return {str(name): rank for rank, name in enumerate(files)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
