@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from all_corpora import ALL
 from corpora import Corpus
-from corpora_of_folders import CORPORA as OF_FOLDERS
-from corpora_of_lines import CORPORA as OF_LINES
-from corpora_of_tables import CORPORA as OF_TABLES
 from support.fakes import (
     END,
     FIRST_WORD,
@@ -29,8 +27,6 @@ import engine
 from engine import errors
 from engine.pipeline import Bundle
 from engine.runner import results
-
-ALL = [*OF_LINES, *OF_TABLES, *OF_FOLDERS]
 
 
 @pytest.fixture(scope="module")
