@@ -6,13 +6,12 @@ run again. Results and summaries go to standard output, progress and messages to
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
 import typer
 
-from engine.cli import bench, demo, export, interrupt, run, show, tune
+from engine.cli import bench, convert, demo, export, interrupt, run, show, tune
 from engine.cli.options import EVERY, taking
 from engine.errors import EngineError, Stopped
 from engine.version import __version__
@@ -34,6 +33,7 @@ app.command("run", cls=taking(*EVERY))(run.run)
 app.command("bench", cls=taking("text", "max_length", device=_ONE_DEVICE))(bench.bench)
 app.command("tune", cls=taking("text", device=_ONE_DEVICE))(tune.tune)
 app.command("demo")(demo.demo)
+app.command("convert")(convert.convert)
 app.command("inspect")(show.inspect)
 app.command("head")(show.head)
 app.command("rejects")(show.rejects)
@@ -75,10 +75,6 @@ def main() -> None:
         if end.code == 128 + signal.SIGINT:
             interrupt.leave()
         raise
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; that is not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _print_error(text: str) -> None:

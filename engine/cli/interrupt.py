@@ -29,6 +29,10 @@ class Interruptible(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Stopped("stopped") from error
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does; typer would exit with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
 
 
 def install() -> None:

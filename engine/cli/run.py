@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli import pipe
 from engine.cli.progress import duration, shown
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ def run(
     out: Annotated[
         str,
         typer.Option(
-            "--out", "-o", help="Output folder; a run that is there already is continued."
+            "--out",
+            "-o",
+            help="Output folder, where a run that is there already is continued; or a file that "
+            "ends in .arrow, .parquet, .jsonl or .csv; or - for JSON lines to standard output.",
         ),
     ],
     task: Annotated[
@@ -53,7 +58,7 @@ def run(
     # An export may take minutes, so everything that can be checked without it comes first.
     settings = ctx.meta["settings"]
     RunConfig.of(settings)
-    data.check_local(out)
+    pipe.check_out(out, settings)
     devices(settings["device"])
     data.find_files(inputs)
     bundle = bundle_for(
@@ -65,10 +70,10 @@ def run(
         progress=lambda line: typer.echo(line, err=True),
     )
     with shown(quiet=as_json) as on_progress:
-        report = coordinator.run(
-            bundle, inputs, out, on_progress=on_progress, options=ctx.meta["options"], **settings
-        )
-    typer.echo(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report))
+        run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
+        report = pipe.run(run_into, out, {**settings, "options": ctx.meta["options"]})
+    text = json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report)
+    typer.echo(text, err=out == pipe.STDOUT)
     raise typer.Exit(report.exit_code)
 
 
@@ -77,8 +82,10 @@ def summary(report: Report) -> str:
     lines = [
         f"{report.rows_in:,} rows in, {report.rows_out:,} answered, "
         f"{report.rows_rejected:,} rejected",
-        f"{report.splits} parts in {report.out} ({report.splits_skipped} were already done)",
     ]
+    if report.out != pipe.STDOUT:
+        done = f"({report.splits_skipped} were already done)"
+        lines.append(f"{report.splits} parts in {report.out} {done}")
     if report.rows_computed:
         lines.append(
             f"{duration(report.seconds)} on {report.device}: {report.rows_per_second:,.0f} rows/s, "
@@ -89,7 +96,10 @@ def summary(report: Report) -> str:
         lines.append(f"{report.rows_resumed:,} rows were computed by an earlier start")
     if report.repeats:
         lines.append(f"{report.repeats:,} repeated sequences were computed once (--no-dedupe)")
-    if report.rows_rejected:
+    if report.rows_rejected and report.out == pipe.STDOUT:
+        reasons = ", ".join(f"{count} {code}" for code, count in report.rejected.items())
+        lines.append(f"bad rows, which only a folder or a file records: {reasons}")
+    elif report.rows_rejected:
         lines.append(f"bad rows, by file, number and reason: engine rejects {report.out}")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)

@@ -10,10 +10,14 @@ from engine.data.columnar import reading
 from engine.data.discovery import discover, find_files
 from engine.data.kinds import kind_of
 from engine.data.parts import (
+    STREAM,
+    Writer,
     batches,
     count_rows,
     dataset,
     format_of,
+    part_writer,
+    schema_of,
     schema_of_text,
     schema_text,
 )
@@ -23,21 +27,25 @@ from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
     REJECTS,
     FileWriter,
+    HashingFile,
     OutputFile,
     check_local,
+    copy_rejects,
     part_name,
     read_rejects,
     rejects_columns,
     rejects_name,
     rejects_writer,
+    whole_file,
     write_text,
     writing,
 )  # fmt: skip
 
 __all__ = [
-    "REASONS", "REJECTS", "FileWriter", "OutputFile", "batches", "check_local", "content_hash",
-    "count_rows", "dataset", "discover", "estimate_rows", "find_files", "first_error", "format_of",
-    "kind_of", "part_name", "read", "read_first", "read_rejects", "reading", "rejects_columns",
-    "rejects_name", "rejects_writer", "schema_of_text", "schema_text", "settle", "split_files",
-    "write_text", "writing",
+    "REASONS", "REJECTS", "STREAM", "FileWriter", "HashingFile", "OutputFile", "Writer", "batches",
+    "check_local", "content_hash", "copy_rejects", "count_rows", "dataset", "discover",
+    "estimate_rows", "find_files", "first_error", "format_of", "kind_of", "part_name",
+    "part_writer", "read", "read_first", "read_rejects", "reading", "rejects_columns",
+    "rejects_name", "rejects_writer", "schema_of", "schema_of_text", "schema_text", "settle",
+    "split_files", "whole_file", "write_text", "writing",
 ]  # fmt: skip

@@ -4,7 +4,8 @@ whole numbers, floats         numbers with every digit; NaN and infinities, whic
 decimals, durations           text of the digits, so that no reader rounds them; a whole number
 dates, times                  ISO 8601 text, with a zone in UTC
 bytes                         base64 text
-lists, structs, maps          arrays and objects of the same
+lists, structs                arrays and objects of the same
+maps                          arrays of objects with key and value
 """
 
 from __future__ import annotations
@@ -30,8 +31,19 @@ def json_lines(columns: pa.RecordBatch) -> pa.Buffer:
     ):
         pieces += [_scalar(("," if number else "{") + _name(name)), json_text(column)]
     lines = _joined([*pieces, _scalar("}\n" if pieces else "{}\n")], columns.num_rows)
-    offsets = np.frombuffer(lines.buffers()[1], np.int64)
-    return lines.buffers()[2].slice(0, int(offsets[len(lines)]))
+    return _content(lines)
+
+
+def _content(text: pa.Array) -> pa.Buffer:
+    """All texts one after the other, of an array that was just made."""
+    offsets = np.frombuffer(text.buffers()[1], np.int64)
+    return text.buffers()[2].slice(0, int(offsets[len(text)]))
+
+
+def nested_lines(text: pa.Array) -> pa.Buffer:
+    """JSON text as JSON lines of an object with one key, ""; a null as null."""
+    values = pc.fill_null(text.cast(_TEXT), "null")
+    return _content(_joined([_scalar('{"":'), values, _scalar("}\n")], len(text)))
 
 
 def json_text(column: pa.Array) -> pa.Array:
@@ -139,24 +151,16 @@ def _from_struct(column: pa.Array) -> pa.Array:
     return pc.if_else(column.is_valid(), objects, pa.scalar(None, _TEXT))
 
 
+def _from_map(column: pa.Array) -> pa.Array:
+    kind = column.type
+    entry = pa.struct([("key", kind.key_type), ("value", kind.item_type)])
+    return _from_list(column.cast(pa.list_(entry)))
+
+
 def _by_row(column: pa.Array) -> pa.Array:
-    """Maps, and whatever else Arrow has."""
-    is_map = pa.types.is_map(column.type)
-    values = column.to_pylist(maps_as_pydicts="lossy") if is_map else column.to_pylist()
-    return pa.array([json.dumps(_plain_value(v), ensure_ascii=False) for v in values], _TEXT)
-
-
-def _plain_value(value: object) -> object:
-    """A Python value as one of JSON, as the functions above write it."""
-    if isinstance(value, dict):
-        return {str(name): _plain_value(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain_value(one) for one in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return value if isinstance(value, (str, int, type(None))) else _as_text(value)
+    """Whatever else Arrow has."""
+    values = column.to_pylist()
+    return pa.array([json.dumps(v, default=_as_text) for v in values], _TEXT)
 
 
 def _as_text(value: object) -> str:
@@ -170,6 +174,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def is_binary(kind: pa.DataType) -> bool:
+    """Whether it is one of the types of bytes."""
     tests = ("binary", "large_binary", "fixed_size_binary", "binary_view")
     return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
 
@@ -183,7 +188,8 @@ def is_encoded(kind: pa.DataType) -> bool:
     )
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether it is one of the types of lists."""
     tests = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
     return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
 
@@ -203,6 +209,7 @@ _WRITERS: list[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], pa.Arra
     (pa.types.is_duration, lambda column: column.cast(pa.int64()).cast(_TEXT)),
     (_is_date_or_time, lambda column: _quoted(iso_text(column))),
     (is_binary, lambda column: _quoted(base64_text(column))),
-    (_is_list, _from_list),
+    (is_list, _from_list),
     (pa.types.is_struct, _from_struct),
+    (pa.types.is_map, _from_map),
 ]

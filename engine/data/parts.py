@@ -1,6 +1,6 @@
 """The formats of part files: how each is written, counted and read back.
 
-arrow, parquet    have their schema in them
+    arrow, parquet    have their schema in them, but for the names of fields of lists in Parquet
 jsonl             an object a line with every column, see `json_text`; a NaN is null there
 csv               a header; nested columns as JSON text, bytes as base64; null is an empty
                   cell and an empty text is ""
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from engine.core.config import FORMATS
 from engine.data import json_text
 from engine.data.columnar import reading
+from engine.data.text_types import read_back, restored
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -136,6 +137,13 @@ def _csv_rows(file: Path) -> int:
     return count
 
 
+def _stream_writer(sink: Any, schema: pa.Schema, compression: str) -> Writer:
+    codec = None if compression == "none" else compression
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    writer: Writer = pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema, options=options)
+    return writer
+
+
 @dataclass(frozen=True)
 class Format:
     """A format of part files.
@@ -160,6 +168,16 @@ TABLE = {
 """The formats of `core.config.FORMATS`."""
 
 
+STREAM = "arrow stream"
+"""Arrow's format of streams, for a pipe."""
+
+
+def part_writer(kind: str, sink: Any, schema: pa.Schema, compression: str) -> Writer:
+    """What appends to a sink in a format of `TABLE`, or in `STREAM`."""
+    write = _stream_writer if kind == STREAM else TABLE[kind].writer
+    return write(sink, schema, compression)
+
+
 def format_of(file: Path | str) -> str:
     """The format of a part by its ending."""
     ending = Path(file).suffix
@@ -171,14 +189,33 @@ def count_rows(file: Path) -> int:
     return TABLE[format_of(file)].count_rows(file)
 
 
-def schema_text(schema: pa.Schema) -> str:
-    """A schema as text for the record of a part that has no types."""
+def schema_text(schema: pa.Schema, kind: str) -> str:
+    """A schema as text for the record of a part; "" for Arrow, where the part has it."""
+    if kind == "arrow":
+        return ""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def schema_of_text(text: str) -> pa.Schema:
-    """The schema of `schema_text`."""
+    """The schema of a text by `schema_text`."""
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def schema_of(file: Path, schema: pa.Schema | None) -> pa.Schema:
+    """Names and types of a part's columns.
+
+    Args:
+        file: The part.
+        schema: Of the table, as the part's record has it.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    kind = format_of(file)
+    if schema is None:
+        with reading(file, kind):
+            schema = dataset([file], kind, None).schema
+    return pa.schema([(field.name, field.type) for field in schema])
 
 
 def dataset(files: Sequence[Path], kind: str, schema: pa.Schema | None) -> pyarrow.dataset.Dataset:
@@ -187,20 +224,20 @@ def dataset(files: Sequence[Path], kind: str, schema: pa.Schema | None) -> pyarr
     Args:
         files: The parts, in order.
         kind: Their format.
-        schema: Of the table; for a text format.
+        schema: Of the table, as the part's record has it.
     """
     import pyarrow.dataset as ds
 
-    if files and (TABLE[kind].has_types or schema is None):
+    if files and TABLE[kind].has_types:
         return ds.dataset([str(file) for file in files], format=kind)
-    readable = pa.schema([(f.name, read_back(f.type, kind)) for f in schema or ()])
+    readable = schema and pa.schema([(f.name, read_back(f.type, kind)) for f in schema])
     with_rows = [str(file) for file in files if file.stat().st_size]  # pyarrow opens no empty one
     if not with_rows:
-        return ds.dataset(readable.empty_table())
+        return ds.dataset((readable or pa.schema([])).empty_table())
     return ds.dataset(with_rows, format=_reader(kind, readable), schema=readable)
 
 
-def _reader(kind: str, schema: pa.Schema) -> pyarrow.dataset.FileFormat:
+def _reader(kind: str, schema: pa.Schema | None) -> pyarrow.dataset.FileFormat:
     import pyarrow.csv as pcsv
     import pyarrow.dataset as ds
     import pyarrow.json as pj
@@ -219,39 +256,13 @@ def _reader(kind: str, schema: pa.Schema) -> pyarrow.dataset.FileFormat:
     )
 
 
-def read_back(kind: pa.DataType, format: str) -> pa.DataType:
-    """The type in which pyarrow reads a column of a text format: its own, or else text."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if any(of(kind) for of in _OWN):
-        return kind
-    if format == "jsonl" and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return pa.list_(read_back(kind.value_type, format))
-    if format == "jsonl" and pa.types.is_struct(kind) and kind.num_fields:
-        return pa.struct([(f.name, read_back(f.type, format)) for f in kind])
-    if pa.types.is_duration(kind):
-        return pa.int64()
-    return pa.float32() if pa.types.is_float16(kind) else pa.string()
-
-
-_OWN = (
-    pa.types.is_boolean,
-    pa.types.is_integer,
-    pa.types.is_float32,
-    pa.types.is_float64,
-    pa.types.is_timestamp,
-    pa.types.is_string,
-    pa.types.is_large_string,
-)
-
-
 def batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
     """The rows of a part in the types that they were written in, in batches as they were written
     where the format has types.
 
     Args:
         file: The part.
-        schema: Of the table; for a text format.
+        schema: Of the table, as the part's record has it.
 
     Raises:
         InputError: It is damaged.
@@ -272,7 +283,8 @@ def _parquet_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.Record
 
     with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         for group in range(parquet.metadata.num_row_groups):
-            yield from parquet.read_row_group(group, use_threads=False).to_batches()
+            for batch in parquet.read_row_group(group, use_threads=False).to_batches():
+                yield batch if schema is None else batch.cast(schema)  # a list's field has its name
 
 
 def _text_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
@@ -280,33 +292,9 @@ def _text_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBat
     rows = dataset([file], format_of(file), schema)
     for batch in rows.scanner(use_threads=False, batch_size=4096).to_batches():
         arrays = [
-            _restored(batch.column(i), field.type, field.name) for i, field in enumerate(schema)
+            restored(batch.column(i), field.type, field.name) for i, field in enumerate(schema)
         ]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _restored(column: pa.Array, kind: pa.DataType, name: str) -> pa.Array:
-    """A column that was read back, in its own type."""
-    if column.type == kind:
-        return column
-    if pa.types.is_null(kind):
-        return pa.nulls(len(column))
-    if json_text.is_binary(kind):
-        values = [v if v is None else base64.b64decode(v) for v in column.to_pylist()]
-        return pa.array(values, kind)
-    if json_text.is_nested(kind) and pa.types.is_string(column.type):
-        return _from_json(column, kind)
-    try:
-        return column.cast(kind)
-    except pa.ArrowNotImplementedError as error:
-        raise pa.ArrowInvalid(f"column {name!r} of type {kind} is not read back") from error
-
-
-def _from_json(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Nested values of JSON text."""
-    import json
-
-    return pa.array([v if v is None else json.loads(v) for v in column.to_pylist()], kind)
 
 
 _READERS: dict[str, Callable[[Path, pa.Schema | None], Iterator[pa.RecordBatch]]] = {

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from engine.core.config import FORMATS
 from engine.core.types import Rejects
-from engine.data.parts import TABLE
+from engine.data.parts import part_writer
 from engine.errors import OutputError, SettingsError
 
 REJECTS = "_manifest/rejects"
@@ -70,8 +70,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_local(out: Path | str) -> None:
-    """Raise SettingsError where the output is an address such as s3://bucket, which as a path would
-    be a local folder of that name."""
+    """Raise SettingsError where the output is an address such as s3://bucket, or a dash, which as a
+    path would be a local folder of that name."""
+    if str(out) == "-":
+        raise SettingsError(
+            "out is -, which only the command line takes",
+            "name a folder or a file; report.table() has the answers",
+        )
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(out)):
         raise SettingsError(
             f"out is {out}: only local folders are written",
@@ -159,6 +164,15 @@ class FileWriter:
                 self._writer.write_batch(columns)
             self.rows += columns.num_rows
 
+    def append(self, content: bytes) -> None:
+        """Append bytes as they are.
+
+        Raises:
+            OutputError: The disk is full, or the folder is gone.
+        """
+        with writing(self._temporary):
+            self._hashing.write(content)
+
     def finish(self) -> OutputFile:
         """Put the file on the disk and give it its final name."""
         with writing(self._final):
@@ -180,6 +194,34 @@ class FileWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_file(path: Path, folder: Path) -> Iterator[HashingFile]:
+    """A file that gets its name once the body has written all of it.
+
+    Args:
+        path: Its name.
+        folder: Where it grows, on the same disk.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    temporary = folder / "_tmp" / path.name
+    with writing(path):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                yield (sink := HashingFile(stream))
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            sink.dropped = True
+            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.parent.rmdir()
+
+
 class RejectsWriter:
     """Writes bad rows as JSON lines, without the columns that are null in them."""
 
@@ -198,7 +240,7 @@ class RejectsWriter:
 def _writer(sink: HashingFile, schema: pa.Schema, kind: str, compression: str) -> Any:
     if kind == "rejects":
         return RejectsWriter(sink)
-    return TABLE[kind].writer(sink, schema, compression)
+    return part_writer(kind, sink, schema, compression)
 
 
 def part_name(ordinal: int, split: str, kind: str) -> str:
@@ -213,6 +255,23 @@ def rejects_name(part: str) -> str:
 
 def rejects_writer(out: Path, part: str) -> FileWriter:
     return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "rejects", "none")
+
+
+def copy_rejects(file: Path, out: Path, part: str) -> OutputFile:
+    """Copy a file of bad rows to where those of a part of another output lie.
+
+    Raises:
+        OutputError: It cannot be read or written.
+    """
+    writer = rejects_writer(out, part)
+    try:
+        with writing(file), file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                writer.append(block)
+    except BaseException:
+        writer.abandon()
+        raise
+    return writer.finish()
 
 
 def rejects_columns(rejects: Rejects) -> pa.RecordBatch:

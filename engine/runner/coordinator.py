@@ -24,7 +24,7 @@ from engine.core.device import Device
 from engine.core.telemetry import Progress
 from engine.errors import Stopped, TooManyRejects
 from engine.pipeline import Bundle
-from engine.runner import fingerprint, journal, multi_gpu
+from engine.runner import fingerprint, joining, journal, multi_gpu, single_file
 from engine.runner.manifest import Entry, Manifest
 from engine.runner.messages import (
     Assignment,
@@ -56,7 +56,8 @@ def run(
         model: A bundle's folder, which brings the settings that `engine tune` measured on this
             machine; or a loaded bundle.
         inputs: Files, folders or globs.
-        out: The output folder; created if missing, continued if it holds the same run.
+        out: The output folder, created if missing, continued if it holds the same run; or a file
+            with the ending of a format, beside which the run has a folder.
         on_progress: Called a few times a second from the calling thread.
         settings: Fields of `RunConfig`, and the task's own options by name.
 
@@ -67,10 +68,26 @@ def run(
         OutputError: `out` cannot be written.
         Stopped: Interrupted (SIGINT); the same call goes on.
     """
+    data.check_local(out)
+    if single_file.is_file(out):
+        return joining.run_to_file(
+            out, settings, partial(_run_into, model, inputs, on_progress=on_progress)
+        )
     manifest = Manifest(Path(out))
     plan = make_plan(model, inputs, manifest, settings)
     with manifest.held():
         return Coordinator(plan, manifest, on_progress).run()
+
+
+def _run_into(
+    model: Bundle | Path | str,
+    inputs: Sequence[str | Path] | str | Path,
+    out: Path,
+    settings: RunArguments,
+    *,
+    on_progress: Callable[[Progress], None] | None,
+) -> Report:
+    return run(model, inputs, out, on_progress=on_progress, **settings)
 
 
 class Coordinator:

@@ -18,6 +18,7 @@ from engine.core.device import Kind
 from engine.core.types import CorpusFile, Split
 from engine.errors import InputError
 from engine.runner.manifest import InputRecord, RunRecord
+from engine.runner.single_file import FILE_RECORD, file_of
 from engine.version import __version__
 
 
@@ -78,9 +79,12 @@ def inputs_outside(files: list[CorpusFile], out: Path) -> list[CorpusFile]:
     """The inputs that do not lie in the output folder, which may lie in the folder of the corpus.
 
     Raises:
-        InputError: All of them lie there.
+        InputError: All of them lie there, or one of them is the file to be written.
     """
-    folder = os.path.abspath(out)
-    if outside := [file for file in files if not file.path.is_relative_to(folder)]:
+    folder = Path(os.path.abspath(out))
+    single, paths = file_of(folder), [file.path for file in files]
+    if single in paths and not (folder / FILE_RECORD).is_file():
+        raise InputError(f"{single}: is an input and the output", "choose another file with -o")
+    if outside := [f for f in files if not f.path.is_relative_to(folder) and f.path != single]:
         return outside
     raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")

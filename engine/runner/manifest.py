@@ -94,7 +94,7 @@ class Entry:
         device: What computed.
         seconds: From the split's first window to the last one written.
         ran: What computed, in detail (see `device.ExecutionInfo`).
-        schema: Of a part in a text format, as `data.schema_text` writes it; else "".
+        schema: Of the part, as `data.schema_text` writes it.
     """
 
     part: OutputFile
@@ -129,7 +129,7 @@ class Entry:
 
     @property
     def table_schema(self) -> pa.Schema | None:
-        """The schema of a part whose format does not have it."""
+        """The schema of a part that does not have it itself."""
         return schema_of_text(self.schema) if self.schema else None
 
     @property
@@ -394,8 +394,12 @@ class Manifest:
 
     def answered(self) -> list[str] | None:
         """Names of the parts of a finished run, in input order; None for one that has not."""
-        success = _read(self.out / SUCCESS)
+        success = self.read_success()
         return [str(name) for name in success["files"]] if success else None
+
+    def read_success(self) -> dict[str, Any] | None:
+        """The content of _SUCCESS, or None where the run has not finished."""
+        return _read(self.out / SUCCESS)
 
     def succeed(self, content: Mapping[str, object]) -> None:
         """Write the record of a run that has finished."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine import data
-from engine.core.config import TEXT_FORMATS, RunConfig
+from engine.core.config import RunConfig
 from engine.core.types import Answers
 from engine.runner.manifest import Entry, InputRecord
 
@@ -41,8 +41,7 @@ class PartWriter:
         columns = _with_kept(window.rows.kept, window.columns)
         if self._answers is None:
             config = self._config
-            if config.part_format in TEXT_FORMATS:
-                self._schema = data.schema_text(columns.schema)
+            self._schema = data.schema_text(columns.schema, config.part_format)
             self._answers = data.FileWriter(
                 self._out, self._name, columns.schema, config.part_format, config.part_compression
             )

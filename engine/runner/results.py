@@ -11,6 +11,7 @@ import pyarrow as pa
 from engine import data
 from engine.errors import OutputError
 from engine.runner.manifest import Entry, Manifest
+from engine.runner.single_file import run_folder
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -80,7 +81,7 @@ def manifest_of(out: Path | str) -> Manifest:
     Raises:
         OutputError: The folder holds no run.
     """
-    manifest = Manifest(Path(out))
+    manifest = Manifest(run_folder(out))
     if manifest.read_run() is None:
         raise OutputError(f"{out}: not the output of a run", "give the folder named with -o")
     return manifest

@@ -11,8 +11,9 @@ from engine import data
 from engine.bundle.format import sha256
 from engine.core.types import CorpusFile, Split
 from engine.data import OutputFile
-from engine.errors import InputError, OutputError
+from engine.errors import InputError
 from engine.runner.manifest import COUNTS, SUCCESS, Entry, Manifest, total
+from engine.runner.results import manifest_of
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
     Raises:
         OutputError: The folder holds no run.
     """
-    manifest = Manifest(Path(out))
-    if not manifest.folder.is_dir() or manifest.read_run() is None:
-        raise OutputError(f"{out}: not the output of a run", "give the folder named with -o")
+    manifest = manifest_of(out)
     entries = manifest.entries()
     problems = [p for e in entries for p in _part_problems(manifest, e)]
     problems += _folder_problems(manifest, entries)

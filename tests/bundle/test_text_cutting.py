@@ -24,6 +24,7 @@ import engine.demo
 from engine.bundle import text_cutting, tokenizer
 from engine.bundle.text_cutting import Borders
 from engine.bundle.tokenizer import Tokenizer
+from engine.core.types import Ragged
 
 DEMO = Path(engine.demo.__file__).parent / "bundle/tokenizer.json"
 NAMES = ("bert-base-cased", "bert-base-uncased", "roberta-base", "gpt2", "t5-small")
@@ -179,6 +180,30 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("seed", range(1))
 def test_a_cut_text_has_the_tokens_of_the_whole(file: Path, seed: int) -> None:
     assert compare(file, random.Random(seed), 40) > 5
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("prefix", ["say: ", "[SEP] a b ", "no space"])
+def test_a_prefix_is_before_a_text_that_is_cut(file: Path, side: str, prefix: str) -> None:
+    dice = random.Random(prefix)
+    texts = [random_text(dice, dice.randrange(90)) for _ in range(40)]
+    ours, rows = Tokenizer(file, 12, side), [prefix + text for text in texts]
+    ids, _, truncated = ours.encode([pa.array(texts)], type_ids=False, prefix=prefix)
+    wanted = whole(file, 12, side, rows)
+    assert [ids.take(np.array([n])).values.tolist() for n in range(40)] == wanted
+    assert truncated.tolist() == [number > 12 for number in count(file, rows)]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_tokens_at_one_side_are_those_of_the_whole(file: Path, side: str) -> None:
+    dice = random.Random(side)
+    texts = [random_text(dice, dice.randrange(90)) for _ in range(60)]
+    ours, column = Tokenizer(file, 12, side), pa.array(texts)
+    every, some = ours.ids(column), ours.ids(column, most=7)
+    end = Ragged.head if side == "right" else Ragged.last
+    assert end(every, 7).values.tolist() == end(some, 7).values.tolist()
+    assert ((every.lengths > 7) == (some.lengths > 7)).all()
+    assert some.lengths.sum() < every.lengths.sum()
 
 
 def compare_pieces(file: Path, dice: random.Random, texts: int, *, size: int = 90) -> int:

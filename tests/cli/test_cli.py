@@ -393,3 +393,53 @@ def test_a_stop_waits_for_no_call_into_a_library(tmp_path: Path, number: signal.
     assert process.returncode == 75
     assert "stopped with 0 of 1 parts finished" in errors
     assert call("run", BUNDLE, file, "-o", tmp_path / "out").returncode == 0
+
+
+def test_answers_go_to_standard_output_and_the_summary_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "n.jsonl"
+    file.write_text('{"id": 1, "text": "uno"}\n{broken\n{"id": 2, "text": "d\\"os"}\n')
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    run = ["run", BUNDLE, file, "--keep", "id", "--on-error", "reject", "-o", "-"]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    done = call(*run, env=environment)
+    assert done.returncode == 3, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["id"] for row in rows] == [1, 2]
+    assert rows[0]["translation_text"] == "um"
+    assert "3 rows in, 2 answered, 1 rejected" in done.stderr
+    assert "1 broken_json" in done.stderr
+    stream = subprocess.run(
+        [*ENGINE, *map(str, run), "--format", "arrow"], capture_output=True, check=False
+    )
+    assert pa.ipc.open_stream(stream.stdout).read_all().to_pylist() == rows
+    shell = " ".join(map(str, [*ENGINE, *run]))
+    gone = subprocess.run(
+        ["bash", "-c", f"{shell} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert gone.returncode == 3
+    assert "Broken" not in gone.stderr
+    refused = call(*run, "--format", "csv", "--compression", "lz4")
+    assert refused.returncode == 2
+    assert "compression is lz4" in refused.stderr
+    assert list(scratch.glob("engine-run-*")) == [], "the work folder is gone"
+
+
+def test_convert_and_a_reader_that_stops_early(numbers: Path, tmp_path: Path) -> None:
+    call("run", BUNDLE, numbers, "-o", tmp_path / "out", "--keep", "id")
+    done = call("convert", tmp_path / "out", "--to", "csv", "-o", tmp_path / "new")
+    assert done.stdout == f"40 rows in 1 parts in {tmp_path / 'new'} (0 were already done)\n"
+    again = call("convert", tmp_path / "out", "--to", "csv", "-o", tmp_path / "new", "--json")
+    assert json.loads(again.stdout)["parts_skipped"] == 1
+    assert call("convert", tmp_path / "out", "--to", "x", "-o", tmp_path / "y").returncode == 2
+    shell = " ".join([*ENGINE, "head", str(tmp_path / "new"), "-n", "40"])
+    stopped = subprocess.run(
+        ["bash", "-c", f"{shell} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (stopped.returncode, stopped.stderr) == (0, "")

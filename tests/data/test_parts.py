@@ -38,6 +38,19 @@ COLUMNS: dict[str, pa.Array] = {
     "raw": pa.array([b"\x00\xff", b"", None, b"abc"]),
     "took": pa.array([1, None, -3, 4], pa.duration("us")),
     "entities": pa.array(ENTITIES),
+    "time": pa.array([NOW.time(), None, NOW.time(), None], pa.time64("us")),
+    "map": pa.array(
+        [[("k", 1), ("k", None)], None, [], [("é", 2)]], pa.map_(pa.string(), pa.int8())
+    ),
+    "fixed": pa.array([[1, 2], None, [3, None], [4, 5]], pa.list_(pa.int16(), 2)),
+    "larger": pa.array([["a"], None, [], [None]], pa.large_list(pa.large_string())),
+    "bytes": pa.array([[b"\xff"], None, [], [None]], pa.list_(pa.binary())),
+    "deep": pa.array(
+        [[{"at": NOW, "raw": b"\x00"}], None, [None], [{"at": None, "raw": b"a"}]],
+        pa.list_(pa.struct([("at", pa.timestamp("ns", "UTC")), ("raw", pa.binary())])),
+    ),
+    "costs": pa.array([{"d": Decimal("1.50")}, None, {"d": None}, {"d": Decimal("0.25")}]),
+    "void": pa.array([{}, None, {}, {}], pa.struct([])),
     "nested": pa.array([{"a": {"b": [1.5]}}, None, {"a": None}, {"a": {"b": None}}]),
     'n"a,m\ne é': pa.array([1, 2, 3, 4]),
 }
@@ -58,6 +71,8 @@ def read(file: Path, schema: pa.Schema) -> pa.Table:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_column_comes_back_in_its_own_type(tmp_path: Path, kind: str, name: str) -> None:
+    if (kind, name) == ("parquet", "void"):
+        pytest.skip("Parquet has no struct without fields")
     for column in (COLUMNS[name], COLUMNS[name].slice(1, 2), COLUMNS[name].slice(0, 0)):
         columns = pa.RecordBatch.from_arrays([pa.nulls(len(column)), column], names=["x", name])
         file = write(tmp_path / f"part{FORMATS[kind]}", columns)
@@ -71,7 +86,7 @@ def test_a_column_comes_back_in_its_own_type(tmp_path: Path, kind: str, name: st
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_all_columns_together_and_as_a_dataset(tmp_path: Path, kind: str) -> None:
-    columns = pa.RecordBatch.from_pydict(COLUMNS)
+    columns = pa.RecordBatch.from_pydict({n: c for n, c in COLUMNS.items() if n != "void"})
     empty = write(tmp_path / f"empty{FORMATS[kind]}", columns.slice(0, 0))
     file = write(tmp_path / f"part{FORMATS[kind]}", columns)
     assert read(file, columns.schema).equals(pa.Table.from_batches([columns]))
@@ -116,7 +131,7 @@ def _without_nan(value: Any) -> Any:
     return {k: _without_nan(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def test_values_without_a_form_in_json_are_null_and_maps_are_objects() -> None:
+def test_values_without_a_form_in_json_are_null_and_others_have_one() -> None:
     columns = {
         "f": pa.array([math.nan, math.inf, 1.0]),
         "h": pa.array([0.5, None, 2], pa.float16()),
@@ -129,9 +144,9 @@ def test_values_without_a_form_in_json_are_null_and_maps_are_objects() -> None:
     }
     lines = json_lines(pa.RecordBatch.from_pydict(columns)).to_pybytes().decode().splitlines()
     assert lines == [
-        '{"f":null,"h":0.5,"m":{"k": 1},"d":"x","t":"01:02:03","v":"x","n":null,"e":{}}',
+        '{"f":null,"h":0.5,"m":[{"key":"k","value":1}],"d":"x","t":"01:02:03","v":"x","n":null,"e":{}}',
         '{"f":null,"h":null,"m":null,"d":null,"t":null,"v":null,"n":null,"e":null}',
-        '{"f":1.0,"h":2.0,"m":{},"d":"x","t":null,"v":"y","n":null,"e":{}}',
+        '{"f":1.0,"h":2.0,"m":[],"d":"x","t":null,"v":"y","n":null,"e":{}}',
     ]
 
 

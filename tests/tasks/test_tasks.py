@@ -300,9 +300,9 @@ def test_a_prefix_goes_before_every_text() -> None:
     seen: list[str] = []
 
     class Seeing:
-        def encode(self, texts: tuple[pa.StringArray, ...], *, type_ids: bool) -> Any:
+        def encode(self, texts: tuple[pa.StringArray, ...], *, type_ids: bool, prefix: str) -> Any:
             (column,) = texts
-            seen.extend(column.to_pylist())
+            seen.extend(prefix + text for text in column.to_pylist())
             empty = Ragged.of(np.empty(0, np.int64), np.zeros(len(column), np.int64))
             return empty, None, np.zeros(len(column), np.bool_)
 

@@ -1,0 +1,80 @@
+"""engine run -o -: answers to standard output for the next command of a pipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import Stopped
+
+if TYPE_CHECKING:
+    from engine.runner.report import Report
+
+STDOUT = "-"
+
+
+def check_out(out: str, settings: Mapping[str, Any]) -> None:
+    """Refuse an output that cannot be written, or not with these settings, before an export."""
+    from engine.core.config import check_compression
+    from engine.runner import single_file
+
+    if out == STDOUT:
+        check_compression(_format(settings), settings.get("compression") or "")
+    else:
+        single_file.check_out(out, settings)
+
+
+def run(run_into: Callable[..., Report], out: str, settings: Mapping[str, Any]) -> Report:
+    """Run into a folder, a file or, for `-`, to standard output."""
+    return _run_to_stdout(run_into, settings) if out == STDOUT else run_into(out, **settings)
+
+
+def _run_to_stdout(run_into: Callable[..., Report], settings: Mapping[str, Any]) -> Report:
+    """Run into a temporary folder, then write the answers in input order, and drop the folder.
+
+    Args:
+        run_into: What runs, given a folder and settings.
+        settings: Of the run; the format is that of the stream.
+
+    Raises:
+        Stopped: Interrupted, with nothing kept.
+    """
+    with tempfile.TemporaryDirectory(prefix="engine-run-") as scratch:
+        folder = Path(scratch, "out")
+        try:
+            report = run_into(folder, **{**settings, "format": "arrow"})
+            _write(folder, settings)
+        except (Stopped, KeyboardInterrupt) as error:
+            raise Stopped(
+                "stopped, and with -o - nothing is kept", "name a folder, where a run goes on"
+            ) from error
+    return dataclasses.replace(report, out=STDOUT, files=())
+
+
+def _format(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("format") or "jsonl")
+
+
+def _write(folder: Path, settings: Mapping[str, Any]) -> None:
+    from engine.core.config import default_compression
+    from engine.data import STREAM, HashingFile
+    from engine.runner.joining import join
+    from engine.runner.manifest import Manifest
+
+    kind, compression = _format(settings), settings.get("compression") or ""
+    stdout = sys.stdout.buffer
+    try:
+        join(
+            Manifest(folder),
+            HashingFile(stdout),
+            kind=STREAM if kind == "arrow" else kind,
+            compression=default_compression(kind, compression),
+        )
+        stdout.flush()
+    except BrokenPipeError:  # the next command has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
