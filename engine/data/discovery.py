@@ -142,7 +142,20 @@ def _why_unread(path: Path) -> str:
         return "links to folders" if path.is_symlink() else _OUTPUT
     if not path.is_file():
         return "links to nothing" if path.is_symlink() else "special files"
-    return "" if kind_of(path) else path.suffix.lower() or "names without an ending"
+    ending = path.suffix.lower()
+    if path.name.lower() in _BESIDE or (ending == ".json" and not _has_rows(path)):
+        return ending
+    return "" if kind_of(path) else ending or "names without an ending"
+
+
+_BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+"""Files that tools write beside a corpus, in lower case; they are read where they are named."""
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a file called .json begins as an array or an object does."""
+    with path.open("rb") as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{", b"")
 
 
 def _root_of(pattern: Path) -> Path:

@@ -16,12 +16,14 @@ import pyarrow as pa
 
 from engine.core.types import Columns, CorpusFile, Split
 from engine.data.columnar import empty_batch, is_chat, reading
+from engine.data.json_layout import LINES, is_one_object
 from engine.data.json_objects import has_long_number, read_objects
 from engine.data.json_types import input_types
 from engine.data.json_values import find_fault, parse_exactly, parse_line, word
-from engine.data.line_chunks import chunks
+from engine.data.line_chunks import chunks, layout
 from engine.data.long_lines import LongLine, Wanted, fill
 from engine.data.stretches import Bad, Stretch
+from engine.errors import InputError
 
 
 def read_jsonl(split: Split, columns: Columns) -> Iterator[Stretch]:
@@ -36,8 +38,26 @@ def read_jsonl(split: Split, columns: Columns) -> Iterator[Stretch]:
         yield Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
         wanted = Wanted.of(columns, schema)
         for chunk in chunks(split.path, split.kind, split.start, split.stop, wanted):
-            yield _parse_any(chunk, row, schema, columns.texts)
+            stretch = _parse_any(chunk, row, schema, columns.texts)
+            _check_borders(split, chunk, row, stretch.bad)
+            yield stretch
             row += chunk.count(b"\n")
+
+
+def _check_borders(split: Split, chunk: bytes, row: int, bad: Sequence[Bad]) -> None:
+    """Raise InputError where a bad object of an array, or of those over several lines, may have
+    taken its neighbours in."""
+    broken = [one.row for one in bad if one.code == "broken_json"]
+    if not broken or layout(split.path, split.kind) == LINES:
+        return
+    lines = chunk.split(b"\n")
+    hidden = [n for n in broken if not (lines[n - row] and is_one_object(lines[n - row]))]
+    if hidden:
+        raise InputError(
+            f"{split.path}: object {hidden[0]} (counted from 0) is not JSON, its end is unclear",
+            "a bracket or a quotation mark is missing or one too many there: mend it, or write the "
+            "file as JSON lines, where each line is judged alone",
+        )
 
 
 def _read_schema(file: CorpusFile, columns: Columns) -> pa.Schema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow as pa
 from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data import columnar, json_types
 from engine.data.columnar import Names
+from engine.data.compression import COMPRESSIONS
 from engine.data.jsonl import read_jsonl
 from engine.data.stretches import Stretch
 
@@ -38,16 +39,24 @@ class Kind:
     inputs: Callable[[CorpusFile, Sequence[Column]], dict[str, pa.DataType]] | None = None
 
 
-KINDS = {
+_JSON = Kind((".jsonl", ".ndjson", ".json"), json_types.schema, read_jsonl, json_types.input_types)
+_PLAIN = {
     "parquet": Kind((".parquet", ".pq"), columnar.parquet_schema, columnar.read_parquet),
-    "jsonl": Kind((".jsonl", ".ndjson"), json_types.schema, read_jsonl, json_types.input_types),
-    "jsonl.gz": Kind(
-        (".jsonl.gz", ".ndjson.gz"), json_types.schema, read_jsonl, json_types.input_types
-    ),
-    "jsonl.zst": Kind(
-        (".jsonl.zst", ".ndjson.zst"), json_types.schema, read_jsonl, json_types.input_types
-    ),
+    "jsonl": _JSON,
     "arrow": Kind((".arrow", ".ipc", ".feather"), columnar.arrow_schema, columnar.read_arrow),
+}
+_OF_TEXT = ("jsonl",)
+"""Kinds that may be compressed in any way of `COMPRESSIONS`: read through `open_bytes`."""
+
+
+def _compressed(kind: Kind, suffix: str) -> Kind:
+    return replace(kind, endings=tuple(f"{ending}.{suffix}" for ending in kind.endings))
+
+
+KINDS = _PLAIN | {
+    f"{name}.{suffix}": _compressed(_PLAIN[name], suffix)
+    for name in _OF_TEXT
+    for suffix in COMPRESSIONS
 }
 ENDINGS = {ending: name for name, kind in KINDS.items() for ending in kind.endings}
 

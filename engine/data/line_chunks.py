@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
-import pyarrow as pa
-
 from engine.core.types import CorpusFile
+from engine.data.compression import compression_of, open_bytes, plain_kind
+from engine.data.json_layout import LINES, as_lines, layout_of
 from engine.data.long_lines import LONG, NOTHING, LongLineReader, Wanted
 from engine.errors import InputError
 
 CHUNK = 1 << 20
+HEAD = CHUNK - 64
+"""First bytes of a file that tell what it is; a block has so many, with or without its mark."""
 _BOM = b"\xef\xbb\xbf"
-_COMPRESSION = {"jsonl": None, "jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 _FOREIGN = {
     b"PAR1": "Parquet",
     b"ARROW1": "Arrow",
@@ -24,14 +26,6 @@ _FOREIGN = {
 }
 
 
-def _open(path: Path, kind: str) -> IO[bytes]:
-    codec = _COMPRESSION[kind]
-    if not path.stat().st_size:
-        raise InputError(f"{path}: empty, which no {codec} file is", "copy or write it again")
-    stream: IO[bytes] = pa.input_stream(str(path), compression=codec, buffer_size=CHUNK)
-    return stream
-
-
 def chunks(
     path: Path, kind: str, start: int, stop: int, wanted: Wanted = NOTHING
 ) -> Iterator[bytes]:
@@ -39,7 +33,7 @@ def chunks(
     LongLine that holds what is `wanted` of it."""
     rest: list[bytes] = []
     long: LongLineReader | None = None
-    for block in _blocks(path, kind, start, stop):
+    for block in _lines(path, kind, start, stop):
         begin = 0
         if long is not None:
             end = block.find(b"\n")
@@ -64,17 +58,56 @@ def chunks(
         yield last
 
 
+def layout(path: Path, kind: str) -> str:
+    """How a file is laid out, by its first bytes; see `json_layout.layout_of`."""
+    return _layout(kind, _head(_blocks(path, kind, 0, path.stat().st_size)))
+
+
+def _lines(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes of a range, or of a whole compressed file, as lines; see `json_layout.as_lines`."""
+    blocks = _blocks(path, kind, start, stop)
+    if start or (not compression_of(kind) and stop < path.stat().st_size):
+        return blocks  # only a file of lines is cut into ranges
+    head = _head(blocks)
+    form, blocks = _layout(kind, head), chain(head, blocks)
+    return blocks if form == LINES else as_lines(path, blocks, form)
+
+
+def _head(blocks: Iterator[bytes]) -> list[bytes]:
+    """The first blocks, of HEAD bytes together."""
+    head: list[bytes] = []
+    while sum(map(len, head)) < HEAD and (block := next(blocks, None)) is not None:
+        head.append(block)
+    return head
+
+
+def _layout(kind: str, head: list[bytes]) -> str:
+    if plain_kind(kind) != "jsonl":
+        return LINES
+    content = b"".join(head)
+    return layout_of(content[:HEAD], whole=len(content) < HEAD)
+
+
 def _blocks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes of a range, or of a whole compressed file, without a byte order mark."""
-    left = stop - start if kind == "jsonl" else -1
-    with path.open("rb") if kind == "jsonl" else _open(path, kind) as stream:
+    """The bytes of a range, or of a whole compressed file, CHUNK at a time, without a byte order
+    mark."""
+    with open_bytes(path, kind) as stream:
         if start:
             stream.seek(start)
-        first = start == 0
-        while left and (block := stream.read(CHUNK if left < 0 else min(CHUNK, left))):
+        left = -1 if compression_of(kind) else stop - start
+        while left and (block := _read(stream, CHUNK if left < 0 else min(CHUNK, left))):
             left -= len(block) if left > 0 else 0
-            yield block.removeprefix(_BOM) if first else block
-            first = False
+            yield block.removeprefix(_BOM) if not start else block
+            start = 1
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    """So many bytes, fewer only at the end."""
+    pieces = []
+    while size and (piece := stream.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def check_kind(file: CorpusFile, head: bytes) -> None:

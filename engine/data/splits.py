@@ -9,6 +9,8 @@ from pathlib import Path
 
 from engine.core.types import CorpusFile, Split
 from engine.data.columnar import row_count, row_group_starts
+from engine.data.json_layout import LINES
+from engine.data.line_chunks import layout
 from engine.errors import InputError
 
 _CHUNK = 1 << 20
@@ -17,8 +19,8 @@ _CHUNK = 1 << 20
 def split_files(files: Sequence[CorpusFile], split_size: int) -> Iterator[Split]:
     """Cut files into splits, in order.
 
-    Parquet is cut between row groups and plain JSONL between lines, where a file is larger than
-    `split_size` bytes; every other file is one split.
+    Where a file is larger than `split_size` bytes, Parquet is cut between row groups and plain JSON
+    lines between lines; every other file is one split.
 
     Raises:
         InputError: A file cannot be opened.
@@ -42,7 +44,7 @@ def _split_file(file: CorpusFile, split_size: int) -> Iterator[Split]:
         groups = _row_group_ranges(row_group_starts(path), size, split_size)
         for i, (first, end, row, start, stop) in enumerate(groups):
             yield Split(file, i, name, start, stop, (first, end), row)
-    elif size > split_size and kind == "jsonl":
+    elif size > split_size and kind == "jsonl" and layout(path, kind) == LINES:
         for i, (start, stop, row) in enumerate(_line_ranges(path, size, split_size)):
             yield Split(file, i, name, start, stop, first_row=row)
     else:
@@ -122,6 +124,8 @@ def estimate_rows(split: Split) -> int:
     if split.kind != "jsonl":
         return 0
     try:
+        if layout(split.path, split.kind) != LINES:
+            return 0
         head = next(_read_range(split.path, split.start, split.stop), b"")
     except OSError:
         return 0  # reading its rows says what is wrong with the file
