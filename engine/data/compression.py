@@ -36,7 +36,7 @@ def open_bytes(path: Path, kind: str) -> IO[bytes]:
 
     Raises:
         InputError: It is empty, which no compressed file is.
-        OSError: It cannot be opened or, while it is read, is not what its kind says.
+        OSError: It cannot be opened. While it is read, errors of either kind say what is wrong.
     """
     compression = compression_of(kind)
     if not compression:
@@ -63,7 +63,7 @@ class _StreamReader(io.RawIOBase):
     """
 
     def __init__(self, path: Path, compression: str) -> None:
-        self._file, self._compression = path.open("rb"), compression
+        self._path, self._file, self._compression = path, path.open("rb"), compression
         self._decoder = _DECODERS[compression]()
         self._began = False  # whether the decoder has got bytes of a stream
 
@@ -77,8 +77,8 @@ class _StreamReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             content = self._read(len(buffer))
-        except (lzma.LZMAError, ValueError) as error:
-            raise OSError(f"{self._compression}: {error}") from error
+        except (lzma.LZMAError, OSError, ValueError) as error:
+            raise self._error(str(error)) from error
         buffer[: len(content)] = content
         return len(content)
 
@@ -91,7 +91,7 @@ class _StreamReader(io.RawIOBase):
             if not block and self._decoder.needs_input:
                 block = self._file.read(_BUFFER)
                 if not block and self._began:
-                    raise OSError(f"{self._compression}: truncated stream")
+                    raise self._error("it is truncated")
                 if not block:
                     return b""
             if not self._began and self._compression == "xz":
@@ -100,3 +100,9 @@ class _StreamReader(io.RawIOBase):
             content: bytes = self._decoder.decompress(block, size)
             if content:
                 return content
+
+    def _error(self, reason: str) -> InputError:
+        return InputError(
+            f"{self._path}: cannot be read as {self._compression}: {reason}",
+            "the file is damaged, truncated or of another kind; copy or write it again",
+        )
