@@ -162,6 +162,12 @@ class RunConfig:
     max_rejects: int = setting(
         -1, "Bad rows allowed with reject before the run fails; -1 for any number.", least=-1
     )
+    reject_text: bool = setting(
+        False,
+        "Record the text of bad rows, up to 10,000 characters of each.",
+        shapes=True,
+        flag=True,
+    )
     overwrite: bool = setting(
         False, "Clear an output folder that holds a run of other settings or inputs.", flag=True
     )
@@ -241,6 +247,7 @@ class RunSettings(TypedDict, total=False):
     gpu_memory: int
     on_error: str
     max_rejects: int
+    reject_text: bool
     overwrite: bool
     options: Mapping[str, object]
 

@@ -149,11 +149,13 @@ class Columns:
         kept: Names and types of the input columns that are written beside the results, the same in
             every part. A file that lacks one has nulls there.
         max_row_bytes: Bytes of the input texts of a row at most; 0 for any number.
+        reject_text: Whether bad rows carry their text.
     """
 
     inputs: tuple[Column, ...]
     kept: pa.Schema
     max_row_bytes: int = 0
+    reject_text: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -196,7 +198,8 @@ class Rejects:
     """Rows that cannot be answered: their numbers, int64 (n,), reason codes and messages.
 
     `columns` has the column at fault of each row, `expected` and `found` the type it should have
-    and the one it has; "" where there is nothing to say. All three may be empty.
+    and the one it has; "" where there is nothing to say. `texts` has the text of each row, where a
+    run asks for it. All four may be empty.
     """
 
     rows: Ints
@@ -205,12 +208,13 @@ class Rejects:
     columns: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     def joined(self, other: Rejects) -> Rejects:
         """These and others, in the order of their numbers."""
         rows = np.concatenate([self.rows, other.rows])
         order = np.argsort(rows, kind="stable")
-        names = ("codes", "messages", "columns", "expected", "found")
+        names = ("codes", "messages", "columns", "expected", "found", "texts")
         texts = {
             name: tuple((self._texts(name) + other._texts(name))[i] for i in order)
             for name in names

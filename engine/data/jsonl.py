@@ -22,6 +22,7 @@ from engine.data.json_types import input_types
 from engine.data.json_values import find_fault, parse_exactly, parse_line, word
 from engine.data.line_chunks import chunks, layout
 from engine.data.long_lines import LongLine, Wanted, fill
+from engine.data.reject_texts import with_lines
 from engine.data.stretches import Bad, Stretch
 from engine.errors import InputError
 
@@ -40,6 +41,8 @@ def read_jsonl(split: Split, columns: Columns) -> Iterator[Stretch]:
         for chunk in chunks(split.path, split.kind, split.start, split.stop, wanted):
             stretch = _parse_any(chunk, row, schema, columns.texts)
             _check_borders(split, chunk, row, stretch.bad)
+            if columns.reject_text and stretch.bad:
+                stretch.bad = with_lines(stretch.bad, chunk, row)
             yield stretch
             row += chunk.count(b"\n")
 

@@ -19,6 +19,7 @@ class Bad(NamedTuple):
         code: A key of `windows.REASONS`.
         column: The column at fault, or "".
         expected, found: The type that it should have and the one it has, or "".
+        text: Its text or line, where the run asks for it, or "".
     """
 
     row: int
@@ -26,6 +27,7 @@ class Bad(NamedTuple):
     column: str = ""
     expected: str = ""
     found: str = ""
+    text: str = ""
 
 
 @dataclass(slots=True)

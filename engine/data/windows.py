@@ -13,6 +13,7 @@ from engine.core.types import Column, Columns, CorpusFile, Ints, Rejects, Rows, 
 from engine.data.columnar import is_chat, is_text, is_texts, reading
 from engine.data.invalid_text import find_invalid
 from engine.data.kinds import KINDS
+from engine.data.reject_texts import with_texts
 from engine.data.settlement import settle
 from engine.data.splits import split_files
 from engine.data.stretches import Bad, Stretch
@@ -111,6 +112,8 @@ def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
                 _add(bad, unfit, "kept_type", field.name, str(field.type), found)
         if not bad:
             return Stretch(columns, stretch.rows, stretch.bad)
+        if needed.reject_text:
+            bad = with_texts(bad, columns.select(list(needed.texts)), stretch.rows)
         good = ~np.isin(stretch.rows, list(bad))
         columns = columns.filter(pa.array(good))
         return Stretch(columns, stretch.rows[good], sorted([*stretch.bad, *bad.values()]))
@@ -125,6 +128,7 @@ def _without_long(stretch: Stretch, needed: Columns) -> Stretch:
         return stretch
     long = sum(map(_sizes, texts), np.zeros(len(stretch.rows), np.int64)) > most
     column, expected = needed.texts[0] if len(texts) == 1 else "", f"at most {most} bytes"
+    # Without its text, which may be as long as memory.
     bad = [Bad(row, "too_long", column, expected, "more") for row in stretch.rows[long].tolist()]
     columns = stretch.columns.filter(pa.array(~long)) if bad else stretch.columns
     return Stretch(columns, stretch.rows[~long], sorted([*stretch.bad, *bad]))
@@ -258,6 +262,7 @@ def _make_rows(
         tuple(b.column for b in bad),
         tuple(b.expected for b in bad),
         tuple(b.found for b in bad),
+        tuple(b.text for b in bad) if needed.reject_text else (),
     )
     # One alone is not copied.
     alone = len(stretches) == 1

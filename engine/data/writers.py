@@ -35,6 +35,7 @@ REJECTS_SCHEMA = pa.schema(
         "column": pa.string(),
         "expected": pa.string(),
         "found": pa.string(),
+        "text": pa.string(),
     }
 )
 
@@ -279,7 +280,7 @@ def rejects_columns(rejects: Rejects) -> pa.RecordBatch:
     count = len(rejects.rows)
     details = (
         pa.array([text or None for text in texts] or [None] * count, pa.string())
-        for texts in (rejects.columns, rejects.expected, rejects.found)
+        for texts in (rejects.columns, rejects.expected, rejects.found, rejects.texts)
     )
     codes, messages = (pa.array(texts, pa.string()) for texts in (rejects.codes, rejects.messages))
     columns = [pa.array(rejects.rows), codes, messages, *details]

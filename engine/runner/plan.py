@@ -91,7 +91,9 @@ def make_plan(
     options = tasks.resolve_options(task, model_config, config.options)
     results = task.schema(model_config, options)
     columns = data.settle(files, tasks.input_columns(task, config.text, options), config.keep)
-    columns = dataclasses.replace(columns, max_row_bytes=config.max_row_bytes)
+    columns = dataclasses.replace(
+        columns, max_row_bytes=config.max_row_bytes, reject_text=config.reject_text
+    )
     _check_names(columns.kept, results)
     splits = tuple(data.split_files(files, config.split_size))
     return Plan(

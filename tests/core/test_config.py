@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "compression": "none",
     "split_size": 5,
     "max_row_bytes": 5,
+    "reject_text": True,
     "window": 5,
     "batch_tokens": 5,
     "max_length": 5,

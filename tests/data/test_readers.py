@@ -1349,6 +1349,7 @@ def test_the_output_of_a_run_is_no_corpus_unless_it_is_named(tmp_path: Path, spe
     write_parquet(tmp_path / "out/rejects/part-00000-x.parquet", ["w1"])
     (tmp_path / "out/_manifest").mkdir()
     (tmp_path / "out/_manifest/run.json").write_text("{}")
+    (tmp_path / "out/_SUCCESS").write_text("{}")
     discovery = data.discover([tmp_path / spelled])
     assert [file.path for file in discovery.files] == [seen]
     assert discovery.unread == {"outputs of other runs": 1}

@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import engine
+import engine.runner.results
 from engine.core.config import FORMATS
 from engine.data.kinds import ENDINGS
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
-from engine.errors import InputError, OutputError
+from engine.errors import InputError, OtherRunError, OutputError
 
 
 def write(folder: Path) -> list[Path]:
@@ -103,3 +106,52 @@ def test_an_output_without_rows_opens(tmp_path: Path) -> None:
         engine.run(BUNDLE, file, out, keep="text", format=kind, on_error="reject", text="text")
         assert engine.open(out).to_table().num_rows == 0
         assert "translation_text" in engine.open(out).schema.names
+
+
+LINES = [
+    b'{"text": "uno"}',
+    b'{"text": null, "id": 1}',
+    b"{broken secret \xff",
+    b'["secret"]',
+    b'{"text": 5}',
+    b'{"text": "\\ud800 secret"}',
+    b"{" + b"x" * 20_000,
+]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_bad_rows_have_their_text_only_where_it_is_wanted(
+    tmp_path: Path, wanted: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(LINES) + b"\n")
+    table = pa.table({"text": pa.array([b"dos", b"secret \xff", None]).cast(pa.binary())})
+    invalid = pa.Array.from_buffers(pa.string(), 3, table["text"].chunk(0).buffers())
+    pq.write_table(pa.table({"text": invalid}), tmp_path / "b.parquet")
+    inputs, out = [tmp_path / "a.jsonl", tmp_path / "b.parquet"], tmp_path / "out"
+    settings = {"text": "text", "on_error": "reject"}
+    if wanted:
+        settings |= {"reject_text": True}
+    report = engine.run(BUNDLE, inputs, out, **settings)
+    rows = list(engine.runner.results.rejects(out))
+    assert report.rows_rejected == len(rows) == 8
+    texts = {(Path(row["file"]).name, row["row"]): row.get("text") for row in rows}
+    if wanted:
+        assert texts == {
+            ("a.jsonl", 1): None,
+            ("a.jsonl", 2): "{broken secret \ufffd",
+            ("a.jsonl", 3): '["secret"]',
+            ("a.jsonl", 4): '{"text": 5}',
+            ("a.jsonl", 5): '{"text": "\\ud800 secret"}',
+            ("a.jsonl", 6): LINES[6].decode()[:10_000],
+            ("b.parquet", 1): "secret \ufffd",
+            ("b.parquet", 2): None,
+        }
+        with pytest.raises(OtherRunError, match="reject_text true"):
+            engine.run(BUNDLE, inputs, out, text="text", on_error="reject")
+        with pytest.raises(InputError) as caught:
+            engine.run(BUNDLE, inputs, tmp_path / "fail", text="text", reject_text=True)
+        assert "secret" not in str(caught.value)
+    else:
+        assert set(texts.values()) == {None}
+        assert all("secret" not in path.read_text() for path in out.rglob("*.json*"))
+    assert "secret" not in json.dumps(report.to_dict()) + "".join(capfd.readouterr())
