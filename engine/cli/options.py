@@ -20,6 +20,7 @@ _TYPES: dict[str, Any] = {
     "bool | str": str,
     "int | str": str,
     "tuple[str, ...]": list[str],
+    "str | Mapping[str, str]": str,
 }
 
 

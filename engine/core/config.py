@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from engine.core.column_types import read_types
 from engine.core.settings import (
     KEY,
     Setting,
@@ -80,6 +81,13 @@ class RunConfig:
         (),
         "Input columns to write beside the results: a,b, or all for every column.",
         read=_columns,
+        shapes=True,
+    )
+    schema: str | Mapping[str, str] = setting(
+        "",
+        "Types of kept columns by hand: a JSON file of types by column, or an Arrow or Parquet "
+        "file that has them; a value that does not fit is a bad row.",
+        read=read_types,
         shapes=True,
     )
     limit: int = setting(
@@ -230,6 +238,7 @@ class RunSettings(TypedDict, total=False):
 
     text: str | Sequence[str]
     keep: str | Sequence[str]
+    schema: str | Mapping[str, str]
     limit: int
     format: str
     compression: str

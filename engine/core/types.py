@@ -148,12 +148,14 @@ class Columns:
         inputs: The columns that the task takes.
         kept: Names and types of the input columns that are written beside the results, the same in
             every part. A file that lacks one has nulls there.
+        given: Those of the kept columns whose types the person gave.
         max_row_bytes: Bytes of the input texts of a row at most; 0 for any number.
         reject_text: Whether bad rows carry their text.
     """
 
     inputs: tuple[Column, ...]
     kept: pa.Schema
+    given: frozenset[str] = frozenset()
     max_row_bytes: int = 0
     reject_text: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from math import isfinite
@@ -194,13 +195,55 @@ def _holds(kind: pa.DataType, value: object) -> bool:
         return isinstance(value, str if pa.types.is_string(kind) else bool)
     if pa.types.is_floating(kind):
         return isinstance(value, float) or (is_whole(value) and abs(value) <= 2**53)
+    if pa.types.is_decimal(kind):
+        return (is_whole(value) or isinstance(value, Decimal)) and _is_decimal(kind, value)
     if not is_whole(value):
         return False
-    if pa.types.is_decimal(kind):
-        return len(str(abs(value))) <= int(kind.precision - kind.scale)
     if pa.types.is_uint64(kind):
         return 0 <= value < 2**64
     return bool(pa.types.is_int64(kind)) and -(2**63) <= value < 2**63
+
+
+def _is_decimal(kind: pa.DataType, value: int | Decimal) -> bool:
+    try:
+        return bool(pa.array([value], kind)[0].as_py() == value)
+    except (pa.ArrowException, ValueError, OverflowError):
+        return False
+
+
+def natural_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which JSON is read for a type that the person gave, which Arrow casts to it: text
+    for dates, 64 bits for numbers."""
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, natural_type(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(natural_type(kind.value_type))
+    if pa.types.is_integer(kind):
+        return pa.uint64() if pa.types.is_uint64(kind) else pa.int64()
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    same = pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
+    return kind if same else pa.string()
+
+
+def converted(value: Any, kind: pa.DataType) -> Any:
+    """A number as text, or text as the number that it is, where the person gave that type; any
+    other value as it is."""
+    if pa.types.is_string(kind) and is_whole(value):
+        return str(value)
+    if pa.types.is_string(kind) and isinstance(value, (bool, float)):
+        return json.dumps(value)
+    if isinstance(value, str) and pa.types.is_integer(kind):
+        return int(value) if re.fullmatch("-?(0|[1-9][0-9]{0,80})", value) else value
+    if isinstance(value, str) and pa.types.is_floating(kind):
+        return float(value) if re.fullmatch(_NUMBER, value) else value
+    if pa.types.is_decimal(kind) and isinstance(value, (str, float)):
+        text = value if isinstance(value, str) else repr(value)
+        return Decimal(text) if re.fullmatch(_NUMBER, text) else value
+    return value
+
+
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?"
 
 
 def _printable(key: str) -> str:

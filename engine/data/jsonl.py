@@ -15,11 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from engine.core.types import Columns, CorpusFile, Split
-from engine.data.columnar import empty_batch, is_chat, reading
+from engine.data.columnar import empty_batch, is_chat, is_text, reading
 from engine.data.json_layout import LINES, is_one_object
 from engine.data.json_objects import has_long_number, read_objects
 from engine.data.json_types import input_types
-from engine.data.json_values import find_fault, parse_exactly, parse_line, word
+from engine.data.json_values import (
+    converted,
+    find_fault,
+    natural_type,
+    parse_exactly,
+    parse_line,
+    word,
+)
 from engine.data.line_chunks import chunks, layout
 from engine.data.long_lines import LongLine, Wanted, fill
 from engine.data.reject_texts import with_lines
@@ -66,8 +73,21 @@ def _check_borders(split: Split, chunk: bytes, row: int, bad: Sequence[Bad]) -> 
 def _read_schema(file: CorpusFile, columns: Columns) -> pa.Schema:
     """Types of the needed columns: the settled ones of kept columns, and for input columns the type
     that the task takes. Lines with something else there are bad rows."""
-    types = {field.name: field.type for field in columns.kept}
-    return pa.schema(list((types | input_types(file, columns.inputs)).items()))
+    fields = {field.name: field for field in columns.kept}
+    for name in columns.given:
+        kind = fields[name].type
+        converts = "" if natural_type(kind) == pa.string() and not is_text(kind) else "yes"
+        fields[name] = pa.field(name, natural_type(kind), metadata={_GIVEN: converts})
+    inputs = input_types(file, columns.inputs)
+    return pa.schema([*(fields | {n: pa.field(n, kind) for n, kind in inputs.items()}).values()])
+
+
+# Key of the metadata of a field whose type the person gave; "" where other types are not converted.
+_GIVEN = b"given"
+
+
+def _is_given(field: pa.Field) -> bool:
+    return bool(field.metadata) and _GIVEN in field.metadata
 
 
 def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
@@ -88,10 +108,12 @@ def _parse_any(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -
 
 
 def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
-    """Whether pyarrow may take content for good and change it: leave out fields of messages or the
+    """Whether pyarrow may take content for good and change it: leave out keys, or the
     last digits of a whole number among floats, or take text for a decimal."""
     if _of_chats(schema, text) or any(_has(kind, pa.types.is_decimal) for kind in schema.types):
         return True
+    if any(_is_given(field) and _has(field.type, pa.types.is_struct) for field in schema):
+        return True  # keys that are not in the type
     return any(_has(kind, pa.types.is_floating) for kind in schema.types) and has_long_number(
         content
     )
@@ -180,8 +202,12 @@ def _parse_strictly(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.R
         return Bad(0, "broken_json")
     if not isinstance(content, dict):
         return Bad(0, "not_object", "", "object", word(content))
-    for name in sorted(schema.names, key=lambda name: name not in text):
-        if fault := find_fault(content.get(name), schema.field(name).type, name):
+    for field in sorted(schema, key=lambda field: field.name not in text):
+        name, value = field.name, content.get(field.name)
+        if _is_given(field) and field.metadata[_GIVEN]:
+            content[name] = converted(value, field.type)
+            value = value if find_fault(content[name], field.type, name) else content[name]
+        if fault := find_fault(value, field.type, name):
             return Bad(0, "not_text" if name in text else "kept_type", *fault)
     return _convert([content.get(name) for name in schema.names], schema)
 

@@ -7,7 +7,9 @@ the error names both files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -17,26 +19,34 @@ from engine.data.kinds import KINDS
 from engine.errors import ColumnError, InputError
 
 
-def settle(files: Sequence[CorpusFile], inputs: Sequence[Column], keep: Sequence[str]) -> Columns:
+def settle(
+    files: Sequence[CorpusFile],
+    inputs: Sequence[Column],
+    keep: Sequence[str],
+    given: Mapping[str, pa.DataType] = MappingProxyType({}),
+) -> Columns:
     """Check the columns of every file, and settle the types of those that are kept.
 
     Args:
         files: The corpus.
         inputs: The columns that the task takes; every file must have them.
         keep: Names of the columns to keep; ("all",) for every one of any file.
+        given: Types of columns that the person gave; no file is read for these.
 
     Raises:
-        ColumnError: A file lacks an input column or no file has a kept one, a column is not of the
-            type that the task takes, or two files have types of a kept column that do not unify.
+        ColumnError: A file lacks an input column or no file has a kept or given one, a column is
+            not of the type that the task takes, or two files have types of a kept column that do
+            not unify.
         InputError: A file cannot be read.
     """
     every = tuple(keep) == ("all",)
     texts = [column.name for column in inputs]
     kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
     first: CorpusFile | None = None
+    open_types = [name for name in keep if name not in given]
     for file in files:
         of_lines = KINDS[file.kind].inputs
-        schema = _schema(file, None if every else [*texts, *keep], types=bool(keep))
+        schema = _schema(file, None if every else [*texts, *open_types], types=bool(open_types))
         types = {field.name: field.type for field in schema}
         if missing := [name for name in texts if name not in types]:
             names = _schema(file, None, types=False).names
@@ -51,12 +61,31 @@ def settle(files: Sequence[CorpusFile], inputs: Sequence[Column], keep: Sequence
                 check_type(file.path, column, types[column.name])
         for name in types if every else keep:
             if name in types:
-                _promote(kept, name, types[name], file)
+                _promote(kept, name, given.get(name, types[name]), file)
+    _check_given(files, [name for name in given if name not in kept])
+    kept |= {name: (given[name], file) for file in files[:1] for name in keep if name in given}
     if first and not every and (missing := [name for name in keep if name not in kept]):
         check_columns(first.path, _schema(first, None, types=False).names, "--keep", missing)
     names = list(kept if every else dict.fromkeys(keep))
     types = {name: _writable(kind) for name, (kind, _) in kept.items()}
-    return Columns(tuple(inputs), pa.schema([(n, types.get(n, pa.string())) for n in names]))
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
+    return Columns(tuple(inputs), schema, frozenset(given) & frozenset(names))
+
+
+def _check_given(files: Sequence[CorpusFile], names: Sequence[str]) -> None:
+    """Raise ColumnError where a type is given for a column that no file has."""
+    missing = list(names)
+    for file in files:
+        if not missing:
+            return
+        there = _schema(file, missing, types=False).names
+        missing = [name for name in missing if name not in there]
+    if missing and files:
+        listed = ", ".join(map(repr, _schema(files[0], None, types=False).names[:30]))
+        raise ColumnError(
+            f"--schema: no file has a column {missing[0]!r}",
+            f"{files[0].path} has: {listed or 'no columns'}",
+        )
 
 
 def _schema(file: CorpusFile, names: Names, *, types: bool) -> pa.Schema:
@@ -85,7 +114,8 @@ def _promote(
     except pa.ArrowException as error:
         raise ColumnError(
             f"{file.path}: column {name!r} holds {kind}, and {before} in {first.path}",
-            f"leave {name!r} out of --keep, or write both files with one type",
+            f"leave {name!r} out of --keep, or give its type with --schema, such as "
+            f'{{{json.dumps(name)}: "string"}} in a JSON file',
         ) from error
     kept[name] = settled, first if settled == before else file
 

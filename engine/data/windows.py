@@ -183,7 +183,11 @@ def _find_unfit(columns: pa.RecordBatch, field: pa.Field) -> NDArray[np.bool_]:
 
 def _casts(column: pa.Array, kind: pa.DataType) -> bool:
     try:
-        column.cast(kind)
+        cast = column.cast(kind)
+        if pa.types.is_floating(kind) and pa.types.is_decimal(column.type):
+            return bool(cast.cast(column.type).equals(column))
+        if pa.types.is_floating(kind) and pa.types.is_floating(column.type):
+            return bool(pc.is_inf(cast).equals(pc.is_inf(column)))  # too large for fewer bits
     except pa.ArrowException:
         return False
     return True

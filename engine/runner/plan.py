@@ -16,6 +16,7 @@ import pyarrow as pa
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
+from engine.core.column_types import types_of
 from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
@@ -90,7 +91,8 @@ def make_plan(
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
     results = task.schema(model_config, options)
-    columns = data.settle(files, tasks.input_columns(task, config.text, options), config.keep)
+    inputs_of_task = tasks.input_columns(task, config.text, options)
+    columns = data.settle(files, inputs_of_task, config.keep, types_of(config.schema))
     columns = dataclasses.replace(
         columns, max_row_bytes=config.max_row_bytes, reject_text=config.reject_text
     )

@@ -28,6 +28,7 @@ NEVER_SHAPING = {
 OTHER: dict[str, Any] = {
     "text": ("body",),
     "keep": ("id",),
+    "schema": {"id": "int64"},
     "limit": 7,
     "format": "parquet",
     "compression": "none",
