@@ -108,8 +108,8 @@ def _parameter(
     if setting.size:
         form = typer.Option(help=help, parser=_size, metavar="<size>")
         default = format_size(default)
-    elif default == ():
-        default = None
+    elif default in ((), {}):
+        default = None if default == () else ""
     annotation: Any = Annotated[_TYPES[kind] | None, form]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation

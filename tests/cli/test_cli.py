@@ -443,3 +443,23 @@ def test_convert_and_a_reader_that_stops_early(numbers: Path, tmp_path: Path) ->
         check=False,
     )
     assert (stopped.returncode, stopped.stderr) == (0, "")
+
+
+def test_types_that_do_not_unify_are_given_in_a_file_whatever_its_name(tmp_path: Path) -> None:
+    folder, out = tmp_path / "corpus", tmp_path / "out"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "7", "id": 1}')
+    (folder / "b.jsonl").write_text('{"text": "8", "id": "x"}\n{"text": "9", "id": [1]}')
+    command = ("run", BUNDLE, folder, "-o", out, "--keep", "id", "--on-error", "reject")
+    refused = call(*command)
+    assert refused.returncode == 2
+    assert '--schema, such as {"id": "string"} in a JSON file' in refused.stderr
+    first, second = tmp_path / "one.json", tmp_path / "two.json"
+    for path in (first, second):
+        path.write_text('{"id": "string"}')
+    assert call(*command, "--schema", first).returncode == 3
+    assert engine.open(out).to_table().column("id").to_pylist() == ["1", "x"]
+    shown = json.loads(call("rejects", out).stdout)
+    assert (shown["row"], shown["column"]) == (1, "id")
+    assert (shown["expected"], shown["found"]) == ("text", "list")
+    assert "2 were already done" in call(*command, "--schema", second).stdout
