@@ -10,7 +10,7 @@ so that the bytes of a window's answers do not depend on timing or on the number
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,14 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.texts[0])
+
+    def text_bytes(self) -> int:
+        """Bytes of memory of the texts."""
+        return sum(column.nbytes for column in self.texts)
+
+    def without_texts(self) -> Rows:
+        """The rows with nulls for their texts."""
+        return replace(self, texts=tuple(pa.nulls(len(column)) for column in self.texts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.core.types import Column, Columns, CorpusFile, Ints, Rejects, Rows, Split
-from engine.data.columnar import is_chat, is_text, is_texts, reading
+from engine.data.columnar import empty_batch, is_chat, is_text, is_texts, reading
 from engine.data.invalid_text import find_invalid
 from engine.data.kinds import KINDS
 from engine.data.reject_texts import with_texts
@@ -228,9 +228,10 @@ def _limited(stretches: Iterator[Stretch], limit: int) -> Iterator[Stretch]:
 
 
 def _is_full(pending: list[Stretch], window: int) -> bool:
-    """Whether the last stretch is one too many for a window, by its bytes or its bad rows."""
+    """Whether the last stretch is one too many for a window, by its bytes or its bad rows, or is
+    alone one that nothing is put beside."""
     if len(pending) < 2:
-        return False
+        return len(pending) == 1 and pending[0].columns.nbytes > WINDOW_BYTES
     return (
         sum(s.columns.nbytes for s in pending) > WINDOW_BYTES
         or sum(len(s.bad) for s in pending) > window
@@ -241,6 +242,8 @@ def _divide(pending: list[Stretch], window: int) -> tuple[list[Stretch], list[St
     """The stretches of the next window and those left over. The border lies between two rows where
     the number of good rows decides, and between two stretches where bytes or bad rows do."""
     *before, last = pending
+    if not before and len(last.rows) <= window:
+        return pending, [_empty_like(last)]
     free = window - sum(len(s.rows) for s in before)
     if len(last.rows) <= free:
         return before, [last]
@@ -249,6 +252,11 @@ def _divide(pending: list[Stretch], window: int) -> tuple[list[Stretch], list[St
         last.columns.slice(free), last.rows[free:], [b for b in last.bad if b.row >= cut]
     )
     return [*before, last.below(cut)], [rest]
+
+
+def _empty_like(stretch: Stretch) -> Stretch:
+    schema = stretch.columns.schema
+    return Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
 
 
 def _make_rows(

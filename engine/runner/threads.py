@@ -192,3 +192,30 @@ class ResourcePool(Generic[T]):
     def _free(self) -> int | None:
         free = (i for i in range(len(self._resources)) if i not in self._in_use)
         return next((i for i in free if self._ready(self._resources[i])), None)
+
+
+class Allowance:
+    """An amount that one thread adds to and others take from; the first waits where it is over.
+
+    Args:
+        most: The amount beyond which it waits.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._amount = most, 0
+        self._changed = threading.Condition()
+
+    def add(self, amount: int) -> None:
+        with self._changed:
+            self._amount += amount
+
+    def remove(self, amount: int) -> None:
+        with self._changed:
+            self._amount -= amount
+            self._changed.notify_all()
+
+    def wait(self, stopped: Callable[[], bool]) -> None:
+        """Wait until the amount is within the allowance, or the work is stopped."""
+        with self._changed:
+            while self._amount > self._most and not stopped():
+                self._changed.wait(_POLL_SECONDS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from engine import data
 from engine.bundle.batching import rows_ended
@@ -31,10 +32,13 @@ from engine.runner.messages import (
     WorkerSettings,
 )
 from engine.runner.part import PartWriter
-from engine.runner.threads import ThreadGroup
+from engine.runner.threads import Allowance, ThreadGroup
 from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings
 
 COUNTS_SECONDS = 0.25
+AHEAD_BYTES = 64 << 20
+"""Bytes of texts that are read and not yet tokenized, for each process that tokenizes; the reader
+reads no further beyond that."""
 STOP_SECONDS = 1.0
 """How long a stop waits for what is being computed, so that it is recorded."""
 
@@ -64,6 +68,7 @@ class Worker:
         self._ran: dict[str, object] = {}
         self._counts_sent = 0.0
         self._patience: float | None = None
+        self._ahead = Allowance(AHEAD_BYTES * max(1, self.config.tokenizers))
 
     def answer(self, assignments: Iterator[Assignment]) -> None:
         """Answer splits until there are no more, part by part.
@@ -136,9 +141,11 @@ class Worker:
             windows = data.read(split, self.settings.columns, window=window, limit=limit)
             for rows in self.telemetry.each("read", map(stages.prepare, windows)):
                 self._send_rows_read(rows)
+                self._ahead.add(rows.text_bytes())
                 if rows.last and fingerprint.file_state(split.path) != assignment.file_state:
                     raise InputError(f"{split.path}: changed during the run", "run again")
                 yield rows
+                self._ahead.wait(self.threads.stopping.is_set)
 
     def _open_journal(self, stages: Stages, part: str) -> Journal:
         # How a decoder's rows are dealt to batches depends on the number of workers.
@@ -171,6 +178,9 @@ class Worker:
         def encode(rows: Rows) -> Encoded:
             with self.telemetry.timed("tokenize", _where(rows)):
                 encoded = tokenize(rows)
+            self._ahead.remove(rows.text_bytes())
+            if not stages.task.rereads:
+                encoded = replace(encoded, rows=rows.without_texts())
             self.telemetry.add(repeats=len(encoded.ids) - len(encoded.computed))
             return encoded
 

@@ -364,4 +364,5 @@ TASK = Task(
         "answers, scores, starts and ends, lists, where top_k is not 1"
     ),
     window=lambda options: WINDOW,
+    rereads=True,
 )

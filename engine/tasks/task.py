@@ -122,6 +122,7 @@ class Task:
             would conflict with them.
         remarks: What a person should know of the options that they name.
         truncation_side: Where long rows are cut if neither the person nor the bundle says.
+        rereads: Whether `postprocess` reads the texts again; else they are dropped once encoded.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Task:
     )
     remarks: Callable[[ModelConfig, Mapping[str, object]], tuple[str, ...]] = no_remarks
     truncation_side: str = "right"
+    rereads: bool = False
 
     def encode_window(self, rows: Rows, context: Context, *, dedupe: bool) -> Encoded:
         """A window's sequences; with `dedupe` equal ones are computed once, unless sampled."""

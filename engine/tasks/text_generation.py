@@ -138,4 +138,5 @@ TASK = Task(
     adapt=decoding.adapt,
     truncation_side="left",
     remarks=decoding.remarks,
+    rereads=True,
 )

@@ -20,7 +20,7 @@ from support.fakes import corpus_files, write_arrow
 
 from engine import data
 from engine.core.types import Column, Rows
-from engine.data import kinds, line_chunks, long_lines
+from engine.data import kinds, line_chunks, long_lines, windows
 from engine.data.columnar import BATCH_BYTES, ROWS
 
 MARKS = ["\\", '"', "\\u0430", "\\ud83d\\ude00", "\\ud800", "é", "界", "😀", "\\n", "ab", " ", "{"]
@@ -45,17 +45,17 @@ def read(
     return [rows for split in splits for rows in data.read(split, settled, window=window)]
 
 
-def contents(windows: Sequence[Rows]) -> tuple[list[object], ...]:
+def contents(several: Sequence[Rows]) -> tuple[list[object], ...]:
     """Texts, kept columns, their rows, and the bad rows with all details."""
-    kept = [row for w in windows for row in (w.kept.to_pylist() if w.kept is not None else [])]
-    rejects = [w.rejects for w in windows]
+    kept = [row for w in several for row in (w.kept.to_pylist() if w.kept is not None else [])]
+    rejects = [w.rejects for w in several]
     faults = [
         fault
         for r in rejects
         for fault in zip(r.rows.tolist(), r.codes, r.columns, r.expected, r.found, strict=True)
     ]
-    texts = [text for w in windows for text in w.texts[0].to_pylist()]
-    return texts, kept, [n for w in windows for n in w.numbers.tolist()], faults
+    texts = [text for w in several for text in w.texts[0].to_pylist()]
+    return texts, kept, [n for w in several for n in w.numbers.tolist()], faults
 
 
 strings = st.lists(st.sampled_from(MARKS), max_size=12).map("".join)
@@ -185,3 +185,23 @@ def test_parquet_rows_that_are_long_are_read_few_at_a_time(tmp_path: Path) -> No
     stretches = list(kinds.KINDS["parquet"].read(split, settled))
     assert max(map(len, stretches)) < 8 < ROWS
     assert sum(map(len, stretches)) == 8
+
+
+def test_a_long_row_is_a_window_of_its_own_before_the_next_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "WINDOW_BYTES", 100)
+    path = tmp_path / "a.jsonl"
+    texts = ["a", "b" * 200, "c" * 300, "d", "e" * 400]
+    path.write_text("".join(json.dumps({"t": text}) + "\n" for text in texts))
+    with read_in_pieces(16):
+        several = read(path)
+    assert [rows.numbers.tolist() for rows in several if rows.numbers is not None] == [
+        [0],
+        [1],
+        [2],
+        [3],
+        [4],
+        [],
+    ]
+    assert [rows.last for rows in several] == [False] * 5 + [True]

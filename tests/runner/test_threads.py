@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.runner.threads import PipelineCancelled, ResourcePool, ThreadGroup
+from engine.runner.threads import Allowance, PipelineCancelled, ResourcePool, ThreadGroup
 
 LONG = 30.0  # seconds until a test that hangs fails instead
 
@@ -352,3 +352,25 @@ def test_closing_leaves_a_thread_behind_that_is_stuck() -> None:
     group.close()
     with pytest.raises(PipelineCancelled):
         next(consumed)
+
+
+def test_who_is_over_the_allowance_waits_until_others_have_taken_enough() -> None:
+    allowance, passed = Allowance(10), threading.Event()
+    allowance.add(10)
+    allowance.wait(lambda: False)  # within
+    allowance.add(5)
+    stopped = threading.Event()
+
+    def waiting() -> None:
+        allowance.wait(stopped.is_set)
+        passed.set()
+
+    thread = threading.Thread(target=waiting)
+    thread.start()
+    assert not passed.wait(0.05)
+    allowance.remove(5)
+    assert passed.wait(30)
+    thread.join()
+    allowance.add(100)
+    stopped.set()
+    allowance.wait(stopped.is_set)  # a stop ends it
