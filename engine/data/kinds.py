@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile, Split
-from engine.data import columnar, json_types
+from engine.data import columnar, csv_reader, json_types
 from engine.data.columnar import Names
 from engine.data.compression import COMPRESSIONS
 from engine.data.jsonl import read_jsonl
@@ -31,21 +31,33 @@ class Kind:
             Arrow casts to them. The first stretch may be empty, and has the columns.
         inputs: For a kind whose lines are judged alone: a file and the columns that the task takes
             -> the types in which these are read. None where a column has one type in a file.
+        untyped: Whether values are texts, which may be read in any type.
     """
 
     endings: tuple[str, ...]
     schema: Callable[[CorpusFile, Names, bool], pa.Schema]
     read: Callable[[Split, Columns], Iterator[Stretch]]
     inputs: Callable[[CorpusFile, Sequence[Column]], dict[str, pa.DataType]] | None = None
+    untyped: bool = False
 
 
 _JSON = Kind((".jsonl", ".ndjson", ".json"), json_types.schema, read_jsonl, json_types.input_types)
+
+
+def _csv(ending: str) -> Kind:
+    return Kind(
+        (ending,), csv_reader.schema, csv_reader.read_csv, csv_reader.input_types, untyped=True
+    )
+
+
 _PLAIN = {
     "parquet": Kind((".parquet", ".pq"), columnar.parquet_schema, columnar.read_parquet),
     "jsonl": _JSON,
+    "csv": _csv(".csv"),
+    "tsv": _csv(".tsv"),
     "arrow": Kind((".arrow", ".ipc", ".feather"), columnar.arrow_schema, columnar.read_arrow),
 }
-_OF_TEXT = ("jsonl",)
+_OF_TEXT = ("jsonl", "csv", "tsv")
 """Kinds that may be compressed in any way of `COMPRESSIONS`: read through `open_bytes`."""
 
 

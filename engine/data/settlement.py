@@ -102,22 +102,28 @@ def _schema(file: CorpusFile, names: Names, *, types: bool) -> pa.Schema:
 def _promote(
     kept: dict[str, tuple[pa.DataType, CorpusFile]], name: str, kind: pa.DataType, file: CorpusFile
 ) -> None:
-    """Take a file's type of a kept column into the settled one."""
+    """Take a file's type of a kept column into the settled one: text where files of texts differ,
+    whatever they seem to hold."""
     if name not in kept:
         kept[name] = kind, file
         return
     before, first = kept[name]
+    typed = file if KINDS[first.kind].untyped else first
     if before == kind:
+        kept[name] = before, typed
         return
     try:
         settled = unify(before, kind)
     except pa.ArrowException as error:
+        if KINDS[typed.kind].untyped:
+            kept[name] = pa.string(), typed
+            return
         raise ColumnError(
             f"{file.path}: column {name!r} holds {kind}, and {before} in {first.path}",
             f"leave {name!r} out of --keep, or give its type with --schema, such as "
             f'{{{json.dumps(name)}: "string"}} in a JSON file',
         ) from error
-    kept[name] = settled, first if settled == before else file
+    kept[name] = settled, typed if settled == before else file
 
 
 def _writable(kind: pa.DataType) -> pa.DataType:

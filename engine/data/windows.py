@@ -24,6 +24,7 @@ REASONS = {
     "not_text": "an input column holds something other than the task takes",
     "invalid_utf8": "a text is not valid UTF-8",
     "broken_json": "the line is not JSON",
+    "fields": "the row has more or fewer fields than the header",
     "not_object": "the line is JSON, but not an object",
     "bad_chat": "the chat has no messages, or one of them has no role or no content",
     "chat_template": "the chat template makes no prompt of it",

@@ -94,7 +94,7 @@ def test_rejected_rows_end_with_exit_code_3(tmp_path: Path) -> None:
 BAD_INPUTS = {
     "missing file": ("missing.parquet", None, [], 1, "no such file"),
     "empty glob": ("*.parquet", None, [], 1, "nothing matches"),
-    "unknown ending": ("a.csv", b"text\n", [], 1, "unknown ending"),
+    "unknown ending": ("a.docx", b"text\n", [], 1, "unknown ending"),
     "empty parquet": ("a.parquet", b"", [], 1, "read as parquet"),
     "truncated parquet": ("a.parquet", b"PAR1 and then nothing", [], 1, "read as parquet"),
     "corrupt gzip": ("a.jsonl.gz", b"\x1f\x8b\x08 not gzip at all", [], 1, "be read as"),

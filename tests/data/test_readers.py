@@ -137,11 +137,11 @@ def test_find_takes_a_name_with_glob_characters_literally_where_it_exists(tmp_pa
     ("name", "says"),
     [
         ("s3://bucket/x.parquet", "only local files"),
-        ("table.csv", "unknown ending"),
+        ("table.docx", "unknown ending"),
         ("missing.jsonl", "corpus.jsonl, hollow, more.parquet"),
         ("nowhere/missing.jsonl", "does not exist either"),
         ("*.pq", "nothing matches"),
-        ("*.csv", "nothing matches"),
+        ("*.docx", "nothing matches"),
         ("hollow", "no input files in this folder"),
         ("x" * 5000 + ".jsonl", "too long"),
     ],
@@ -149,7 +149,7 @@ def test_find_takes_a_name_with_glob_characters_literally_where_it_exists(tmp_pa
 def test_find_says_what_is_wrong_with_an_input(tmp_path: Path, name: str, says: str) -> None:
     write_jsonl(tmp_path / "corpus.jsonl", ["w1"])
     write_parquet(tmp_path / "more.parquet", ["w1"])
-    (tmp_path / "table.csv").write_text("text\na\n")
+    (tmp_path / "table.docx").write_text("text\na\n")
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow/readme.md").write_text("nothing here")
     with pytest.raises(InputError) as caught:
@@ -1299,14 +1299,14 @@ def test_a_flipped_bit_is_found_by_the_checksum_of_its_page(tmp_path: Path) -> N
 
 def test_files_that_are_not_read_are_counted_by_ending(tmp_path: Path) -> None:
     seen = write_jsonl(tmp_path / "seen.jsonl", ["w1"])
-    for name in ("a.csv", "deep/b.CSV", "c.json", "README", "_skipped.csv", ".git/x.csv"):
+    for name in ("a.docx", "deep/b.DOCX", "c.json", "README", "_skipped.docx", ".git/x.docx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     (tmp_path / "linked").symlink_to(tmp_path / "deep")
     os.mkfifo(tmp_path / "pipe.jsonl")
     counts = {
-        ".csv": 2,
+        ".docx": 2,
         ".json": 1,
         "names without an ending": 1,
         "links to nothing": 1,

@@ -1,0 +1,89 @@
+"""Quotation marks of CSV: whether every field that begins with one ends with one.
+
+pyarrow takes text behind a closing mark for a part of the field, and all up to the next mark, rows
+included, for the field that a stray mark opens: rows would be lost without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_QUOTE, _LF, _CR = b'"\n\r'
+
+
+class QuoteScanner:
+    """Follows the quotation marks of a file from block to block.
+
+    Attributes:
+        fault: What is wrong with the first bad one, and its line, or "".
+    """
+
+    def __init__(self, delimiter: str) -> None:
+        self._borders = [ord(delimiter), _LF, _CR]
+        self._inside = False
+        self._previous = _LF
+        self._rest = b""  # quotation marks at the end of a block: what follows decides about them
+        self._lines = 0
+        self._opened = 0
+        self.fault = ""
+
+    def scan(self, blocks: Iterable[bytes]) -> str:
+        """`fault` of a whole file."""
+        for block in blocks:
+            self._scan(block)
+            if self.fault:
+                return self.fault
+        self._scan(b"\n")
+        if self._inside and not self.fault:
+            self.fault = f"line {self._opened}: nothing closes a field's quotation mark"
+        return self.fault
+
+    def _scan(self, block: bytes) -> None:
+        content = self._rest + block
+        whole = content.rstrip(b'"')
+        self._rest = content[len(whole) :]
+        if not whole:
+            return
+        if b'"' in whole:
+            characters = np.frombuffer(whole, np.uint8)
+            self._follow(characters, np.flatnonzero(characters == _QUOTE))
+        self._lines += whole.count(b"\n")
+        self._previous = whole[-1]
+
+    def _follow(self, characters: NDArray[np.uint8], marks: NDArray[np.int64]) -> None:
+        before = np.where(marks > 0, characters[marks - 1], self._previous)
+        behind = characters[marks + 1]
+        opening = (np.arange(len(marks)) + self._inside) % 2 == 0
+        beside = np.where(opening, before, behind)
+        if np.isin(beside, [*self._borders, _QUOTE]).all():
+            self._inside = bool(opening[-1])
+            if self._inside:
+                self._opened = self._line(characters, int(marks[-1]))
+        else:
+            self._follow_each(characters, marks.tolist(), before.tolist(), behind.tolist())
+
+    def _follow_each(
+        self, characters: NDArray[np.uint8], marks: list[int], before: list[int], behind: list[int]
+    ) -> None:
+        """As `_follow`, where some marks stand in fields without quotation marks."""
+        i = 0
+        while i < len(marks):
+            if not self._inside:
+                self._inside = before[i] in self._borders
+                if self._inside:
+                    self._opened = self._line(characters, marks[i])
+            elif behind[i] == _QUOTE:
+                i += 1  # two marks within a field are one
+            elif behind[i] in self._borders:
+                self._inside = False
+            else:
+                line = self._line(characters, marks[i])
+                self.fault = f"line {line}: text follows the quotation mark that ends a field"
+                return
+            i += 1
+
+    def _line(self, characters: NDArray[np.uint8], place: int) -> int:
+        return self._lines + int((characters[:place] == _LF).sum()) + 1
