@@ -46,10 +46,11 @@ def head(
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show.")] = 10,
 ) -> None:
     """Print the first rows of a run's answers, in input order, as JSON lines."""
+    from engine.data import json_lines
     from engine.runner.results import open as open_results
 
-    for row in open_results(out).head(rows).to_pylist():
-        typer.echo(json.dumps(row, ensure_ascii=False, default=str))
+    for columns in open_results(out).head(rows).to_batches():
+        typer.echo(json_lines(columns).to_pybytes().decode(), nl=False)
 
 
 def rejects(

@@ -8,6 +8,7 @@ columns that are needed are read.
 
 from engine.data.columnar import reading
 from engine.data.discovery import discover, find_files
+from engine.data.json_text import json_lines
 from engine.data.kinds import kind_of
 from engine.data.parts import (
     STREAM,
@@ -44,7 +45,7 @@ from engine.data.writers import (
 __all__ = [
     "REASONS", "REJECTS", "STREAM", "FileWriter", "HashingFile", "OutputFile", "Writer", "batches",
     "check_local", "content_hash", "copy_rejects", "count_rows", "dataset", "discover",
-    "estimate_rows", "find_files", "first_error", "format_of", "kind_of", "part_name",
+    "estimate_rows", "find_files", "first_error", "format_of", "json_lines", "kind_of", "part_name",
     "part_writer", "read", "read_first", "read_rejects", "reading", "rejects_columns",
     "rejects_name", "rejects_writer", "schema_of", "schema_of_text", "schema_text", "settle",
     "split_files", "whole_file", "write_text", "writing",

@@ -107,6 +107,11 @@ class HashingFile:
             self.bytes += size
         return size
 
+    @property
+    def written(self) -> dict[str, int | str]:
+        """Size and sha256 of what has been written."""
+        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
+
     def tell(self) -> int:
         return self.bytes
 

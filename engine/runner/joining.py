@@ -79,8 +79,8 @@ def _write(path: Path, manifest: Manifest, kind: str, compression: str) -> None:
     record = manifest.out / FILE_RECORD
     if path.is_file() and record.is_file():
         earlier = json.loads(record.read_text(encoding="utf-8"))
-        if earlier == {"of": digest, "bytes": path.stat().st_size}:
+        if (earlier["of"], earlier["bytes"]) == (digest, path.stat().st_size):
             return
     with manifest.held(), data.whole_file(path, manifest.out) as sink:
         join(manifest, sink, kind=kind, compression=compression)
-    data.write_text(record, json.dumps({"of": digest, "bytes": sink.bytes}) + "\n")
+    data.write_text(record, json.dumps({"of": digest, **sink.written}) + "\n")

@@ -14,6 +14,7 @@ from engine.data import OutputFile
 from engine.errors import InputError
 from engine.runner.manifest import COUNTS, SUCCESS, Entry, Manifest, total
 from engine.runner.results import manifest_of
+from engine.runner.single_file import FILE_RECORD
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
     entries = manifest.entries()
     problems = [p for e in entries for p in _part_problems(manifest, e)]
     problems += _folder_problems(manifest, entries)
+    problems += _single_file_problems(Path(out), manifest)
     checked = missing = 0
     for entry in entries if inputs else []:
         if not Path(entry.input.path).is_file():
@@ -60,6 +62,16 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
     sums = {n: total(entries)[n] for n in ("rows_in", "rows_out", "rows_rejected")}
     return Verification(len(entries), **sums, inputs_checked=checked, inputs_missing=missing,
                    problems=tuple(problems))  # fmt: skip
+
+
+def _single_file_problems(out: Path, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with an output that is one file."""
+    record = manifest.out / FILE_RECORD
+    if out == manifest.out or not record.is_file():
+        return
+    recorded = json.loads(record.read_text(encoding="utf-8"))
+    if out.stat().st_size != recorded["bytes"] or sha256(out) != recorded["sha256"]:
+        yield f"{out.name}: its bytes have changed since it was written"
 
 
 def _part_problems(manifest: Manifest, entry: Entry) -> Iterator[str]:

@@ -54,6 +54,8 @@ def test_a_changed_input_and_a_lost_file_are_written_again(tmp_path: Path, corpu
     file = tmp_path / "out.parquet"
     engine.run(BUNDLE, corpus, file, **SETTINGS)
     whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert verify(file).problems == ("out.parquet: its bytes have changed since it was written",)
     for damage in (file.unlink, lambda: file.write_bytes(whole[:-1])):
         damage()
         assert engine.run(BUNDLE, corpus, file, **SETTINGS).rows_computed == 0
