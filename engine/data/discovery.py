@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.core.types import CorpusFile
+from engine.data import dataset_folders
+from engine.data.compression import COMPRESSIONS
 from engine.data.kinds import ENDINGS, kind_of
 from engine.data.outputs import RUN, check_finished, in_order
 from engine.errors import InputError
 
-_KNOWN = f"known endings: {' '.join(ENDINGS)}"
+_KNOWN = (
+    f"known endings: {' '.join(e for e in ENDINGS if e.count('.') == 1)}; "
+    f"of text also with {' '.join(f'.{suffix}' for suffix in COMPRESSIONS)}"
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ def _why_unread(path: Path) -> str:
     if not path.is_file():
         return "links to nothing" if path.is_symlink() else "special files"
     ending = path.suffix.lower()
+    if kind_of(path) and not dataset_folders.is_listed(path) and ending != ".json":
+        return dataset_folders.NOT_LISTED
     if path.name.lower() in _BESIDE or (ending == ".json" and not _has_rows(path)):
         return ending
     return "" if kind_of(path) else ending or "names without an ending"
@@ -187,9 +194,13 @@ def _visible(folder: Path) -> Iterator[Path]:
     a path of their own. Where the folder is an output itself, its rejects are left out."""
     skipped = {folder / "rejects"} if (folder / RUN).is_file() else set()
     for parent, folders, files in os.walk(folder):
-        here = Path(parent)
+        here, splits = Path(parent), None
+        if not _BESIDE.isdisjoint(files):
+            dataset_folders.check(here)
+            splits = dataset_folders.splits(here)
         visible = [here / name for name in folders if name[0] not in "._"]
         visible = [path for path in visible if path not in skipped]
+        visible = [path for path in visible if path.name in (splits or [path.name])]
         closed = [path for path in visible if path.is_symlink() or (path / RUN).is_file()]
         folders[:] = [path.name for path in visible if path not in closed]
         yield from closed

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine.data import dataset_folders
 from engine.errors import InputError
 
 RUN = Path("_manifest", "run.json")
@@ -23,15 +24,18 @@ def check_finished(folder: Path) -> None:
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Paths sorted, but for the parts of a run, which are in the order of its inputs."""
+    """Paths sorted, but for the parts of a run, which are in the order of its inputs, and for the
+    shards of a dataset."""
     ranks: dict[Path, dict[str, int]] = {}
 
     def place(path: Path) -> tuple[Path, int, str]:
         folder = path.parent
         if folder not in ranks:
-            ranks[folder] = _ranks(folder)
+            ranks[folder] = _ranks(folder) or dataset_folders.ranks(folder)
         rank = ranks[folder].get(path.name)
-        return (path, 0, "") if rank is None else (folder / "part-", rank, path.name)
+        return (
+            (path, 0, "") if rank is None else (folder / next(iter(ranks[folder])), rank, path.name)
+        )
 
     return sorted(paths, key=place)
 
