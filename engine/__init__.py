@@ -20,26 +20,31 @@ if TYPE_CHECKING:
     from engine.export.cache import bundle_for
     from engine.pipeline import Bundle
     from engine.runner.coordinator import run
+    from engine.runner.preview import Preview, plan
     from engine.runner.report import Report
     from engine.runner.results import open
 
 __all__ = [
     "Bundle",
     "EngineError",
+    "Preview",
     "Report",
     "RunConfig",
     "__version__",
     "bundle_for",
     "errors",
     "open",
+    "plan",
     "run",
 ]
 
 _LATER = {
     "Bundle": "engine.pipeline",
+    "Preview": "engine.runner.preview",
     "Report": "engine.runner.report",
     "bundle_for": "engine.export.cache",
     "open": "engine.runner.results",
+    "plan": "engine.runner.preview",
     "run": "engine.runner.coordinator",
 }
 

@@ -29,6 +29,15 @@ def check_out(out: str, settings: Mapping[str, Any]) -> None:
         single_file.check_out(out, settings)
 
 
+def folder_of(out: str) -> Path:
+    """The folder that the run of an output works in; for `-` one that nobody has yet."""
+    from engine.runner import single_file
+
+    if out == STDOUT:
+        return Path(tempfile.gettempdir(), f"engine-run-{os.getpid()}")
+    return single_file.folder_of(out) if single_file.is_file(out) else Path(out)
+
+
 def run(run_into: Callable[..., Report], out: str, settings: Mapping[str, Any]) -> Report:
     """Run into a folder, a file or, for `-`, to standard output."""
     return _run_to_stdout(run_into, settings) if out == STDOUT else run_into(out, **settings)

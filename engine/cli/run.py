@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli import pipe
 from engine.cli.progress import duration, shown
+from engine.core.settings import format_size
+from engine.errors import OtherRunError
 
 if TYPE_CHECKING:
+    from engine.runner.preview import Preview
     from engine.runner.report import Report
 
 
@@ -46,21 +50,21 @@ def run(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="If MODEL is a checkpoint: load .bin weights.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
 ) -> None:
     """Run a model over a corpus and write part files. Run it again to continue a stopped run."""
-    from engine import data
-    from engine.core.config import RunConfig
     from engine.export.cache import bundle_for
     from engine.runner import coordinator
-    from engine.runtime.device import devices
 
-    # An export may take minutes, so everything that can be checked without it comes first.
-    settings = ctx.meta["settings"]
-    RunConfig.of(settings)
-    pipe.check_out(out, settings)
-    devices(settings["device"])
-    data.find_files(inputs)
+    arguments = {**ctx.meta["settings"], "options": ctx.meta["options"]}
+    check = partial(_check_early, inputs=inputs, out=out, settings=arguments)
+    check(None)
+    if dry_run:
+        _show_plan(model, inputs, out, task, revision, recipe, check, arguments, as_json)
+        return
     bundle = bundle_for(
         model,
         task=task,
@@ -68,13 +72,96 @@ def run(
         recipe=recipe,
         allow_pickle=allow_pickle,
         progress=lambda line: typer.echo(line, err=True),
+        check=check,
     )
     with shown(quiet=as_json) as on_progress:
         run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
-        report = pipe.run(run_into, out, {**settings, "options": ctx.meta["options"]})
+        report = pipe.run(run_into, out, arguments)
     text = json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report)
     typer.echo(text, err=out == pipe.STDOUT)
     raise typer.Exit(report.exit_code)
+
+
+def _check_early(
+    task: str | None, inputs: list[str], out: str, settings: Mapping[str, Any]
+) -> None:
+    """Check all that can be checked while the checkpoint is not exported, which may take minutes;
+    without its task that is less."""
+    from engine.runner import plan
+
+    if task is None:
+        pipe.check_out(out, settings)
+        plan.check_settings(inputs, pipe.folder_of(out), settings)
+    else:
+        plan.check_early(task, inputs, pipe.folder_of(out), settings)
+
+
+def _show_plan(
+    model: str,
+    inputs: list[str],
+    out: str,
+    task: str | None,
+    revision: str | None,
+    recipe: str,
+    check: Callable[[str], None],
+    settings: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    from engine.export import planned_task
+    from engine.export.cache import locate
+    from engine.runner import preview
+
+    found = locate(model, task=task, revision=revision, recipe=recipe)
+    if not found.is_there:
+        resolved = planned_task(found.model, task=task, revision=found.revision, recipe=recipe)
+        check(resolved)
+        export = f"{found.name} would be exported for {resolved} into {found.folder} first"
+        typer.echo(json.dumps({"export": export}) if as_json else export)
+        return
+    plan = preview.plan(found.folder, inputs, pipe.folder_of(out), **settings)
+    typer.echo(json.dumps(plan.to_dict(), ensure_ascii=False) if as_json else plan_text(plan))
+    if plan.refused:
+        raise typer.Exit(OtherRunError.exit_code)
+
+
+def plan_text(plan: Preview) -> str:
+    """A run that has not begun in a few lines."""
+    names = plan.files if len(plan.files) <= 6 else (*plan.files[:3], "...", *plan.files[-2:])
+    about = "" if plan.rows_exact else "about "
+    rows = "an unknown number of rows" if plan.rows is None else f"{about}{plan.rows:,} rows"
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in plan.kinds.items())
+    parts = ", ".join(f"{count:,} {state}" for state, count in plan.parts.items())
+    lines = [
+        f"{plan.task}, recipe {plan.recipe}, on {plan.device}",
+        f"inputs: {len(plan.files):,} files ({kinds}), {rows}: {', '.join(names)}",
+        f"reads:  {_columns(plan.reads)}",
+        f"writes: {_columns(plan.writes)}",
+        f"parts:  {sum(plan.parts.values()):,} in {plan.out}: {parts or 'none'}",
+        f"settings: {_settings(plan.settings)}",
+    ]
+    if plan.unread:
+        unread = ", ".join(f"{count:,} {ending}" for ending, count in plan.unread.items())
+        lines.append(f"not read: {unread}")
+    if plan.removed:
+        lines.append(
+            f"removed: the answers for {len(plan.removed):,} files that are no inputs any more, "
+            f"such as those for {plan.removed[0]}"
+        )
+    if plan.refused:
+        lines.append(f"engine run would end with: {plan.refused}")
+    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+
+
+def _columns(types: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in types.items())
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """Settings and options that have a value."""
+    named = {**settings, **settings["options"], "split_size": format_size(settings["split_size"])}
+    del named["options"], named["text"], named["keep"]
+    shown = {name: value for name, value in named.items() if value or value == 0.0}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def summary(report: Report) -> str:

@@ -78,13 +78,24 @@ def check_settings(settings: object) -> None:
         SettingsError: A value has another type or is out of range.
     """
     for name, (kind, setting) in declared(settings).items():
-        value = getattr(settings, name)
+        value = checked(name, getattr(settings, name), kind, setting)
         if setting.read:
-            object.__setattr__(settings, name, setting.read(name, value))
-        elif setting.choices:
-            check_choice(name, value, setting.choices)
-        else:
-            _CHECKS[kind](name, value, setting)
+            object.__setattr__(settings, name, value)
+
+
+def checked(name: str, value: object, kind: str, setting: Setting) -> object:
+    """A value as its declaration keeps it.
+
+    Raises:
+        SettingsError: It has another type or is out of range.
+    """
+    if setting.read:
+        return setting.read(name, value)
+    if setting.choices:
+        check_choice(name, value, setting.choices)
+    else:
+        _CHECKS[kind](name, value, setting)
+    return value
 
 
 def _check_bool(name: str, value: object, setting: Setting) -> None:

@@ -44,6 +44,7 @@ def export(
     force: bool = False,
     allow_pickle: bool = False,
     progress: Callable[[str], None] = _silent,
+    check: Callable[[str], None] = _silent,
 ) -> ExportReport:
     """Turn a checkpoint into a bundle, and test that it answers as the checkpoint does.
 
@@ -58,6 +59,8 @@ def export(
         sample, text, force: As in `quantize`; `force` accepts a head for another task, too.
         allow_pickle: Accept `.bin` weights where there are no safetensors.
         progress: Called with one line before each stage.
+        check: Called with the task's name as soon as it is known, before any weight is fetched;
+            what it raises ends the export.
 
     Raises:
         SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
@@ -82,6 +85,7 @@ def export(
     with new_folder(Path(out)) as (work, folder):
         checkpoint = hub.resolve(model, revision, progress, subfolder)
         resolved, notes = _planned(checkpoint, task, recipe, force, notes, progress)
+        check(resolved.name)
         checkpoint = _with_weights(checkpoint, allow_pickle, work, progress)
         fp32 = folder if recipe == "fp32" else work / "fp32"
         fp32.mkdir(exist_ok=True)
@@ -101,6 +105,21 @@ def _default_model(task: str, progress: Callable[[str], None]) -> tuple[str, str
     note = f"no model was named: {model} at revision {revision}, the default of {task}"
     progress(note)
     return model, revision, (note,)
+
+
+def planned_task(
+    model: str, *, task: str | None = None, revision: str | None = None, recipe: str = "fp32"
+) -> str:
+    """The task that a checkpoint would be exported for; no weight is fetched and nothing written.
+
+    Raises:
+        As `export`.
+    """
+    check_installed()
+    from engine.export.checkpoint import hub
+
+    checkpoint = hub.resolve(model, revision, _silent)
+    return _planned(checkpoint, task, recipe, False, (), _silent)[0].name
 
 
 def _planned(

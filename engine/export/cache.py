@@ -14,13 +14,14 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.bundle import format as bundle_format
 from engine.errors import BundleError, OutputError, SettingsError
 from engine.version import __version__
 
-__all__ = ["bundle_for", "folder"]
+__all__ = ["bundle_for", "folder", "locate"]
 
 
 def folder() -> Path:
@@ -43,6 +44,7 @@ def bundle_for(
     recipe: str = "fp32",
     allow_pickle: bool = False,
     progress: Callable[[str], None] = _silent,
+    check: Callable[[str], None] = _silent,
 ) -> Path:
     """The folder of a bundle: the given one, or that of a checkpoint, which is exported once.
 
@@ -51,6 +53,8 @@ def bundle_for(
         task, revision, recipe, allow_pickle: As in `engine.export.export`. If `model` is a bundle,
             its task must be the named one, and `recipe` is ignored.
         progress: Called with one line before each stage of an export.
+        check: Called with the task of a checkpoint that is about to be exported; see
+            `engine.export.export`.
 
     Raises:
         BundleError: A path that does not exist, or a folder that is neither bundle nor checkpoint.
@@ -60,39 +64,68 @@ def bundle_for(
         MissingDependency: An export, or the hub, is needed, and the extra `export` is not there.
         OutputError: The cache cannot be written.
     """
+    found = locate(model, task=task, revision=revision, recipe=recipe, progress=progress)
+    if found.is_there:
+        return found.folder
+    from engine.export import export
+
+    progress(f"exporting {found.name} into {found.folder}, once")
+    try:
+        export(
+            found.model,
+            found.folder,
+            task=task,
+            revision=found.revision,
+            recipe=recipe,
+            allow_pickle=allow_pickle,
+            progress=progress,
+            check=check,
+        )
+    except OutputError:
+        # Another process may have been faster; its bundle has the same source and settings.
+        if not _is_bundle(found.folder):
+            raise
+    return found.folder
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a model's bundle is, or where the export of a checkpoint would write it.
+
+    Attributes:
+        folder: Of the bundle.
+        is_there: Whether the bundle exists.
+        model: The checkpoint's absolute folder or hub id; the bundle's folder where one was given.
+        name: The checkpoint in words.
+        revision: The commit of a hub id.
+    """
+
+    folder: Path
+    is_there: bool
+    model: str
+    name: str
+    revision: str | None = None
+
+
+def locate(
+    model: str,
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    recipe: str = "fp32",
+    progress: Callable[[str], None] = _silent,
+) -> Located:
+    """Find a model's bundle without exporting anything; `bundle_for` says what the arguments are
+    and what is raised."""
     path = Path(model).expanduser()
     if path.exists() and not any((path / name).is_file() for name in _OF_CHECKPOINTS):
         bundle_format.load(path)
     if (path / bundle_format.DESCRIPTION).is_file():
         _check_no_revision(model, revision)
         _check_task(path, task)
-        return path
+        return Located(path, True, model, path.name)
     if _looks_like_a_path(model):
         bundle_format.load(path)
-    return _cached(model, path, task, revision, recipe, allow_pickle, progress)
-
-
-# The second is enough where the transformer has a folder of its own.
-_OF_CHECKPOINTS = ("config.json", "modules.json")
-
-
-def _looks_like_a_path(model: str) -> bool:
-    """Whether this cannot be a hub id. False for the existing folder of a checkpoint."""
-    path = Path(model).expanduser()
-    marked = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    return marked and not path.is_dir()
-
-
-def _cached(
-    model: str,
-    path: Path,
-    task: str | None,
-    revision: str | None,
-    recipe: str,
-    allow_pickle: bool,
-    progress: Callable[[str], None],
-) -> Path:
-    from engine.export import export
     from engine.export.checkpoint import task_inference
 
     task_inference.check_known(task)
@@ -104,24 +137,18 @@ def _cached(
         revision = _commit(model, revision, progress)
         name, source = model, f"{model}@{revision}"
     out = folder() / "bundles" / _folder_name(name, source, task, recipe)
-    if _is_bundle(out):
-        return out
-    progress(f"exporting {name} into {out}, once")
-    try:
-        export(
-            model,
-            out,
-            task=task,
-            revision=revision,
-            recipe=recipe,
-            allow_pickle=allow_pickle,
-            progress=progress,
-        )
-    except OutputError:
-        # Another process may have been faster; its bundle has the same source and settings.
-        if not _is_bundle(out):
-            raise
-    return out
+    return Located(out, _is_bundle(out), model, name, revision)
+
+
+# The second is enough where the transformer has a folder of its own.
+_OF_CHECKPOINTS = ("config.json", "modules.json")
+
+
+def _looks_like_a_path(model: str) -> bool:
+    """Whether this cannot be a hub id. False for the existing folder of a checkpoint."""
+    path = Path(model).expanduser()
+    marked = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    return marked and not path.is_dir()
 
 
 def _check_no_revision(model: str, revision: str | None) -> None:

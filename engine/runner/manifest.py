@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -231,10 +232,26 @@ class Manifest:
             folder.rmdir()
 
     def _check(self, run: RunRecord, parts: set[str], is_input: Callable[[Entry], bool]) -> None:
+        surplus, self._others = self.compare(run, parts, is_input)
+        for entry in surplus:
+            self.forget(entry.part.file)
+
+    def compare(
+        self, run: RunRecord, parts: set[str], is_input: Callable[[Entry], bool]
+    ) -> tuple[list[Entry], dict[str, list[Entry]]]:
+        """What the folder has besides a run's own parts, if it holds that run; nothing is changed.
+
+        Returns:
+            Records of files that have fewer splits than before, and by the hash of what they are of
+            those of files that are no inputs under that name.
+
+        Raises:
+            OtherRunError: As `begin`.
+        """
         earlier = self.read_run()
         if earlier is None:
             self._refuse_foreign()
-            return
+            return [], {}
         if earlier.get("fingerprint") != run["fingerprint"]:
             raise OtherRunError(
                 f"{self.out}: holds a run with {_difference(earlier, run)}",
@@ -248,12 +265,26 @@ class Manifest:
                 "this run",
                 "name its inputs, " + _CHOOSE,
             )
-        self._others = {}
-        for entry in entries:
-            if _split_name(entry.part.file) not in names:
-                self._others.setdefault(entry.input.sha256, []).append(entry)
-            elif entry.part.file not in parts:  # its file had more splits before it changed
-                self.forget(entry.part.file)
+        by_hash: dict[str, list[Entry]] = {}
+        for entry in others:
+            by_hash.setdefault(entry.input.sha256, []).append(entry)
+        rest = (e for e in entries if _split_name(e.part.file) in names)
+        return [entry for entry in rest if entry.part.file not in parts], by_hash
+
+    def check_free(self) -> None:
+        """Refuse a folder that no run can take, before anything else is done for it.
+
+        Raises:
+            OtherRunError: It is not empty and holds no run.
+            OutputError: It is a file, or lies in one, or may not be written.
+        """
+        place = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
+        if not place.is_dir():
+            raise OutputError(f"{place}: not a folder", "choose another folder with -o")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise OutputError(f"{place}: may not be written", "choose another folder with -o")
+        if not self.folder.is_dir():
+            self._refuse_foreign()
 
     def _refuse_foreign(self) -> None:
         paths = sorted(self.out.iterdir()) if self.out.is_dir() else []
@@ -309,17 +340,18 @@ class Manifest:
             input_record: What the split's `Entry.input` would be now.
         """
         entry = self.entry(part)
-        if entry is not None and self._is_complete(entry, fingerprint, input_record):
+        if entry is not None and self.is_complete(entry, fingerprint, input_record):
             if entry.input != input_record:  # the corpus lies elsewhere now
                 entry = dataclasses.replace(entry, input=input_record)
                 self.commit(entry)
             return entry
         for other in self._others.get(input_record.sha256, ()):
-            if self._is_complete(other, fingerprint, input_record):
+            if self.is_complete(other, fingerprint, input_record):
                 return self._adopt(other, part, input_record)
         return None
 
-    def _is_complete(self, entry: Entry, fingerprint: str, input_record: InputRecord) -> bool:
+    def is_complete(self, entry: Entry, fingerprint: str, input_record: InputRecord) -> bool:
+        """Whether a record's part has the answers to an input, and is there."""
         if entry.fingerprint != fingerprint or not entry.input.equals(input_record):
             return False
         if entry.rejects and entry.rejects.file != rejects_name(entry.part.file):

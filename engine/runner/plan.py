@@ -20,7 +20,7 @@ from engine.core.column_types import types_of
 from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
-from engine.core.settings import check_names
+from engine.core.settings import check_names, checked, declared
 from engine.core.types import Columns, CorpusFile, Split
 from engine.errors import ColumnError, DeviceError, SettingsError
 from engine.pipeline import Bundle
@@ -80,13 +80,12 @@ def make_plan(
 ) -> Plan:
     """Settle a run; `coordinator.run` says what the arguments are and what is raised."""
     data.check_local(manifest.out)
+    manifest.check_free()
     folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
     config = resolve_config(folder, settings)
     chosen = _devices(model, config)
     config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
-    named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    discovery = data.discover(named, manifest.out)
-    files = fingerprint.inputs_outside(discovery.files, manifest.out)
+    files, unread = _files(inputs, manifest.out)
     file_states = {file.path: fingerprint.file_state(file.path) for file in files}
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
@@ -106,13 +105,66 @@ def make_plan(
         record=fingerprint.run_record(folder, config, chosen[0].kind),
         files=tuple(files),
         file_states=file_states,
-        unread=discovery.unread,
+        unread=unread,
         columns=columns,
         results=results,
         splits=splits,
         parts={s: data.part_name(s.ordinal, s.name, config.part_format) for s in splits},
         notes=notes,
     )
+
+
+def check_early(
+    task_name: str,
+    inputs: Sequence[str | Path] | str | Path,
+    out: Path | str,
+    settings: Mapping[str, object],
+) -> None:
+    """Refuse what can be refused of a run while its checkpoint is not exported yet: settings, names
+    and bounds of the task's options, inputs, their columns and types, and the output folder.
+
+    Raises:
+        As `coordinator.run`.
+    """
+    task = tasks.find(task_name)
+    options = dict(declared(task.options))
+    names = {f.name for f in dataclasses.fields(RunConfig)}
+    check_names("setting", settings, names | set(options))
+    config = RunConfig.of({n: v for n, v in settings.items() if n in names})
+    given = {n: v for n, v in settings.items() if n not in names} | dict(config.options)
+    check_names(f"option of {task.name}", given, options)
+    for name, value in given.items():
+        checked(name, value, *options[name])
+    columns = tasks.input_columns(task, config.text)
+    if given.get("chat"):
+        columns = (dataclasses.replace(columns[0], holds="chat"), *columns[1:])
+    data.settle(_files(inputs, Path(out))[0], columns, config.keep)
+
+
+def check_settings(
+    inputs: Sequence[str | Path] | str | Path, out: Path | str, settings: Mapping[str, object]
+) -> None:
+    """Refuse what can be refused of a run whatever its task is: settings, the device, inputs that
+    do not exist and the output folder.
+
+    Raises:
+        As `coordinator.run`.
+    """
+    names = {f.name for f in dataclasses.fields(RunConfig)}
+    config = RunConfig.of({n: v for n, v in settings.items() if n in names})
+    data.check_local(out)
+    Manifest(Path(out)).check_free()
+    devices(config.device)
+    _files(inputs, Path(out))
+
+
+def _files(
+    inputs: Sequence[str | Path] | str | Path, out: Path
+) -> tuple[list[CorpusFile], Mapping[str, int]]:
+    """The files of the inputs that do not lie in the output folder, and those that are not read."""
+    named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    discovery = data.discover(named, out)
+    return fingerprint.inputs_outside(discovery.files, out), discovery.unread
 
 
 def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, object]) -> RunConfig:

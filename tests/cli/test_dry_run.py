@@ -1,0 +1,104 @@
+"""engine run --dry-run, and what is refused before a checkpoint is exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import checkpoints
+from support.bundles import checkpoint_of
+from typer.testing import CliRunner
+
+from engine.cli import app
+from engine.demo import BUNDLE
+from engine.export import cache
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id": 1, "text": "uno"}\n' * 20)
+    return file
+
+
+def test_a_plan_is_printed_and_nothing_written(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = runner.invoke(app, ["run", str(BUNDLE), str(corpus), "-o", str(out), "--dry-run"])
+    assert result.exit_code == 0
+    for text in (
+        "translation, recipe fp32, on cpu",
+        "inputs: 1 files (1 jsonl), about 20 rows: a.jsonl",
+        "reads:  text (text)",
+        "writes: translation_text (string)",
+        "parts:  1 in",
+        "split_size 256MB",
+    ):
+        assert text in result.output
+    assert not out.exists()
+
+
+def test_a_plan_as_json(corpus: Path, tmp_path: Path) -> None:
+    arguments = ["run", str(BUNDLE), str(corpus), "-o", str(tmp_path / "o"), "--keep", "id"]
+    result = runner.invoke(app, [*arguments, "--dry-run", "--json"])
+    plan = json.loads(result.stdout)
+    assert plan["writes"]["id"] == "int64"
+    assert plan["parts"] == {"new": 1}
+
+
+def test_a_plan_that_would_be_refused_has_the_exit_code_of_the_refusal(
+    corpus: Path, tmp_path: Path
+) -> None:
+    arguments = ["run", str(BUNDLE), str(corpus), "-o", str(tmp_path / "o")]
+    assert runner.invoke(app, arguments).exit_code == 0
+    result = runner.invoke(app, [*arguments, "--keep", "id", "--dry-run"])
+    assert result.exit_code == 2
+    assert "engine run would end with: " in result.output
+    assert 'holds a run with other settings: keep [] (now ["id"])' in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--keep", "absent"], "no column 'absent'"),
+        (["--text", "body"], "no column 'body'"),
+        (["--top-k", "-1"], "top_k is -1"),
+        (["--num-beams", "2"], "unknown option of text-classification 'num_beams'"),
+        (["--text", "a,b,c"], "text names 3 columns"),
+        (["--workers", "-3"], "workers is -3"),
+        (["-o", "{file}"], "not a folder"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_checkpoint_is_not_exported_for_a_run_that_is_refused(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: list[str],
+    message: str,
+    dry: list[str],
+) -> None:
+    monkeypatch.setenv("CORPUS_ENGINE_CACHE", str(tmp_path / "cache"))
+    model = checkpoint_of(checkpoints.classifier)
+    settings = [text.format(file=corpus) for text in settings]
+    arguments = ["run", str(model), str(corpus), "-o", str(tmp_path / "out"), *settings, *dry]
+    result = runner.invoke(app, arguments)
+    assert message in str(result.exception) or message in result.output
+    assert result.exit_code
+    assert "loading" not in result.output
+    assert not (tmp_path / "cache").exists() or not list(cache.folder().rglob("bundle.json"))
+
+
+def test_a_dry_run_of_a_checkpoint_says_what_would_be_exported(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORPUS_ENGINE_CACHE", str(tmp_path / "cache"))
+    model = checkpoint_of(checkpoints.classifier)
+    result = runner.invoke(
+        app, ["run", str(model), str(corpus), "-o", str(tmp_path / "out"), "--dry-run"]
+    )
+    assert result.exit_code == 0
+    assert "would be exported for text-classification into" in result.output
+    assert not (tmp_path / "cache").exists()
