@@ -297,8 +297,8 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert engine.__all__ == [
-        "Bundle", "EngineError", "Report", "RunConfig", "__version__", "bundle_for", "errors",
-        "open", "run",
+        "Bundle", "EngineError", "Preview", "Report", "RunConfig", "__version__", "bundle_for",
+        "errors", "open", "plan", "run",
     ]  # fmt: skip
     for name in engine.__all__:
         assert getattr(engine, name) is not None

@@ -62,18 +62,12 @@ def run(
     arguments = {**ctx.meta["settings"], "options": ctx.meta["options"]}
     check = partial(_check_early, inputs=inputs, out=out, settings=arguments)
     check(None)
+    source: dict[str, Any] = {"task": task, "revision": revision, "recipe": recipe}
     if dry_run:
-        _show_plan(model, inputs, out, task, revision, recipe, check, arguments, as_json)
+        _show_plan(model, source, inputs, out, check, arguments, as_json)
         return
-    bundle = bundle_for(
-        model,
-        task=task,
-        revision=revision,
-        recipe=recipe,
-        allow_pickle=allow_pickle,
-        progress=lambda line: typer.echo(line, err=True),
-        check=check,
-    )
+    echo = partial(typer.echo, err=True)
+    bundle = bundle_for(model, **source, allow_pickle=allow_pickle, progress=echo, check=check)
     with shown(quiet=as_json) as on_progress:
         run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
         report = pipe.run(run_into, out, arguments)
@@ -98,11 +92,9 @@ def _check_early(
 
 def _show_plan(
     model: str,
+    source: Mapping[str, Any],
     inputs: list[str],
     out: str,
-    task: str | None,
-    revision: str | None,
-    recipe: str,
     check: Callable[[str], None],
     settings: Mapping[str, Any],
     as_json: bool,
@@ -111,9 +103,9 @@ def _show_plan(
     from engine.export.cache import locate
     from engine.runner import preview
 
-    found = locate(model, task=task, revision=revision, recipe=recipe)
+    found = locate(model, **source)
     if not found.is_there:
-        resolved = planned_task(found.model, task=task, revision=found.revision, recipe=recipe)
+        resolved = planned_task(found.model, **{**source, "revision": found.revision})
         check(resolved)
         export = f"{found.name} would be exported for {resolved} into {found.folder} first"
         typer.echo(json.dumps({"export": export}) if as_json else export)

@@ -59,8 +59,7 @@ def export(
         sample, text, force: As in `quantize`; `force` accepts a head for another task, too.
         allow_pickle: Accept `.bin` weights where there are no safetensors.
         progress: Called with one line before each stage.
-        check: Called with the task's name as soon as it is known, before any weight is fetched;
-            what it raises ends the export.
+        check: Called with the task's name before any weight is fetched; it may end the export.
 
     Raises:
         SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
@@ -84,8 +83,7 @@ def export(
         model, revision, notes = _default_model(str(task), progress)
     with new_folder(Path(out)) as (work, folder):
         checkpoint = hub.resolve(model, revision, progress, subfolder)
-        resolved, notes = _planned(checkpoint, task, recipe, force, notes, progress)
-        check(resolved.name)
+        resolved, notes = _planned(checkpoint, task, recipe, force, notes, progress, check)
         checkpoint = _with_weights(checkpoint, allow_pickle, work, progress)
         fp32 = folder if recipe == "fp32" else work / "fp32"
         fp32.mkdir(exist_ok=True)
@@ -129,6 +127,7 @@ def _planned(
     force: bool,
     notes: tuple[str, ...],
     progress: Callable[[str], None],
+    check: Callable[[str], None] = _silent,
 ) -> tuple[ExportTask, tuple[str, ...]]:
     """What a checkpoint is exported for, and all notes; what cannot be exported is refused before
     any weight is fetched."""
@@ -149,6 +148,7 @@ def _planned(
         embedding_modules.check(checkpoint)
     for line in plan.describe(checkpoint, resolved, task, recipe):
         progress(line)
+    check(resolved.name)
     return resolved, notes
 
 

@@ -68,7 +68,7 @@ def test_a_plan_that_would_be_refused_has_the_exit_code_of_the_refusal(
         (["--num-beams", "2"], "unknown option of text-classification 'num_beams'"),
         (["--text", "a,b,c"], "text names 3 columns"),
         (["--workers", "-3"], "workers is -3"),
-        (["-o", "{file}"], "not a folder"),
+        (["-o", "{file}/out"], "not a folder"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
