@@ -52,18 +52,17 @@ def export(
         model: A hub id, or a folder in the Hugging Face layout; None for the default checkpoint of
             transformers' pipeline for the task.
         out: The bundle's folder; it must not exist, or be empty.
-        task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY, or None to infer it.
+        task: A name of `tasks.TASKS`, an alias, translation_XX_to_YY; None infers it.
         revision: A commit, branch or tag of the hub.
         subfolder: The folder in `model` that holds the checkpoint; "" for its top.
         recipe: A name of `recipes.table.RECIPES`.
         sample, text, force: As in `quantize`; `force` accepts a head for another task, too.
         allow_pickle: Accept `.bin` weights where there are no safetensors.
-        progress: Called with one line before each stage.
-        check: Called with the task's name before any weight is fetched; it may end the export.
+        progress, check: Called with a line before each stage, and with the task before any weight.
 
     Raises:
-        SettingsError: The task or recipe is unknown, neither a model nor a task is given, or a
-            revision is given for a folder or for no model.
+        SettingsError: The task or recipe is unknown, no model or task is given, or a revision is
+            given without a hub id.
         ExportError: The checkpoint cannot become a bundle, its graphs' answers differ from its
             own, or the bundle exceeds the recipe's limits. Nothing is left.
         OutputError: `out` is not empty or cannot be written.
@@ -85,8 +84,7 @@ def export(
         checkpoint = hub.resolve(model, revision, progress, subfolder)
         resolved, notes = _planned(checkpoint, task, recipe, force, notes, progress, check)
         checkpoint = _with_weights(checkpoint, allow_pickle, work, progress)
-        fp32 = folder if recipe == "fp32" else work / "fp32"
-        fp32.mkdir(exist_ok=True)
+        (fp32 := folder if recipe == "fp32" else work / "fp32").mkdir(exist_ok=True)
         description = _write_fp32(checkpoint, resolved, task, work, fp32, notes, progress)
         if recipe != "fp32":
             rows = quantization.load_sample(sample, text, description)
