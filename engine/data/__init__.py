@@ -22,7 +22,8 @@ from engine.data.parts import (
     schema_of_text,
     schema_text,
 )
-from engine.data.settlement import settle
+from engine.data.schema_cache import PASSES, SchemaCache
+from engine.data.settlement import long_numbers, settle
 from engine.data.splits import content_hash, estimate_rows, split_files
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
@@ -43,10 +44,11 @@ from engine.data.writers import (
 )  # fmt: skip
 
 __all__ = [
-    "REASONS", "REJECTS", "STREAM", "FileWriter", "HashingFile", "OutputFile", "Writer", "batches",
-    "check_local", "content_hash", "copy_rejects", "count_rows", "dataset", "discover",
-    "estimate_rows", "find_files", "first_error", "format_of", "json_lines", "kind_of", "part_name",
-    "part_writer", "read", "read_first", "read_rejects", "reading", "rejects_columns",
-    "rejects_name", "rejects_writer", "schema_of", "schema_of_text", "schema_text", "settle",
-    "split_files", "whole_file", "write_text", "writing",
+    "PASSES", "REASONS", "REJECTS", "STREAM", "FileWriter", "HashingFile", "OutputFile",
+    "SchemaCache", "Writer", "batches", "check_local", "content_hash", "copy_rejects",
+    "count_rows", "dataset", "discover", "estimate_rows", "find_files", "first_error",
+    "format_of", "json_lines", "kind_of", "long_numbers", "part_name", "part_writer", "read",
+    "read_first", "read_rejects", "reading", "rejects_columns", "rejects_name",
+    "rejects_writer", "schema_of", "schema_of_text", "schema_text", "settle", "split_files",
+    "whole_file", "write_text", "writing",
 ]  # fmt: skip

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile
 from engine.data.columnar import Names, check_columns, check_type, unify
+from engine.data.json_values import LONG, LONGEST
 from engine.data.kinds import KINDS
+from engine.data.schema_cache import SchemaCache
 from engine.errors import ColumnError, InputError
 
 
@@ -24,6 +27,7 @@ def settle(
     inputs: Sequence[Column],
     keep: Sequence[str],
     given: Mapping[str, pa.DataType] = MappingProxyType({}),
+    cache: SchemaCache | None = None,
 ) -> Columns:
     """Check the columns of every file, and settle the types of those that are kept.
 
@@ -32,6 +36,7 @@ def settle(
         inputs: The columns that the task takes; every file must have them.
         keep: Names of the columns to keep; ("all",) for every one of any file.
         given: Types of columns that the person gave; no file is read for these.
+        cache: What passes over large files have found at an earlier start.
 
     Raises:
         ColumnError: A file lacks an input column or no file has a kept or given one, a column is
@@ -46,7 +51,8 @@ def settle(
     open_types = [name for name in keep if name not in given]
     for file in files:
         of_lines = KINDS[file.kind].inputs
-        schema = _schema(file, None if every else [*texts, *open_types], types=bool(open_types))
+        wanted = None if every else [*texts, *open_types]
+        schema = _schema(file, wanted, types=bool(open_types), cache=cache)
         types = {field.name: field.type for field in schema}
         if missing := [name for name in texts if name not in types]:
             names = _schema(file, None, types=False).names
@@ -88,9 +94,13 @@ def _check_given(files: Sequence[CorpusFile], names: Sequence[str]) -> None:
         )
 
 
-def _schema(file: CorpusFile, names: Names, *, types: bool) -> pa.Schema:
+def _schema(
+    file: CorpusFile, names: Names, *, types: bool, cache: SchemaCache | None = None
+) -> pa.Schema:
     """Names and types of a file's columns, each once."""
-    schema: pa.Schema = KINDS[file.kind].schema(file, names, types)
+    read = partial(KINDS[file.kind].schema, file, names, types)
+    passes = cache is not None and types and KINDS[file.kind].inputs is not None
+    schema = cache.schema(file, names and sorted(names), read) if cache and passes else read()
     twice = next((n for n in schema.names if schema.names.count(n) > 1), None)
     if twice is not None:
         raise InputError(
@@ -124,6 +134,19 @@ def _promote(
             f'{{{json.dumps(name)}: "string"}} in a JSON file',
         ) from error
     kept[name] = settled, typed if settled == before else file
+
+
+def long_numbers(columns: Columns, files: Sequence[CorpusFile]) -> list[str]:
+    """Names of kept columns that are decimals since JSON has longer whole numbers than 64 bits."""
+    if not any(KINDS[file.kind].inputs for file in files):
+        return []
+    fields = (field for field in columns.kept if field.name not in columns.given)
+    return [f"{field.name} ({field.type})" for field in fields if _is_long(field.type)]
+
+
+def _is_long(kind: pa.DataType) -> bool:
+    nested = (kind.field(i).type for i in range(kind.num_fields))
+    return kind in (LONG, LONGEST) or any(map(_is_long, nested))
 
 
 def _writable(kind: pa.DataType) -> pa.DataType:

@@ -116,6 +116,8 @@ class Coordinator:
         self.manifest.begin(
             self.plan.record, parts, overwrite=self.config.overwrite, is_input=self._is_input
         )
+        if self.plan.passes:
+            data.write_text(self.manifest.folder / data.PASSES, self.plan.passes)
         assignments = self._assignments()
         try:
             if first := next(assignments, None):

@@ -30,6 +30,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from engine.data import (
+    PASSES,
     REJECTS,
     OutputFile,
     rejects_name,
@@ -180,7 +181,8 @@ class Manifest:
         except BaseException:
             if made and not any(self.out.glob("part-*")) and not journal.any_in(self.out):
                 shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
-                for path in (self.out / DATASET, self.folder / "run.json", self.folder / ".lock"):
+                records = (self.folder / name for name in ("run.json", ".lock", PASSES))
+                for path in (self.out / DATASET, *records):
                     path.unlink(missing_ok=True)
                 for folder in made:
                     with suppress(OSError):  # somebody has put something there

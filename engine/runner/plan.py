@@ -49,6 +49,7 @@ class Plan:
         columns: What is read of every file.
         results: Names and types of the result columns.
         splits: In input order; `parts` are the names of their part files.
+        passes: What passes over large files found, for the next start.
         notes: What the person should know of how it was settled.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     results: pa.Schema
     splits: tuple[Split, ...]
     parts: Mapping[Split, str]
+    passes: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -91,7 +93,8 @@ def make_plan(
     options = tasks.resolve_options(task, model_config, config.options)
     results = task.schema(model_config, options)
     inputs_of_task = tasks.input_columns(task, config.text, options)
-    columns = data.settle(files, inputs_of_task, config.keep, types_of(config.schema))
+    cache = data.SchemaCache(manifest.folder / data.PASSES)
+    columns = data.settle(files, inputs_of_task, config.keep, types_of(config.schema), cache)
     columns = dataclasses.replace(
         columns, max_row_bytes=config.max_row_bytes, reject_text=config.reject_text
     )
@@ -110,7 +113,8 @@ def make_plan(
         results=results,
         splits=splits,
         parts={s: data.part_name(s.ordinal, s.name, config.part_format) for s in splits},
-        notes=notes,
+        passes=cache.text(),
+        notes=(*notes, *_long_numbers(columns, files)),
     )
 
 
@@ -138,7 +142,9 @@ def check_early(
     columns = tasks.input_columns(task, config.text)
     if given.get("chat"):
         columns = (dataclasses.replace(columns[0], holds="chat"), *columns[1:])
-    data.settle(_files(inputs, Path(out))[0], columns, config.keep)
+    cache = data.SchemaCache(Manifest(Path(out)).folder / data.PASSES)
+    files, _ = _files(inputs, Path(out))
+    data.settle(files, columns, config.keep, types_of(config.schema), cache)
 
 
 def check_settings(
@@ -165,6 +171,12 @@ def _files(
     named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     discovery = data.discover(named, out)
     return fingerprint.inputs_outside(discovery.files, out), discovery.unread
+
+
+def _long_numbers(columns: Columns, files: Sequence[CorpusFile]) -> list[str]:
+    names = data.long_numbers(columns, files)
+    listed = ", ".join(names[:8])
+    return [f"whole numbers beyond 64 bits are kept as decimals: {listed}"] if names else []
 
 
 def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, object]) -> RunConfig:

@@ -15,6 +15,7 @@ import pytest
 from engine.bundle import tuned
 from engine.core import hardware
 from engine.core.config import RunSettings
+from engine.data import json_types, schema_cache
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
 from engine.errors import ColumnError, EngineError, InputError, OtherRunError, SettingsError
@@ -156,3 +157,44 @@ def test_another_runs_size_is_not_taken_over(corpus: Path, bundle: Path, tmp_pat
     assert report.rows_computed == 60
     record = json.loads((out / "_manifest/run.json").read_text())
     assert record["settings"]["batch_tokens"] == 0
+
+
+def test_a_resumed_run_passes_over_no_lines_again_and_takes_its_record_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema_cache, "LEAST", 1)
+    monkeypatch.setattr(schema_cache, "_SETTLED_NS", 0)
+    corpus, out = tmp_path / "x.jsonl", tmp_path / "out"
+    corpus.write_text(f'{{"text": "7", "id": 1}}\n{{"text": "8", "id": {2**64}}}')
+    report = run(BUNDLE, corpus, out, keep="id")
+    note = "whole numbers beyond 64 bits are kept as decimals: id (decimal128(38, 0))"
+    assert note in report.notes
+    record = out / "_manifest" / "schema.json"
+    assert record.is_file()
+    assert verify(out).problems == ()
+    before = _parts(out)
+
+    def fail(*args: object) -> None:
+        raise AssertionError("passed over again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json_types, "_widen", fail)
+        assert run(BUNDLE, corpus, out, keep="id").splits_skipped == 1
+    record.write_text("damaged")
+    assert run(BUNDLE, corpus, out, keep="id").splits_skipped == 1
+    assert run(BUNDLE, corpus, out, keep="id", overwrite=True, limit=1).rows_out == 1
+    assert record.is_file()
+    assert run(BUNDLE, corpus, out, keep="id", overwrite=True).rows_out == 2
+    assert _parts(out) == before
+
+
+def test_a_first_start_that_fails_leaves_no_record_of_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema_cache, "LEAST", 1)
+    monkeypatch.setattr(schema_cache, "_SETTLED_NS", 0)
+    corpus, out = tmp_path / "x.jsonl", tmp_path / "out"
+    corpus.write_text('{"text": 5, "id": 1}')
+    with pytest.raises(InputError, match="column 'text', expected text, found whole number"):
+        run(BUNDLE, corpus, out, keep="id")
+    assert not out.exists()
