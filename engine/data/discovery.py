@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,13 +151,22 @@ def _why_unread(path: Path) -> str:
     ending = path.suffix.lower()
     if kind_of(path) and not dataset_folders.is_listed(path) and ending != ".json":
         return dataset_folders.NOT_LISTED
-    if path.name.lower() in _BESIDE or (ending == ".json" and not _has_rows(path)):
+    if (
+        path.name.lower() in _BESIDE
+        or _PAPER.match(path.name)
+        or (ending == ".json" and not _has_rows(path))
+    ):
         return ending
     return "" if kind_of(path) else ending or "names without an ending"
 
 
 _BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 """Files that tools write beside a corpus, in lower case; they are read where they are named."""
+_PAPER = re.compile(
+    r"(readme|licen[sc]e|copying|notice|changelog|citation|requirements|(md5|sha\d+)sums?)\b.*\.txt$",
+    re.I,
+)
+"""Names of texts about a corpus."""
 
 
 def _has_rows(path: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile, Split
-from engine.data import columnar, csv_reader, json_types
+from engine.data import columnar, csv_reader, json_types, text_lines
 from engine.data.columnar import Names
 from engine.data.compression import COMPRESSIONS
 from engine.data.jsonl import read_jsonl
@@ -55,9 +55,10 @@ _PLAIN = {
     "jsonl": _JSON,
     "csv": _csv(".csv"),
     "tsv": _csv(".tsv"),
+    "txt": Kind((".txt",), text_lines.text_schema, text_lines.read_text),
     "arrow": Kind((".arrow", ".ipc", ".feather"), columnar.arrow_schema, columnar.read_arrow),
 }
-_OF_TEXT = ("jsonl", "csv", "tsv")
+_OF_TEXT = ("jsonl", "csv", "tsv", "txt")
 """Kinds that may be compressed in any way of `COMPRESSIONS`: read through `open_bytes`."""
 
 

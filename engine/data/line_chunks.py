@@ -60,23 +60,23 @@ def chunks(
 
 def layout(path: Path, kind: str) -> str:
     """How a file is laid out, by its first bytes; see `json_layout.layout_of`."""
-    return _layout(kind, _head(_blocks(path, kind, 0, path.stat().st_size)))
+    return _layout(kind, _head(blocks(path, kind, 0, path.stat().st_size)))
 
 
 def _lines(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
     """The bytes of a range, or of a whole compressed file, as lines; see `json_layout.as_lines`."""
-    blocks = _blocks(path, kind, start, stop)
+    content = blocks(path, kind, start, stop)
     if start or (not compression_of(kind) and stop < path.stat().st_size):
-        return blocks  # only a file of lines is cut into ranges
-    head = _head(blocks)
-    form, blocks = _layout(kind, head), chain(head, blocks)
-    return blocks if form == LINES else as_lines(path, blocks, form)
+        return content  # only a file of lines is cut into ranges
+    head = _head(content)
+    form, content = _layout(kind, head), chain(head, content)
+    return content if form == LINES else as_lines(path, content, form)
 
 
-def _head(blocks: Iterator[bytes]) -> list[bytes]:
+def _head(content: Iterator[bytes]) -> list[bytes]:
     """The first blocks, of HEAD bytes together."""
     head: list[bytes] = []
-    while sum(map(len, head)) < HEAD and (block := next(blocks, None)) is not None:
+    while sum(map(len, head)) < HEAD and (block := next(content, None)) is not None:
         head.append(block)
     return head
 
@@ -88,7 +88,7 @@ def _layout(kind: str, head: list[bytes]) -> str:
     return layout_of(content[:HEAD], whole=len(content) < HEAD)
 
 
-def _blocks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
+def blocks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
     """The bytes of a range, or of a whole compressed file, CHUNK at a time, without a byte order
     mark."""
     with open_bytes(path, kind) as stream:

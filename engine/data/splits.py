@@ -14,13 +14,15 @@ from engine.data.line_chunks import layout
 from engine.errors import InputError
 
 _CHUNK = 1 << 20
+_OF_LINES = ("jsonl", "txt")
+"""Kinds that are cut between lines."""
 
 
 def split_files(files: Sequence[CorpusFile], split_size: int) -> Iterator[Split]:
     """Cut files into splits, in order.
 
-    Where a file is larger than `split_size` bytes, Parquet is cut between row groups and plain JSON
-    lines between lines; every other file is one split.
+    Where a file is larger than `split_size` bytes, Parquet is cut between row groups, and plain
+    text or JSON lines between lines; every other file is one split.
 
     Raises:
         InputError: A file cannot be opened.
@@ -44,7 +46,7 @@ def _split_file(file: CorpusFile, split_size: int) -> Iterator[Split]:
         groups = _row_group_ranges(row_group_starts(path), size, split_size)
         for i, (first, end, row, start, stop) in enumerate(groups):
             yield Split(file, i, name, start, stop, (first, end), row)
-    elif size > split_size and kind == "jsonl" and layout(path, kind) == LINES:
+    elif size > split_size and kind in _OF_LINES and layout(path, kind) == LINES:
         for i, (start, stop, row) in enumerate(_line_ranges(path, size, split_size)):
             yield Split(file, i, name, start, stop, first_row=row)
     else:
@@ -121,7 +123,7 @@ def estimate_rows(split: Split) -> int:
     """About how many rows a split has, to estimate the time left; 0 where only reading it tells."""
     if split.kind == "parquet":
         return row_count(split.path, split.row_groups)
-    if split.kind != "jsonl":
+    if split.kind not in _OF_LINES:
         return 0
     try:
         if layout(split.path, split.kind) != LINES:
