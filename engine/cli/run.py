@@ -27,7 +27,7 @@ def run(
     ],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Parquet, JSONL (.gz, .zst) or Arrow files, folders or globs."),
+        typer.Argument(help="Files of a corpus, folders or globs; - for standard input."),
     ],
     out: Annotated[
         str,

@@ -24,6 +24,7 @@ FORMATS = {"arrow": ".arrow", "parquet": ".parquet", "jsonl": ".jsonl", "csv": "
 TEXT_FORMATS = ("jsonl", "csv")
 COMPRESSIONS = ("zstd", "lz4", "none")
 ON_ERROR = ("fail", "reject")
+INPUT_FORMATS = ("jsonl", "json", "txt", "parquet", "arrow")
 MIB = 1 << 20
 
 
@@ -88,6 +89,13 @@ class RunConfig:
         "Types of kept columns by hand: a JSON file of types by column, or an Arrow or Parquet "
         "file that has them; a value that does not fit is a bad row.",
         read=read_types,
+        shapes=True,
+    )
+    input_format: str = setting(
+        "",
+        "Format of standard input (the input -) and of files whose ending does not tell it: "
+        f"{', '.join(INPUT_FORMATS)}; compressed or not.",
+        choices=("", *INPUT_FORMATS),
         shapes=True,
     )
     limit: int = setting(
@@ -239,6 +247,7 @@ class RunSettings(TypedDict, total=False):
     text: str | Sequence[str]
     keep: str | Sequence[str]
     schema: str | Mapping[str, str]
+    input_format: str
     limit: int
     format: str
     compression: str

@@ -18,6 +18,8 @@ from engine.errors import InputError
 
 COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}
 """Name of a compression by the end of a file's name, without its dot."""
+MAGIC = {"gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0", "zst": b"\x28\xb5\x2f\xfd"}
+"""First bytes of each."""
 _BUFFER = 1 << 20
 
 

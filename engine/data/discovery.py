@@ -12,11 +12,13 @@ from pathlib import Path
 
 from engine.core.types import CorpusFile
 from engine.data import dataset_folders
-from engine.data.compression import COMPRESSIONS
-from engine.data.kinds import ENDINGS, kind_of
+from engine.data.compression import COMPRESSIONS, plain_kind
+from engine.data.kinds import ENDINGS, kind_as, kind_of
 from engine.data.outputs import RUN, check_finished, in_order
+from engine.data.standard_input import DASH, spool
 from engine.errors import InputError
 
+_NO_FORMAT = "name it with --input-format, such as --input-format jsonl"
 _KNOWN = (
     f"known endings: {' '.join(e for e in ENDINGS if e.count('.') == 1)}; "
     f"of text also with {' '.join(f'.{suffix}' for suffix in COMPRESSIONS)}"
@@ -37,7 +39,9 @@ class Discovery:
     unread: Mapping[str, int]
 
 
-def discover(inputs: Sequence[str | Path], out: Path | None = None) -> Discovery:
+def discover(
+    inputs: Sequence[str | Path], out: Path | None = None, input_format: str = ""
+) -> Discovery:
     """The files that paths, folders and globs name, each once, and what is not read of them.
 
     A folder stands for every file of a known kind below it, except those whose name, or a folder's
@@ -47,6 +51,8 @@ def discover(inputs: Sequence[str | Path], out: Path | None = None) -> Discovery
     Args:
         inputs: What the person named.
         out: The output folder of this run, which may lie among them.
+        input_format: The kind of standard input, of files that are named themselves, and of those
+            in folders and globs whose ending is unknown; "" to tell all by their endings.
 
     Raises:
         InputError: An input is missing, matches nothing, or is of no known kind.
@@ -54,28 +60,39 @@ def discover(inputs: Sequence[str | Path], out: Path | None = None) -> Discovery
     if not inputs:
         raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
     roots: dict[Path, Path] = {}
+    kinds: dict[Path, str] = {}
     unread: dict[Path, str] = {}
     try:
-        for name in inputs:
-            root, paths = _match(str(name))
+        for name in dict.fromkeys(map(str, inputs)):
+            root, paths = _match(str(name), input_format)
+            is_named = list(paths) == [Path(name).expanduser()] or str(name) == DASH
             for path, why in paths.items():
                 absolute = Path(os.path.abspath(path))
                 if why:
                     unread[absolute] = why
                 else:
                     roots[absolute] = root
+                    kinds[absolute] = _kind(absolute, input_format, is_named=is_named)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
     unread.pop(Path(os.path.abspath(out or "")), None)
     names = _unique_names({path: roots[path] for path in _without_doubles(in_order(roots))})
-    files = [CorpusFile(path, name, str(kind_of(path))) for path, name in names.items()]
+    files = [CorpusFile(path, name, kinds[path]) for path, name in names.items()]
     counts = Counter(why for path, why in unread.items() if path not in roots)
     return Discovery(files, dict(counts.most_common()))
 
 
-def find_files(inputs: Sequence[str | Path]) -> list[CorpusFile]:
+def find_files(inputs: Sequence[str | Path], input_format: str = "") -> list[CorpusFile]:
     """`Discovery.files` of the inputs; raises what `discover` raises."""
-    return discover(inputs).files
+    return discover(inputs, None, input_format).files
+
+
+def _kind(path: Path, input_format: str, *, is_named: bool) -> str:
+    """The kind of a file that is read."""
+    by_ending = kind_of(path)
+    if by_ending and not (is_named and input_format):
+        return by_ending
+    return kind_as(path, input_format)
 
 
 def _without_doubles(paths: Sequence[Path]) -> list[Path]:
@@ -110,28 +127,33 @@ def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:
             parts[path] += 1
 
 
-def _match(name: str) -> tuple[Path, dict[Path, str]]:
+def _match(name: str, input_format: str) -> tuple[Path, dict[Path, str]]:
     """(root, paths): a file's name in the corpus is its path relative to the root. For each path
     why it is not read, or ""."""
     if "://" in name:
         raise InputError(f"{name}: only local files are read", "copy or mount the corpus first")
+    if name == DASH:
+        if not input_format:
+            raise InputError(f"{DASH}: its format is not known", _NO_FORMAT)
+        path = spool()
+        return path.parent, {path: ""}
     path = Path(name).expanduser()
     if path.is_dir():
         check_finished(path)
-        below = {one: _why_unread(one) for one in _visible(path)}
+        below = _without_notes({one: _why_unread(one, input_format) for one in _visible(path)})
         if all(below.values()):
             raise InputError(f"{path}: no input files in this folder", _KNOWN)
         return path, below
     if path.exists():
         if not path.is_file():
             raise InputError(f"{path}: not a regular file", "write its rows to a file first")
-        if kind_of(path) is None:
-            raise InputError(f"{path}: unknown ending", _KNOWN)
+        if kind_of(path) is None and not input_format:
+            raise InputError(f"{path}: unknown ending", f"{_NO_FORMAT}; {_KNOWN}")
         return path.parent, {path: ""}
     if not glob.has_magic(name):
         raise InputError(f"{path}: no such file or folder", _list_folder(path))
     root = _root_of(path)
-    matches = {one: _why_unread(one) for one in _glob(path, root)}
+    matches = _without_notes({one: _why_unread(one, input_format) for one in _glob(path, root)})
     if all(matches.values()):
         raise InputError(f"{name}: nothing matches", _hint(matches))
     return root, matches
@@ -142,7 +164,19 @@ def _hint(matches: Mapping[Path, str]) -> str:
     return f"name the output of a run itself to read it: {outputs[0]}" if outputs else _KNOWN
 
 
-def _why_unread(path: Path) -> str:
+def _without_notes(matches: dict[Path, str]) -> dict[Path, str]:
+    """Plain text beside files of other kinds is about them: it is read where it is named."""
+    texts = [path for path, why in matches.items() if not why and _is_text(path)]
+    if len(texts) == sum(not why for why in matches.values()):
+        return matches
+    return matches | {path: path.suffix.lower() for path in texts}
+
+
+def _is_text(path: Path) -> bool:
+    return plain_kind(kind_of(path) or "") == "txt"
+
+
+def _why_unread(path: Path, input_format: str) -> str:
     """Why a path is not read: its ending, or what it is; "" where it is read."""
     if path.is_dir():
         return "links to folders" if path.is_symlink() else _OUTPUT
@@ -157,7 +191,8 @@ def _why_unread(path: Path) -> str:
         or (ending == ".json" and not _has_rows(path))
     ):
         return ending
-    return "" if kind_of(path) else ending or "names without an ending"
+    is_format = bool(input_format) and path.name[0] not in "._"
+    return "" if kind_of(path) or is_format else ending or "names without an ending"
 
 
 _BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}

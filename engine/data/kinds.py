@@ -11,7 +11,7 @@ import pyarrow as pa
 from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data import columnar, csv_reader, json_types, text_lines
 from engine.data.columnar import Names
-from engine.data.compression import COMPRESSIONS
+from engine.data.compression import COMPRESSIONS, MAGIC
 from engine.data.jsonl import read_jsonl
 from engine.data.stretches import Stretch
 
@@ -78,3 +78,14 @@ def kind_of(path: Path) -> str | None:
     """The kind of a file by its ending, a key of `KINDS`; None for an unknown ending."""
     name = path.name.lower()
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
+
+
+def kind_as(path: Path, input_format: str) -> str:
+    """The kind of a file that is said to be of a format, one of `core.config.INPUT_FORMATS`:
+    compressed as its first bytes say."""
+    kind = {"json": "jsonl", "ndjson": "jsonl", "ipc": "arrow"}.get(input_format, input_format)
+    with path.open("rb") as stream:
+        head = stream.read(6)
+    suffix = next((one for one, magic in MAGIC.items() if head.startswith(magic)), "")
+    compressed = f"{kind}.{suffix}"
+    return compressed if suffix and compressed in KINDS else kind

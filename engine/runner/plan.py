@@ -87,7 +87,7 @@ def make_plan(
     config = resolve_config(folder, settings)
     chosen = _devices(model, config)
     config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
-    files, unread = _files(inputs, manifest.out)
+    files, unread = _files(inputs, manifest.out, config.input_format)
     file_states = {file.path: fingerprint.file_state(file.path) for file in files}
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
@@ -143,7 +143,7 @@ def check_early(
     if given.get("chat"):
         columns = (dataclasses.replace(columns[0], holds="chat"), *columns[1:])
     cache = data.SchemaCache(Manifest(Path(out)).folder / data.PASSES)
-    files, _ = _files(inputs, Path(out))
+    files, _ = _files(inputs, Path(out), config.input_format)
     data.settle(files, columns, config.keep, types_of(config.schema), cache)
 
 
@@ -161,15 +161,15 @@ def check_settings(
     data.check_local(out)
     Manifest(Path(out)).check_free()
     devices(config.device)
-    _files(inputs, Path(out))
+    _files(inputs, Path(out), config.input_format)
 
 
 def _files(
-    inputs: Sequence[str | Path] | str | Path, out: Path
+    inputs: Sequence[str | Path] | str | Path, out: Path, input_format: str
 ) -> tuple[list[CorpusFile], Mapping[str, int]]:
     """The files of the inputs that do not lie in the output folder, and those that are not read."""
     named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    discovery = data.discover(named, out)
+    discovery = data.discover(named, out, input_format)
     return fingerprint.inputs_outside(discovery.files, out), discovery.unread
 
 

@@ -29,6 +29,7 @@ OTHER: dict[str, Any] = {
     "text": ("body",),
     "keep": ("id",),
     "schema": {"id": "int64"},
+    "input_format": "jsonl",
     "limit": 7,
     "format": "parquet",
     "compression": "none",
