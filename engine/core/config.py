@@ -24,7 +24,7 @@ FORMATS = {"arrow": ".arrow", "parquet": ".parquet", "jsonl": ".jsonl", "csv": "
 TEXT_FORMATS = ("jsonl", "csv")
 COMPRESSIONS = ("zstd", "lz4", "none")
 ON_ERROR = ("fail", "reject")
-INPUT_FORMATS = ("jsonl", "json", "txt", "parquet", "arrow")
+INPUT_FORMATS = ("jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow")
 MIB = 1 << 20
 
 

@@ -45,6 +45,8 @@ def contents() -> dict[str, bytes]:
     return {
         "jsonl": LINES,
         "json": b'[{"text": "a"},\n{"text": "b"}]',
+        "csv": b'id,text\n1,a\n2,"b"\n',
+        "tsv": b"id\ttext\n1\ta\n2\tb\n",
         "txt": b"a\r\nb",
         "parquet": parquet.getvalue().to_pybytes(),
         "arrow": arrow.getvalue().to_pybytes(),
