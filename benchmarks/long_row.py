@@ -74,7 +74,7 @@ def run(file: Path, stop_after: float = 0.0) -> tuple[int, float, float, float]:
         if stop_after:
             time.sleep(stop_after)
             stopped = time.perf_counter()
-            process.send_signal(signal.SIGTERM)
+            os.kill(process.pid, signal.SIGTERM)  # Popen's own may take its exit code
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     end = time.perf_counter()
