@@ -149,5 +149,5 @@ def test_other_settings_are_refused_as_in_a_folder(tmp_path: Path, corpus: Path)
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / "plain").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="not a folder"):
         engine.run(BUNDLE, corpus, tmp_path / "plain" / "o.csv", **SETTINGS)
