@@ -89,7 +89,7 @@ def quantize(
 
 
 def _columns(text: list[str] | None) -> tuple[str, ...]:
-    return split_commas(",".join(text or []))
+    return tuple(name for names in text or [] for name in split_commas(names))
 
 
 def _show(report: ExportReport, as_json: bool) -> None:

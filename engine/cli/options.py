@@ -62,7 +62,9 @@ def taking(*settings: str, **helps: str) -> type[TaskCommand]:
 
 def _joined(value: object) -> object:
     """Names from a,b and from repeated options alike."""
-    return split_commas(",".join(value)) if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(name for text in value for name in split_commas(text))
 
 
 def _single(value: Any) -> Any:

@@ -73,14 +73,14 @@ class RunConfig:
 
     text: tuple[str, ...] = setting(
         (),
-        "Input columns in the order of the task, a,b for two; by default those that "
-        "`engine tasks` names.",
+        "Input columns in the order of the task, a,b or repeated for two, a\\,b for one with a "
+        "comma; by default those that `engine tasks` names.",
         read=_columns,
         shapes=True,
     )
     keep: tuple[str, ...] = setting(
         (),
-        "Input columns to write beside the results: a,b, or all for every column.",
+        "Input columns to write beside the results: a,b or repeated, or all for every column.",
         read=_columns,
         shapes=True,
     )

@@ -178,8 +178,22 @@ def comma_separated(name: str, value: object) -> tuple[str, ...]:
 
 
 def split_commas(text: str) -> tuple[str, ...]:
-    """The names in "a, b", without empty ones."""
-    return tuple(name for part in text.split(",") if (name := part.strip()))
+    """The names in "a, b", without empty ones. A backslash before a comma, a space or a backslash
+    takes it into the name: "a\\,b" is one."""
+    parts = re.findall(r"(?:\\.|[^,])+", text, re.DOTALL)
+    names = (re.fullmatch(r"\s*((?:\\.|[^\\]|\\\Z)*?)\s*", part, re.DOTALL) for part in parts)
+    return tuple(re.sub(r"\\([,\s\\])", r"\1", match[1]) for match in names if match and match[1])
+
+
+def join_commas(names: Iterable[str]) -> str:
+    """The text that `split_commas` reads as these names, none of which is empty."""
+    marked = (re.sub(r"([,\\]|^\s|\s$)", r"\\\1", name) for name in names)
+    return ",".join(marked)
+
+
+def for_shell(name: str) -> str:
+    """A name as `--text` and `--keep` take it, in the quotation marks of a shell."""
+    return "'" + join_commas([name]).replace("'", "'\\''") + "'"
 
 
 def parse_size(text: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine.core.settings import for_shell
 from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data.plain_types import Decoder, plain_type
 from engine.data.stretches import Stretch
@@ -79,7 +80,7 @@ def check_columns(path: Path, names: Sequence[str], flag: str, wanted: Sequence[
     """Raise ColumnError where a column that `flag` names is not among a file's columns `names`; the
     hint lists the columns that exist."""
     if missing := next((name for name in wanted if name not in names), None):
-        listed = ", ".join(map(repr, names[:30])) or "it has no columns"
+        listed = ", ".join(map(for_shell, names[:30])) or "it has no columns"
         raise ColumnError(f"{path}: no column {missing!r}", f"{flag} one of: {listed}")
 
 
@@ -162,10 +163,10 @@ def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
 
 def _rows_of_batch(metadata: Any, groups: Sequence[int], names: Sequence[str]) -> int:
     """Rows to read at a time, fewer where they are long on average."""
-    most = ROWS
+    most, starts = ROWS, tuple(f"{name}." for name in names)
     for group in map(metadata.row_group, groups):
         chunks = map(group.column, range(group.num_columns))
-        wanted = (c for c in chunks if c.path_in_schema.partition(".")[0] in names)
+        wanted = (c for c in chunks if f"{c.path_in_schema}.".startswith(starts))
         size = sum(chunk.total_uncompressed_size for chunk in wanted)
         most = min(most, max(1, BATCH_BYTES * group.num_rows // max(1, size)))
     return most
