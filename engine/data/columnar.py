@@ -18,6 +18,7 @@ from engine.core.settings import for_shell
 from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data.plain_types import Decoder, plain_type
 from engine.data.stretches import Stretch
+from engine.data.wrong_kinds import advice
 from engine.errors import ColumnError, InputError
 
 Names = Sequence[str] | None
@@ -36,7 +37,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        hint = "the file is damaged, truncated or of another kind; copy or write it again"
+        hint = advice(path, kind) if kind in ("parquet", "arrow") else ""
+        hint = hint or "the file is damaged, truncated or of another kind; copy or write it again"
         if isinstance(error, pa.ArrowNotImplementedError):
             hint = "pyarrow cannot read it; write it again without columns of that type"
         raise InputError(f"{path}: cannot be read as {kind}: {reason}", hint) from error

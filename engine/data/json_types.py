@@ -16,7 +16,8 @@ from engine.core.types import Column, CorpusFile
 from engine.data.columnar import Names, reading
 from engine.data.json_objects import has_long_number, read_objects
 from engine.data.json_values import NATURAL, is_whole, parse_line, promoted, widened
-from engine.data.line_chunks import check_kind, chunks
+from engine.data.line_chunks import chunks
+from engine.data.wrong_kinds import check_kind
 
 
 def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:

@@ -7,23 +7,14 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from engine.core.types import CorpusFile
 from engine.data.compression import compression_of, open_bytes, plain_kind
 from engine.data.json_layout import LINES, as_lines, layout_of
 from engine.data.long_lines import LONG, NOTHING, LongLineReader, Wanted
-from engine.errors import InputError
 
 CHUNK = 1 << 20
 HEAD = CHUNK - 64
 """First bytes of a file that tell what it is; a block has so many, with or without its mark."""
 _BOM = b"\xef\xbb\xbf"
-_FOREIGN = {
-    b"PAR1": "Parquet",
-    b"ARROW1": "Arrow",
-    b"\xff\xff\xff\xff": "an Arrow stream",
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
 
 
 def chunks(
@@ -56,6 +47,11 @@ def chunks(
         yield long.end(b"")
     elif last := b"".join(rest):
         yield last
+
+
+def first_bytes(path: Path, kind: str) -> bytes:
+    """About HEAD bytes of a file, decompressed, as they are."""
+    return b"".join(_head(blocks(path, kind, 0, path.stat().st_size)))
 
 
 def layout(path: Path, kind: str) -> str:
@@ -108,9 +104,3 @@ def _read(stream: IO[bytes], size: int) -> bytes:
         pieces.append(piece)
         size -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def check_kind(file: CorpusFile, head: bytes) -> None:
-    """Raise InputError where a file begins as one of another kind."""
-    if kind := next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None):
-        raise InputError(f"{file.path}: {kind}, not JSON lines", "rename it to its own ending")

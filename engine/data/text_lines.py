@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from engine.core.types import Columns, CorpusFile, Split
 from engine.data.columnar import Names, reading
-from engine.data.line_chunks import blocks, check_kind
+from engine.data.line_chunks import blocks
 from engine.data.long_lines import LONGEST
 from engine.data.stretches import Bad, Stretch
+from engine.data.wrong_kinds import check_kind
 
 COLUMN = "text"
 

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from engine.core.types import Column, Columns, CorpusFile, Ints, Rejects, Rows, Split
 from engine.data.columnar import empty_batch, is_chat, is_text, is_texts, reading
 from engine.data.invalid_text import find_invalid
+from engine.data.json_layout import LINES
 from engine.data.kinds import KINDS
+from engine.data.line_chunks import first_bytes, layout
 from engine.data.reject_texts import with_texts
 from engine.data.settlement import settle
 from engine.data.splits import split_files
 from engine.data.stretches import Bad, Stretch
+from engine.data.wrong_kinds import advice_on_lines
 from engine.errors import InputError, RowError
 
 REASONS = {
@@ -89,9 +92,14 @@ def first_error(rows: Rows) -> RowError | None:
     details = (
         texts[0] if texts else "" for texts in (rejects.columns, rejects.expected, rejects.found)
     )
-    return RowError(
+    error = RowError(
         str(rows.split.path), int(rejects.rows[0]), rejects.codes[0], rejects.messages[0], *details
     )
+    path, kind = rows.split.path, rows.split.kind
+    if error.code in ("broken_json", "not_object") and layout(path, kind) == LINES:
+        # Where each line is bad, to set bad rows aside leaves none.
+        error.hint = advice_on_lines(path, first_bytes(path, kind)) or error.hint
+    return error
 
 
 def _separate(stretch: Stretch, split: Split, needed: Columns) -> Stretch:
