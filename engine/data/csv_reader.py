@@ -69,7 +69,10 @@ def read_csv(split: Split, columns: Columns) -> Iterator[Stretch]:
     file = split.file
     with reading(file.path, file.kind):
         layout = layout_of(file)
-        types = {field.name: field.type for field in columns.kept}
+        types = {
+            field.name: pa.float64() if pa.types.is_floating(field.type) else field.type
+            for field in columns.kept
+        }
         types |= input_types(file, columns.inputs)
         needed = pa.schema(
             [item for item in types.items() if item[0] in layout.names or item[0] in columns.texts]

@@ -191,14 +191,29 @@ def _find_unfit(columns: pa.RecordBatch, field: pa.Field) -> NDArray[np.bool_]:
 
 
 def _casts(column: pa.Array, kind: pa.DataType) -> bool:
+    """Whether a type holds every value of a column."""
     try:
-        cast = column.cast(kind)
-        if pa.types.is_floating(kind) and pa.types.is_decimal(column.type):
-            return bool(cast.cast(column.type).equals(column))
-        if pa.types.is_floating(kind) and pa.types.is_floating(column.type):
-            return bool(pc.is_inf(cast).equals(pc.is_inf(column)))  # too large for fewer bits
+        return _keeps(column, column.cast(kind))
     except pa.ArrowException:
         return False
+
+
+def _keeps(before: pa.Array, cast: pa.Array) -> bool:
+    """Whether a cast that Arrow makes keeps what Arrow does not look at: fields that the new type
+    lacks, digits of decimals, and numbers too large for fewer bits."""
+    if pa.types.is_struct(before.type) and pa.types.is_struct(cast.type):
+        after = dict(zip((field.name for field in cast.type), cast.flatten(), strict=True))
+        fields = zip((field.name for field in before.type), before.flatten(), strict=True)
+        return all(
+            _keeps(values, after[name]) if name in after else values.null_count == len(values)
+            for name, values in fields
+        )
+    if hasattr(before, "flatten") and hasattr(cast, "flatten") and before.type.num_fields == 1:
+        return _keeps(before.flatten(), cast.flatten())
+    if pa.types.is_floating(cast.type) and pa.types.is_decimal(before.type):
+        return bool(cast.cast(before.type).equals(before))
+    if pa.types.is_floating(cast.type) and pa.types.is_floating(before.type):
+        return bool(pc.is_inf(cast).equals(pc.is_inf(before)))
     return True
 
 

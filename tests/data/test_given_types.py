@@ -159,6 +159,9 @@ def test_lines_are_read_as_the_given_type_or_are_bad(
         ("int64", pa.array(["5", "x"]), [5], [1]),
         ("float", pa.array([0.5, 1e300]), [0.5], [1]),
         ("double", pa.array([Decimal("0.5"), Decimal("12345678901234567.5")]), [0.5], [1]),
+        ("struct<x: int64>", pa.array([{"x": 3, "y": None}, {"x": 1, "y": 2}]), [{"x": 3}], [1]),
+        ("list<item: float>", pa.array([[0.5], [1e300]]), [[0.5]], [1]),
+        ("struct<x: int64, z: string>", pa.array([{"x": 1}]), [{"x": 1, "z": None}], []),
         ("timestamp[s]", pa.array(["2024-01-01", "soon"]), [datetime(2024, 1, 1)], [1]),
     ],
 )
@@ -169,7 +172,28 @@ def test_columns_are_cast_to_the_given_type_or_their_rows_are_bad(
     pq.write_table(pa.table({"text": ["t"] * len(values), "a": values}), path)
     table, rejects = read([path], {"a": kind})
     assert table.column("a").to_pylist() == good
-    assert rejects == [("x.parquet", n, "a", str(parse_type(kind)), str(values.type)) for n in bad]
+    found = str(pq.read_schema(path).field("a").type)
+    assert rejects == [("x.parquet", n, "a", str(parse_type(kind)), found) for n in bad]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "good", "bad"),
+    [
+        ("string", ["007", "x"], ["007", "x"], []),
+        ("int64", ["7", "x", "1.5", ""], [7, None], [1, 2]),
+        ("decimal128(10, 2)", ["1.25", "1.255"], [Decimal("1.25")], [1]),
+        ("float", ["0.5", "1e300"], [0.5], [1]),
+        ("uint8", ["5", "300", "-1"], [5], [1, 2]),
+    ],
+)
+def test_fields_of_csv_are_read_as_the_given_type_or_their_rows_are_bad(
+    tmp_path: Path, kind: str, values: list[str], good: list[Any], bad: list[int]
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,a\n" + "".join(f"t,{value}\n" for value in values))
+    table, rejects = read([path], {"a": kind})
+    assert table.column("a").to_pylist() == good
+    assert [(row, column) for _, row, column, *_ in rejects] == [(n, "a") for n in bad]
 
 
 def test_a_given_column_that_no_file_has_is_refused_by_name(tmp_path: Path) -> None:
