@@ -243,6 +243,7 @@ class Rows:
         last: No more rows come from this split.
         numbers: The number of each row within its file or list, int64 (rows,); None if they count
             from 0.
+        reject_text: Whether rows that turn out bad later carry their text.
     """
 
     split: Split | None
@@ -251,6 +252,7 @@ class Rows:
     rejects: Rejects = NO_REJECTS
     last: bool = True
     numbers: Ints | None = None
+    reject_text: bool = False
 
     def __len__(self) -> int:
         return len(self.texts[0])

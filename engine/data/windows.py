@@ -306,7 +306,7 @@ def _make_rows(
     kept = _as_settled(split, columns, needed.kept)
     texts = tuple(columns.column(name) for name in needed.texts)
     numbers = np.concatenate([s.rows for s in stretches])
-    return Rows(split, texts, kept, rejects, last, numbers)
+    return Rows(split, texts, kept, rejects, last, numbers, needed.reject_text)
 
 
 def _as_settled(split: Split, columns: pa.RecordBatch, kept: pa.Schema) -> pa.RecordBatch:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.bundle.chat_template import ChatTemplate, Refusal, chosen, read_source
 from engine.bundle.format import ModelConfig
@@ -160,12 +161,14 @@ def _without(rows: Rows, prompts: Sequence[str], faults: Sequence[tuple[str, str
     numbers = np.arange(len(rows)) if rows.numbers is None else rows.numbers
     bad = [(int(numbers[n]), *fault) for n, fault in enumerate(faults) if fault]
     before = rows.rejects
+    good = pa.array([fault is None for fault in faults], pa.bool_())
+    chats = rows.texts[0].filter(pc.invert(good)).to_pylist() if rows.reject_text else []
     added = Rejects(
         np.array([row for row, _, _ in bad], np.int64),
         tuple(code for _, code, _ in bad),
         tuple(message for _, _, message in bad),
+        texts=tuple(json.dumps(chat, ensure_ascii=False)[:10_000] for chat in chats),
     )
-    good = pa.array([fault is None for fault in faults], pa.bool_())
     return dataclasses.replace(
         rows,
         texts=(pa.array(prompts, pa.string()), *(text.filter(good) for text in rows.texts[1:])),

@@ -203,6 +203,16 @@ def test_bad_chats_are_set_aside(bundle: engine.Bundle, tmp_path: Path) -> None:
     )
 
 
+def test_a_bad_chat_is_recorded_where_its_text_is_wanted(
+    bundle: engine.Bundle, tmp_path: Path
+) -> None:
+    file = jsonl(tmp_path / "chats.jsonl", [chat(("user", "Is 1 large?")), [{"role": SECRET}], []])
+    run(bundle, file, tmp_path / "out", on_error="reject", reject_text=True)
+    (rejects,) = (tmp_path / "out/_manifest/rejects").iterdir()
+    texts = [json.loads(json.loads(line)["text"]) for line in rejects.read_text().splitlines()]
+    assert texts == [[{"role": SECRET, "content": None}], []]
+
+
 def test_the_first_bad_chat_stops_a_run(bundle: engine.Bundle, tmp_path: Path) -> None:
     for n, (value, code, message) in enumerate(BAD):
         file = jsonl(tmp_path / f"{n}.jsonl", [chat(("user", "fine")), value])
