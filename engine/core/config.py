@@ -90,6 +90,7 @@ class RunConfig:
         "file that has them; a value that does not fit is a bad row.",
         read=read_types,
         shapes=True,
+        needs=("keep",),
     )
     input_format: str = setting(
         "",
@@ -97,6 +98,7 @@ class RunConfig:
         f"{', '.join(INPUT_FORMATS)}; compressed or not.",
         choices=("", *INPUT_FORMATS),
         shapes=True,
+        needs=("files of unknown endings",),
     )
     limit: int = setting(
         0, "Rows to read at most, over all inputs in order; 0 for all.", least=0, shapes=True
@@ -114,7 +116,12 @@ class RunConfig:
         shapes=True,
     )
     split_size: int = setting(
-        256 * MIB, "Size of each split of a large file.", least=1, size=True, shapes=True
+        256 * MIB,
+        "Size of each split of a large file.",
+        least=1,
+        size=True,
+        shapes=True,
+        needs=("files that are cut",),
     )
     max_row_bytes: int = setting(
         256 * MIB,
@@ -124,7 +131,11 @@ class RunConfig:
         shapes=True,
     )
     window: int = setting(
-        4096, "Rows that are sorted by length together before batching.", least=1, shapes=True
+        4096,
+        "Rows that are sorted by length together before batching.",
+        least=1,
+        shapes=True,
+        needs=("larger windows",),
     )
     batch_tokens: int = setting(
         0,
@@ -133,7 +144,11 @@ class RunConfig:
         shapes=True,
     )
     max_length: int = setting(
-        0, "Tokens of a row before it is truncated; 0 for the model's limit.", least=0, shapes=True
+        0,
+        "Tokens of a row before it is truncated; 0 for the model's limit.",
+        least=0,
+        shapes=True,
+        needs=("length of its own",),
     )
     truncation_side: str = setting(
         "",
@@ -141,6 +156,7 @@ class RunConfig:
         "and a prompt for text-generation at its left.",
         choices=("", "left", "right"),
         shapes=True,
+        needs=("truncation",),
     )
     workers: int = setting(
         0,
@@ -149,7 +165,10 @@ class RunConfig:
         least=0,
     )
     threads: int = setting(
-        0, "CPU threads for each batch; 0 divides the cores among the workers.", least=0
+        0,
+        "CPU threads for each batch; 0 divides the cores among the workers.",
+        least=0,
+        needs=("loading",),
     )
     tokenizers: int = setting(
         0,
@@ -161,6 +180,7 @@ class RunConfig:
         True,
         "Compute equal texts of a window only once, except where tokens are sampled.",
         shapes=True,
+        needs=("no sampling",),
     )
     device: str = setting(
         "auto", "auto, cpu, cuda, cuda:N, or cuda:all for every GPU.", read=_device
@@ -171,18 +191,23 @@ class RunConfig:
         "limit of graphs and a third of the GPU for caches.",
         least=0,
         size=True,
+        needs=("loading", "gpu"),
     )
     on_error: str = setting(
         "fail", "Bad rows: fail at the first, or reject them and go on.", choices=ON_ERROR
     )
     max_rejects: int = setting(
-        -1, "Bad rows allowed with reject before the run fails; -1 for any number.", least=-1
+        -1,
+        "Bad rows allowed with reject before the run fails; -1 for any number.",
+        least=-1,
+        needs=("reject",),
     )
     reject_text: bool = setting(
         False,
         "Record the text of bad rows, up to 10,000 characters of each.",
         shapes=True,
         flag=True,
+        needs=("reject",),
     )
     overwrite: bool = setting(
         False, "Clear an output folder that holds a run of other settings or inputs.", flag=True

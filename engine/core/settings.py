@@ -33,6 +33,8 @@ class Setting:
         size: A number of bytes, which the command line takes as text such as 256MB.
         flag: On the command line only --name, without --no-name.
         shapes: Another value can change a byte of the output.
+        needs: What a run must have, or else the setting changes nothing: keys of
+            `runner/unused_settings.py:NEEDS`.
     """
 
     help: str
@@ -44,6 +46,7 @@ class Setting:
     size: bool = False
     flag: bool = False
     shapes: bool = False
+    needs: tuple[str, ...] = ()
 
 
 def setting(default: T, help: str, **metadata: Any) -> T:

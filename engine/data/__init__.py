@@ -24,7 +24,7 @@ from engine.data.parts import (
 )
 from engine.data.schema_cache import PASSES, SchemaCache
 from engine.data.settlement import long_numbers, settle
-from engine.data.splits import content_hash, estimate_rows, split_files
+from engine.data.splits import CUT, content_hash, estimate_rows, split_files
 from engine.data.standard_input import DASH
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
@@ -45,8 +45,8 @@ from engine.data.writers import (
 )  # fmt: skip
 
 __all__ = [
-    "DASH", "PASSES", "REASONS", "REJECTS", "STREAM", "FileWriter", "HashingFile", "OutputFile",
-    "SchemaCache", "Writer", "batches", "check_local", "content_hash", "copy_rejects",
+    "CUT", "DASH", "PASSES", "REASONS", "REJECTS", "STREAM", "FileWriter", "HashingFile",
+    "OutputFile", "SchemaCache", "Writer", "batches", "check_local", "content_hash", "copy_rejects",
     "count_rows", "dataset", "discover", "estimate_rows", "find_files", "first_error",
     "format_of", "json_lines", "kind_of", "long_numbers", "part_name", "part_writer", "read",
     "read_first", "read_rejects", "reading", "rejects_columns", "rejects_name",

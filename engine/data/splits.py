@@ -13,6 +13,8 @@ from engine.data.json_layout import LINES
 from engine.data.line_chunks import layout
 from engine.errors import InputError
 
+CUT = ("parquet", "jsonl")
+"""Kinds of files of which a large one is several splits."""
 _CHUNK = 1 << 20
 _OF_LINES = ("jsonl", "txt")
 """Kinds that are cut between lines."""

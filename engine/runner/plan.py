@@ -26,6 +26,7 @@ from engine.errors import ColumnError, DeviceError, SettingsError
 from engine.pipeline import Bundle
 from engine.runner import fingerprint
 from engine.runner.manifest import Manifest, RunRecord
+from engine.runner.unused_settings import RunFacts, unused_notes
 from engine.runtime.device import devices, gpu_name
 
 MAX_WORKERS = 4
@@ -100,6 +101,17 @@ def make_plan(
     )
     _check_names(columns.kept, results)
     splits = tuple(data.split_files(files, config.split_size))
+    facts = RunFacts(
+        config,
+        task,
+        options,
+        kinds=frozenset(file.kind for file in files),
+        by_ending=bool(config.input_format)
+        and all(data.kind_of(file.path) == file.kind for file in files),
+        typed=bool(columns.given),
+        on_gpu=chosen[0].is_gpu,
+        loaded=isinstance(model, Bundle),
+    )
     return Plan(
         model=model,
         folder=folder,
@@ -114,7 +126,7 @@ def make_plan(
         splits=splits,
         parts={s: data.part_name(s.ordinal, s.name, config.part_format) for s in splits},
         passes=cache.text(),
-        notes=(*notes, *_long_numbers(columns, files)),
+        notes=(*notes, *_long_numbers(columns, files), *unused_notes(facts, settings)),
     )
 
 

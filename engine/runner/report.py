@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from engine import tasks
 from engine.bundle.format import Description
 from engine.core.config import RunConfig
 from engine.core.device import AUTO, CPU
@@ -162,8 +161,6 @@ def notes(
     if truncated := total(entries)["truncated"]:
         length = config.max_length or bundle.model_config.max_length
         lines.append(f"{truncated} rows were cut at {length} tokens (--max-length)")
-    task = tasks.find(bundle.task)
-    lines += task.remarks(bundle.model_config, config.options)
     if halved := counts.get("halved", 0):
         lines.append(f"{halved} batches did not fit {device} and were halved")
     if counts.get("unrecorded", 0):

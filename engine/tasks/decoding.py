@@ -54,27 +54,40 @@ class Decoding:
         "tokens before the end token is allowed; with x as in max_new_tokens", read=as_minimum
     )
     num_beams: int = option("beams of the search; 1 for the likeliest token at each step", least=1)
-    length_penalty: float = option("above 0 favours longer beams, below 0 shorter ones")
+    length_penalty: float = option(
+        "above 0 favours longer beams, below 0 shorter ones", needs=("beams or scores",)
+    )
     early_stopping: bool | str = option(
-        "when a beam search ends: true, false or never", read=_early_stopping
+        "when a beam search ends: true, false or never", read=_early_stopping, needs=("beams",)
     )
     no_repeat_ngram_size: int = option("no n-gram of this size twice; 0 for off", least=0)
     repetition_penalty: float = option("above 1 penalizes tokens that occurred already", above=0)
     do_sample: bool = option("sample tokens instead of taking the likeliest")
     temperature: float = option(
-        "for sampling: below 1 favours likely tokens, above 1 unlikely ones", above=0
+        "for sampling: below 1 favours likely tokens, above 1 unlikely ones",
+        above=0,
+        needs=("sampling",),
     )
-    top_k: int = option("sample from this many of the likeliest tokens; 0 for off", least=0)
+    top_k: int = option(
+        "sample from this many of the likeliest tokens; 0 for off", least=0, needs=("sampling",)
+    )
     top_p: float = option(
-        "sample from the likeliest tokens whose probabilities add up to this", above=0, most=1
+        "sample from the likeliest tokens whose probabilities add up to this",
+        above=0,
+        most=1,
+        needs=("sampling",),
     )
     min_p: float = option(
-        "sample from tokens at least this likely, relative to the likeliest", least=0, most=1
+        "sample from tokens at least this likely, relative to the likeliest",
+        least=0,
+        most=1,
+        needs=("sampling",),
     )
     seed: int = option(
         "for sampling: with the same seed, a row of a file gets the same tokens",
         least=0,
         most=2**64 - 1,
+        needs=("sampling", "no seed column"),
     )
     stop: tuple[str, ...] = option("texts that end a row", read=_stop_texts)
     num_return_sequences: int = option(
@@ -158,25 +171,6 @@ def _limit(name: str, options: Mapping[str, object], least: int) -> TokenLimit |
 def _below(limit: TokenLimit, tokens: int) -> bool:
     """Whether no row may have as many tokens: the limit only falls with the text's length."""
     return limit.factor <= 0 and limit.constant < tokens
-
-
-def remarks(model_config: ModelConfig, values: Mapping[str, object]) -> tuple[str, ...]:
-    """A `remarks`: options that a person names and that change nothing."""
-    options = {**adapt(defaults(model_config), values), **values}
-    searches = options["num_beams"] != 1
-    without = {
-        "do_sample is off (--do-sample)": () if options["do_sample"] else _FOR_SAMPLING,
-        "num_beams is 1": () if searches else _FOR_BEAMS,
-    }
-    return tuple(
-        f"{', '.join(idle)} changed nothing: {reason}"
-        for reason, names in without.items()
-        if (idle := [name for name in names if name in values])
-    )
-
-
-_FOR_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
-_FOR_BEAMS = ("early_stopping",)
 
 
 def decoder_config(model_config: ModelConfig) -> DecoderConfig:

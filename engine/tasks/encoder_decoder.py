@@ -29,7 +29,6 @@ def encoder_decoder_task(name: str, summary: str, column: str, **own: Any) -> Ta
         "infer": decoding.decode,
         "check": check_positions,
         "adapt": decoding.adapt,
-        "remarks": decoding.remarks,
         "aliases": (),
     }
     return Task(

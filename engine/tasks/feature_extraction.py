@@ -49,7 +49,7 @@ class FeatureExtractionOptions:
         "every token",
         read=_read_pooling,
     )
-    normalize: bool = option("scale each pooled embedding to length 1")
+    normalize: bool = option("scale each pooled embedding to length 1", needs=("pooling",))
     dimensions: int = option("first dimensions to keep (Matryoshka); 0 for all", least=0)
     dtype: str = option(
         "float32, float16, int8 with a scale for each row, or binary", choices=DTYPES

@@ -88,11 +88,6 @@ def keep_defaults(
     return defaults
 
 
-def no_remarks(model_config: ModelConfig, values: Mapping[str, object]) -> tuple[str, ...]:
-    """A `remarks` for options that always change something."""
-    return ()
-
-
 @dataclass(frozen=True)
 class Task:
     """One row of the table of tasks.
@@ -120,7 +115,6 @@ class Task:
             among its rejects.
         adapt: Defaults, and the options that a person names -> the defaults, changed where these
             would conflict with them.
-        remarks: What a person should know of the options that they name.
         truncation_side: Where long rows are cut if neither the person nor the bundle says.
         rereads: Whether `postprocess` reads the texts again; else they are dropped once encoded.
     """
@@ -145,7 +139,6 @@ class Task:
     adapt: Callable[[Mapping[str, object], Mapping[str, object]], Mapping[str, object]] = (
         keep_defaults
     )
-    remarks: Callable[[ModelConfig, Mapping[str, object]], tuple[str, ...]] = no_remarks
     truncation_side: str = "right"
     rereads: bool = False
 

@@ -24,7 +24,9 @@ from engine.tasks.task import Context, Task
 class TextGenerationOptions(Chatting, Decoding):
     """Options of the search and of chats, and whether the answer begins with its prompt."""
 
-    return_full_text: bool = option("put the prompt before the generated text, except with chat")
+    return_full_text: bool = option(
+        "put the prompt before the generated text, except with chat", needs=("no chat",)
+    )
 
 
 def _defaults(model_config: ModelConfig) -> dict[str, object]:
@@ -137,6 +139,5 @@ TASK = Task(
     prepare=_prepare,
     adapt=decoding.adapt,
     truncation_side="left",
-    remarks=decoding.remarks,
     rereads=True,
 )

@@ -557,23 +557,3 @@ def test_an_option_goes_before_the_defaults_that_it_conflicts_with(
 def test_two_options_that_conflict_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         tasks.resolve_options(TRANSLATION, MODEL_CONFIGS["translation"], given)
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "given", "said"),
-    [
-        ({}, {"top_k": 5, "seed": 3}, ["top_k, seed changed nothing: do_sample is off"]),
-        ({}, {"early_stopping": True}, ["early_stopping changed nothing: num_beams is 1"]),
-        ({"num_beams": 3}, {"early_stopping": True}, []),
-        ({"do_sample": True}, {"top_k": 5}, []),
-        ({"do_sample": True}, {"top_k": 5, "num_beams": 3}, ["top_k changed nothing"]),
-        ({"num_beams": 3}, {"top_k": 5, "do_sample": True}, []),
-    ],
-    ids=str,
-)
-def test_options_without_effect_are_remarked_upon(
-    checkpoint: dict[str, Any], given: dict[str, Any], said: list[str]
-) -> None:
-    remarks = TRANSLATION.remarks(_defaults_of(TRANSLATION, **checkpoint), given)
-    assert len(remarks) == len(said)
-    assert all(start in remark for start, remark in zip(said, remarks, strict=True))
