@@ -45,10 +45,30 @@ def open_bytes(path: Path, kind: str) -> IO[bytes]:
         return path.open("rb")
     if not path.stat().st_size:
         raise InputError(f"{path}: empty, which no {compression} file is", "copy or write it again")
+    _check_packed(path, kind)
     if compression in _DECODERS:
         return io.BufferedReader(_StreamReader(path, compression), _BUFFER)
     stream: IO[bytes] = pa.input_stream(str(path), compression=compression, buffer_size=_BUFFER)
     return stream
+
+
+def _check_packed(path: Path, kind: str) -> None:
+    """Raise InputError where a file that should be compressed is plain text, or compressed
+    otherwise: a download may unpack it on the way."""
+    with path.open("rb") as stream:
+        head = stream.read(6)
+    suffix = kind.rpartition(".")[2]
+    if head.startswith(MAGIC[suffix]):
+        return
+    stem = path.name[: -len(suffix) - 1] if path.name.endswith(f".{suffix}") else path.name
+    other = next((one for one, magic in MAGIC.items() if head.startswith(magic)), "")
+    if other:
+        what, name = COMPRESSIONS[other], f"{stem}.{other}"
+    elif head.isascii() and not any(byte < 9 for byte in head):
+        what, name = "plain text", stem
+    else:
+        return
+    raise InputError(f"{path}: {what}, not {COMPRESSIONS[suffix]}", f"rename it to {name}")
 
 
 _DECODERS: dict[str, Callable[[], Any]] = {

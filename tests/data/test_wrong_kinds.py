@@ -154,3 +154,18 @@ def test_an_empty_parquet_file_is_said_to_be_empty(tmp_path: Path) -> None:
 def test_gzip_within_gzip_and_lines_called_gz_are_said(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(gzip.compress(ROWS)))
     assert "decompress it" in hint(tmp_path / "x.jsonl.gz")
+
+
+@pytest.mark.parametrize("content", [ROWS, gzip.compress(ROWS), bz2.compress(ROWS)])
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst"])
+def test_what_is_packed_in_another_way_than_its_name_says_is_renamed(
+    tmp_path: Path, content: bytes, ending: str
+) -> None:
+    path = tmp_path / f"x.jsonl.{ending}"
+    path.write_bytes(content)
+    try:
+        assert read(path) == ["a", "b"]
+    except EngineError as error:
+        name = error.hint.removeprefix("rename it to ")
+        shutil.copy(path, tmp_path / name)
+        assert read(tmp_path / name) == ["a", "b"]
