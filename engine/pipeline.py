@@ -82,17 +82,30 @@ class Stages:
             window, budget=self.budget, limit=self.max_length, pad_id=pad, max_rows=rows
         )
 
-    def infer(self, batch: Batch) -> Output:
+    @property
+    def by_row(self) -> bool:
+        """Whether a row's results are the same in every batch, to the last bit: the tokens of a
+        decoder are; scores, and what an encoder gives, may differ there."""
+        options = self.context.options
+        scored = (getattr(options, f"return_{name}", False) for name in ("scores", "logprobs"))
+        return self.context.model_config.decoder is not None and not any(scored)
+
+    def infer(self, batch: Batch, finished: tasks.Finished | None = None) -> Output:
+        """A batch's results; `finished` is called as `Context.finished` says."""
         if not len(batch.index):
             return Output(batch, {})
-        return Output(batch, self._infer(batch.feeds, batch.numbers, batch.seeds))
+        return Output(batch, self._infer(batch.feeds, batch.numbers, batch.seeds, finished))
 
     def _infer(
-        self, feeds: Mapping[str, Ints], numbers: Ints, seeds: NDArray[np.uint64] | None
+        self,
+        feeds: Mapping[str, Ints],
+        numbers: Ints,
+        seeds: NDArray[np.uint64] | None,
+        finished: tasks.Finished | None,
     ) -> Arrays:
         """A batch's results; it is halved, again and again, where memory is full."""
         try:
-            context = replace(self.context, numbers=numbers, seeds=seeds)
+            context = replace(self.context, numbers=numbers, seeds=seeds, finished=finished)
             return self.task.infer(self.backend, feeds, context)
         except OutOfMemory:
             if len(numbers) < 2:
@@ -107,6 +120,7 @@ class Stages:
                     {name: array[part] for name, array in feeds.items()},
                     numbers[part],
                     None if seeds is None else seeds[part],
+                    finished and _from(part.start or 0, finished),
                 )
                 for part in parts
             ]
@@ -129,6 +143,11 @@ class Stages:
             truncated=int(window.truncated.sum()),
             output_tokens=len(tokens.values) if isinstance(tokens, Ragged) else 0,
         )
+
+
+def _from(start: int, finished: tasks.Finished) -> tasks.Finished:
+    """A `Context.finished` for the rows of a batch from `start` on."""
+    return lambda rows, arrays: finished(rows + start, arrays)
 
 
 class Bundle:

@@ -128,16 +128,26 @@ def once(window: Encoded) -> Encoded:
 
 
 def rows_ended(batch: Batch) -> int:
-    """How many rows have their last sequence in this batch, or no sequence at all.
+    """How many rows have their last sequence in this batch, or no sequence at all."""
+    return int(rows_ending(batch).sum()) + rows_without(batch)
+
+
+def rows_without(batch: Batch) -> int:
+    """How many rows without sequences count with this batch.
 
     Rows without sequences count with the window's last batch, so that the sum over a window is its
     number of rows. A sequence that repeats another is where that one is.
     """
+    last = np.unique(batch.window.owners)
+    return len(batch.window.rows) - len(last) if batch.last else 0
+
+
+def rows_ending(batch: Batch) -> Ints:
+    """How many rows have each of the batch's sequences as their last, int64 (sequences,)."""
     owners, firsts = batch.window.owners, batch.window.firsts
     lasts = np.flatnonzero(np.append(owners[1:] != owners[:-1], True)[: len(owners)])
     ends = np.bincount(lasts if firsts is None else firsts[lasts], minlength=len(owners))
-    without = len(batch.window.rows) - len(lasts) if batch.last else 0
-    return int(ends[batch.index].sum()) + without
+    return np.asarray(ends[batch.index])
 
 
 def gather(outputs: Sequence[Output]) -> Arrays:

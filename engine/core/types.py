@@ -369,6 +369,12 @@ class Batch:
     padded: int
     last: bool
 
+    def take(self, rows: Ints) -> Batch:
+        """Some sequences of it, by their positions."""
+        feeds = {name: array[rows] for name, array in self.feeds.items()}
+        tokens = int(feeds["attention_mask"].sum())
+        return replace(self, index=self.index[rows], feeds=feeds, tokens=tokens)
+
     @property
     def shape(self) -> tuple[int, int]:
         rows, length = next(iter(self.feeds.values())).shape

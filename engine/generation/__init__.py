@@ -22,7 +22,7 @@ from engine.generation.host_cache import HostCache
 from engine.generation.logits_processors import FILLER
 from engine.generation.request import DecodedRows, Request
 from engine.generation.sampling import Sampling
-from engine.generation.scheduler import Count, KVCache, uncounted
+from engine.generation.scheduler import Count, KVCache, uncounted, unnoticed
 from engine.generation.teacher_forcing import StepTrace, recording, tracing
 from engine.runtime.protocol import Backend, T
 
@@ -89,6 +89,8 @@ class DecodingOptions:
         seed, numbers: What draws are keyed by (see `sampling.Sampling`); the rows count from 0
             where None.
         scored: Whether scores and log-probabilities are wanted.
+        finished: Called with rows as soon as they have all of their tokens, and with these; not
+            where a row has several sequences, or scores.
     """
 
     max_new_tokens: int | Ints
@@ -101,6 +103,7 @@ class DecodingOptions:
     seed: int | NDArray[np.uint64] = 0
     numbers: Ints | None = None
     scored: bool = False
+    finished: Callable[[Ints, GeneratedSequences], None] | None = None
 
     def sampling(self, rows: int, copies: int) -> Sampling:
         """Of rows of which each stands there as often as it has sequences."""
@@ -153,7 +156,10 @@ def generate_sequences(
         pool, count = _take(options.spare), options.count
         work = _Work(backend, feeds, request, request.picks, pool, options.batch_tokens, count)
         cache, search = work.search(choose, options.stop, options.tail)
-        scheduler.run(cache, search, texts * copies, ended, count)
+        retired: scheduler.Retired = unnoticed
+        if options.finished and config.num_return_sequences == 1 and not options.scored:
+            retired = _telling(options.finished, search.output)
+        scheduler.run(cache, search, texts * copies, ended, count, retired)
         options.spare.append(pool)
         return search.output
 
@@ -162,6 +168,22 @@ def generate_sequences(
         output.add_up(config.length_penalty)
     logprobs = Ragged.of_padded(output.logprobs, output.lengths * options.scored)
     return GeneratedSequences(output.tokens, output.ended, output.scores, logprobs)
+
+
+def _telling(
+    finished: Callable[[Ints, GeneratedSequences], None], output: DecodedRows
+) -> scheduler.Retired:
+    """What calls `finished` with the tokens of rows that are retired."""
+
+    def retired(rows: Ints) -> None:
+        lengths = output.lengths[rows]
+        tokens = Ragged.of_padded(output.ids[rows], lengths)
+        logprobs = Ragged.of_padded(output.logprobs[rows], lengths * 0)
+        finished(
+            rows, GeneratedSequences(tokens, output.ended[rows], output.scores[rows], logprobs)
+        )
+
+    return retired
 
 
 def _take(spare: list[BufferPool]) -> BufferPool:

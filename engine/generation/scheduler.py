@@ -25,7 +25,15 @@ the tokens of an encoder's batch, padding included."""
 FREE = -1
 
 
+Retired = Callable[[Ints], None]
+"""Called with rows, in ascending groups, that have all of their tokens."""
+
+
 def uncounted(**counts: int) -> None:
+    pass
+
+
+def unnoticed(rows: Ints) -> None:
     pass
 
 
@@ -99,7 +107,12 @@ class SearchStrategy(Protocol):
 
 
 def run(
-    cache: KVCache, search: SearchStrategy, rows: int, stopped: Callable[[], bool], count: Count
+    cache: KVCache,
+    search: SearchStrategy,
+    rows: int,
+    stopped: Callable[[], bool],
+    count: Count,
+    retired: Retired = unnoticed,
 ) -> None:
     """Decode rows 0 to `rows` - 1, admitted in this order.
 
@@ -125,6 +138,8 @@ def run(
         count(group_steps=result.steps * len(owners), busy=result.tokens)
         finished = groups[result.finished]
         cache.retire(slots_of(finished, search.width))
+        if len(finished):
+            retired(owners[finished])
         owners[finished] = FREE
 
 

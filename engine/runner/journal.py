@@ -6,7 +6,8 @@
     key, bytes, rows, checksum, checksum of these    of one batch, 40 bytes
     names, types and shapes as JSON; the arrays      what `infer` returned for it
 
-The key is a digest of all that `infer` reads of a batch. A resumed split is read, tokenized and cut
+The key is a digest of all that `infer` reads of a batch; a decoder's rows are recorded as they are
+finished, and have keys of their own (`row_records`). A resumed split is read, tokenized and cut
 again, and each batch that has a record gets its arrays from there; so a file that grew loses
 nothing either. Nothing in a journal is trusted without its checksum: what is torn or
 damaged is computed again.
@@ -87,6 +88,10 @@ class Journal:
             if len(body) == record.size and zlib.crc32(body) == record.checksum:
                 return _from_body(body)
         return None
+
+    def keys(self) -> Sequence[bytes]:
+        """The keys of what earlier starts have recorded."""
+        return tuple(self._records)
 
     def add(self, key: bytes, arrays: Arrays, rows: int) -> None:
         """Record what was computed for a batch, with which `rows` rows end."""

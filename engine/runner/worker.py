@@ -12,11 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from engine import data
-from engine.bundle.batching import rows_ended
+from engine.bundle.batching import rows_ended, rows_ending, rows_without
 from engine.core.telemetry import Telemetry
-from engine.core.types import Answers, Batch, Encoded, Output, Rows, Split
+from engine.core.types import Answers, Arrays, Batch, Encoded, Output, Rows, Split
 from engine.errors import InputError
 from engine.pipeline import Bundle, Stages
 from engine.runner import fingerprint
@@ -32,6 +35,7 @@ from engine.runner.messages import (
     WorkerSettings,
 )
 from engine.runner.part import PartWriter
+from engine.runner.row_records import RowIndex, RowRecorder, merged, row_keys
 from engine.runner.threads import Allowance, ThreadGroup
 from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings
 
@@ -63,6 +67,7 @@ class Worker:
         self._model = model
         self._assigned: dict[Split, Assignment] = {}
         self._journals: dict[Split, Journal] = {}
+        self._row_indexes: dict[Split, RowIndex] = {}
         self._tokenizer_pool: TokenizerPool | None = None
         self._part: PartWriter | None = None
         self._ran: dict[str, object] = {}
@@ -137,7 +142,9 @@ class Worker:
         for assignment in assignments:
             split, limit = assignment.split, assignment.input.limit
             self._assigned[split] = assignment
-            self._journals[split] = self._open_journal(stages, assignment.part)
+            self._journals[split] = journal = self._open_journal(stages, assignment.part)
+            if stages.by_row:
+                self._row_indexes[split] = RowIndex(journal)
             windows = data.read(split, self.settings.columns, window=window, limit=limit)
             for rows in self.telemetry.each("read", map(stages.prepare, windows)):
                 self._send_rows_read(rows)
@@ -150,6 +157,7 @@ class Worker:
     def _open_journal(self, stages: Stages, part: str) -> Journal:
         # How a decoder's rows are dealt to batches depends on the number of workers.
         batches = stages.workers if stages.context.model_config.decoder else 0
+        batches = 0 if stages.by_row else batches
         header = {"run": self.settings.fingerprint, "batches": batches}
         return Journal(journal_file(self.manifest.out, part), header)
 
@@ -192,23 +200,45 @@ class Worker:
             yield from self.telemetry.each("batch", stages.cut(window))
 
     def _inferring(self, stages: Stages) -> Callable[[Batch], Output]:
-        """A function that has a batch's results from the journal, or else computes and records
-        them."""
+        """A function that has a batch's results, or those of some rows, from the journal, and
+        computes and records the others."""
+        if stages.by_row:
+            return partial(self._infer_rows, stages)
 
         def infer(batch: Batch) -> Output:
             journal, key, ended = self._journal(batch), batch_key(batch), rows_ended(batch)
             if (arrays := journal.find(key)) is not None:
                 self.telemetry.add(rows_resumed=ended)
                 return Output(batch, arrays)
-            rows, length = batch.shape
-            what = f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
-            with self.telemetry.timed("infer", what):
+            with self.telemetry.timed("infer", _what(batch)):
                 output = stages.infer(batch)
             self.telemetry.add(rows=ended, tokens=batch.tokens, padded=batch.padded)
             journal.add(key, output.arrays, ended)
             return output
 
         return infer
+
+    def _infer_rows(self, stages: Stages, batch: Batch) -> Output:
+        """The results of a batch of a decoder, of which rows are recorded as they finish."""
+        journal, ends, split = self._journal(batch), rows_ending(batch), batch.window.rows.split
+        assert split is not None
+        known = self._row_indexes[split].find(row_keys(batch))
+        self.telemetry.add(rows_resumed=int(ends[known.rows].sum()))
+        rows = np.setdiff1d(np.arange(len(ends)), known.rows)
+        part = batch.take(rows)
+        arrays: Arrays = {}
+        if len(rows) or not len(ends):
+            recorder = RowRecorder(journal, part)
+            try:
+                with self.telemetry.timed("infer", _what(part)):
+                    arrays = stages.infer(part, recorder.finished).arrays
+                recorder.complete(arrays)
+            finally:
+                recorder.write()
+        self.telemetry.add(
+            rows=int(ends[rows].sum()) + rows_without(batch), tokens=part.tokens, padded=part.padded
+        )
+        return Output(batch, merged(known, rows, arrays) if len(ends) else arrays)
 
     def _journal(self, batch: Batch) -> Journal:
         split = batch.window.rows.split
@@ -241,6 +271,7 @@ class Worker:
         del self._assigned[split]
         self.manifest.commit(entry)
         journal = self._journals.pop(split)
+        self._row_indexes.pop(split, None)
         journal.remove()
         self.telemetry.add(unrecorded=journal.failed)
         self.send(Committed(split, entry.counts["rows_out"]))
@@ -258,6 +289,11 @@ class Worker:
         telemetry = self.telemetry
         counts, seconds = dict(telemetry.counts), dict(telemetry.seconds)
         self.send(Counts(counts, seconds, telemetry.stuck()))
+
+
+def _what(batch: Batch) -> str:
+    rows, length = batch.shape
+    return f"a batch of {rows} rows × {length} tokens from {_where(batch.window.rows)}"
 
 
 def _where(rows: Rows) -> str:

@@ -23,7 +23,7 @@ from engine.tasks import (
     translation,
     zero_shot_classification,
 )
-from engine.tasks.task import Context, Options, Task
+from engine.tasks.task import Context, Finished, Options, Task
 
 TASKS: Mapping[str, Task] = {
     task.name: task
@@ -55,6 +55,7 @@ __all__ = [
     "ALIASES",
     "TASKS",
     "Context",
+    "Finished",
     "Task",
     "describe",
     "find",

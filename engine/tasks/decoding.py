@@ -17,10 +17,10 @@ from engine.core.settings import as_texts, check_settings, option
 from engine.core.token_limit import TokenLimit, as_limit, as_minimum
 from engine.core.types import Arrays, Encoded, Ints, Ragged
 from engine.errors import BundleError, SettingsError
-from engine.generation import DecodingOptions, generate_sequences
+from engine.generation import DecodingOptions, GeneratedSequences, generate_sequences
 from engine.runtime.protocol import Backend
 from engine.tasks import generated_columns
-from engine.tasks.task import Context
+from engine.tasks.task import Context, Finished
 
 # Padded tokens that an encoder reads in one batch.
 BATCH_TOKENS = 1024
@@ -281,8 +281,17 @@ def decode(
         numbers=context.numbers if context.seeds is None else np.zeros_like(lengths),
         scored=options.return_scores or options.return_logprobs,
     )
+    if context.finished:
+        how = dataclasses.replace(how, finished=_telling(context.finished, lengths))
     sequences = generate_sequences(backend, feeds, config, search, how)
     return generated_columns.to_arrays(sequences, lengths, options.num_return_sequences)
+
+
+def _telling(finished: Finished, prompts: Ints) -> Callable[[Ints, GeneratedSequences], None]:
+    """A `DecodingOptions.finished` that calls a `Context.finished`."""
+    return lambda rows, sequences: finished(
+        rows, generated_columns.to_arrays(sequences, prompts[rows], 1)
+    )
 
 
 def _generation_config(context: Context) -> GenerationConfig:

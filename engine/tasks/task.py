@@ -25,6 +25,9 @@ Options = Any
 """An instance of a task's `options` class: the functions of a task know their own."""
 
 
+Finished = Callable[[Ints, Arrays], None]
+
+
 @dataclass(frozen=True)
 class Context:
     """What the functions of a task may use.
@@ -41,6 +44,8 @@ class Context:
         numbers: For `infer`: as `Batch.numbers` of the batch it gets. What is sampled for a row
             must depend on nothing else.
         seeds: For `infer`: as `Batch.seeds` of the batch it gets; with them not even on `numbers`.
+        finished: For `infer` of a task that generates: called with the numbers of rows of the
+            batch as soon as they have all of their tokens, and with what `infer` returns for them.
         chat_template: For `prepare`, where the rows are chats.
     """
 
@@ -54,6 +59,7 @@ class Context:
     spare: list[BufferPool] = field(default_factory=list)
     numbers: Ints | None = None
     seeds: NDArray[np.uint64] | None = None
+    finished: Finished | None = None
     chat_template: ChatTemplate | None = None
 
 

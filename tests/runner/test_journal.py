@@ -86,13 +86,70 @@ def test_many_stops_compute_each_row_once_but_for_the_batches_in_hand(
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 2},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"do_sample": True, "seed": 7},
+        {"do_sample": True, "num_return_sequences": 2},
+        {"return_scores": True},
+        {"dedupe": False, "return_logprobs": True},
+    ],
+    ids=str,
+)
+def test_rows_of_a_decoder_are_kept_as_they_finish(
+    tmp_path: Path, bundles: dict[str, Path], file: Path, options: dict[str, Any]
+) -> None:
+    bundle, out = bundles["translation"], tmp_path / "out"
+    whole = go(bundle, file, tmp_path / "whole", **options)
+    stops = 0
+    while True:
+        try:
+            report = go(bundle, file, out, fail_at=40 + 20 * (stops > 40), **options)
+            break
+        except BoomError:
+            stops += 1
+    assert report.rows_resumed + report.rows_computed == whole.rows_computed == ROWS
+    assert content(out) == content(tmp_path / "whole")
+    in_rows = "return_scores" not in options and "return_logprobs" not in options
+    if in_rows and options.get("num_return_sequences", 1) == 1:
+        assert report.rows_resumed > 0
+
+
+def test_a_stop_within_a_batch_of_a_decoder_keeps_the_rows_that_have_finished(
+    tmp_path: Path, bundles: dict[str, Path], file: Path
+) -> None:
+    """The whole file is one batch, whose first graph calls are recorded row by row."""
+    bundle, out = bundles["translation"], tmp_path / "out"
+    one: dict[str, Any] = {"window": 1000, "workers": 1}
+    go(bundle, file, tmp_path / "whole", **one)
+    stop(bundle, file, out, 30, **one)
+    report = go(bundle, file, out, **one)
+    assert 0 < report.rows_resumed < ROWS
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_rows_of_a_decoder_are_kept_for_any_number_of_workers(
+    tmp_path: Path, bundles: dict[str, Path], file: Path
+) -> None:
+    bundle, out = bundles["translation"], tmp_path / "out"
+    go(bundle, file, tmp_path / "whole", workers=1)
+    stop(bundle, file, out, 60, workers=3)
+    report = go(bundle, file, out, workers=1)
+    assert report.rows_resumed > 0
+    assert content(out) == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("task", ["feature-extraction", "translation"])
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_torn_or_damaged_journal_changes_no_byte(
-    tmp_path: Path, bundles: dict[str, Path], file: Path, damage: str
+    tmp_path: Path, bundles: dict[str, Path], file: Path, damage: str, task: str
 ) -> None:
-    bundle, out = bundles["feature-extraction"], tmp_path / "out"
+    bundle, out = bundles[task], tmp_path / "out"
     go(bundle, file, tmp_path / "whole")
-    left = stop(bundle, file, out)
+    left = stop(bundle, file, out, 60 if task == "translation" else 20)
     whole, draw = left.read_bytes(), random.Random(damage)
     for _ in range(12):
         at = draw.randrange(len(whole))
