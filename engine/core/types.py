@@ -132,12 +132,15 @@ class CorpusFile:
             it. It stays the same where the corpus is moved or mounted elsewhere.
         kind: A key of `data.kinds.KINDS`.
         partition: Keys and values, still as text, of the folders called key=value on the way to it.
+        constants: Columns that the file does not have itself, each with the one value of all its
+            rows, a pyarrow.Scalar: those by which a table is partitioned.
     """
 
     path: Path
     name: str
     kind: str
     partition: tuple[tuple[str, str], ...] = ()
+    constants: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from engine.core.types import CorpusFile
 from engine.data import dataset_folders
 from engine.data.compression import COMPRESSIONS, plain_kind
 from engine.data.kinds import ENDINGS, kind_as, kind_of
+from engine.data.lake_tables import NOT_LISTED, Tables
 from engine.data.outputs import RUN, check_finished, in_order
 from engine.data.standard_input import DASH, spool
 from engine.errors import InputError
@@ -62,9 +63,10 @@ def discover(
     roots: dict[Path, Path] = {}
     kinds: dict[Path, str] = {}
     unread: dict[Path, str] = {}
+    tables = Tables()
     try:
         for name in dict.fromkeys(map(str, inputs)):
-            root, paths = _match(str(name), input_format)
+            root, paths = _match(str(name), input_format, tables)
             is_named = list(paths) == [Path(name).expanduser()] or str(name) == DASH
             for path, why in paths.items():
                 absolute = Path(os.path.abspath(path))
@@ -77,7 +79,10 @@ def discover(
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
     unread.pop(Path(os.path.abspath(out or "")), None)
     names = _unique_names({path: roots[path] for path in _without_doubles(in_order(roots))})
-    files = [CorpusFile(path, name, kinds[path]) for path, name in names.items()]
+    files = [
+        CorpusFile(path, name, kinds[path], constants=tables.constants(path))
+        for path, name in names.items()
+    ]
     counts = Counter(why for path, why in unread.items() if path not in roots)
     return Discovery(files, dict(counts.most_common()))
 
@@ -127,7 +132,7 @@ def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:
             parts[path] += 1
 
 
-def _match(name: str, input_format: str) -> tuple[Path, dict[Path, str]]:
+def _match(name: str, input_format: str, tables: Tables) -> tuple[Path, dict[Path, str]]:
     """(root, paths): a file's name in the corpus is its path relative to the root. For each path
     why it is not read, or ""."""
     if "://" in name:
@@ -140,7 +145,9 @@ def _match(name: str, input_format: str) -> tuple[Path, dict[Path, str]]:
     path = Path(name).expanduser()
     if path.is_dir():
         check_finished(path)
-        below = _without_notes({one: _why_unread(one, input_format) for one in _visible(path)})
+        tables.check_outside(path)
+        below = {one: _why_unread(one, input_format, tables) for one in _visible(path, tables)}
+        below = _without_notes(below)
         if all(below.values()):
             raise InputError(f"{path}: no input files in this folder", _KNOWN)
         return path, below
@@ -149,11 +156,14 @@ def _match(name: str, input_format: str) -> tuple[Path, dict[Path, str]]:
             raise InputError(f"{path}: not a regular file", "write its rows to a file first")
         if kind_of(path) is None and not input_format:
             raise InputError(f"{path}: unknown ending", f"{_NO_FORMAT}; {_KNOWN}")
+        tables.check_outside(path)
         return path.parent, {path: ""}
     if not glob.has_magic(name):
         raise InputError(f"{path}: no such file or folder", _list_folder(path))
     root = _root_of(path)
-    matches = _without_notes({one: _why_unread(one, input_format) for one in _glob(path, root)})
+    tables.check_outside(root / path.name)
+    matches = {one: _why_unread(one, input_format, tables) for one in _glob(path, root, tables)}
+    matches = _without_notes(matches)
     if all(matches.values()):
         raise InputError(f"{name}: nothing matches", _hint(matches))
     return root, matches
@@ -176,12 +186,14 @@ def _is_text(path: Path) -> bool:
     return plain_kind(kind_of(path) or "") == "txt"
 
 
-def _why_unread(path: Path, input_format: str) -> str:
+def _why_unread(path: Path, input_format: str, tables: Tables) -> str:
     """Why a path is not read: its ending, or what it is; "" where it is read."""
     if path.is_dir():
         return "links to folders" if path.is_symlink() else _OUTPUT
     if not path.is_file():
         return "links to nothing" if path.is_symlink() else "special files"
+    if not tables.is_listed(path):
+        return NOT_LISTED
     ending = path.suffix.lower()
     if kind_of(path) and not dataset_folders.is_listed(path) and ending != ".json":
         return dataset_folders.NOT_LISTED
@@ -217,9 +229,9 @@ def _root_of(pattern: Path) -> Path:
     return Path(*parts[:count])
 
 
-def _glob(pattern: Path, root: Path) -> Iterator[Path]:
+def _glob(pattern: Path, root: Path, tables: Tables) -> Iterator[Path]:
     """What a glob matches, and what lies below the folders among it; of an output of a run the
-    folder alone."""
+    folder alone, and of a table its files."""
     outputs: dict[Path, bool] = {}
     for match in map(Path, glob.glob(str(pattern), recursive=True)):
         above = [match, *match.parents]
@@ -228,18 +240,25 @@ def _glob(pattern: Path, root: Path) -> Iterator[Path]:
             outputs.setdefault(folder, (folder / RUN).is_file())
         if output := next((folder for folder in below_root if outputs[folder]), None):
             yield output
+        elif table := next(filter(None, map(tables.below, below_root)), None):
+            yield from table
         elif match.is_dir():
-            yield from _visible(match)
+            yield from _visible(match, tables)
         else:
             yield match
 
 
-def _visible(folder: Path) -> Iterator[Path]:
+def _visible(folder: Path, tables: Tables) -> Iterator[Path]:
     """What lies below a folder, but for hidden names; a link to a folder and the output of a run as
-    a path of their own. Where the folder is an output itself, its rejects are left out."""
+    a path of their own, and of a table its files. Where the folder is an output itself, its rejects
+    are left out."""
     skipped = {folder / "rejects"} if (folder / RUN).is_file() else set()
     for parent, folders, files in os.walk(folder):
         here, splits = Path(parent), None
+        if not _OF_TABLES.isdisjoint(folders) and (table := tables.below(here)) is not None:
+            yield from table
+            folders.clear()
+            continue
         if not _BESIDE.isdisjoint(files):
             dataset_folders.check(here)
             splits = dataset_folders.splits(here)
@@ -253,6 +272,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 _OUTPUT = "outputs of other runs"
+_OF_TABLES = {"_delta_log", "metadata"}
 
 
 def _list_folder(path: Path) -> str:

@@ -101,6 +101,9 @@ def _schema(
     read = partial(KINDS[file.kind].schema, file, names, types)
     passes = cache is not None and types and KINDS[file.kind].inputs is not None
     schema = cache.schema(file, names and sorted(names), read) if cache and passes else read()
+    for name, value in file.constants:
+        if name not in schema.names and (names is None or name in names):
+            schema = schema.append(pa.field(name, value.type))
     twice = next((n for n in schema.names if schema.names.count(n) > 1), None)
     if twice is not None:
         raise InputError(

@@ -50,7 +50,10 @@ def read(split: Split, columns: Columns, *, window: int, limit: int = 0) -> Iter
         InputError: The file cannot be read, which `on_error` does not skip.
     """
     reader = KINDS[split.kind].read
-    separated = (_separate(s, split, columns) for s in reader(split, columns))
+    stretches = (
+        _with_constants(stretch, split.file, columns) for stretch in reader(split, columns)
+    )
+    separated = (_separate(stretch, split, columns) for stretch in stretches)
     pending: list[Stretch] = []
     for stretch in _limited(separated, limit):
         pending = [*(s for s in pending if len(s)), stretch]
@@ -59,6 +62,15 @@ def read(split: Split, columns: Columns, *, window: int, limit: int = 0) -> Iter
             yield _make_rows(split, whole, columns, last=False)
             pending = rest
     yield _make_rows(split, pending, columns, last=True)
+
+
+def _with_constants(stretch: Stretch, file: CorpusFile, needed: Columns) -> Stretch:
+    """The stretch with those columns of its file that have one value and are not in it."""
+    columns = stretch.columns
+    for name, value in file.constants:
+        if name not in columns.schema.names and name in (*needed.texts, *needed.kept.names):
+            columns = columns.append_column(name, pa.repeat(value, columns.num_rows))
+    return Stretch(columns, stretch.rows, stretch.bad)
 
 
 def read_first(
