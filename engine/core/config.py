@@ -80,9 +80,13 @@ class RunConfig:
     )
     keep: tuple[str, ...] = setting(
         (),
-        "Input columns to write beside the results: a,b or repeated, or all for every column.",
+        "Input columns to write beside the results: a,b or repeated, or all for every column and "
+        "every key=value of a folder's name; also _file and _row, which say where a row came from.",
         read=_columns,
         shapes=True,
+    )
+    result_prefix: str = setting(
+        "", "What the names of the result columns begin with, such as predicted_.", shapes=True
     )
     schema: str | Mapping[str, str] = setting(
         "",
@@ -271,6 +275,7 @@ class RunSettings(TypedDict, total=False):
 
     text: str | Sequence[str]
     keep: str | Sequence[str]
+    result_prefix: str
     schema: str | Mapping[str, str]
     input_format: str
     limit: int

@@ -152,6 +152,7 @@ class Columns:
         kept: Names and types of the input columns that are written beside the results, the same in
             every part. A file that lacks one has nulls there.
         given: Those of the kept columns whose types the person gave.
+        derived: Those of the kept columns that no file has: they say where a row came from.
         max_row_bytes: Bytes of the input texts of a row at most; 0 for any number.
         reject_text: Whether bad rows carry their text.
     """
@@ -159,8 +160,15 @@ class Columns:
     inputs: tuple[Column, ...]
     kept: pa.Schema
     given: frozenset[str] = frozenset()
+    derived: frozenset[str] = frozenset()
     max_row_bytes: int = 0
     reject_text: bool = False
+
+    @property
+    def own(self) -> Columns:
+        """These without the derived ones: what is read of a file."""
+        kept = pa.schema([field for field in self.kept if field.name not in self.derived])
+        return replace(self, kept=kept, derived=frozenset())
 
     @property
     def texts(self) -> tuple[str, ...]:

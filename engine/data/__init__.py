@@ -10,6 +10,7 @@ from engine.data.columnar import reading
 from engine.data.discovery import discover, find_files
 from engine.data.json_text import json_lines
 from engine.data.kinds import kind_of
+from engine.data.origins import value_of
 from engine.data.parts import (
     STREAM,
     Writer,
@@ -51,5 +52,5 @@ __all__ = [
     "format_of", "json_lines", "kind_of", "long_numbers", "part_name", "part_writer", "read",
     "read_first", "read_rejects", "reading", "rejects_columns", "rejects_name",
     "rejects_writer", "schema_of", "schema_of_text", "schema_text", "settle", "split_files",
-    "whole_file", "write_text", "writing",
+    "value_of", "whole_file", "write_text", "writing",
 ]  # fmt: skip

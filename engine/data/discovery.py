@@ -15,6 +15,7 @@ from engine.data import dataset_folders
 from engine.data.compression import COMPRESSIONS, plain_kind
 from engine.data.kinds import ENDINGS, kind_as, kind_of
 from engine.data.lake_tables import NOT_LISTED, Tables
+from engine.data.origins import partition_of
 from engine.data.outputs import RUN, check_finished, in_order
 from engine.data.standard_input import DASH, spool
 from engine.errors import InputError
@@ -80,11 +81,18 @@ def discover(
     unread.pop(Path(os.path.abspath(out or "")), None)
     names = _unique_names({path: roots[path] for path in _without_doubles(in_order(roots))})
     files = [
-        CorpusFile(path, name, kinds[path], constants=tables.constants(path))
+        CorpusFile(
+            path,
+            name,
+            kinds[path],
+            # What a table's log says comes before the names of its folders.
+            () if tables.constants(path) else partition_of(name),
+            tables.constants(path),
+        )
         for path, name in names.items()
     ]
     counts = Counter(why for path, why in unread.items() if path not in roots)
-    return Discovery(files, dict(counts.most_common()))
+    return Discovery(files, dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))))
 
 
 def find_files(inputs: Sequence[str | Path], input_format: str = "") -> list[CorpusFile]:

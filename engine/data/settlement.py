@@ -8,8 +8,9 @@ the error names both files.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from engine.core.types import Column, Columns, CorpusFile
 from engine.data.columnar import Names, check_columns, check_type, unify
 from engine.data.json_values import LONG, LONGEST
 from engine.data.kinds import KINDS
+from engine.data.origins import FILE, ROW, check_alike, derived_types
 from engine.data.schema_cache import SchemaCache
 from engine.errors import ColumnError, InputError
 
@@ -34,7 +36,8 @@ def settle(
     Args:
         files: The corpus.
         inputs: The columns that the task takes; every file must have them.
-        keep: Names of the columns to keep; ("all",) for every one of any file.
+        keep: Names of the columns to keep, those of `origins` among them; "all" first, for every
+            column of any file and every Hive key.
         given: Types of columns that the person gave; no file is read for these.
         cache: What passes over large files have found at an earlier start.
 
@@ -44,11 +47,43 @@ def settle(
             not unify.
         InputError: A file cannot be read.
     """
-    every = tuple(keep) == ("all",)
-    texts = [column.name for column in inputs]
-    kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
-    first: CorpusFile | None = None
+    types, first = _types_of_files(files, inputs, keep, given, cache)
+    derived = derived_types(files)
+    _check_given(files, [name for name in given if name not in types], derived)
+    hand = {name: given[name] for name in keep if name in given}
+    derived = {name: hand.pop(name, kind) for name, kind in derived.items() if name not in types}
+    types |= hand
+    keys = (name for name in derived if name not in (FILE, ROW))
+    names = list(dict.fromkeys([*types, *keys, *keep[1:]] if is_every(keep) else keep))
+    if first and (absent := [name for name in names if name not in {**types, **derived}]):
+        check_columns(first.path, _schema(first, None, types=False).names, "--keep", absent)
+    settled = {name: _writable((types | derived).get(name, pa.null())) for name in names}
+    return Columns(
+        tuple(inputs),
+        pa.schema(list(settled.items())),
+        frozenset(given) & frozenset(names),
+        frozenset(derived) & frozenset(names),
+    )
+
+
+def _types_of_files(
+    files: Sequence[CorpusFile],
+    inputs: Sequence[Column],
+    keep: Sequence[str],
+    given: Mapping[str, pa.DataType],
+    cache: SchemaCache | None,
+) -> tuple[dict[str, pa.DataType], CorpusFile | None]:
+    """Check the columns of every file.
+
+    Returns:
+        The types of the kept columns that files have, but for those that only `given` has looked
+        at, and the first file with columns.
+    """
+    texts, every = [column.name for column in inputs], is_every(keep)
     open_types = [name for name in keep if name not in given]
+    kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
+    in_folders: dict[Path, frozenset[str]] = {}
+    first: CorpusFile | None = None
     for file in files:
         of_lines = KINDS[file.kind].inputs
         wanted = None if every else [*texts, *open_types]
@@ -60,6 +95,7 @@ def settle(
                 continue  # no line of it names a column
             check_columns(file.path, names, "--text", missing)
         first = first or file
+        in_folders[file.path] = frozenset(key for key, _ in file.partition if key not in types)
         if of_lines:
             types |= of_lines(file, inputs)
         else:
@@ -68,25 +104,27 @@ def settle(
         for name in types if every else keep:
             if name in types:
                 _promote(kept, name, given.get(name, types[name]), file)
-    _check_given(files, [name for name in given if name not in kept])
-    kept |= {name: (given[name], file) for file in files[:1] for name in keep if name in given}
-    if first and not every and (missing := [name for name in keep if name not in kept]):
-        check_columns(first.path, _schema(first, None, types=False).names, "--keep", missing)
-    names = list(kept if every else dict.fromkeys(keep))
-    types = {name: _writable(kind) for name, (kind, _) in kept.items()}
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
-    return Columns(tuple(inputs), schema, frozenset(given) & frozenset(names))
+    for name, (_, own) in kept.items():
+        check_alike(name, own, in_folders)
+    return {name: kind for name, (kind, _) in kept.items()}, first
 
 
-def _check_given(files: Sequence[CorpusFile], names: Sequence[str]) -> None:
-    """Raise ColumnError where a type is given for a column that no file has."""
+def is_every(keep: Sequence[str]) -> bool:
+    """Whether all columns are kept: `all`, beside which `_file` and `_row` may be named."""
+    return tuple(keep[:1]) == ("all",) and {*keep[1:]} <= {FILE, ROW}
+
+
+def _check_given(
+    files: Sequence[CorpusFile], names: Sequence[str], derived: Collection[str]
+) -> None:
+    """Raise ColumnError where a type is given for a column that no file has, nor its folders."""
     missing = list(names)
     for file in files:
         if not missing:
             return
         there = _schema(file, missing, types=False).names
         missing = [name for name in missing if name not in there]
-    if missing and files:
+    if files and (missing := [name for name in missing if name not in derived]):
         listed = ", ".join(map(repr, _schema(files[0], None, types=False).names[:30]))
         raise ColumnError(
             f"--schema: no file has a column {missing[0]!r}",

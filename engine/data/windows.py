@@ -15,6 +15,7 @@ from engine.data.invalid_text import find_invalid
 from engine.data.json_layout import LINES
 from engine.data.kinds import KINDS
 from engine.data.line_chunks import first_bytes, layout
+from engine.data.origins import with_origins
 from engine.data.reject_texts import with_texts
 from engine.data.settlement import settle
 from engine.data.splits import split_files
@@ -49,19 +50,17 @@ def read(split: Split, columns: Columns, *, window: int, limit: int = 0) -> Iter
     Raises:
         InputError: The file cannot be read, which `on_error` does not skip.
     """
-    reader = KINDS[split.kind].read
-    stretches = (
-        _with_constants(stretch, split.file, columns) for stretch in reader(split, columns)
-    )
-    separated = (_separate(stretch, split, columns) for stretch in stretches)
+    own, reader = columns.own, KINDS[split.kind].read
+    stretches = (_with_constants(stretch, split.file, own) for stretch in reader(split, own))
+    separated = (_separate(stretch, split, own) for stretch in stretches)
     pending: list[Stretch] = []
     for stretch in _limited(separated, limit):
         pending = [*(s for s in pending if len(s)), stretch]
         while sum(len(s.rows) for s in pending) > window or _is_full(pending, window):
             whole, rest = _divide(pending, window)
-            yield _make_rows(split, whole, columns, last=False)
+            yield with_origins(_make_rows(split, whole, own, last=False), columns)
             pending = rest
-    yield _make_rows(split, pending, columns, last=True)
+    yield with_origins(_make_rows(split, pending, own, last=True), columns)
 
 
 def _with_constants(stretch: Stretch, file: CorpusFile, needed: Columns) -> Stretch:

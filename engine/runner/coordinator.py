@@ -162,7 +162,7 @@ class Coordinator:
                     self.manifest.forget(part)
                 continue
             limit = self.rows_left if self.config.limit else 0
-            input_record = fingerprint.input_record(split, limit, self.plan.columns.kept)
+            input_record = fingerprint.input_record(split, limit, self.plan.columns)
             entry = self.manifest.finished(part, self.plan.record["fingerprint"], input_record)
             if entry is None:
                 self.progress.assign(split)

@@ -9,13 +9,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow as pa
-
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.config import RunConfig
 from engine.core.device import Kind
-from engine.core.types import CorpusFile, Split
+from engine.core.types import Columns, CorpusFile, Split
 from engine.errors import InputError
 from engine.runner.manifest import InputRecord, RunRecord
 from engine.runner.single_file import FILE_RECORD, file_of
@@ -47,10 +45,14 @@ def record_of(settings: Mapping[str, object], bundle: str) -> RunRecord:
     )
 
 
-def input_record(split: Split, limit: int, kept: pa.Schema) -> InputRecord:
+def input_record(split: Split, limit: int, columns: Columns) -> InputRecord:
     """`Entry.input` of a split as it is now; `limit` is the most rows to read, 0 for all, and
-    `kept` the settled types of the kept columns."""
-    columns = json.dumps([(field.name, str(field.type)) for field in kept])
+    `columns` are the settled ones, of which the kept ones are in the part."""
+    kept = [(field.name, str(field.type)) for field in columns.kept]
+    derived = (field for field in columns.kept if field.name in columns.derived)
+    # Where a file's name is kept, a renamed file has other answers.
+    values = [str(data.value_of(split.file, field)) for field in derived]
+    text = json.dumps([kept, values] if values else kept)
     return InputRecord(
         path=str(split.path),
         start=split.start,
@@ -58,7 +60,7 @@ def input_record(split: Split, limit: int, kept: pa.Schema) -> InputRecord:
         first_row=split.first_row,
         sha256=data.content_hash(split),
         limit=limit,
-        columns=hashlib.sha256(columns.encode()).hexdigest()[:16],
+        columns=hashlib.sha256(text.encode()).hexdigest()[:16],
     )
 
 

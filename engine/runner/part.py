@@ -38,7 +38,8 @@ class PartWriter:
         Raises:
             OutputError: They cannot be written.
         """
-        columns = _with_kept(window.rows.kept, window.columns)
+        results = prefixed(window.columns, self._config.result_prefix)
+        columns = _with_kept(window.rows.kept, results)
         if self._answers is None:
             config = self._config
             self._schema = data.schema_text(columns.schema, config.part_format)
@@ -79,6 +80,11 @@ class PartWriter:
         for part in (self._answers, self._rejects):
             if part:
                 part.abandon()
+
+
+def prefixed(columns: pa.RecordBatch, prefix: str) -> pa.RecordBatch:
+    """Result columns as they are called in the parts of a run."""
+    return columns.rename_columns([prefix + name for name in columns.schema.names])
 
 
 def _with_kept(kept: pa.RecordBatch | None, columns: pa.RecordBatch) -> pa.RecordBatch:

@@ -92,7 +92,7 @@ def make_plan(
     file_states = {file.path: fingerprint.file_state(file.path) for file in files}
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
-    results = task.schema(model_config, options)
+    results = _prefixed(task.schema(model_config, options), config.result_prefix)
     inputs_of_task = tasks.input_columns(task, config.text, options)
     cache = data.SchemaCache(manifest.folder / data.PASSES)
     columns = data.settle(files, inputs_of_task, config.keep, types_of(config.schema), cache)
@@ -246,8 +246,13 @@ def _check_names(kept: pa.Schema, results: pa.Schema) -> None:
     if both := sorted(set(kept.names) & set(results.names)):
         raise ColumnError(
             f"kept column {both[0]!r} is also the name of a result column",
-            f"leave {both[0]!r} out of --keep, or rename it in the input",
+            f"give the result columns other names, such as --result-prefix predicted_, or leave "
+            f"{both[0]!r} out of --keep",
         )
+
+
+def _prefixed(results: pa.Schema, prefix: str) -> pa.Schema:
+    return pa.schema([field.with_name(prefix + field.name) for field in results])
 
 
 def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...]:

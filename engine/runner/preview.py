@@ -136,7 +136,7 @@ def _states(plan: Plan, manifest: Manifest, others: dict[str, list[Entry]]) -> I
         entry = manifest.entry(plan.parts[split])
         done = None
         if entry is not None or others:
-            wanted = fingerprint.input_record(split, left if limit else 0, plan.columns.kept)
+            wanted = fingerprint.input_record(split, left if limit else 0, plan.columns)
             twins = others.get(wanted.sha256, [])
             of_input = [*([entry] if entry else []), *twins]
             done = next((e for e in of_input if manifest.is_complete(e, run, wanted)), None)

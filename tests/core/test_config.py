@@ -28,6 +28,7 @@ NEVER_SHAPING = {
 OTHER: dict[str, Any] = {
     "text": ("body",),
     "keep": ("id",),
+    "result_prefix": "my_",
     "schema": {"id": "int64"},
     "input_format": "jsonl",
     "limit": 7,

@@ -163,7 +163,7 @@ CORPORA = [
             "year=2023/a.parquet": parquet(table([ONE])),
             "year=2024/a.parquet": parquet(table([TWO])),
         },
-        [ONE, TWO],
+        [ONE | {"year": 2023}, TWO | {"year": 2024}],
     ),
     Corpus(
         "folder with a file's ending",
