@@ -290,7 +290,7 @@ FAULTS = [
         Corpus(
             f"{ending} of no bytes",
             {f"a.{ending}": b"", "b.parquet": parquet(FLAT)},
-            error=("InputError", f"a.{ending}: cannot be read as {ending}", "damaged, truncated"),
+            error=("InputError", f"a.{ending}: cannot be read as {ending}", "it is empty"),
         )
         for ending in ("parquet", "arrow")
     ),
@@ -324,12 +324,12 @@ FAULTS = [
     Corpus(
         "jsonl that is parquet",
         {"a.jsonl": parquet(FLAT)},
-        error=("InputError", "a.jsonl: Parquet, not JSON lines", "rename it to its own ending"),
+        error=("InputError", "a.jsonl: Parquet, not JSON lines", "rename it to a.parquet"),
     ),
     Corpus(
         "parquet that is jsonl",
         {"a.parquet": lines(ONE)},
-        error=("InputError", "a.parquet: cannot be read as parquet", "of another kind"),
+        error=("InputError", "a.parquet: cannot be read as parquet", "rename it to a.jsonl"),
     ),
     *(
         Corpus(
