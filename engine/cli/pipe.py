@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import Stopped
+from engine.errors import SettingsError, Stopped
 
 if TYPE_CHECKING:
     from engine.runner.report import Report
 
 STDOUT = "-"
+_OF_FOLDERS = ("reject_text", "overwrite")
+"""Settings that change nothing without a folder or a file."""
 
 
 def check_out(out: str, settings: Mapping[str, Any]) -> None:
@@ -25,6 +27,11 @@ def check_out(out: str, settings: Mapping[str, Any]) -> None:
 
     if out == STDOUT:
         check_compression(_format(settings), settings.get("compression") or "")
+        if name := next((name for name in _OF_FOLDERS if settings.get(name)), ""):
+            raise SettingsError(
+                f"{name} is given with -o {STDOUT}, which keeps no bad rows and no earlier run",
+                "leave it out, or name a folder or a file with -o",
+            )
     else:
         single_file.check_out(out, settings)
 

@@ -45,8 +45,9 @@ def run(
         str | None, typer.Option(help="If MODEL is a hub id: commit, tag or branch.")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="If MODEL is a checkpoint: fp32, int8, fp16 or another recipe.")
-    ] = "fp32",
+        str | None,
+        typer.Option(help="If MODEL is a checkpoint: fp32 (the default), int8 or another recipe."),
+    ] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="If MODEL is a checkpoint: load .bin weights.")
     ] = False,
@@ -62,12 +63,14 @@ def run(
     arguments = {**ctx.meta["settings"], "options": ctx.meta["options"]}
     check = partial(_check_early, inputs=inputs, out=out, settings=arguments)
     check(None)
-    source: dict[str, Any] = {"task": task, "revision": revision, "recipe": recipe}
+    source: dict[str, Any] = {
+        "task": task, "revision": revision, "recipe": recipe, "allow_pickle": allow_pickle,
+    }  # fmt: skip
     if dry_run:
         _show_plan(model, source, inputs, out, check, arguments, as_json)
         return
     echo = partial(typer.echo, err=True)
-    bundle = bundle_for(model, **source, allow_pickle=allow_pickle, progress=echo, check=check)
+    bundle = bundle_for(model, **source, progress=echo, check=check)
     with shown(quiet=as_json) as on_progress:
         run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
         report = pipe.run(run_into, out, arguments)
@@ -103,9 +106,11 @@ def _show_plan(
     from engine.export.cache import locate
     from engine.runner import preview
 
-    found = locate(model, **source)
+    found = locate(model, **source, progress=partial(typer.echo, err=True))
     if not found.is_there:
-        resolved = planned_task(found.model, **{**source, "revision": found.revision})
+        resolved = planned_task(
+            found.model, task=source["task"], revision=found.revision, recipe=source["recipe"]
+        )
         check(resolved)
         export = f"{found.name} would be exported for {resolved} into {found.folder} first"
         typer.echo(json.dumps({"export": export}) if as_json else export)

@@ -104,7 +104,7 @@ def _default_model(task: str, progress: Callable[[str], None]) -> tuple[str, str
 
 
 def planned_task(
-    model: str, *, task: str | None = None, revision: str | None = None, recipe: str = "fp32"
+    model: str, *, task: str | None = None, revision: str | None = None, recipe: str | None = None
 ) -> str:
     """The task that a checkpoint would be exported for; no weight is fetched and nothing written.
 
@@ -115,7 +115,7 @@ def planned_task(
     from engine.export.checkpoint import hub
 
     checkpoint = hub.resolve(model, revision, _silent)
-    return _planned(checkpoint, task, recipe, False, (), _silent)[0].name
+    return _planned(checkpoint, task, recipe or "fp32", False, (), _silent)[0].name
 
 
 def _planned(

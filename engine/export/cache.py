@@ -21,6 +21,8 @@ from engine.bundle import format as bundle_format
 from engine.errors import BundleError, OutputError, SettingsError
 from engine.version import __version__
 
+FP32 = "fp32"
+
 __all__ = ["bundle_for", "folder", "locate"]
 
 
@@ -41,7 +43,7 @@ def bundle_for(
     *,
     task: str | None = None,
     revision: str | None = None,
-    recipe: str = "fp32",
+    recipe: str | None = None,
     allow_pickle: bool = False,
     progress: Callable[[str], None] = _silent,
     check: Callable[[str], None] = _silent,
@@ -50,21 +52,29 @@ def bundle_for(
 
     Args:
         model: A bundle's folder, a checkpoint's folder, or a hub id such as google-t5/t5-small.
-        task, revision, recipe, allow_pickle: As in `engine.export.export`. If `model` is a bundle,
-            its task must be the named one, and `recipe` is ignored.
+        task, revision, recipe, allow_pickle: As in `engine.export.export`; without a recipe fp32.
+            If `model` is a bundle, its task and recipe must be the named ones, and the other two
+            are refused.
         progress: Called with one line before each stage of an export.
         check: Called with the task of a checkpoint that is about to be exported; see
             `engine.export.export`.
 
     Raises:
         BundleError: A path that does not exist, or a folder that is neither bundle nor checkpoint.
-        SettingsError: The task or recipe is unknown or the bundle is of another task, or a revision
-            was given for a folder.
+        SettingsError: The task or recipe is unknown or the bundle is of another one, or something
+            was given that only a checkpoint or only a hub id has.
         ExportError: The checkpoint cannot become a bundle.
         MissingDependency: An export, or the hub, is needed, and the extra `export` is not there.
         OutputError: The cache cannot be written.
     """
-    found = locate(model, task=task, revision=revision, recipe=recipe, progress=progress)
+    found = locate(
+        model,
+        task=task,
+        revision=revision,
+        recipe=recipe,
+        allow_pickle=allow_pickle,
+        progress=progress,
+    )
     if found.is_there:
         return found.folder
     from engine.export import export
@@ -76,7 +86,7 @@ def bundle_for(
             found.folder,
             task=task,
             revision=found.revision,
-            recipe=recipe,
+            recipe=recipe or FP32,
             allow_pickle=allow_pickle,
             progress=progress,
             check=check,
@@ -112,17 +122,22 @@ def locate(
     *,
     task: str | None = None,
     revision: str | None = None,
-    recipe: str = "fp32",
+    recipe: str | None = None,
+    allow_pickle: bool = False,
     progress: Callable[[str], None] = _silent,
 ) -> Located:
     """Find a model's bundle without exporting anything; `bundle_for` says what the arguments are
     and what is raised."""
+    from engine.export.recipes import table
+
+    table.recipe(recipe or FP32)
     path = Path(model).expanduser()
     if path.exists() and not any((path / name).is_file() for name in _OF_CHECKPOINTS):
         bundle_format.load(path)
     if (path / bundle_format.DESCRIPTION).is_file():
         _check_no_revision(model, revision)
-        _check_task(path, task)
+        _check_task(path, task, progress)
+        _check_recipe(path, recipe, allow_pickle)
         return Located(path, True, model, path.name)
     if _looks_like_a_path(model):
         bundle_format.load(path)
@@ -136,7 +151,7 @@ def locate(
     else:
         revision = _commit(model, revision, progress)
         name, source = model, f"{model}@{revision}"
-    out = folder() / "bundles" / _folder_name(name, source, task, recipe)
+    out = folder() / "bundles" / _folder_name(name, source, task, recipe or FP32)
     return Located(out, _is_bundle(out), model, name, revision)
 
 
@@ -159,7 +174,7 @@ def _check_no_revision(model: str, revision: str | None) -> None:
         )
 
 
-def _check_task(path: Path, task: str | None) -> None:
+def _check_task(path: Path, task: str | None, progress: Callable[[str], None]) -> None:
     """Refuse a bundle whose task is not the named one."""
     from engine.tasks import find
 
@@ -168,6 +183,24 @@ def _check_task(path: Path, task: str | None) -> None:
         raise SettingsError(
             f"task: {path} is a bundle for {bundled}, not for {task}",
             "leave the task out, or export the checkpoint for the other task",
+        )
+    if task is not None and task.startswith("translation_"):
+        progress(f"note: {task} changes nothing: {path} has the languages of its export")
+
+
+def _check_recipe(path: Path, recipe: str | None, allow_pickle: bool) -> None:
+    """Refuse a bundle whose recipe is not the named one, and what only an export reads."""
+    bundled = bundle_format.load(path).description.recipe
+    if recipe not in (None, bundled):
+        again = f"engine quantize {path} --recipe {recipe} -o NEW makes a bundle of {recipe}"
+        raise SettingsError(
+            f"recipe: {path} is a bundle of recipe {bundled}, not {recipe}",
+            again if bundled == FP32 else f"leave the recipe out, or give a bundle of {recipe}",
+        )
+    if allow_pickle:
+        raise SettingsError(
+            f"allow_pickle: {path} is a bundle, and only checkpoints have .bin weights",
+            "leave it out",
         )
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from engine.cli import app
 from engine.demo import BUNDLE
+from engine.errors import SettingsError
 from engine.export import cache
 
 runner = CliRunner()
@@ -102,3 +103,42 @@ def test_a_dry_run_of_a_checkpoint_says_what_would_be_exported(
     assert result.exit_code == 0
     assert "would be exported for text-classification into" in result.output
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--recipe", "int8"], "is a bundle of recipe fp32, not int8"),
+        (["--task", "ner"], "is a bundle for translation, not for ner"),
+        (["--revision", "main"], "which has no revisions"),
+        (["--allow-pickle"], "only checkpoints have .bin weights"),
+        (["--gpu-memory", "1GB", "--device", "cpu"], "gpu_memory is 1073741824, and device is cpu"),
+        (["--format", "csv", "--compression", "zstd"], "csv is written without"),
+        (["-o", "-", "--reject-text"], "reject_text is given with -o -"),
+        (["-o", "-", "--overwrite"], "overwrite is given with -o -"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=str)
+def test_flags_that_would_do_nothing_are_refused(
+    arguments: list[str], said: str, dry: list[str], corpus: Path, tmp_path: Path
+) -> None:
+    out = ["-o", str(tmp_path / "out")] if "-o" not in arguments else []
+    result = runner.invoke(app, ["run", str(BUNDLE), str(corpus), *out, *arguments, *dry])
+    assert isinstance(result.exception, SettingsError)
+    assert said in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_do_nothing_are_noted_before_and_after(corpus: Path, tmp_path: Path) -> None:
+    arguments = ["run", str(BUNDLE), str(corpus), "-o", str(tmp_path / "out")]
+    unused = ["--gpu-memory", "1GB", "--max-rejects", "3", "--top-k", "5"]
+    for dry in (["--dry-run"], []):
+        result = runner.invoke(app, [*arguments, *unused, *dry])
+        assert result.exit_code == 0
+        for note in (
+            "note: gpu_memory changed nothing: the run is on the CPU",
+            "note: max_rejects changed nothing: on_error is fail",
+            "note: top_k changed nothing: do_sample is off (--do-sample)",
+        ):
+            assert note in result.output

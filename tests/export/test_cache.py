@@ -14,6 +14,7 @@ import pytest
 from support import checkpoints, fake_hub
 
 from engine.bundle import format as bundle_format
+from engine.demo import BUNDLE
 from engine.errors import BundleError, ExportError, MissingDependency, OutputError, SettingsError
 from engine.export import cache
 
@@ -56,6 +57,35 @@ def test_a_bundle_is_itself(tiny_bundles: Path, own_cache: Path) -> None:
     assert not own_cache.exists()
     with pytest.raises(SettingsError, match="no revisions"):
         cache.bundle_for(str(tiny_bundles / "t5"), revision="main")
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "hint"),
+    [
+        ({"recipe": "int8"}, "is a bundle of recipe fp32, not int8", "engine quantize "),
+        ({"recipe": "int9"}, "'int9' is not a recipe", "use one of: fp32"),
+        ({"allow_pickle": True}, "only checkpoints have .bin weights", "leave it out"),
+        ({"task": "ner"}, "is a bundle for translation, not for ner", "leave the task out"),
+    ],
+    ids=str,
+)
+def test_what_only_a_checkpoint_has_is_refused_on_a_bundle(
+    given: dict[str, Any], said: str, hint: str
+) -> None:
+    for ask in (cache.bundle_for, cache.locate):
+        with pytest.raises(SettingsError, match=said) as caught:
+            ask(str(BUNDLE), **given)
+        assert hint in caught.value.hint
+
+
+def test_what_a_bundle_is_may_be_said(own_cache: Path) -> None:
+    lines: list[str] = []
+    for task in ("translation", "translation_es_to_pt"):
+        assert (
+            cache.bundle_for(str(BUNDLE), task=task, recipe="fp32", progress=lines.append) == BUNDLE
+        )
+    (line,) = lines
+    assert line.startswith("note: translation_es_to_pt changes nothing: ")
 
 
 @pytest.mark.parametrize("model", ["./nowhere", "/no/such/bundle", "a/b/c", "../x"])
