@@ -14,7 +14,10 @@ import engine
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = [ROOT / "README.md", ROOT / "docs/generation.md", ROOT / "docs/embeddings.md"]
+GUIDES = [
+    ROOT / "README.md",
+    *(ROOT / f"docs/{n}.md" for n in ("corpora", "generation", "embeddings")),
+]
 
 
 def commands() -> list[str]:
