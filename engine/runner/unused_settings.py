@@ -72,6 +72,12 @@ def _no_seed_column(facts: RunFacts) -> str:
     return f"column {columns[1]!r} has a seed for each row" if len(columns) > 1 else ""
 
 
+def _several_labels(facts: RunFacts) -> str:
+    labels = facts.option("candidate_labels")
+    alone = isinstance(labels, tuple) and len(labels) == 1
+    return "one label is always scored on its own" if alone else ""
+
+
 def _truncation(facts: RunFacts) -> str:
     chunk = facts.option("chunk")
     return f"chunk is {chunk}, which cuts nothing off" if chunk not in (None, OFF) else ""
@@ -102,6 +108,8 @@ NEEDS: Mapping[str, Callable[[RunFacts], str]] = {
     "beams": _beams,
     "beams or scores": _beams_or_scores,
     "no chat": lambda facts: "chat is on" if facts.option("chat") else "",
+    "several labels": _several_labels,
+    "no prompt": lambda facts: "prompt says what goes before" if facts.option("prompt") else "",
     "pooling": lambda facts: "pooling is none" if facts.option("pooling") == NONE else "",
 }
 """What a setting may need: the facts of a run -> why the run does not have it, or ""."""

@@ -54,7 +54,7 @@ class FeatureExtractionOptions:
     dtype: str = option(
         "float32, float16, int8 with a scale for each row, or binary", choices=DTYPES
     )
-    prefix: str = option("put before each text")
+    prefix: str = option("put before each text", needs=("no prompt",))
     prompt: str = option(
         'name of a prompt of the checkpoint to put before each text, such as "query"'
     )

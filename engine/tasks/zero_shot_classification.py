@@ -35,7 +35,9 @@ class ZeroShotOptions:
         read=comma_separated,
     )
     hypothesis_template: str = option("sentence with {} where the label goes")
-    multi_label: bool = option("score each label on its own, so that several may be true")
+    multi_label: bool = option(
+        "score each label on its own, so that several may be true", needs=("several labels",)
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

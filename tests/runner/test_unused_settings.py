@@ -44,6 +44,18 @@ def _facts(task_name: str, given: dict[str, Any], **facts: Any) -> RunFacts:
     )
 
 
+ALWAYS = {
+    "text", "keep", "result_prefix", "limit", "format", "compression", "max_row_bytes",
+    "batch_tokens", "workers", "tokenizers", "device", "on_error", "overwrite", "options",
+}  # fmt: skip
+"""Settings that change something in every run, or whose misuse is refused."""
+
+
+def test_every_setting_is_decided_to_need_something_or_nothing() -> None:
+    without = {name for name, (_, setting) in declared(RunConfig).items() if not setting.needs}
+    assert without == ALWAYS, "say what a new setting needs to change anything"
+
+
 def test_every_need_is_known_and_every_condition_is_needed() -> None:
     needed = {
         need for one in EVERY for _, setting in declared(one).values() for need in setting.needs
@@ -102,6 +114,25 @@ def test_options_of_a_search_that_change_nothing(
         ("ner", {"window": 99}, {}, ""),
         ("question-answering", {"max_length": 9, "max_seq_len": 8}, {}, "max_length changed noth"),
         ("question-answering", {"max_length": 9}, {}, ""),
+        (
+            "embeddings",
+            {},
+            "max_length chang",
+        ),
+        (
+            "embeddings",
+            {"prefix": "x", "prompt": "query"},
+            {},
+            "prefix changed nothing: prompt says",
+        ),
+        ("embeddings", {"prefix": "x"}, {}, ""),
+        (
+            "zero-shot",
+            {"candidate_labels": "a", "multi_label": True},
+            {},
+            "multi_label changed nothi",
+        ),
+        ("zero-shot", {"candidate_labels": "a,b", "multi_label": True}, {}, ""),
         ("embeddings", {"truncation_side": "left", "chunk": "tokens"}, {}, "truncation_side chan"),
         ("embeddings", {"truncation_side": "left"}, {}, ""),
         ("embeddings", {"normalize": True, "pooling": "none"}, {}, "normalize changed nothing: po"),
@@ -116,7 +147,8 @@ def test_options_of_a_search_that_change_nothing(
 def test_settings_that_change_nothing(
     task: str, given: dict[str, Any], facts: dict[str, Any], said: str
 ) -> None:
-    task = {"ner": "token-classification", "embeddings": "feature-extraction"}.get(task, task)
+    names = {"ner": "token-classification", "embeddings": "feature-extraction"}
+    task = {**names, "zero-shot": "zero-shot-classification"}.get(task, task)
     notes = unused_notes(_facts(task, given, **facts), given)
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
