@@ -116,11 +116,6 @@ def test_options_of_a_search_that_change_nothing(
         ("question-answering", {"max_length": 9}, {}, ""),
         (
             "embeddings",
-            {},
-            "max_length chang",
-        ),
-        (
-            "embeddings",
             {"prefix": "x", "prompt": "query"},
             {},
             "prefix changed nothing: prompt says",
