@@ -85,8 +85,8 @@ def discover(
             path,
             name,
             kinds[path],
-            # What a table's log says comes before the names of its folders.
-            () if tables.constants(path) else partition_of(name),
+            # The folders of a table are called as its format likes.
+            () if tables.lists(path) else partition_of(name),
             tables.constants(path),
         )
         for path, name in names.items()

@@ -121,6 +121,10 @@ class Tables:
             path.is_relative_to(folder) for folder in self._folders
         )
 
+    def lists(self, path: Path) -> bool:
+        """Whether a table lists a file, by its absolute path."""
+        return path in self._constants
+
     def constants(self, path: Path) -> tuple[tuple[str, pa.Scalar], ...]:
         """`DataFile.constants` of an absolute path."""
         return self._constants.get(path, ())

@@ -313,6 +313,13 @@ def test_columns_that_came_later_are_null_in_older_files(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("pyiceberg")
+def test_the_folders_of_a_table_are_no_columns(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "data/text_bucket=3/b.parquet", {"text": ["w2"]}, [1])
+    iceberg_table(tmp_path, files=[str(path)])
+    assert read([tmp_path]) == [{"text": "w2"}]
+
+
+@pytest.mark.usefixtures("pyiceberg")
 def test_files_without_numbers_and_two_current_versions_are_refused(tmp_path: Path) -> None:
     table = iceberg_table(tmp_path)
     write_rows(table / "data/a.parquet", {"text": ["w1"]})
