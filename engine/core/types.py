@@ -155,6 +155,8 @@ class Columns:
         derived: Those of the kept columns that no file has: they say where a row came from.
         max_row_bytes: Bytes of the input texts of a row at most; 0 for any number.
         reject_text: Whether bad rows carry their text.
+        nested: Of those names that reach a field of a nested column, such as `doc.text`, the names
+            from the outermost column to it.
     """
 
     inputs: tuple[Column, ...]
@@ -163,6 +165,7 @@ class Columns:
     derived: frozenset[str] = frozenset()
     max_row_bytes: int = 0
     reject_text: bool = False
+    nested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def own(self) -> Columns:

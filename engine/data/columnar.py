@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from engine.core.settings import for_shell
 from engine.core.types import Column, Columns, CorpusFile, Split
-from engine.data.plain_types import Decoder, plain_type
+from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type
 from engine.data.stretches import Stretch
 from engine.data.wrong_kinds import advice
 from engine.errors import ColumnError, InputError
@@ -156,11 +156,37 @@ def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
     path = split.path
     with reading(path, "parquet"), _open_parquet(path) as file:
         names = needed(file.schema_arrow, columns)
+        wanted = _leaves(columns.kept, file.schema_arrow, names)
         first, end = split.row_groups
         groups = list(range(first, end or file.metadata.num_row_groups))
-        rows = _rows_of_batch(file.metadata, groups, names)
-        batches = file.iter_batches(rows, groups, columns=names, use_threads=False)
+        rows = _rows_of_batch(file.metadata, groups, wanted)
+        batches = file.iter_batches(rows, groups, columns=wanted, use_threads=False)
         yield from _numbered(split, names, file.schema_arrow, batches)
+
+
+def _leaves(kept: pa.Schema, file: pa.Schema, names: Sequence[str]) -> list[str]:
+    """What is read of a Parquet file for columns of these names: of a struct of which only some
+    fields are needed, these, as `doc.text`."""
+    paths = []
+    for name in names:
+        field = kept.field(name) if name in kept.names else None
+        is_part = bool(field and field.metadata and PART_OF_STRUCT in field.metadata)
+        below = _common(field.type, file.field(name).type) if is_part and field else []
+        paths += [".".join([name, *path]) for path in below or [()]]
+    return paths
+
+
+def _common(wanted: pa.DataType, kind: pa.DataType) -> list[tuple[str, ...]]:
+    """Paths of the fields of a struct that another one has; none where it lacks some."""
+    if not pa.types.is_struct(wanted) or not pa.types.is_struct(kind):
+        return [()]
+    paths = []
+    for i in range(wanted.num_fields):
+        name = wanted.field(i).name
+        index = kind.get_field_index(name)
+        below = _common(wanted.field(i).type, kind.field(index).type) if index >= 0 else []
+        paths += [(name, *path) for path in below]
+    return paths
 
 
 def _rows_of_batch(metadata: Any, groups: Sequence[int], names: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from engine.core.types import Column, CorpusFile
 from engine.data.columnar import Names, reading
 from engine.data.json_objects import has_long_number, read_objects
-from engine.data.json_values import NATURAL, is_whole, parse_line, promoted, widened
+from engine.data.json_values import NATURAL, is_whole, parse_line, promoted, value_at, widened
 from engine.data.line_chunks import chunks
 from engine.data.wrong_kinds import check_kind
 
@@ -103,7 +103,8 @@ def input_types(file: CorpusFile, inputs: Sequence[Column]) -> dict[str, pa.Data
 
 def _input_type(column: Column, objects: list[dict[str, Any]]) -> pa.DataType:
     """Text or a list of texts; where the task takes either, the type of the first value."""
-    values = [o[column.name] for o in objects if o.get(column.name) is not None]
+    found = (value_at(o, column.name) for o in objects)
+    values = [value for value in found if value is not None]
     listed = column.holds in ("either", "chat") and isinstance(next(iter(values), None), list)
     if listed and column.holds == "chat":
         return _chat_type(values)

@@ -189,6 +189,23 @@ def find_fault(value: Any, kind: pa.DataType, name: str) -> Fault | None:
     return None if _holds(kind, value) else Fault(name, expected_word(kind), word(value))
 
 
+def narrowed(value: Any, kind: pa.DataType) -> Any:
+    """A value with those keys of objects that its type has."""
+    if not pa.types.is_struct(kind) or not isinstance(value, dict):
+        return value
+    types = _fields(kind)
+    return {key: narrowed(one, types[key]) for key, one in value.items() if key in types}
+
+
+def value_at(value: Any, name: str) -> Any:
+    """The value of a key or, for `a.b`, of a key of an object within; None where there is none."""
+    if not isinstance(value, dict) or name in value:
+        return value.get(name) if isinstance(value, dict) else None
+    dots = (i for i in reversed(range(1, len(name))) if name[i] == ".")
+    inner = (value_at(value.get(name[:i]), name[i + 1 :]) for i in dots)
+    return next((one for one in inner if one is not None), None)
+
+
 def _holds(kind: pa.DataType, value: object) -> bool:
     """Whether a type that is not nested holds a value."""
     if pa.types.is_string(kind) or pa.types.is_boolean(kind):

@@ -22,6 +22,7 @@ from engine.data.json_types import input_types
 from engine.data.json_values import (
     converted,
     find_fault,
+    narrowed,
     natural_type,
     parse_exactly,
     parse_line,
@@ -29,6 +30,7 @@ from engine.data.json_values import (
 )
 from engine.data.line_chunks import chunks, layout
 from engine.data.long_lines import LongLine, Wanted, fill
+from engine.data.plain_types import PART_OF_STRUCT
 from engine.data.reject_texts import with_lines
 from engine.data.stretches import Bad, Stretch
 from engine.errors import InputError
@@ -204,6 +206,8 @@ def _parse_strictly(line: bytes, schema: pa.Schema, text: Sequence[str]) -> pa.R
         return Bad(0, "not_object", "", "object", word(content))
     for field in sorted(schema, key=lambda field: field.name not in text):
         name, value = field.name, content.get(field.name)
+        if field.metadata and PART_OF_STRUCT in field.metadata:
+            content[name] = value = narrowed(value, field.type)
         if _is_given(field) and field.metadata[_GIVEN]:
             content[name] = converted(value, field.type)
             value = value if find_fault(content[name], field.type, name) else content[name]

@@ -18,6 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+PART_OF_STRUCT = b"part"
+"""Key of the metadata of a struct of which only some fields are needed."""
+
 _Kinds = dict[Callable[[pa.DataType], bool], Callable[[pa.Field], pa.DataType]]
 _LISTS: _Kinds = {
     pa.types.is_list: pa.list_,

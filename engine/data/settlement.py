@@ -19,6 +19,17 @@ from engine.core.types import Column, Columns, CorpusFile
 from engine.data.columnar import Names, check_columns, check_type, unify
 from engine.data.json_values import LONG, LONGEST
 from engine.data.kinds import KINDS
+from engine.data.nested_fields import (
+    FieldPath,
+    check_items,
+    heads,
+    is_inner,
+    list_names,
+    may_be_nested,
+    outer_names,
+    take_paths,
+    with_fields,
+)
 from engine.data.origins import FILE, ROW, check_alike, derived_types
 from engine.data.schema_cache import SchemaCache
 from engine.errors import ColumnError, InputError
@@ -47,7 +58,7 @@ def settle(
             not unify.
         InputError: A file cannot be read.
     """
-    types, first = _types_of_files(files, inputs, keep, given, cache)
+    types, first, paths = _types_of_files(files, inputs, keep, given, cache)
     derived = derived_types(files)
     _check_given(files, [name for name in given if name not in types], derived)
     hand = {name: given[name] for name in keep if name in given}
@@ -56,13 +67,16 @@ def settle(
     keys = (name for name in derived if name not in (FILE, ROW))
     names = list(dict.fromkeys([*types, *keys, *keep[1:]] if is_every(keep) else keep))
     if first and (absent := [name for name in names if name not in {**types, **derived}]):
-        check_columns(first.path, _schema(first, None, types=False).names, "--keep", absent)
+        _refuse_missing(first, _schema(first, None, types=False), "--keep", absent)
+    nested = {name: path for name, path in paths.items() if path[1:]}
+    _check_not_nested(given, nested)
     settled = {name: _writable((types | derived).get(name, pa.null())) for name in names}
     return Columns(
         tuple(inputs),
         pa.schema(list(settled.items())),
         frozenset(given) & frozenset(names),
         frozenset(derived) & frozenset(names),
+        nested=nested,
     )
 
 
@@ -72,28 +86,30 @@ def _types_of_files(
     keep: Sequence[str],
     given: Mapping[str, pa.DataType],
     cache: SchemaCache | None,
-) -> tuple[dict[str, pa.DataType], CorpusFile | None]:
+) -> tuple[dict[str, pa.DataType], CorpusFile | None, dict[str, FieldPath]]:
     """Check the columns of every file.
 
     Returns:
         The types of the kept columns that files have, but for those that only `given` has looked
-        at, and the first file with columns.
+        at, the first file with columns, and where names lie in the files.
     """
     texts, every = [column.name for column in inputs], is_every(keep)
-    open_types = [name for name in keep if name not in given]
+    open_types = [name for name in keep if name not in given or heads(name)]
+    paths: dict[str, tuple[FieldPath, CorpusFile]] = {}
     kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
     in_folders: dict[Path, frozenset[str]] = {}
     first: CorpusFile | None = None
     for file in files:
         of_lines = KINDS[file.kind].inputs
         wanted = None if every else [*texts, *open_types]
-        schema = _schema(file, wanted, types=bool(open_types), cache=cache)
+        schema = _schema(file, wanted, texts, types=bool(open_types), cache=cache)
+        take_paths(paths, file, schema, [*texts, *open_types])
         types = {field.name: field.type for field in schema}
         if missing := [name for name in texts if name not in types]:
-            names = _schema(file, None, types=False).names
-            if of_lines and not names:
+            columns = _schema(file, None, types=False)
+            if of_lines and not columns.names:
                 continue  # no line of it names a column
-            check_columns(file.path, names, "--text", missing)
+            _refuse_missing(file, columns, "--text", missing)
         first = first or file
         in_folders[file.path] = frozenset(key for key, _ in file.partition if key not in types)
         if of_lines:
@@ -101,12 +117,29 @@ def _types_of_files(
         else:
             for column in inputs:
                 check_type(file.path, column, types[column.name])
-        for name in types if every else keep:
+        for name in [f.name for f in schema if not is_inner(f)] if every else keep:
             if name in types:
                 _promote(kept, name, given.get(name, types[name]), file)
     for name, (_, own) in kept.items():
         check_alike(name, own, in_folders)
-    return {name: kind for name, (kind, _) in kept.items()}, first
+    places = {name: path for name, (path, _) in paths.items()}
+    return {name: kind for name, (kind, _) in kept.items()}, first, places
+
+
+def _refuse_missing(
+    file: CorpusFile, columns: pa.Schema, flag: str, missing: Sequence[str]
+) -> None:
+    check_items(file, columns, missing)
+    check_columns(file.path, list_names(columns), flag, missing)
+
+
+def _check_not_nested(given: Mapping[str, pa.DataType], nested: Mapping[str, FieldPath]) -> None:
+    """Raise ColumnError where a type is given for a field of a nested column."""
+    if inner := next((name for name in given if name in nested), None):
+        raise ColumnError(
+            f"--schema: {inner!r} is a field of column {nested[inner][0]!r}",
+            f"leave it out of --schema, or keep {nested[inner][0]!r} and give its type",
+        )
 
 
 def is_every(keep: Sequence[str]) -> bool:
@@ -133,12 +166,20 @@ def _check_given(
 
 
 def _schema(
-    file: CorpusFile, names: Names, *, types: bool, cache: SchemaCache | None = None
+    file: CorpusFile,
+    names: Names,
+    texts: Sequence[str] = (),
+    *,
+    types: bool,
+    cache: SchemaCache | None = None,
 ) -> pa.Schema:
-    """Names and types of a file's columns, each once."""
-    read = partial(KINDS[file.kind].schema, file, names, types)
+    """Names and types of a file's columns, each once, and of the fields of nested ones that the
+    names, or those of texts, reach."""
+    types = types or may_be_nested(file, [*(names or ()), *texts])
+    outer = outer_names(names) if may_be_nested(file, names or ()) else names
+    read = partial(KINDS[file.kind].schema, file, outer, types)
     passes = cache is not None and types and KINDS[file.kind].inputs is not None
-    schema = cache.schema(file, names and sorted(names), read) if cache and passes else read()
+    schema = cache.schema(file, outer and sorted(outer), read) if cache and passes else read()
     for name, value in file.constants:
         if name not in schema.names and (names is None or name in names):
             schema = schema.append(pa.field(name, value.type))
@@ -147,7 +188,7 @@ def _schema(
         raise InputError(
             f"{file.path}: two columns are called {twice!r}", "give them different names"
         )
-    return schema
+    return with_fields(schema, names, texts)
 
 
 def _promote(

@@ -13,8 +13,8 @@ from engine.core.types import Column, Columns, CorpusFile, Ints, Rejects, Rows, 
 from engine.data.columnar import empty_batch, is_chat, is_text, is_texts, reading
 from engine.data.invalid_text import find_invalid
 from engine.data.json_layout import LINES
-from engine.data.kinds import KINDS
 from engine.data.line_chunks import first_bytes, layout
+from engine.data.nested_fields import read_columns
 from engine.data.origins import with_origins
 from engine.data.reject_texts import with_texts
 from engine.data.settlement import settle
@@ -50,8 +50,8 @@ def read(split: Split, columns: Columns, *, window: int, limit: int = 0) -> Iter
     Raises:
         InputError: The file cannot be read, which `on_error` does not skip.
     """
-    own, reader = columns.own, KINDS[split.kind].read
-    stretches = (_with_constants(stretch, split.file, own) for stretch in reader(split, own))
+    own = columns.own
+    stretches = (_with_constants(stretch, split.file, own) for stretch in read_columns(split, own))
     separated = (_separate(stretch, split, own) for stretch in stretches)
     pending: list[Stretch] = []
     for stretch in _limited(separated, limit):

@@ -52,7 +52,8 @@ def input_record(split: Split, limit: int, columns: Columns) -> InputRecord:
     derived = (field for field in columns.kept if field.name in columns.derived)
     # Where a file's name is kept, a renamed file has other answers.
     values = [str(data.value_of(split.file, field)) for field in derived]
-    text = json.dumps([kept, values] if values else kept)
+    nested = sorted(columns.nested.items())
+    text = json.dumps([kept, values, nested] if values or nested else kept)
     return InputRecord(
         path=str(split.path),
         start=split.start,
