@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.core.types import CorpusFile
 from engine.data.compression import open_bytes, plain_kind
 from engine.data.csv_quotes import QuoteScanner
+from engine.data.wrong_kinds import check_kind
 from engine.errors import InputError
 
 CHUNK = 1 << 20
@@ -20,13 +21,6 @@ _DELIMITERS = {"csv": ",;\t|", "tsv": "\t,;|"}
 """Of each kind, its own one first; another one only where the header does not have that."""
 _QUOTED = rb'"(?:[^"]|"")*"'
 _FIRST_RECORD = re.compile(rb"(?:[^\"\r\n]|" + _QUOTED + rb'|")*(?:\r?\n|\r|\Z)')
-_FOREIGN = {
-    b"PAR1": "Parquet",
-    b"ARROW1": "Arrow",
-    b"PK\x03\x04": "an archive, such as an Excel workbook,",
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +52,7 @@ def layout_of(file: CorpusFile) -> Layout:
 @lru_cache(maxsize=1024)
 def _layout(path: Path, kind: str, size: int, changed: int) -> Layout:
     head = next(blocks(path, kind), b"")
-    _check_foreign(path, kind, head)
+    check_kind(CorpusFile(path, path.name, kind), head)
     match = _FIRST_RECORD.match(head.lstrip(b"\r\n"))
     record = match.group() if match else b""
     if len(record) == len(head) >= CHUNK // 2:
@@ -102,15 +96,3 @@ def blocks(path: Path, kind: str) -> Iterator[bytes]:
         while block := stream.read(CHUNK):
             yield block.removeprefix(_BOM) if first else block
             first = False
-
-
-def _check_foreign(path: Path, kind: str, head: bytes) -> None:
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(
-            f"{path}: text in UTF-16, not UTF-8",
-            f"iconv -f UTF-16 -t UTF-8 {path.name} makes it so",
-        )
-    other = next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None)
-    if other:
-        name = plain_kind(kind).upper()
-        raise InputError(f"{path}: {other} not {name}", f"rename it, or export it as {name}")

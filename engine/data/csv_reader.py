@@ -38,7 +38,7 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
 
 def _types(file: CorpusFile, layout: Layout, names: Sequence[str]) -> list[tuple[str, pa.DataType]]:
     typers = [ColumnTyper() for _ in names]
-    for stretch in _rows(file, layout, names):
+    for stretch in _rows(file, layout, names, ROWS << 6):
         for typer, column in zip(typers, stretch.columns.columns, strict=True):
             typer.add(column)
     return [(name, typer.kind) for name, typer in zip(names, typers, strict=True)]
@@ -80,7 +80,7 @@ def read_csv(split: Split, columns: Columns) -> Iterator[Stretch]:
         yield Stretch(empty_batch(needed, needed.names), np.empty(0, np.int64), [])
         if not set(columns.texts) <= set(layout.names):
             return  # a file without a line
-        for stretch in _rows(file, layout, needed.names, columns.reject_text):
+        for stretch in _rows(file, layout, needed.names, ROWS, columns.reject_text):
             yield _typed(stretch, needed, columns.texts)
 
 
@@ -119,13 +119,14 @@ def _each(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:
 
 
 def _rows(
-    file: CorpusFile, layout: Layout, names: Sequence[str], with_text: bool = False
+    file: CorpusFile, layout: Layout, names: Sequence[str], count: int, with_text: bool = False
 ) -> Iterator[Stretch]:
-    """All rows, with columns of texts in the order of `names`; null where a field is empty."""
+    """All rows, `count` of them at most in each stretch, with columns of texts in the order of
+    `names`; null where a field is empty."""
     block, seen = CHUNK, 0
     while True:
         try:
-            for stretch in _read(file, layout, names, block, with_text):
+            for stretch in _read(file, layout, names, block, count, with_text):
                 if new := _from(stretch, seen):
                     yield new
                     seen = max([*new.rows[-1:].tolist(), *(b.row for b in new.bad[-1:])]) + 1
@@ -150,7 +151,12 @@ def _from(stretch: Stretch, row: int) -> Stretch | None:
 
 
 def _read(
-    file: CorpusFile, layout: Layout, names: Sequence[str], block: int, with_text: bool
+    file: CorpusFile,
+    layout: Layout,
+    names: Sequence[str],
+    block: int,
+    count: int,
+    with_text: bool,
 ) -> Iterator[Stretch]:
     bad: list[Bad] = []
 
@@ -164,8 +170,8 @@ def _read(
     for batch in _open(file.path, file.kind, layout, names, block, skip):
         texts = [column.view(pa.string()) for column in batch.columns]
         columns = pa.RecordBatch.from_arrays(texts, names=list(names))
-        for start in range(0, len(columns), ROWS):
-            part, end, between = columns.slice(start, ROWS), row, []
+        for start in range(0, len(columns), count):
+            part, end, between = columns.slice(start, count), row, []
             end += len(part)
             while bad and bad[0].row < end:
                 between.append(bad.pop(0))

@@ -68,8 +68,12 @@ def are_exact(texts: pa.Array) -> bool:
     """Whether floats hold the digits of all numbers."""
     digits = pc.replace_substring_regex(texts, "[eE].*$", "")
     digits = pc.ascii_trim(pc.replace_substring(pc.ascii_trim(digits, "-"), ".", ""), "0")
-    exponents = pc.match_substring_regex(texts, "[eE][+-]?[0-9]{3}|^-?[0-9]{200}|[.][0-9]{200}")
-    doubtful = pc.or_(pc.greater(pc.binary_length(digits), _DIGITS), exponents)
+    # A number may also be beyond the range of floats: by its exponent or by its length.
+    beyond = pc.or_(
+        pc.match_substring_regex(texts, "[eE][+-]?[0-9]{3}"),
+        pc.greater(pc.binary_length(texts), 99),
+    )
+    doubtful = pc.or_(pc.greater(pc.binary_length(digits), _DIGITS), beyond)
     return all(_is_exact(text) for text in texts.filter(doubtful).to_pylist())
 
 

@@ -29,7 +29,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"7z\xbc\xaf", "a 7z archive", ""),
 )
 _CONVERT = "unpack it, or convert it to Parquet or JSON lines, and name that"
-_NAMES = {"jsonl": "JSON lines", "txt": "plain text"}
+_NAMES = {"jsonl": "JSON lines", "txt": "plain text", "csv": "CSV", "tsv": "TSV"}
 
 
 def check_kind(file: CorpusFile, head: bytes) -> None:
