@@ -135,7 +135,8 @@ def _given(facts: RunFacts, settings: Mapping[str, object]) -> Iterator[tuple[st
     """Settings and options that a person gave, with their declarations."""
     defaults = RunConfig()
     for name, (_, setting) in declared(RunConfig).items():
-        if name in settings and settings[name] != getattr(defaults, name):
+        # Nothing is "" on the command line, and {} where it is read.
+        if name in settings and (settings[name] or None) != (getattr(defaults, name) or None):
             yield name, setting
     for name, (_, setting) in declared(facts.task.options).items():
         if name in facts.config.options:

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import engine
+from engine.cli import app
 from engine.cli.options import _joined
 from engine.core.settings import for_shell, join_commas, split_commas
 from engine.demo import BUNDLE
@@ -65,3 +67,27 @@ def test_the_hint_for_a_missing_column_works_when_it_is_pasted(name: str, tmp_pa
     assert typed == (name,)
     report = engine.run(BUNDLE, file, tmp_path / "out", text=typed, keep=join_commas(typed))
     assert report.rows_out == 2
+
+
+def test_the_command_line_takes_repeated_names_and_those_of_fields(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id": 1, "a,b": 2, "doc": {"text": "uno", "x.y": {"my url": "u"}}}\n')
+    out = tmp_path / "out"
+    typed = ["--text", "doc.text", "--keep", "id,a\\,b", "--keep", "doc.x.y.my url"]
+    done = CliRunner().invoke(app, ["run", str(BUNDLE), str(file), "-o", str(out), *typed])
+    assert done.exit_code == 0, done.output
+    row = engine.open(out).to_table().to_pylist()[0]
+    assert [*row.items()][:3] == [("id", 1), ("a,b", 2), ("doc.x.y.my url", "u")]
+    assert row["translation_text"] == "um"
+
+
+def test_a_field_that_becomes_a_column_redoes_the_part(tmp_path: Path) -> None:
+    file, out = tmp_path / "a.jsonl", tmp_path / "out"
+    rows = '{"doc": {"text": "uno"}}\n' * 3
+    file.write_text(rows)
+    first = engine.run(BUNDLE, file, out, text="doc.text")
+    again = engine.run(BUNDLE, file, out, text="doc.text")
+    assert (first.rows_out, again.splits_skipped) == (3, 1)
+    file.write_text(rows + '{"doc.text": "dos"}\n')
+    changed = engine.run(BUNDLE, file, out, text="doc.text", on_error="reject", overwrite=True)
+    assert (changed.rows_out, changed.rows_rejected) == (1, 3)

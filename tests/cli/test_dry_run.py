@@ -38,6 +38,7 @@ def test_a_plan_is_printed_and_nothing_written(corpus: Path, tmp_path: Path) -> 
         "split_size 256MB",
     ):
         assert text in result.output
+    assert "changed nothing" not in result.output  # no setting was given
     assert not out.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,15 @@ def write(folder: Path, name: str, rows: Sequence[dict[str, Any]], kind: str) ->
 
 
 def read(
-    inputs: Path | Sequence[Path], texts: Sequence[Column], keep: Sequence[str] = (), **more: Any
+    inputs: Path | Sequence[Path],
+    texts: Sequence[Column],
+    keep: Sequence[str] = (),
+    most: int = 0,
+    **more: Any,
 ) -> tuple[list[list[Any]], list[dict[str, Any]], list[tuple[Any, ...]]]:
     """Input columns, kept rows, and bad rows as (row, code, column, expected, found)."""
     files = data.find_files([inputs] if isinstance(inputs, Path) else inputs)
-    columns = data.settle(files, texts, keep, **more)
+    columns = replace(data.settle(files, texts, keep, **more), max_row_bytes=most)
     values: list[list[Any]] = [[] for _ in texts]
     kept, bad = [], []
     for split in data.split_files(files, 1 << 30):
@@ -197,6 +202,16 @@ def test_a_type_given_for_a_field_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "a", ROWS, "jsonl")
     with pytest.raises(ColumnError, match=r"'doc\.meta\.n' is a field of column 'doc'"):
         read(path, [Column("doc.text")], ["doc.meta.n"], given={"doc.meta.n": pa.string()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_text_in_an_object_is_a_bad_row(kind: str, tmp_path: Path) -> None:
+    rows = [{"doc": {"text": "a"}}, {"doc": {"text": "x" * (3 << 20), "n": 1}}]
+    path = write(tmp_path, "a", rows, kind)
+    assert read(path, [Column("doc.text")])[0] == [[row["doc"]["text"] for row in rows]]
+    values, _, bad = read(path, [Column("doc.text")], most=1 << 20)
+    assert values == [["a"]]
+    assert bad == [(1, "too_long", "doc.text", f"at most {1 << 20} bytes", "more")]
 
 
 NAMES = st.text(st.sampled_from("ab."), min_size=1, max_size=4)
