@@ -68,12 +68,13 @@ def is_table(folder: Path) -> bool:
 def _local(uri: str, folder: Path) -> Path:
     parsed = urlparse(uri)
     path = Path(unquote(parsed.path) if parsed.scheme == "file" else uri)
-    if parsed.scheme not in ("", "file") or not path.is_relative_to(folder):
-        raise InputError(
-            "an Iceberg table with files outside of its folder",
-            "its metadata has absolute paths: read it where it was written",
-        )
-    return path
+    for base in (folder, folder.resolve()):  # its metadata knows nothing of links
+        if parsed.scheme in ("", "file") and path.is_relative_to(base):
+            return folder / path.relative_to(base)
+    raise InputError(
+        "an Iceberg table with files outside of its folder",
+        "its metadata has absolute paths: read it where it was written",
+    )
 
 
 def _check_columns(path: Path, schema: Any, partition: set[int]) -> None:

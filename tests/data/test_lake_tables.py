@@ -260,6 +260,9 @@ def test_an_iceberg_table_is_the_files_of_its_current_snapshot(tmp_path: Path) -
     for spelled in (table, tmp_path, tmp_path / "*"):
         assert read([spelled]) == [{"text": "w1", "id": 1}]
         assert data.discover([spelled]).unread["files that a table does not list"] == 1
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/table").symlink_to(table)
+    assert read([tmp_path / "links/table"]) == [{"text": "w1", "id": 1}]
     with pytest.raises(InputError, match="lies in a table of Iceberg"):
         data.find_files([table / "data"])
 
