@@ -96,6 +96,18 @@ def take_paths(
             )
 
 
+def with_inner(
+    types: dict[str, pa.DataType], schema: pa.Schema, names: Sequence[str]
+) -> dict[str, pa.DataType]:
+    """The types of columns with those of the fields that these names reach in their structs too."""
+    changed = dict(types)
+    for field in (schema.field(name) for name in names if is_inner(schema.field(name))):
+        head, *rest = json.loads(field.metadata[_PATH])
+        if head in types and pa.types.is_struct(changed[head]):
+            changed[head] = _with_field(changed[head], rest, types[field.name])
+    return changed
+
+
 def is_inner(field: pa.Field) -> bool:
     """Whether a field of `with_fields` lies in a column."""
     return bool(field.metadata) and _PATH in field.metadata
@@ -108,6 +120,12 @@ def _place(path: FieldPath) -> str:
 def check_items(file: CorpusFile, schema: pa.Schema, names: Sequence[str]) -> None:
     """Raise ColumnError where a name means a field of what has none, such as items of a list."""
     for name in names:
+        if locate(schema, name):
+            continue
+        if name in list_names(schema):
+            raise ColumnError(
+                f"{file.path}: two fields are called {name!r}", "give them different names"
+            )
         outer = next((one for head in heads(name) if (one := locate(schema, head))), None)
         if outer and not pa.types.is_struct(outer[1]):
             raise ColumnError(
@@ -130,7 +148,9 @@ def _list_names(field: pa.Field, before: str) -> Iterator[str]:
 
 
 def _fields(kind: pa.DataType) -> dict[str, pa.DataType]:
-    return {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
+    """Types of the fields of a struct, but for those that share a name."""
+    fields = (kind.field(i) for i in range(kind.num_fields))
+    return {field.name: field.type for field in fields if kind.get_field_index(field.name) >= 0}
 
 
 def read_columns(split: Split, columns: Columns) -> Iterator[Stretch]:

@@ -29,6 +29,7 @@ from engine.data.nested_fields import (
     outer_names,
     take_paths,
     with_fields,
+    with_inner,
 )
 from engine.data.origins import FILE, ROW, check_alike, derived_types
 from engine.data.schema_cache import SchemaCache
@@ -113,13 +114,13 @@ def _types_of_files(
         first = first or file
         in_folders[file.path] = frozenset(key for key, _ in file.partition if key not in types)
         if of_lines:
-            types |= of_lines(file, inputs)
+            types = with_inner(types | of_lines(file, inputs), schema, texts)
         else:
             for column in inputs:
                 check_type(file.path, column, types[column.name])
         for name in [f.name for f in schema if not is_inner(f)] if every else keep:
             if name in types:
-                _promote(kept, name, given.get(name, types[name]), file)
+                _promote(kept, name, given.get(name, types[name]), file, paths.get(name))
     for name, (_, own) in kept.items():
         check_alike(name, own, in_folders)
     places = {name: path for name, (path, _) in paths.items()}
@@ -176,7 +177,7 @@ def _schema(
     """Names and types of a file's columns, each once, and of the fields of nested ones that the
     names, or those of texts, reach."""
     types = types or may_be_nested(file, [*(names or ()), *texts])
-    outer = outer_names(names) if may_be_nested(file, names or ()) else names
+    outer = outer_names(names)
     read = partial(KINDS[file.kind].schema, file, outer, types)
     passes = cache is not None and types and KINDS[file.kind].inputs is not None
     schema = cache.schema(file, outer and sorted(outer), read) if cache and passes else read()
@@ -188,11 +189,16 @@ def _schema(
         raise InputError(
             f"{file.path}: two columns are called {twice!r}", "give them different names"
         )
+    check_items(file, schema, names or texts)
     return with_fields(schema, names, texts)
 
 
 def _promote(
-    kept: dict[str, tuple[pa.DataType, CorpusFile]], name: str, kind: pa.DataType, file: CorpusFile
+    kept: dict[str, tuple[pa.DataType, CorpusFile]],
+    name: str,
+    kind: pa.DataType,
+    file: CorpusFile,
+    place: tuple[FieldPath, CorpusFile] | None,
 ) -> None:
     """Take a file's type of a kept column into the settled one: text where files of texts differ,
     whatever they seem to hold."""
@@ -210,10 +216,14 @@ def _promote(
         if KINDS[typed.kind].untyped:
             kept[name] = pa.string(), typed
             return
+        hint = (
+            f'give its type with --schema, such as {{{json.dumps(name)}: "string"}} in a JSON file'
+        )
+        if place and place[0][1:]:
+            hint = "cast it in one of the files, or run these files apart"
         raise ColumnError(
             f"{file.path}: column {name!r} holds {kind}, and {before} in {first.path}",
-            f"leave {name!r} out of --keep, or give its type with --schema, such as "
-            f'{{{json.dumps(name)}: "string"}} in a JSON file',
+            f"leave {name!r} out of --keep, or {hint}",
         ) from error
     kept[name] = settled, typed if settled == before else file
 

@@ -204,6 +204,47 @@ def test_a_type_given_for_a_field_is_refused(tmp_path: Path) -> None:
         read(path, [Column("doc.text")], ["doc.meta.n"], given={"doc.meta.n": pa.string()})
 
 
+@pytest.mark.parametrize("keep", [["all"], ["doc", "doc.text"]])
+def test_an_object_that_is_kept_has_the_tasks_type_where_it_is_read(
+    keep: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"doc": {"text": 7}}\n{"doc": {"text": "a"}}\n{"doc": {"text": "b", "z": 1}}')
+    values, kept, bad = read(path, [Column("doc.text")], keep)
+    assert values == [["a", "b"]]
+    assert [row["doc"] for row in kept] == [{"text": "a", "z": None}, {"text": "b", "z": 1}]
+    assert bad == [(0, "not_text", "doc.text", "text", "whole number")]
+
+
+@pytest.mark.parametrize("name", ["b.csv", "b.jsonl", "b.parquet"])
+def test_a_file_whose_column_has_no_fields_is_refused(name: str, tmp_path: Path) -> None:
+    first = write(tmp_path, "a", [{"text": "x", "doc": {"n": 1}}], "jsonl")
+    if name == "b.csv":
+        (tmp_path / name).write_text("text,doc\nx,y\n")
+    else:
+        write(tmp_path, "b", [{"text": "x", "doc": "y"}], name[2:])
+    with pytest.raises(ColumnError, match=rf"{name}: no column 'doc\.n', and 'doc' holds string"):
+        read([first, tmp_path / name], [Column("text")], ["doc.n"])
+
+
+def test_two_fields_of_a_name_are_refused(tmp_path: Path) -> None:
+    inner = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"])], ["x", "x"])
+    with pa.ipc.new_file(tmp_path / "a.arrow", pa.schema([("doc", inner.type)])) as writer:
+        writer.write_batch(pa.record_batch([inner], names=["doc"]))
+    with pytest.raises(ColumnError, match=r"a\.arrow: two fields are called 'doc\.x'"):
+        read(tmp_path / "a.arrow", [Column("doc.x")])
+
+
+def test_fields_whose_types_do_not_unify_are_refused(tmp_path: Path) -> None:
+    first = write(tmp_path, "a", [{"text": "x", "doc": {"n": 1}}], "parquet")
+    second = write(tmp_path, "b", [{"text": "x", "doc": {"n": "y"}}], "parquet")
+    with pytest.raises(
+        ColumnError, match=r"'doc\.n' holds string, and int64 in .*a\.parquet"
+    ) as error:
+        read([first, second], [Column("text")], ["doc.n"])
+    assert "--schema" not in error.value.hint
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_long_text_in_an_object_is_a_bad_row(kind: str, tmp_path: Path) -> None:
     rows = [{"doc": {"text": "a"}}, {"doc": {"text": "x" * (3 << 20), "n": 1}}]
