@@ -38,6 +38,7 @@ from engine.pipeline import Bundle
 from engine.runner import coordinator
 from engine.runner.plan import resolve_config
 from engine.runner.report import Report
+from engine.runner.unused_settings import RunFacts, unused_notes
 from engine.runtime.device import resolve
 from engine.version import __version__
 
@@ -97,12 +98,14 @@ class MeasuredRows:
         columns: Their names, in the order of the task.
         rows: Their number.
         rejected: Bad rows that were left out.
+        notes: Settings that change nothing, and why.
     """
 
     file: Path
     columns: tuple[str, ...]
     rows: int
     rejected: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +201,8 @@ def sample(
     if not rows:
         why = f"all {rejected} rows are bad" if rejected else "the inputs have no rows"
         raise InputError(f"there is nothing to measure: {why}", "name inputs that have good rows")
-    return MeasuredRows(file, config.text, rows, rejected)
+    notes = unused_notes(RunFacts(config, task, options), {"max_length": config.max_length})
+    return MeasuredRows(file, config.text, rows, rejected, notes)
 
 
 def sweep(
@@ -250,6 +254,8 @@ def sweep(
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
         file = Path(scratch) / "rows.arrow"
         rows = sample(bundle, inputs, file, **settings)
+        for note in rows.notes:
+            progress(f"note: {note}")
         runs = _Runs(rows, Path(scratch) / "out", settings, on_progress)
         loaded = _Loaded(bundle, device, runs, [m.point for m in measured])
         for n in range(rounds):

@@ -172,7 +172,7 @@ class RunConfig:
         0,
         "CPU threads for each batch; 0 divides the cores among the workers.",
         least=0,
-        needs=("loading",),
+        needs=("loading", "cpu"),
     )
     tokenizers: int = setting(
         0,

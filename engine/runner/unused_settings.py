@@ -33,11 +33,11 @@ class RunFacts:
     config: RunConfig
     task: tasks.Task
     options: Options
-    kinds: frozenset[str]
-    by_ending: bool
-    typed: bool
-    on_gpu: bool
-    loaded: bool
+    kinds: frozenset[str] = frozenset()
+    by_ending: bool = False
+    typed: bool = False
+    on_gpu: bool = False
+    loaded: bool = False
 
     def option(self, name: str) -> object:
         """The value of an option; None where the task has none of this name."""
@@ -94,6 +94,7 @@ def _cut_files(facts: RunFacts) -> str:
 
 NEEDS: Mapping[str, Callable[[RunFacts], str]] = {
     "gpu": lambda facts: "" if facts.on_gpu else "the run is on the CPU",
+    "cpu": lambda facts: "the graphs run on the GPU" if facts.on_gpu else "",
     "loading": lambda facts: "the bundle is loaded already" if facts.loaded else "",
     "keep": lambda facts: "" if facts.typed else "none of its columns is kept (--keep)",
     "reject": lambda facts: "on_error is fail" if facts.config.on_error == "fail" else "",

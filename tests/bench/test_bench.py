@@ -354,3 +354,17 @@ def test_a_profile_is_shown_beside_the_sweep(here: dict[str, str], numbers: Path
         assert told in done.stdout
     assert not list(Path(here["TMPDIR"]).glob("engine-bench-*"))
     assert not list(Path.cwd().glob("onnxruntime_profile*"))
+
+
+def test_options_that_change_nothing_are_noted(numbers: Path) -> None:
+    lines: list[str] = []
+    options = {"top_k": 3, "length_penalty": 2.0}
+    bench.sweep(
+        BUNDLE, [numbers], budgets=[128], workers=[1], rounds=1, options=options,
+        progress=lines.append,
+    )  # fmt: skip
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert [note.split(":")[1] for note in notes] == [
+        " length_penalty changed nothing",
+        " top_k changed nothing",
+    ]

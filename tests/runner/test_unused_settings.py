@@ -100,6 +100,7 @@ def test_options_of_a_search_that_change_nothing(
         ("ner", {"gpu_memory": 5}, {"on_gpu": True}, ""),
         ("ner", {"gpu_memory": 5}, {"on_gpu": True, "loaded": True}, "the bundle is loaded"),
         ("ner", {"threads": 2}, {"loaded": True}, "threads changed nothing: the bundle is loaded"),
+        ("ner", {"threads": 2}, {"on_gpu": True}, "threads changed nothing: the graphs run on the"),
         ("ner", {"threads": 2}, {}, ""),
         ("ner", {"max_rejects": 5}, {}, "max_rejects changed nothing: on_error is fail"),
         ("ner", {"reject_text": True}, {}, "reject_text changed nothing: on_error is fail"),
