@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,9 +86,10 @@ def test_a_field_that_becomes_a_column_redoes_the_part(tmp_path: Path) -> None:
     file, out = tmp_path / "a.jsonl", tmp_path / "out"
     rows = '{"doc": {"text": "uno"}}\n' * 3
     file.write_text(rows)
-    first = engine.run(BUNDLE, file, out, text="doc.text")
-    again = engine.run(BUNDLE, file, out, text="doc.text")
+    more: dict[str, Any] = {"text": "doc.text", "split_size": len(rows), "on_error": "reject"}
+    first = engine.run(BUNDLE, file, out, **more)
+    again = engine.run(BUNDLE, file, out, **more)
     assert (first.rows_out, again.splits_skipped) == (3, 1)
     file.write_text(rows + '{"doc.text": "dos"}\n')
-    changed = engine.run(BUNDLE, file, out, text="doc.text", on_error="reject", overwrite=True)
-    assert (changed.rows_out, changed.rows_rejected) == (1, 3)
+    changed = engine.run(BUNDLE, file, out, **more)  # of two parts, the first from the same bytes
+    assert (changed.splits, changed.rows_out, changed.rows_rejected) == (2, 1, 3)
