@@ -11,7 +11,8 @@ import typer
 
 from engine.cli import pipe
 from engine.cli.progress import duration, shown
-from engine.core.settings import format_size
+from engine.core.config import RunConfig
+from engine.core.settings import declared, format_size
 from engine.errors import OtherRunError
 
 if TYPE_CHECKING:
@@ -154,11 +155,18 @@ def _columns(types: Mapping[str, str]) -> str:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    """Settings and options that have a value."""
-    named = {**settings, **settings["options"], "split_size": format_size(settings["split_size"])}
-    del named["options"], named["text"], named["keep"]
-    shown = {name: value for name, value in named.items() if value or value == 0.0}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
+    """Settings that are not the default, those that a run fills in, and the task's options."""
+    shown: dict[str, Any] = {}
+    for name, (_, setting) in declared(RunConfig).items():
+        value = settings[name]
+        if name in ("workers", "threads") or value != getattr(_DEFAULTS, name):
+            shown[name] = format_size(value) if setting.size else value
+    options = {name: value for name, value in shown.pop("options", {}).items() if value}
+    elsewhere = ("text", "keep", "overwrite")
+    return ", ".join(f"{n} {v}" for n, v in {**shown, **options}.items() if n not in elsewhere)
+
+
+_DEFAULTS = RunConfig()
 
 
 def summary(report: Report) -> str:

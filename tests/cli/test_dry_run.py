@@ -35,11 +35,19 @@ def test_a_plan_is_printed_and_nothing_written(corpus: Path, tmp_path: Path) -> 
         "reads:  text (text)",
         "writes: translation_text (string)",
         "parts:  1 in",
-        "split_size 256MB",
+        "settings: workers",
     ):
         assert text in result.output
     assert "changed nothing" not in result.output  # no setting was given
     assert not out.exists()
+
+
+def test_a_plan_shows_the_settings_that_are_not_the_default(corpus: Path, tmp_path: Path) -> None:
+    arguments = ["run", str(BUNDLE), str(corpus), "-o", str(tmp_path / "o"), "--dry-run"]
+    result = runner.invoke(app, [*arguments, "--split-size", "1MB", "--limit", "5"])
+    (line,) = [line for line in result.output.splitlines() if line.startswith("settings")]
+    assert "limit 5, split_size 1MB" in line
+    assert not any(name in line for name in ("reject_text", "max_row_bytes", "gpu_memory", "False"))
 
 
 def test_a_plan_as_json(corpus: Path, tmp_path: Path) -> None:
