@@ -18,6 +18,7 @@ from engine.data.json_objects import has_long_number, read_objects
 from engine.data.json_values import NATURAL, is_whole, parse_line, promoted, value_at, widened
 from engine.data.line_chunks import chunks
 from engine.data.wrong_kinds import check_kind
+from engine.errors import ColumnError
 
 
 def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
@@ -33,7 +34,13 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
         for number, chunk in enumerate(chunks(file.path, file.kind, 0, stop)):
             if not number:
                 check_kind(file, chunk)
-            _widen(settled, chunk, names)
+            try:
+                _widen(settled, chunk, names)
+            except RecursionError as error:
+                raise ColumnError(
+                    f"{file.path}: a column has lists or structs on hundreds of levels",
+                    "leave that column out of --keep, or write it as text",
+                ) from error
             if not types and names is not None and set(names) <= set(settled):
                 break
         return pa.schema([(name, _without_marks(kind)) for name, kind in settled.items()])

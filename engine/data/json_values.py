@@ -233,7 +233,7 @@ def natural_type(kind: pa.DataType) -> pa.DataType:
     for dates, 64 bits for numbers."""
     if pa.types.is_struct(kind):
         return pa.struct([(field.name, natural_type(field.type)) for field in kind])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if any(is_kind(kind) for is_kind in _LISTS):
         return pa.list_(natural_type(kind.value_type))
     if pa.types.is_integer(kind):
         return pa.uint64() if pa.types.is_uint64(kind) else pa.int64()
@@ -241,6 +241,19 @@ def natural_type(kind: pa.DataType) -> pa.DataType:
         return pa.float64()
     same = pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
     return kind if same else pa.string()
+
+
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+def without_large(kind: pa.DataType) -> pa.DataType:
+    """The type in which JSON is read for one that other files have: with texts and lists that its
+    reader has, which Arrow casts to the large ones."""
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, without_large(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(without_large(kind.value_type))
+    return pa.string() if pa.types.is_large_string(kind) else kind
 
 
 def converted(value: Any, kind: pa.DataType) -> Any:

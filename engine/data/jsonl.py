@@ -26,6 +26,7 @@ from engine.data.json_values import (
     natural_type,
     parse_exactly,
     parse_line,
+    without_large,
     word,
 )
 from engine.data.line_chunks import chunks, layout
@@ -75,9 +76,9 @@ def _check_borders(split: Split, chunk: bytes, row: int, bad: Sequence[Bad]) -> 
 def _read_schema(file: CorpusFile, columns: Columns) -> pa.Schema:
     """Types of the needed columns: the settled ones of kept columns, and for input columns the type
     that the task takes. Lines with something else there are bad rows."""
-    fields = {field.name: field for field in columns.kept}
+    fields = {field.name: field.with_type(without_large(field.type)) for field in columns.kept}
     for name in columns.given:
-        kind = fields[name].type
+        kind = columns.kept.field(name).type
         converts = "" if natural_type(kind) == pa.string() and not is_text(kind) else "yes"
         fields[name] = pa.field(name, natural_type(kind), metadata={_GIVEN: converts})
     inputs = input_types(file, columns.inputs)

@@ -102,7 +102,7 @@ def _types_of_files(
     first: CorpusFile | None = None
     for file in files:
         of_lines = KINDS[file.kind].inputs
-        wanted = None if every else [*texts, *open_types]
+        wanted = None if every else [*texts, *(open_types if of_lines else keep)]
         schema = _schema(file, wanted, texts, types=bool(open_types), cache=cache)
         take_paths(paths, file, schema, [*texts, *open_types])
         types = {field.name: field.type for field in schema}
@@ -120,8 +120,11 @@ def _types_of_files(
                 check_type(file.path, column, types[column.name])
         for name in [f.name for f in schema if not is_inner(f)] if every else keep:
             if name in types:
+                if name in given and not of_lines:
+                    _check_cast(file, name, types[name], given[name])
                 _promote(kept, name, given.get(name, types[name]), file, paths.get(name))
-    for name, (_, own) in kept.items():
+    for name, (kind, own) in kept.items():
+        _check_depth(own, name, kind)
         check_alike(name, own, in_folders)
     places = {name: path for name, (path, _) in paths.items()}
     return {name: kind for name, (kind, _) in kept.items()}, first, places
@@ -219,13 +222,40 @@ def _promote(
         hint = (
             f'give its type with --schema, such as {{{json.dumps(name)}: "string"}} in a JSON file'
         )
-        if place and place[0][1:]:
+        nested = before.num_fields or kind.num_fields  # which Arrow does not cast to text
+        if nested or (place and place[0][1:]):
             hint = "cast it in one of the files, or run these files apart"
         raise ColumnError(
             f"{file.path}: column {name!r} holds {kind}, and {before} in {first.path}",
             f"leave {name!r} out of --keep, or {hint}",
         ) from error
     kept[name] = settled, typed if settled == before else file
+
+
+def _check_depth(file: CorpusFile, name: str, kind: pa.DataType) -> None:
+    """Raise ColumnError where a type has more levels than a reader of Arrow files takes."""
+    level, kinds = 0, [kind]
+    while kinds := [one.field(i).type for one in kinds for i in range(one.num_fields)]:
+        level += 1
+        if level > _LEVELS:
+            raise ColumnError(
+                f"{file.path}: column {name!r} has lists or structs on more than {_LEVELS} levels",
+                f"leave {name!r} out of --keep, or write it as text",
+            )
+
+
+_LEVELS = 60  # Arrow's readers take 63
+
+
+def _check_cast(file: CorpusFile, name: str, kind: pa.DataType, given: pa.DataType) -> None:
+    """Raise ColumnError where a file has a type that Arrow casts to the given one for no value."""
+    try:
+        pa.nulls(0, kind).cast(given)
+    except pa.ArrowNotImplementedError as error:
+        raise ColumnError(
+            f"--schema: {file.path}: column {name!r} holds {kind}, which cannot become {given}",
+            f"give it another type, or leave {name!r} out of --schema",
+        ) from error
 
 
 def long_numbers(columns: Columns, files: Sequence[CorpusFile]) -> list[str]:

@@ -223,3 +223,45 @@ def test_the_lines_are_not_passed_over_where_every_type_is_given(
     monkeypatch.setattr(data.json_types, "_widen", lambda *args: (seen.append(1), widen(*args)))
     read(paths, {"a": "int64"})
     assert len(seen) <= 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "other"),
+    [
+        (pa.large_list(pa.large_string()), ["a"], '["b"]'),
+        (pa.struct([("l", pa.large_list(pa.int64()))]), {"l": [1]}, '{"l": [2]}'),
+        (pa.large_string(), "a", '"b"'),
+    ],
+)
+def test_json_lines_fit_the_large_types_of_other_files(
+    kind: pa.DataType, first: Any, other: str, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"text": ["t"], "a": pa.array([first], kind)}), tmp_path / "a.parquet")
+    # The second line is parsed alone, since pyarrow takes none with a bad one beside it.
+    both = lines(tmp_path / "b.jsonl", [other, other])
+    both.write_text(both.read_text() + '\n{"text": 5}')
+    table, bad = read([tmp_path / "a.parquet", both], {})
+    assert table["a"].to_pylist() == [first, json.loads(other), json.loads(other)]
+    assert [(file, row) for file, row, *_ in bad] == [("b.jsonl", 2)]
+
+
+def test_lists_have_no_hint_to_become_text_and_are_refused_where_they_should(
+    tmp_path: Path,
+) -> None:
+    pq.write_table(pa.table({"text": ["t"], "a": [[1]]}), tmp_path / "a.parquet")
+    texts = lines(tmp_path / "b.jsonl", ['"x"'])
+    with pytest.raises(ColumnError) as error:
+        read([tmp_path / "a.parquet", texts], {})
+    assert "hint: leave 'a' out of --keep, or cast it in one of the files" in str(error.value)
+    with pytest.raises(ColumnError, match=r"a\.parquet: column 'a' holds .* cannot become string"):
+        read([tmp_path / "a.parquet", texts], {"a": "string"})
+
+
+@pytest.mark.parametrize("levels", [61, 500, 1500])
+def test_a_column_that_no_reader_of_arrow_files_takes_is_refused(
+    levels: int, tmp_path: Path
+) -> None:
+    deep = lines(tmp_path / "a.jsonl", ["[" * levels + "]" * levels])
+    with pytest.raises(ColumnError, match=r"a\.jsonl: .* levels\nhint: leave"):
+        read([deep], {}, ("text", "a"))
+    assert read([deep], {}, ("text",))[0].num_rows == 1
