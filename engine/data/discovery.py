@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,9 @@ def discover(
         )
         for path, name in names.items()
     ]
-    counts = Counter(why for path, why in unread.items() if path not in roots)
+    folders = _real_folders(unread)
+    places = {(folders[p.parent], p.name): why for p, why in unread.items() if p not in roots}
+    counts = Counter(places.values())
     return Discovery(files, dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))))
 
 
@@ -109,17 +111,23 @@ def _kind(path: Path, input_format: str, *, is_named: bool) -> str:
 
 
 def _without_doubles(paths: Sequence[Path]) -> list[Path]:
-    """The paths without links to a file that is among them, or that an earlier link leads to."""
-    targets = {path for path in paths if not path.is_symlink()}
-    singles = []
-    for path in paths:
-        if path.is_symlink():
-            target = Path(os.path.realpath(path))
-            if target in targets:
-                continue
-            targets.add(target)
-        singles.append(path)
-    return singles
+    """The paths, of those that lead to one file through links only the straightest."""
+    folders = _real_folders(paths)
+    by_target: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda one: _crookedness(one, folders)):
+        place = os.path.join(folders[path.parent], path.name)
+        by_target.setdefault(os.path.realpath(path) if path.is_symlink() else place, path)
+    straight = set(by_target.values())
+    return [path for path in paths if path in straight]
+
+
+def _real_folders(paths: Collection[Path]) -> dict[Path, str]:
+    """The folders of paths without the links on the way to them."""
+    return {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
+
+
+def _crookedness(path: Path, folders: Mapping[Path, str]) -> tuple[bool, bool, int]:
+    return path.is_symlink(), folders[path.parent] != str(path.parent), len(path.parts)
 
 
 def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:

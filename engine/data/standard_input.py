@@ -42,3 +42,8 @@ def spool() -> Path:
             "set TMPDIR to a folder with room for all of it",
         ) from error
     return path
+
+
+def is_spooled(path: Path) -> bool:
+    """Whether a file is what `spool` has written."""
+    return any(path.parent == Path(folder.name) for folder in _spooled.values())

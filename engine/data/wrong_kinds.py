@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.core.types import CorpusFile
 from engine.data.compression import compression_of, plain_kind
 from engine.data.json_values import parse_line
+from engine.data.standard_input import is_spooled
 from engine.errors import InputError
 
 _HEAD = 1 << 16
@@ -39,8 +40,16 @@ def check_kind(file: CorpusFile, head: bytes) -> None:
     if not what and kind == "jsonl" and head.lstrip()[:1] == b"<":
         what = "HTML or XML"
         hint = "a download may have got a page in place of the file: get the file, or convert it"
+    if not what and kind in ("csv", "tsv") and _is_json(head):
+        what, hint = "JSON", _rename(file.path, ".jsonl")
     if what:
         raise InputError(f"{file.path}: {what}, not {_NAMES.get(kind, kind)}", hint)
+
+
+def _is_json(head: bytes) -> bool:
+    """Whether the first line is an object, or the bracket of one or of an array."""
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0].strip()
+    return first in (b"{", b"[") or isinstance(parse_line(first), dict)
 
 
 def advice(path: Path, kind: str) -> str:
@@ -105,6 +114,8 @@ def _foreign(path: Path, head: bytes, *, is_packed: bool) -> tuple[str, str]:
     if encoding:
         target = path.with_name(f"utf8-{path.name}")
         hint = f"iconv -f {encoding} -t UTF-8 {path} > {target}, and name that"
+        if is_spooled(path):
+            hint = f"pipe it through iconv -f {encoding} -t UTF-8"
         return f"text in {encoding}", "decompress it and write it as UTF-8" if is_packed else hint
     return "", ""
 
@@ -129,6 +140,8 @@ def _rename(path: Path, ending: str) -> str:
         path.name + ending[1:] if ending.startswith("+") else f"{path.name.split('.')[0]}{ending}"
     )
     formats = {".parquet", ".arrow", ".jsonl", ".csv", ".tsv", ".txt"}
+    if is_spooled(path):
+        return f"say --input-format {ending[1:]}" if ending in formats else _CONVERT
     option = f", or name it with --input-format {ending[1:]}" if ending in formats else ""
     return f"rename it to {name}{option}"
 

@@ -116,3 +116,20 @@ def test_plain_text_beside_other_files_is_read_where_it_is_named(tmp_path: Path)
     assert list(texts([tmp_path])) == ["rows.jsonl"]
     assert data.discover([tmp_path]).unread == {".txt": 2}
     assert list(texts([tmp_path, tmp_path / "*.txt"])) == ["more.txt", "notes.txt", "rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "hint"),
+    [
+        (LINES, "parquet", "say --input-format jsonl"),
+        (LINES, "csv", "say --input-format jsonl"),
+        (LINES.decode().encode("utf-16"), "jsonl", "pipe it through iconv -f UTF-16 -t UTF-8"),
+    ],
+)
+def test_no_hint_on_standard_input_names_the_temporary_file(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, name: str, hint: str
+) -> None:
+    pipe(monkeypatch, content)
+    with pytest.raises(InputError) as caught:
+        texts(["-"], name)
+    assert caught.value.hint.endswith(hint)

@@ -1342,6 +1342,19 @@ def test_a_link_beside_its_target_counts_once(tmp_path: Path) -> None:
     assert find([only]) == [only / "x.jsonl"]
 
 
+def test_a_file_counts_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    file = write_jsonl(real / "deep/b.jsonl", ["w1"])
+    (real / "deep/a.jsonl").symlink_to("b.jsonl")
+    (real / "deep/loop").symlink_to("..")
+    (real / "deep/x.dat").touch()
+    assert find([f"{real}/**/*.jsonl"]) == [file]
+    assert data.discover([f"{real}/**/*.*"]).unread == {".dat": 1}
+    (tmp_path / "link").symlink_to("real")
+    assert find([tmp_path / "link"]) == [tmp_path / "link/deep/b.jsonl"]
+    assert find([tmp_path / "link", real]) == [file]
+
+
 @pytest.mark.parametrize("spelled", ["", "*", "**", "*/*", "o*/**"])
 def test_the_output_of_a_run_is_no_corpus_unless_it_is_named(tmp_path: Path, spelled: str) -> None:
     seen = write_jsonl(tmp_path / "other/seen.jsonl", ["w1"])

@@ -169,3 +169,12 @@ def test_what_is_packed_in_another_way_than_its_name_says_is_renamed(
         name = error.hint.removeprefix("rename it to ")
         shutil.copy(path, tmp_path / name)
         assert read(tmp_path / name) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [ROWS, b'[\n {"text": "a"},\n {"text": "b"}]'])
+def test_json_called_csv_is_told(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(content)
+    assert hint(file) == "rename it to a.jsonl, or name it with --input-format jsonl"
+    assert read(file, "jsonl") == ["a", "b"]
+    assert read(file.rename(tmp_path / "a.jsonl")) == ["a", "b"]
