@@ -16,7 +16,7 @@ from types import MappingProxyType
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile
-from engine.data.columnar import Names, check_columns, check_type, unify
+from engine.data.columnar import Names, check_columns, check_type, is_text, unify
 from engine.data.json_values import LONG, LONGEST
 from engine.data.kinds import KINDS
 from engine.data.nested_fields import (
@@ -204,7 +204,7 @@ def _promote(
     place: tuple[FieldPath, CorpusFile] | None,
 ) -> None:
     """Take a file's type of a kept column into the settled one: text where files of texts differ,
-    whatever they seem to hold."""
+    whatever they seem to hold, or differ from the texts of another kind of file."""
     if name not in kept:
         kept[name] = kind, file
         return
@@ -216,8 +216,10 @@ def _promote(
     try:
         settled = unify(before, kind)
     except pa.ArrowException as error:
-        if KINDS[typed.kind].untyped:
-            kept[name] = pa.string(), typed
+        texts = [of for of, at in ((before, first), (kind, file)) if at is typed and is_text(of)]
+        mixed = any(KINDS[one.kind].untyped for one in (first, file))
+        if KINDS[typed.kind].untyped or (mixed and texts):
+            kept[name] = (*texts, pa.string())[0], typed
             return
         hint = (
             f'give its type with --schema, such as {{{json.dumps(name)}: "string"}} in a JSON file'

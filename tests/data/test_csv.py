@@ -353,3 +353,21 @@ def test_a_large_file_takes_no_more_memory_than_some_blocks(tmp_path: Path) -> N
         most, count = max(most, pa.total_allocated_bytes() - before), count + len(rows)
     assert count == 100_000
     assert most < 12 << 20  # of 20 MB
+
+
+@pytest.mark.parametrize("first", ["a.csv", "z.csv"])
+def test_values_of_csv_are_texts_beside_the_texts_of_another_kind(
+    tmp_path: Path, first: str
+) -> None:
+    (tmp_path / first).write_text("id,text\n5,uno\n6,dos\n")
+    (tmp_path / "m.jsonl").write_text('{"id": "x1", "text": "tres"}\n')
+    files = data.find_files([tmp_path])
+    columns = data.settle(files, TEXT, ("id",))
+    assert columns.kept == pa.schema({"id": pa.string()})
+    kept = [
+        value
+        for split in data.split_files(files, 1 << 30)
+        for rows in data.read(split, columns, window=9)
+        for value in rows.kept["id"].to_pylist()
+    ]
+    assert sorted(kept) == ["5", "6", "x1"]
