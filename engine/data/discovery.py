@@ -91,8 +91,10 @@ def discover(
         )
         for path, name in names.items()
     ]
-    folders = _real_folders(unread)
-    places = {(folders[p.parent], p.name): why for p, why in unread.items() if p not in roots}
+    folders = _real_folders([*roots, *unread])
+    places = {(folders[path.parent], path.name): why for path, why in unread.items()}
+    for path in roots:
+        places.pop((folders[path.parent], path.name), None)
     counts = Counter(places.values())
     return Discovery(files, dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))))
 

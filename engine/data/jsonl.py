@@ -77,7 +77,7 @@ def _read_schema(file: CorpusFile, columns: Columns) -> pa.Schema:
     """Types of the needed columns: the settled ones of kept columns, and for input columns the type
     that the task takes. Lines with something else there are bad rows."""
     fields = {field.name: field.with_type(without_large(field.type)) for field in columns.kept}
-    for name in columns.given:
+    for name in columns.given & fields.keys():
         kind = columns.kept.field(name).type
         converts = "" if natural_type(kind) == pa.string() and not is_text(kind) else "yes"
         fields[name] = pa.field(name, natural_type(kind), metadata={_GIVEN: converts})

@@ -62,7 +62,8 @@ def settle(
     types, first, paths = _types_of_files(files, inputs, keep, given, cache)
     derived = derived_types(files)
     _check_given(files, [name for name in given if name not in types], derived)
-    hand = {name: given[name] for name in keep if name in given}
+    by_hand = [name for name in given if name in keep or (is_every(keep) and name in derived)]
+    hand = {name: given[name] for name in by_hand}
     derived = {name: hand.pop(name, kind) for name, kind in derived.items() if name not in types}
     types |= hand
     keys = (name for name in derived if name not in (FILE, ROW))

@@ -157,6 +157,19 @@ def test_a_key_takes_the_type_that_is_given(tmp_path: Path) -> None:
         _kept(tmp_path, ["k"], k=pa.date32())
 
 
+@pytest.mark.parametrize("keep", [["y", "_row"], ["all", "_row"]])
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_types_are_given_for_keys_and_origins_of_every_kind_of_file(
+    keep: list[str], ending: str, tmp_path: Path
+) -> None:
+    _write(tmp_path / f"y=1/a.{ending}", rows=2)
+    table = _kept(tmp_path, keep, y=pa.string(), _row=pa.string())
+    assert table.select(["y", "_row"]).to_pylist() == [
+        {"y": "1", "_row": "0"},
+        {"y": "1", "_row": "1"},
+    ]
+
+
 def test_folders_above_the_input_are_no_keys(tmp_path: Path) -> None:
     _write(tmp_path / "k=1/a.parquet")
     with pytest.raises(ColumnError, match="no column 'k'"):
