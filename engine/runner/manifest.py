@@ -179,7 +179,7 @@ class Manifest:
         try:
             yield
         except BaseException:
-            if made and not any(self.out.glob("part-*")) and not journal.any_in(self.out):
+            if made and not self.has_answers():
                 shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
                 records = (self.folder / name for name in ("run.json", ".lock", PASSES))
                 for path in (self.out / DATASET, *records):
@@ -212,7 +212,7 @@ class Manifest:
         try:
             self._check(run, parts, is_input)
         except OtherRunError:
-            if not overwrite and any(self.out.glob("part-*")):
+            if not overwrite and self.has_answers():
                 raise
             self._clear()  # another run's folder without an answer in it may be taken
         with writing(self.out):
@@ -272,6 +272,10 @@ class Manifest:
             by_hash.setdefault(entry.input.sha256, []).append(entry)
         rest = (e for e in entries if _split_name(e.part.file) in names)
         return [entry for entry in rest if entry.part.file not in parts], by_hash
+
+    def has_answers(self) -> bool:
+        """Whether the folder has a part, or rows of one that is not finished."""
+        return any(self.out.glob("part-*")) or journal.any_in(self.out)
 
     def check_free(self) -> None:
         """Refuse a folder that no run can take, before anything else is done for it.

@@ -119,7 +119,9 @@ def _compare(plan: Plan, manifest: Manifest) -> tuple[str, tuple[str, ...], list
     try:
         _, others = manifest.compare(plan.record, set(plan.parts.values()), is_input)
     except OtherRunError as error:
-        return "" if plan.config.overwrite else str(error), (), [NEW] * len(plan.splits)
+        # Another run's folder without an answer in it may be taken, as `begin` does.
+        is_taken = plan.config.overwrite or (manifest.read_run() and not manifest.has_answers())
+        return "" if is_taken else str(error), (), [NEW] * len(plan.splits)
     states = list(_states(plan, manifest, others))
     left = {entry.input.path for entries in others.values() for entry in entries}
     return "", tuple(sorted(left)), states

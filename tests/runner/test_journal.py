@@ -16,8 +16,8 @@ from support.runs import BoomError, content, no_thread_left
 import engine
 from engine.core.telemetry import Progress
 from engine.core.types import Arrays, Ragged
-from engine.errors import Stopped
-from engine.runner import coordinator, journal, worker
+from engine.errors import OtherRunError, Stopped
+from engine.runner import coordinator, journal, preview, worker
 from engine.runner.journal import Journal, rows_kept
 
 __all__ = ["no_thread_left"]
@@ -244,12 +244,17 @@ def test_a_stop_says_what_is_kept(
     assert go(bundles["feature-extraction"], file, out).rows_resumed == rows
 
 
-def test_the_journal_of_other_settings_is_dropped(
+def test_other_settings_are_refused_where_only_a_journal_has_rows_until_it_is_cleared(
     tmp_path: Path, bundles: dict[str, Path], file: Path
 ) -> None:
     bundle, out = bundles["feature-extraction"], tmp_path / "out"
     stop(bundle, file, out)
-    report = go(bundle, file, out, max_length=5)
+    before = content(out)
+    with pytest.raises(OtherRunError, match=r"max_length 0 \(now 5\)"):
+        go(bundle, file, out, max_length=5)
+    assert "max_length" in preview.plan(bundle, [file], out, **RUN | {"max_length": 5}).refused
+    assert content(out) == before
+    report = go(bundle, file, out, max_length=5, overwrite=True)
     assert report.rows_resumed == 0
     assert report.rows_computed == ROWS
 
