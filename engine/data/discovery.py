@@ -237,7 +237,10 @@ _PAPER = re.compile(
 def _has_rows(path: Path) -> bool:
     """Whether a file called .json begins as an array or an object does."""
     with path.open("rb") as stream:
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{", b"")
+        head = stream.read(4096)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b")) or b"\0" in head[:4]:
+        return True  # UTF-16 or gzip, which the reader gives advice on
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{", b"")
 
 
 def _root_of(pattern: Path) -> Path:

@@ -178,3 +178,13 @@ def test_json_called_csv_is_told(content: bytes, tmp_path: Path) -> None:
     assert hint(file) == "rename it to a.jsonl, or name it with --input-format jsonl"
     assert read(file, "jsonl") == ["a", "b"]
     assert read(file.rename(tmp_path / "a.jsonl")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_json_of_another_encoding_is_not_left_out_of_a_folder(
+    encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(ROWS)
+    (tmp_path / "b.json").write_bytes(ROWS.decode().encode(encoding))
+    with pytest.raises(EngineError, match=r"b\.json: text in UTF-16"):
+        read(tmp_path)
