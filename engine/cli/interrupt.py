@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from typer.core import TyperGroup
 
-from engine.errors import Stopped
+from engine.errors import EngineError, Stopped
 
 _received: list[int] = []
 
@@ -29,6 +29,11 @@ class Interruptible(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Stopped("stopped") from error
+        except (EngineError, ImportError) as error:
+            # Modules of C make an ImportError of a signal that comes while they are imported.
+            if _received and not isinstance(error, Stopped):
+                raise Stopped("stopped") from error
+            raise
         except BrokenPipeError:
             # The reader of our output has gone, as `head` does; typer would exit with 1.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

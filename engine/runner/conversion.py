@@ -21,6 +21,7 @@ from engine.errors import InputError, OutputError, SettingsError
 from engine.runner import results
 from engine.runner.fingerprint import record_of
 from engine.runner.manifest import Entry, Manifest
+from engine.runner.single_file import is_file
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def convert(
         overwrite: Clear `new` where it holds another run.
 
     Raises:
-        SettingsError: The format does not exist, or has no such compression.
+        SettingsError: The format does not exist, or has no such compression; or `new` names a file
+            or what is not local.
         OutputError: `out` holds no finished run or is damaged, or `new` cannot be written.
         OtherRunError: `new` holds something else.
     """
     _check(to, compression)
+    _check_folder(new)
     source, target = results.manifest_of(out), Manifest(Path(new))
     entries = results.answered(source)
     _check_apart(source.out, target.out)
@@ -77,6 +80,13 @@ def convert(
         target.succeed({**success, "files": names, "fingerprint": record["fingerprint"]})
     rows = sum(entry.counts["rows_out"] for entry in entries)
     return Conversion(str(new), len(entries), skipped, rows)
+
+
+def _check_folder(new: Path | str) -> None:
+    """Refuse what names no local folder: one called answers.csv would be no file of answers."""
+    if str(new) == "-" or ("://" not in str(new) and is_file(new)):
+        raise SettingsError(f"{new}: a conversion writes a folder", "name a folder with -o")
+    data.check_local(new)
 
 
 def _check(to: str, compression: str) -> None:

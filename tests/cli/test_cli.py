@@ -19,6 +19,7 @@ import engine
 from engine import cli
 from engine.demo import BUNDLE, CHECKPOINT, corpus
 from engine.demo.numerals import portuguese, spanish
+from engine.errors import MissingDependency
 from engine.tasks import TASKS
 
 ENGINE = [sys.executable, "-m", "engine"]
@@ -345,11 +346,15 @@ def test_row_texts_stay_out_of_messages(tmp_path: Path) -> None:
     assert "secret" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("swallowed", [False, True], ids=["raised", "as an import's error"])
 def test_an_interrupt_between_runs_ends_as_one_within(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], swallowed: bool
 ) -> None:
     def interrupted(path: Path) -> None:
-        raise KeyboardInterrupt
+        if not swallowed:
+            raise KeyboardInterrupt
+        monkeypatch.setattr("engine.cli.interrupt._received", [2])
+        raise MissingDependency("onnxruntime is not installed", "pip install it")
 
     monkeypatch.setattr("engine.runtime.doctor.diagnose", interrupted)
     monkeypatch.setattr("engine.cli.interrupt.install", lambda: None)

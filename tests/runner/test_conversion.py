@@ -153,6 +153,18 @@ def test_a_conversion_follows_its_run(tmp_path: Path) -> None:
     assert verify(new).problems == ()
 
 
+@pytest.mark.parametrize("new", ["-", "o.csv", "o.PARQUET", "o.json"])
+def test_a_conversion_makes_no_folder_with_the_name_of_a_file(
+    tmp_path: Path, outputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, new: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=r"a conversion writes a folder|no file with the"):
+        convert(outputs["arrow"], new, to="csv")
+    with pytest.raises(SettingsError, match="only local folders"):
+        convert(outputs["arrow"], f"s3://bucket/{new}", to="csv")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_conversion_refuses(tmp_path: Path, outputs: dict[str, Path]) -> None:
     out = outputs["arrow"]
     for new in (out, out / "new", out.parent, out / ".." / out.name):
