@@ -204,10 +204,16 @@ def _is_text(path: Path) -> bool:
     return plain_kind(kind_of(path) or "") == "txt"
 
 
+def _why_closed(folder: Path) -> str:
+    if folder.name not in (dataset_folders.splits(folder.parent) or [folder.name]):
+        return "folders that a dataset does not list"
+    return "links to folders" if folder.is_symlink() else _OUTPUT
+
+
 def _why_unread(path: Path, input_format: str, tables: Tables) -> str:
     """Why a path is not read: its ending, or what it is; "" where it is read."""
     if path.is_dir():
-        return "links to folders" if path.is_symlink() else _OUTPUT
+        return _why_closed(path)
     if not path.is_file():
         return "links to nothing" if path.is_symlink() else "special files"
     if not tables.is_listed(path):
@@ -285,7 +291,9 @@ def _visible(folder: Path, tables: Tables) -> Iterator[Path]:
             splits = dataset_folders.splits(here)
         visible = [here / name for name in folders if name[0] not in "._"]
         visible = [path for path in visible if path not in skipped]
-        visible = [path for path in visible if path.name in (splits or [path.name])]
+        unlisted = [path for path in visible if path.name not in (splits or [path.name])]
+        yield from unlisted
+        visible = [path for path in visible if path not in unlisted]
         closed = [path for path in visible if path.is_symlink() or (path / RUN).is_file()]
         folders[:] = [path.name for path in visible if path not in closed]
         yield from closed

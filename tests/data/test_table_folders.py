@@ -49,6 +49,8 @@ def test_a_dict_of_datasets_is_the_splits_that_it_lists(tmp_path: Path) -> None:
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     expected = ["test/data-00000-of-00001.arrow", "train/data-00000-of-00001.arrow"]
     assert names_of([tmp_path]) == expected
+    unread = data.discover([tmp_path]).unread
+    assert unread["folders that a dataset does not list"] == 1
 
 
 def test_a_dataset_that_lacks_a_shard_or_a_split_is_refused(tmp_path: Path) -> None:
