@@ -47,7 +47,8 @@ class QuoteScanner:
         self._rest = content[len(whole) :]
         if not whole:
             return
-        if b'"' in whole:
+        # Within a field, pairs change nothing.
+        if b'"' in (whole.replace(b'""', b"--") if self._inside else whole):
             characters = np.frombuffer(whole, np.uint8)
             self._follow(characters, np.flatnonzero(characters == _QUOTE))
         self._lines += whole.count(b"\n")
@@ -60,8 +61,9 @@ class QuoteScanner:
         beside = np.where(opening, before, behind)
         if np.isin(beside, [*self._borders, _QUOTE]).all():
             self._inside = bool(opening[-1])
-            if self._inside:
-                self._opened = self._line(characters, int(marks[-1]))
+            openings = np.flatnonzero(opening & (before != _QUOTE))
+            if self._inside and len(openings):
+                self._opened = self._line(characters, int(marks[openings[-1]]))
         else:
             self._follow_each(characters, marks.tolist(), before.tolist(), behind.tolist())
 
@@ -69,12 +71,11 @@ class QuoteScanner:
         self, characters: NDArray[np.uint8], marks: list[int], before: list[int], behind: list[int]
     ) -> None:
         """As `_follow`, where some marks stand in fields without quotation marks."""
-        i = 0
+        i, opened = 0, -1
         while i < len(marks):
             if not self._inside:
                 self._inside = before[i] in self._borders
-                if self._inside:
-                    self._opened = self._line(characters, marks[i])
+                opened = marks[i]
             elif behind[i] == _QUOTE:
                 i += 1  # two marks within a field are one
             elif behind[i] in self._borders:
@@ -84,6 +85,8 @@ class QuoteScanner:
                 self.fault = f"line {line}: text follows the quotation mark that ends a field"
                 return
             i += 1
+        if self._inside and opened >= 0:
+            self._opened = self._line(characters, opened)
 
     def _line(self, characters: NDArray[np.uint8], place: int) -> int:
         return self._lines + int((characters[:place] == _LF).sum()) + 1

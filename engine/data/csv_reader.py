@@ -8,6 +8,7 @@ fit. A row's number is that of its record: the header and blank lines do not cou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,9 @@ from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data.columnar import ROWS, Names, check_type, empty_batch, reading
 from engine.data.csv_layout import CHUNK, Layout, blocks, layout_of
 from engine.data.csv_types import ColumnTyper, converted
+from engine.data.long_fields import LongFields, marks_in
+from engine.data.long_lines import LARGEST, LONGEST, fill
 from engine.data.stretches import Bad, Stretch
-from engine.errors import InputError
-
-LONGEST = 256 << 20
-"""Bytes of the longest row."""
 
 
 def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
@@ -80,7 +79,8 @@ def read_csv(split: Split, columns: Columns) -> Iterator[Stretch]:
         yield Stretch(empty_batch(needed, needed.names), np.empty(0, np.int64), [])
         if not set(columns.texts) <= set(layout.names):
             return  # a file without a line
-        for stretch in _rows(file, layout, needed.names, ROWS, columns.reject_text):
+        most = min(max(columns.max_row_bytes or LARGEST, LONGEST), LARGEST)
+        for stretch in _rows(file, layout, needed.names, ROWS, columns.reject_text, most):
             yield _typed(stretch, needed, columns.texts)
 
 
@@ -119,27 +119,48 @@ def _each(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:
 
 
 def _rows(
-    file: CorpusFile, layout: Layout, names: Sequence[str], count: int, with_text: bool = False
+    file: CorpusFile,
+    layout: Layout,
+    names: Sequence[str],
+    count: int,
+    with_text: bool = False,
+    most: int = 0,
 ) -> Iterator[Stretch]:
     """All rows, `count` of them at most in each stretch, with columns of texts in the order of
-    `names`; null where a field is empty."""
-    block, seen = CHUNK, 0
-    while True:
-        try:
-            for stretch in _read(file, layout, names, block, count, with_text):
-                if new := _from(stretch, seen):
-                    yield new
-                    seen = max([*new.rows[-1:].tolist(), *(b.row for b in new.bad[-1:])]) + 1
-            return
-        except pa.ArrowInvalid as error:
-            if "straddling" not in str(error):
-                raise
-        if block >= LONGEST:
-            raise InputError(
-                f"{file.path}: a row is longer than {LONGEST >> 20} MiB",
-                "write its rows to JSON lines or Parquet",
-            )
-        block *= 16  # and again from the beginning, since pyarrow's reader has no way back
+    `names`; null where a field is empty. Long fields of at most `most` bytes are held; where it
+    is 0, marks stand for them."""
+    seen = 0
+    try:
+        for stretch in _read(file, layout, names, None, count, with_text):
+            if len(stretch):
+                yield stretch
+                seen = max([*stretch.rows[-1:].tolist(), *(b.row for b in stretch.bad[-1:])]) + 1
+        return
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+    # And again from the beginning, since pyarrow's reader has no way back.
+    long = LongFields(layout.delimiter, layout.is_quoted, most)
+    for stretch in _read(file, layout, names, long, count, with_text):
+        if new := _from(stretch, seen):
+            yield _with_long(new, long, most) if most else new
+
+
+def _with_long(stretch: Stretch, long: LongFields, most: int) -> Stretch:
+    """The stretch with long fields in the place of their marks; rows with longer ones are bad."""
+    bad: dict[int, Bad] = {}
+    if long.too_long:
+        marks = pa.array(sorted(long.too_long))
+        for name in stretch.columns.schema.names:
+            over = pc.is_in(stretch.columns.column(name), marks).to_numpy(zero_copy_only=False)
+            for row in stretch.rows[over].tolist():
+                bad[row] = Bad(row, "too_long", name, f"at most {most} bytes", "more")
+    good = ~np.isin(stretch.rows, list(bad))
+    columns = stretch.columns.filter(pa.array(good)) if bad else stretch.columns
+    present = [m for c in columns.columns for m in marks_in(c, long.texts)]
+    if present:
+        columns = fill(columns, {mark: long.texts.pop(mark) for mark in present})
+    return Stretch(columns, stretch.rows[good], sorted([*stretch.bad, *bad.values()]))
 
 
 def _from(stretch: Stretch, row: int) -> Stretch | None:
@@ -154,7 +175,7 @@ def _read(
     file: CorpusFile,
     layout: Layout,
     names: Sequence[str],
-    block: int,
+    long: LongFields | None,
     count: int,
     with_text: bool,
 ) -> Iterator[Stretch]:
@@ -167,7 +188,7 @@ def _read(
         return "skip"
 
     row = 0
-    for batch in _open(file.path, file.kind, layout, names, block, skip):
+    for batch in _open(file.path, file.kind, layout, names, long, skip):
         texts = [column.view(pa.string()) for column in batch.columns]
         columns = pa.RecordBatch.from_arrays(texts, names=list(names))
         for start in range(0, len(columns), count):
@@ -185,14 +206,18 @@ def _read(
 
 
 def _open(
-    path: Path, kind: str, layout: Layout, names: Sequence[str], block: int, skip: Any
+    path: Path, kind: str, layout: Layout, names: Sequence[str], long: LongFields | None, skip: Any
 ) -> Any:
     """A reader of fields as bytes, which calls `skip` with rows that have too few or too many."""
     import pyarrow.csv as pcsv
 
+    pieces = blocks(path, kind)
+    stream = (
+        _Stream(chain(pieces, [b"\n"])) if long is None else _Stream(long.records(pieces), True)
+    )
     return pcsv.open_csv(
-        pa.PythonFile(_Stream(blocks(path, kind)), mode="r"),
-        pcsv.ReadOptions(use_threads=False, block_size=block),
+        pa.PythonFile(stream, mode="r"),
+        pcsv.ReadOptions(use_threads=False, block_size=CHUNK),
         pcsv.ParseOptions(
             delimiter=layout.delimiter,
             quote_char='"' if layout.is_quoted else False,
@@ -211,20 +236,20 @@ def _open(
 
 
 class _Stream:
-    """Blocks of bytes as a file, with a line end behind the last one."""
+    """Blocks of bytes as a file; one at a time, whatever its size, where each is whole records."""
 
     closed = False
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], whole: bool = False) -> None:
         self._pieces = pieces
         self._rest = b""
-        self._ended = False
+        self._whole = whole
 
     def read(self, size: int) -> bytes:
-        while len(self._rest) < size and not self._ended:
-            piece = next(self._pieces, None)
-            self._ended = piece is None
-            self._rest += b"\n" if piece is None else piece
+        if self._whole:
+            return next(self._pieces, b"")
+        while len(self._rest) < size and (piece := next(self._pieces, b"")):
+            self._rest += piece
         content, self._rest = self._rest[:size], self._rest[size:]
         return content
 

@@ -26,7 +26,8 @@ LONG = 8 << 20
 LONG_TEXT = 64 << 10
 LONGEST = 256 << 20
 """Bytes of a line that are held at most, besides its input texts."""
-_LARGEST = (1 << 31) - 1  # bytes in an Arrow column of texts
+LARGEST = (1 << 31) - 3
+"""Bytes in an Arrow column of texts, beside the end of a line."""
 
 # At the end of a block: an escape, the first half of a pair, or a character that goes on behind it.
 _UNFINISHED = re.compile(
@@ -36,7 +37,7 @@ _UNFINISHED = re.compile(
 )
 _KEY = re.compile(rb'"((?:[^"\\]|\\.)*)"[ \t\r]*:[ \t\r]*"\Z')
 _LONGEST_KEY = 4096
-_SALT = secrets.token_hex(16)  # no text of a corpus is taken for a mark
+SALT = secrets.token_hex(16)  # no text of a corpus is taken for a mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class LongLineReader:
     def _fault_at_end(self) -> tuple[str, ...]:
         if self._text is not None:
             return ("broken_json",)
-        long_key = re.search(rb'%s"[ \t\r]*:' % _SALT.encode(), self._line)
+        long_key = re.search(rb'%s"[ \t\r]*:' % SALT.encode(), self._line)
         return ("too_long", "", f"keys of at most {LONG_TEXT} bytes", "more") if long_key else ()
 
     def _take(self, block: bytes, *, last: bool) -> None:
@@ -212,7 +213,7 @@ class LongLineReader:
             text.raw += piece
             if len(text.raw) < LONG_TEXT:
                 return
-            text.mark = f"long text {next(self._numbers)} {_SALT}"
+            text.mark = f"long text {next(self._numbers)} {SALT}"
             piece, text.raw = bytes(text.raw), bytearray(text.mark.encode())
         if self._wanted is NOTHING:
             return  # whether it is valid is found when rows are read
@@ -221,7 +222,7 @@ class LongLineReader:
             return
         of_input = bool(text.column)
         self._sizes[of_input] += len(decoded)
-        most = min(self._wanted.most or _LARGEST, _LARGEST)
+        most = min(self._wanted.most or LARGEST, LARGEST)
         if self._sizes[True] > most:
             raise _FaultError("too_long", text.column, f"at most {most} bytes", "more")
         held = self._texts.setdefault(text.mark, bytearray())

@@ -13,7 +13,7 @@ import pyarrow as pa
 from engine.core.types import Columns, CorpusFile, Split
 from engine.data.columnar import Names, reading
 from engine.data.line_chunks import blocks
-from engine.data.long_lines import LONGEST
+from engine.data.long_lines import LARGEST, LONG
 from engine.data.stretches import Bad, Stretch
 from engine.data.wrong_kinds import check_kind
 
@@ -31,43 +31,44 @@ def text_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema
 def read_text(split: Split, columns: Columns) -> Iterator[Stretch]:
     """The lines of a split as rows, an empty stretch first."""
     with reading(split.path, split.kind):
-        row = split.first_row
+        row, most = split.first_row, min(columns.max_row_bytes or LARGEST, LARGEST)
         yield _stretch(b"", row)
-        for chunk in _chunks(split):
-            stretch = _too_long(row) if chunk is None else _stretch(chunk, row)
+        for chunk in _chunks(split, most):
+            stretch = _too_long(row, most) if chunk is None else _stretch(chunk, row)
             yield stretch
             row += len(stretch)
 
 
-def _chunks(split: Split) -> Iterator[bytes | None]:
-    """Whole lines, some together; None for one that is too long to be held."""
-    rest: list[bytes] = []
+def _chunks(split: Split, most: int) -> Iterator[bytes | bytearray | None]:
+    """Whole lines, some together and a long one alone; None for one of more than `most` bytes."""
+    line = bytearray()  # of which the end is not read yet
     skipped = False
     for block in blocks(split.path, split.kind, split.start, split.stop):
-        begin = 0
-        if skipped:
-            begin = block.find(b"\n") + 1
-            if not begin:
-                continue
-            skipped = False
-        end = block.rfind(b"\n", begin) + 1
-        if end:
-            yield b"".join([*rest, block[begin:end]])
-            rest = []
-        rest.append(block[end or begin :])
-        if sum(map(len, rest)) > LONGEST:
-            yield None
-            rest, skipped = [], True
-    if last := b"".join(rest):
-        yield last
+        first = block.find(b"\n") + 1
+        line += b"" if skipped else block[: first or len(block)]
+        if len(line) > most + len(b"\r\n"):
+            line, skipped = bytearray(), True
+        if not first:
+            continue
+        end = block.rfind(b"\n") + 1
+        if skipped or len(line) > LONG:
+            yield None if skipped else line
+            line = bytearray()
+        if lines := line + block[first:end]:
+            yield lines
+        line, skipped = bytearray(block[end:]), False
+    if skipped or line:
+        yield None if skipped else line
 
 
-def _too_long(row: int) -> Stretch:
-    bad = Bad(row, "too_long", COLUMN, f"at most {LONGEST} bytes", "more")
+def _too_long(row: int, most: int) -> Stretch:
+    bad = Bad(row, "too_long", COLUMN, f"at most {most} bytes", "more")
     return Stretch(_stretch(b"", row).columns, np.empty(0, np.int64), [bad])
 
 
-def _stretch(chunk: bytes, row: int) -> Stretch:
+def _stretch(chunk: bytes | bytearray, row: int) -> Stretch:
+    if len(chunk) > LONG and chunk.find(b"\n", 0, -1) < 0:
+        return _long_stretch(chunk, row)
     content = np.frombuffer(chunk, np.uint8)
     ends = np.flatnonzero(content == ord("\n"))
     if len(content) and content[-1] != ord("\n"):
@@ -84,3 +85,13 @@ def _stretch(chunk: bytes, row: int) -> Stretch:
     texts = pa.Array.from_buffers(pa.large_string(), len(ends), buffers)
     columns = pa.RecordBatch.from_arrays([texts], [COLUMN])
     return Stretch(columns, np.arange(row, row + len(ends)), [])
+
+
+def _long_stretch(line: bytes | bytearray, row: int) -> Stretch:
+    """One line, which is not copied."""
+    end = len(line) - line.endswith(b"\n")
+    end -= end < len(line) and line.endswith(b"\r\n")
+    buffers = [None, pa.py_buffer(np.array([0, end], np.int64)), pa.py_buffer(line)]
+    text = pa.Array.from_buffers(pa.large_string(), 1, buffers)
+    columns = pa.RecordBatch.from_arrays([text], [COLUMN])
+    return Stretch(columns, np.array([row], np.int64), [])

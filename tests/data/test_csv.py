@@ -21,9 +21,10 @@ from support.fakes import corpus_files, write_jsonl, write_parquet
 
 from engine import data
 from engine.core.types import Column, Rows
-from engine.data import csv_layout, csv_reader
+from engine.data import csv_layout, csv_reader, long_fields
 from engine.data.csv_quotes import QuoteScanner
 from engine.data.csv_types import ColumnTyper
+from engine.data.long_fields import LongFields
 from engine.errors import ColumnError, InputError
 
 TEXT = (Column("text"),)
@@ -320,9 +321,43 @@ def test_a_row_longer_than_a_block_is_read_once_with_all_others(
     windows = read_bytes(tmp_path, content.encode())
     assert [(n, row["text"]) for n, row in rows_of(windows)] == [(0, "a"), (2, long), (4, "b")]
     assert [row[0] for row in bad_of(windows)] == [1, 3]
-    monkeypatch.setattr(csv_reader, "LONGEST", 64)
-    with pytest.raises(InputError, match="a row is longer than"):
-        read([tmp_path / "x.csv"])
+    monkeypatch.setattr(long_fields, "LONG_TEXT", 100)
+    monkeypatch.setattr(csv_reader, "LARGEST", 1000)
+    again = read([tmp_path / "x.csv"])
+    assert [row[0] for row in rows_of(again)] == [0, 4]
+    assert bad_of(again)[1] == (2, "too_long", "text", "at most 1000 bytes", "more")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    records=st.lists(
+        st.lists(st.text('ab",\r\né', max_size=12), min_size=2, max_size=2), max_size=6
+    ),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    size=st.integers(1, 30),
+    long=st.integers(2, 9),
+    newline=st.sampled_from(["\n", "\r\n"]),
+)
+def test_records_with_marks_are_those_without(
+    records: list[list[str]], quoting: Any, size: int, long: int, newline: str
+) -> None:
+    stream = io.StringIO(newline="")
+    if any("\r" in text for record in records for text in record):
+        quoting = csv.QUOTE_ALL
+    csv.writer(stream, quoting=quoting, lineterminator=newline).writerows(records)
+    stream.write(f'a"{newline}')  # a mark in a field without marks
+    raw = stream.getvalue().encode()
+    blocks = [raw[i : i + size] for i in range(0, len(raw), size)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_fields, "LONG_TEXT", long)
+        fields = LongFields(",", True, 1000)
+        pieces = [piece.decode() for piece in fields.records(blocks)]
+    text = "".join(pieces).removesuffix("\n")
+    texts = {mark: bytes(value).decode() for mark, value in fields.texts.items()}
+    read = [[texts.get(f, f) for f in row] for row in csv.reader(io.StringIO(text, newline=""))]
+    assert read == [*records, ['a"']]
+    assert all(len(f) <= 60 for row in csv.reader(io.StringIO(text, newline="")) for f in row)
+    assert all(piece.endswith(("\n", "\r")) for piece in pieces)
 
 
 @settings(max_examples=200, deadline=None)

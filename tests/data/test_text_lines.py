@@ -42,6 +42,7 @@ def read(path: Path, *, split_size: int = 1 << 30) -> tuple[dict[int, str], dict
     mark=st.sampled_from(["", "\ufeff"]),
     last=st.booleans(),
     chunk=st.sampled_from([3, 7, 1 << 20]),
+    long=st.sampled_from([2, 1 << 20]),
     split_size=st.sampled_from([4, 1 << 30]),
 )
 def test_each_line_is_a_row(
@@ -51,6 +52,7 @@ def test_each_line_is_a_row(
     mark: str,
     last: bool,
     chunk: int,
+    long: int,
     split_size: int,
 ) -> None:
     content = mark + newline.join(lines) + (newline if last and lines else "")
@@ -59,6 +61,7 @@ def test_each_line_is_a_row(
         lines = lines[:-1]  # nothing behind the last end of a line is no line
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_chunks, "CHUNK", chunk)
+        patch.setattr(text_lines, "LONG", long)
         good, bad = read(tmp_path / "x.txt", split_size=split_size)
     assert (good, bad) == (dict(enumerate(lines)), {})
 
@@ -71,7 +74,7 @@ def test_a_line_that_is_not_utf8_is_a_reject(tmp_path: Path) -> None:
 def test_a_line_that_cannot_be_held_is_a_reject(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_lines, "LONGEST", 20)
+    monkeypatch.setattr(text_lines, "LARGEST", 20)
     monkeypatch.setattr(line_chunks, "CHUNK", 8)
     (tmp_path / "x.txt").write_bytes(b"a\n" + b"x" * 50 + b"\nb\nc")
     assert read(tmp_path / "x.txt") == ({0: "a", 2: "b", 3: "c"}, {1: "too_long"})
