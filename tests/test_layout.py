@@ -352,3 +352,8 @@ def test_no_function_is_longer_than_a_screen() -> None:
         if node.end_lineno and node.end_lineno - node.lineno >= 60
     ]
     assert not long
+
+
+def test_no_file_is_longer_than_a_few_screens() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in TREES}
+    assert not {name: length for name, length in lengths.items() if length > 460}

@@ -17,7 +17,8 @@ from engine.core.telemetry import Progress
 from engine.demo import BUNDLE, corpus
 from engine.demo.corpus import Shard
 from engine.runner import coordinator
-from engine.runner.manifest import SUCCESS, Entry, Manifest
+from engine.runner.manifest import SUCCESS, Manifest
+from engine.runner.records import Entry
 from engine.runner.report import Report
 
 _SETTINGS: RunSettings = {

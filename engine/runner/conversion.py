@@ -20,7 +20,8 @@ from engine.core.config import FORMATS, check_compression, default_compression
 from engine.errors import InputError, OutputError, SettingsError
 from engine.runner import results
 from engine.runner.fingerprint import record_of
-from engine.runner.manifest import Entry, Manifest
+from engine.runner.manifest import Manifest
+from engine.runner.records import Entry
 from engine.runner.single_file import is_file
 
 

@@ -25,7 +25,7 @@ from engine.core.telemetry import Progress
 from engine.errors import Stopped, TooManyRejects
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, joining, journal, multi_gpu, single_file
-from engine.runner.manifest import Entry, Manifest
+from engine.runner.manifest import Manifest
 from engine.runner.messages import (
     Assignment,
     Committed,
@@ -37,6 +37,7 @@ from engine.runner.messages import (
 )
 from engine.runner.plan import Plan, make_plan, sized
 from engine.runner.progress import ProgressMeter, total
+from engine.runner.records import Entry
 from engine.runner.report import Report, notes
 from engine.runner.worker import Worker
 from engine.tasks.keywords import RunArguments

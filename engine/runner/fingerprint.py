@@ -15,7 +15,7 @@ from engine.core.config import RunConfig
 from engine.core.device import Kind
 from engine.core.types import Columns, CorpusFile, Split
 from engine.errors import InputError
-from engine.runner.manifest import InputRecord, RunRecord
+from engine.runner.records import InputRecord, RunRecord
 from engine.runner.single_file import FILE_RECORD, file_of
 from engine.version import __version__
 

@@ -13,7 +13,8 @@ from engine.bundle import tuned
 from engine.core.config import FORMATS
 from engine.data import REJECTS, count_rows, dataset, format_of, read_rejects, reading
 from engine.errors import InputError
-from engine.runner.manifest import FOLDER, SUCCESS, Manifest, total
+from engine.runner.manifest import FOLDER, SUCCESS, Manifest
+from engine.runner.records import total
 
 
 def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:

@@ -22,122 +22,25 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from operator import index
 from pathlib import Path
-from typing import Any, TypedDict
-
-import pyarrow as pa
+from typing import Any
 
 from engine.data import (
     PASSES,
     REJECTS,
-    OutputFile,
     rejects_name,
-    schema_of_text,
     write_text,
     writing,
 )
 from engine.errors import OtherRunError, OutputError
 from engine.runner import journal
+from engine.runner.records import Entry, InputRecord, RunRecord
 
 FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
 DATASET = ".huggingface.yaml"
 OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")  # the last is of earlier versions
-COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
 _PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
-
-
-class RunRecord(TypedDict):
-    """The content of run.json; two runs with one fingerprint are the same run."""
-
-    settings: Mapping[str, object]
-    bundle: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputRecord:
-    """What a split's answers were computed from.
-
-    Attributes:
-        path: The input file.
-        start, stop: The split's range of its bytes.
-        first_row: Row number of the split's first row.
-        sha256: Of all bytes that the rows depend on.
-        limit: The most rows that were to be read; 0 for all.
-        columns: Digest of the names and types of the kept columns, which are settled over the whole
-            corpus.
-    """
-
-    path: str
-    start: int
-    stop: int
-    first_row: int
-    sha256: str
-    limit: int
-    columns: str
-
-    def equals(self, other: InputRecord) -> bool:
-        """Whether the answers to both are the same, wherever the files lie."""
-        return dataclasses.replace(self, path=other.path) == other
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """The commit record of one split.
-
-    Attributes:
-        part: The part file; rejects: the file of its bad rows, if it has any.
-        input: What was read.
-        fingerprint: Of the run.
-        counts: Those of `COUNTS`.
-        device: What computed.
-        seconds: From the split's first window to the last one written.
-        ran: What computed, in detail (see `device.ExecutionInfo`).
-        schema: Of the part, as `data.schema_text` writes it.
-    """
-
-    part: OutputFile
-    rejects: OutputFile | None
-    input: InputRecord
-    fingerprint: str
-    counts: Mapping[str, int]
-    device: str
-    seconds: float
-    ran: Mapping[str, object] = field(default_factory=dict)
-    schema: str = ""
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Entry:
-        """From parsed JSON.
-
-        Raises:
-            TypeError, KeyError: It is no commit record.
-        """
-        rejects, names = content["rejects"], [f.name for f in dataclasses.fields(InputRecord)]
-        return cls(
-            **{
-                **content,
-                "part": OutputFile(**content["part"]),
-                "rejects": rejects and OutputFile(**rejects),
-                "input": InputRecord(**{name: content["input"][name] for name in names}),
-                "counts": {name: index(content["counts"][name]) for name in COUNTS},
-                "ran": dict(content["ran"]),
-                "schema": content["schema"] + "",
-            }
-        )
-
-    @property
-    def table_schema(self) -> pa.Schema | None:
-        """The schema of a part that does not have it itself."""
-        return schema_of_text(self.schema) if self.schema else None
-
-    @property
-    def files(self) -> tuple[OutputFile, ...]:
-        """The files under final names."""
-        return (self.part, self.rejects) if self.rejects else (self.part,)
 
 
 class Manifest:
@@ -461,11 +364,6 @@ def _dataset(ending: str) -> str:
 def _split_name(part: str) -> str:
     """The name that all parts of one input file share."""
     return part.split("-", 2)[-1]
-
-
-def total(entries: Sequence[Entry]) -> dict[str, int]:
-    """Counts summed over records."""
-    return {name: sum(e.counts[name] for e in entries) for name in COUNTS}
 
 
 def _difference(earlier: Mapping[str, object], run: Mapping[str, object]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.types import Columns, Split
-from engine.runner.manifest import InputRecord
+from engine.runner.records import InputRecord
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from engine import data
 from engine.core.config import RunConfig
 from engine.core.types import Answers
-from engine.runner.manifest import Entry, InputRecord
+from engine.runner.records import Entry, InputRecord
 
 
 class PartWriter:

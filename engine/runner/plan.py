@@ -25,7 +25,8 @@ from engine.core.types import Columns, CorpusFile, Split
 from engine.errors import ColumnError, DeviceError, SettingsError
 from engine.pipeline import Bundle
 from engine.runner import fingerprint
-from engine.runner.manifest import Manifest, RunRecord
+from engine.runner.manifest import Manifest
+from engine.runner.records import RunRecord
 from engine.runner.unused_settings import RunFacts, unused_notes
 from engine.runtime.device import devices, gpu_name
 

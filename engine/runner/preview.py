@@ -17,8 +17,9 @@ from engine.core.types import Split
 from engine.errors import OtherRunError
 from engine.pipeline import Bundle
 from engine.runner import fingerprint
-from engine.runner.manifest import Entry, Manifest
+from engine.runner.manifest import Manifest
 from engine.runner.plan import Plan, make_plan, sized
+from engine.runner.records import Entry
 from engine.tasks.keywords import RunArguments
 
 NEW, DONE, CHANGED = "new", "done", "to do again"

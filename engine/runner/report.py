@@ -12,8 +12,8 @@ from engine.bundle.format import Description
 from engine.core.config import RunConfig
 from engine.core.device import AUTO, CPU
 from engine.runner import results
-from engine.runner.manifest import COUNTS, Entry, total
 from engine.runner.messages import Counts
+from engine.runner.records import COUNTS, Entry, total
 from engine.runtime.device import why_no_gpu
 
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from engine import data
 from engine.errors import OutputError
-from engine.runner.manifest import Entry, Manifest
+from engine.runner.manifest import Manifest
+from engine.runner.records import Entry
 from engine.runner.single_file import run_folder
 
 if TYPE_CHECKING:

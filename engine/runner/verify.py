@@ -12,7 +12,8 @@ from engine.bundle.format import sha256
 from engine.core.types import CorpusFile, Split
 from engine.data import OutputFile
 from engine.errors import InputError
-from engine.runner.manifest import COUNTS, SUCCESS, Entry, Manifest, total
+from engine.runner.manifest import SUCCESS, Manifest
+from engine.runner.records import COUNTS, Entry, total
 from engine.runner.results import manifest_of
 from engine.runner.single_file import FILE_RECORD
 

@@ -11,7 +11,8 @@ import pytest
 
 from engine.data import OutputFile
 from engine.errors import OtherRunError, OutputError
-from engine.runner.manifest import COUNTS, Entry, InputRecord, Manifest, total
+from engine.runner.manifest import Manifest
+from engine.runner.records import COUNTS, Entry, InputRecord, total
 
 RUN = {"settings": {"limit": 0, "text": ["text"]}, "bundle": "b1", "fingerprint": "f1"}
 PART = "part-00000-x.arrow"

@@ -63,7 +63,8 @@ from engine.errors import (
 )
 from engine.runner import coordinator, results, worker
 from engine.runner.inspection import inspect
-from engine.runner.manifest import COUNTS, Manifest
+from engine.runner.manifest import Manifest
+from engine.runner.records import COUNTS
 from engine.runner.report import Report
 from engine.runner.verify import verify
 
