@@ -16,7 +16,7 @@ from engine.data.compression import COMPRESSIONS, plain_kind
 from engine.data.kinds import ENDINGS, kind_as, kind_of
 from engine.data.lake_tables import NOT_LISTED, Tables
 from engine.data.origins import partition_of
-from engine.data.outputs import RUN, check_finished, in_order
+from engine.data.outputs import RUN, check_finished, folder_beside, in_order, is_single
 from engine.data.standard_input import DASH, spool
 from engine.errors import InputError
 
@@ -78,7 +78,8 @@ def discover(
                     kinds[absolute] = _kind(absolute, input_format, is_named=is_named)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
-    unread.pop(Path(os.path.abspath(out or "")), None)
+    ours = Path(os.path.abspath(out or ""))
+    unread = {path: why for path, why in unread.items() if ours not in (path, folder_beside(path))}
     names = _unique_names({path: roots[path] for path in _without_doubles(in_order(roots))})
     files = [
         CorpusFile(
@@ -167,7 +168,7 @@ def _match(name: str, input_format: str, tables: Tables) -> tuple[Path, dict[Pat
         below = {one: _why_unread(one, input_format, tables) for one in _visible(path, tables)}
         below = _without_notes(below)
         if all(below.values()):
-            raise InputError(f"{path}: no input files in this folder", _KNOWN)
+            raise InputError(f"{path}: no input files in this folder", _hint(below))
         return path, below
     if path.exists():
         if not path.is_file():
@@ -205,6 +206,8 @@ def _is_text(path: Path) -> bool:
 
 
 def _why_closed(folder: Path) -> str:
+    if not folder.is_dir():
+        return _OUTPUT
     if folder.name not in (dataset_folders.splits(folder.parent) or [folder.name]):
         return "folders that a dataset does not list"
     return "links to folders" if folder.is_symlink() else _OUTPUT
@@ -212,7 +215,7 @@ def _why_closed(folder: Path) -> str:
 
 def _why_unread(path: Path, input_format: str, tables: Tables) -> str:
     """Why a path is not read: its ending, or what it is; "" where it is read."""
-    if path.is_dir():
+    if path.is_dir() or is_single(path):
         return _why_closed(path)
     if not path.is_file():
         return "links to nothing" if path.is_symlink() else "special files"

@@ -14,6 +14,16 @@ RUN = Path("_manifest", "run.json")
 _SUCCESS = "_SUCCESS"
 
 
+def is_single(file: Path) -> bool:
+    """Whether a file is the output of a run, `-o out.parquet`, which has a folder beside it."""
+    return (folder_beside(file) / RUN).is_file()
+
+
+def folder_beside(file: Path) -> Path:
+    """The folder of the run whose output a file would be."""
+    return file.with_name(f".{file.name}.run")
+
+
 def check_finished(folder: Path) -> None:
     """Raise InputError for the output of a run that has not finished: rows would be missing."""
     if (folder / RUN).is_file() and not (folder / _SUCCESS).is_file():

@@ -106,6 +106,28 @@ def test_a_file_in_the_folder_of_its_corpus_is_no_input_of_the_next_start(corpus
         assert engine.run(BUNDLE, corpus, file, **SETTINGS).rows_out == 3
 
 
+def test_a_file_of_answers_is_the_corpus_of_another_run_where_it_is_named(
+    tmp_path: Path, corpus: Path
+) -> None:
+    file = corpus / "z.jsonl"
+    engine.run(BUNDLE, corpus, file, **SETTINGS)
+    for number, inputs in enumerate((corpus, f"{corpus}/*")):
+        report = engine.run(BUNDLE, inputs, tmp_path / str(number), **SETTINGS)
+        assert report.rows_out == 3
+        assert "not read in the inputs: 1 outputs of other runs" in report.notes
+    again = engine.run(BUNDLE, corpus, file, **SETTINGS)
+    assert not any("outputs of other runs" in note for note in again.notes)
+    for name in "abc":
+        (corpus / f"{name}.jsonl").unlink()
+    with pytest.raises(InputError) as caught:
+        engine.run(BUNDLE, corpus, tmp_path / "chain", **SETTINGS)
+    assert caught.value.hint == f"name the output of a run itself to read it: {file}"
+    chain = engine.run(
+        BUNDLE, file, tmp_path / "chain", text="translation_text", keep="id", result_prefix="next_"
+    )
+    assert chain.rows_out == 3
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
