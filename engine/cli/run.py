@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +68,7 @@ def run(
         "task": task, "revision": revision, "recipe": recipe, "allow_pickle": allow_pickle,
     }  # fmt: skip
     if dry_run:
-        _show_plan(model, source, inputs, out, check, arguments, as_json)
+        _show_plan(model, source, inputs, out, arguments, as_json)
         return
     echo = partial(typer.echo, err=True)
     bundle = bundle_for(model, **source, progress=echo, check=check)
@@ -99,7 +99,6 @@ def _show_plan(
     source: Mapping[str, Any],
     inputs: list[str],
     out: str,
-    check: Callable[[str], None],
     settings: Mapping[str, Any],
     as_json: bool,
 ) -> None:
@@ -112,11 +111,12 @@ def _show_plan(
         resolved = planned_task(
             found.model, task=source["task"], revision=found.revision, recipe=source["recipe"]
         )
-        check(resolved)
         export = f"{found.name} would be exported for {resolved} into {found.folder} first"
-        typer.echo(json.dumps({"export": export}) if as_json else export)
-        return
-    plan = preview.plan(found.folder, inputs, pipe.folder_of(out), **settings)
+        recipe = source["recipe"] or "fp32"
+        arguments = (resolved, recipe, inputs, pipe.folder_of(out), settings, export)
+        plan = preview.plan_early(*arguments)
+    else:
+        plan = preview.plan(found.folder, inputs, pipe.folder_of(out), **settings)
     typer.echo(json.dumps(plan.to_dict(), ensure_ascii=False) if as_json else plan_text(plan))
     if plan.refused:
         raise typer.Exit(OtherRunError.exit_code)

@@ -76,6 +76,16 @@ class Plan:
         return str(self.devices[0]) if len(self.devices) == 1 else ALL
 
 
+@dataclass(frozen=True)
+class Early:
+    """What is known of a run while its checkpoint is not exported; as in `Plan`."""
+
+    config: RunConfig
+    files: tuple[CorpusFile, ...]
+    unread: Mapping[str, int]
+    columns: Columns
+
+
 def make_plan(
     model: Bundle | Path | str,
     inputs: Sequence[str | Path] | str | Path,
@@ -136,7 +146,7 @@ def check_early(
     inputs: Sequence[str | Path] | str | Path,
     out: Path | str,
     settings: Mapping[str, object],
-) -> None:
+) -> Early:
     """Refuse what can be refused of a run while its checkpoint is not exported yet: settings, names
     and bounds of the task's options, inputs, their columns and types, and the output folder.
 
@@ -156,8 +166,9 @@ def check_early(
     if given.get("chat"):
         columns = (dataclasses.replace(columns[0], holds="chat"), *columns[1:])
     cache = data.SchemaCache(Manifest(Path(out)).folder / data.PASSES)
-    files, _ = _files(inputs, Path(out), config.input_format)
-    data.settle(files, columns, config.keep, types_of(config.schema), cache)
+    files, unread = _files(inputs, Path(out), config.input_format)
+    settled = data.settle(files, columns, config.keep, types_of(config.schema), cache)
+    return Early(config, tuple(files), unread, settled)
 
 
 def check_settings(

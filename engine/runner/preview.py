@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import pyarrow as pa
 
-from engine import data
-from engine.core.types import Split
+from engine import data, tasks
+from engine.core.types import Columns, Split
 from engine.errors import OtherRunError
 from engine.pipeline import Bundle
 from engine.runner import fingerprint
 from engine.runner.manifest import Manifest
-from engine.runner.plan import Plan, make_plan, sized
+from engine.runner.plan import Early, Plan, check_early, make_plan, sized
 from engine.runner.records import Entry
 from engine.tasks.keywords import RunArguments
 
@@ -86,19 +86,12 @@ def plan(
     manifest = Manifest(Path(out))
     settled = make_plan(model, inputs, manifest, settings)
     refused, removed, states = _compare(settled, manifest)
-    rows = {split: data.estimate_rows(split) for split in settled.splits}
-    kinds = Counter(file.kind for file in settled.files)
     return Preview(
         out=str(manifest.out),
         task=settled.folder.description.task,
         recipe=settled.folder.description.recipe,
         device=settled.device,
-        files=tuple(file.name for file in settled.files),
-        kinds=dict(kinds),
-        unread=dict(settled.unread),
-        rows=sum(rows.values()) if all(map(_is_known, rows, rows.values())) else None,
-        rows_exact=all(split.kind == "parquet" for split in settled.splits),
-        reads=_reads(settled),
+        **_inputs(settled, settled.splits),
         writes=_types([*settled.columns.kept, *settled.results]),
         settings=_settings(settled),
         parts=dict(Counter(states)),
@@ -106,6 +99,51 @@ def plan(
         refused=refused,
         notes=settled.notes,
     )
+
+
+def plan_early(
+    task: str,
+    recipe: str,
+    inputs: Sequence[str | Path],
+    out: Path,
+    settings: Mapping[str, object],
+    export: str,
+) -> Preview:
+    """`plan` for a checkpoint that is not exported, of which `export` says so: without the result
+    columns, the task's options and what the folder holds.
+
+    Raises:
+        As `plan`.
+    """
+    early = check_early(task, inputs, out, settings)
+    splits = tuple(data.split_files(early.files, early.config.split_size))
+    result = tasks.find(task).result
+    return Preview(
+        out=str(out),
+        task=task,
+        recipe=recipe,
+        device=early.config.device,
+        **_inputs(early, splits),
+        writes=_types(early.columns.kept),
+        settings=dataclasses.asdict(early.config),
+        parts={NEW: len(splits)},
+        removed=(),
+        refused="",
+        notes=(export, f"the result columns follow from the checkpoint: {result}"),
+    )
+
+
+def _inputs(plan: Plan | Early, splits: Sequence[Split]) -> dict[str, Any]:
+    """The fields of a `Preview` that say what is read."""
+    rows = {split: data.estimate_rows(split) for split in splits}
+    return {
+        "files": tuple(file.name for file in plan.files),
+        "kinds": dict(Counter(file.kind for file in plan.files)),
+        "unread": dict(plan.unread),
+        "rows": sum(rows.values()) if all(map(_is_known, rows, rows.values())) else None,
+        "rows_exact": all(split.kind == "parquet" for split in splits),
+        "reads": _reads(plan.columns),
+    }
 
 
 def _compare(plan: Plan, manifest: Manifest) -> tuple[str, tuple[str, ...], list[str]]:
@@ -156,9 +194,8 @@ def _is_known(split: Split, rows: int) -> bool:
     return bool(rows) or split.kind == "parquet" or split.start == split.stop
 
 
-def _reads(plan: Plan) -> dict[str, str]:
-    kept = _types(plan.columns.kept)
-    return {c.name: _HOLDS[c.holds] for c in plan.columns.inputs} | kept
+def _reads(columns: Columns) -> dict[str, str]:
+    return {c.name: _HOLDS[c.holds] for c in columns.inputs} | _types(columns.kept)
 
 
 _HOLDS = {

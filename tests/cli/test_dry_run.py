@@ -107,10 +107,19 @@ def test_a_dry_run_of_a_checkpoint_says_what_would_be_exported(
     monkeypatch.setenv("CORPUS_ENGINE_CACHE", str(tmp_path / "cache"))
     model = checkpoint_of(checkpoints.classifier)
     result = runner.invoke(
-        app, ["run", str(model), str(corpus), "-o", str(tmp_path / "out"), "--dry-run"]
+        app,
+        ["run", str(model), str(corpus), "-o", str(tmp_path / "out"), "--dry-run", "--keep", "id"],
     )
     assert result.exit_code == 0
-    assert "would be exported for text-classification into" in result.output
+    for text in (
+        "would be exported for text-classification into",
+        "inputs: 1 files (1 jsonl), about 20 rows: a.jsonl",
+        "reads:  text (text), id (int64)",
+        "writes: id (int64)",
+        "the result columns follow from the checkpoint: label: string, score: float32",
+        "parts:  1 in",
+    ):
+        assert text in result.output
     assert not (tmp_path / "cache").exists()
 
 
