@@ -49,7 +49,7 @@ from engine.core.device import ALL, Device
 from engine.core.types import Batch, Rows
 from engine.generation import device_cache
 from engine.pipeline import GPU_TOKENS, Bundle, Stages
-from engine.runner import coordinator
+from engine.runner import plan
 from engine.runtime import cuda
 from engine.runtime.device import devices, resolve
 from engine.runtime.protocol import Backend
@@ -538,7 +538,7 @@ def several(bench: Bench) -> dict[str, Any]:
             pq.write_table(pa.table({"text": rows}), Path(scratch) / f"rows-{n}.parquet")
         for name, used_devices in (("one", (one,)), ("several", workers)):
             start = time.perf_counter()
-            with patch.object(coordinator, "devices", lambda _, chosen=used_devices: chosen):
+            with patch.object(plan, "devices", lambda _, chosen=used_devices: chosen):
                 engine.run(
                     bench.folder("minilm", "fp16"), f"{scratch}/rows-*.parquet",
                     f"{scratch}/{name}", device=bench.device, max_length=max_length,
