@@ -67,6 +67,7 @@ def check(folder: Path) -> tuple[list[str], int, int]:
             if (tool, run["name"]) in KNOWN:
                 continue
             tools += 1
+            rows = [{**hive_keys(Path(file)), **row} for row in rows]
             found = list(compare(tool, rows, answered, rejected, run["settings"]))
             differences += found
             values += sum(len(row) for row in answered)
@@ -90,6 +91,12 @@ def unread(folder: Path, run: Mapping[str, Any]) -> Iterator[str]:
     counted = sum(int(word) for word in notes.replace(":", " ").split() if word.isdigit())
     if counted != others:
         yield f"{others} files are not read, {counted} are counted in the notes"
+
+
+def hive_keys(file: Path) -> dict[str, Any]:
+    """Keys of the folders called key=value, which a tool that is given one file does not see."""
+    pairs = (folder.split("=", 1) for folder in file.parent.parts if "=" in folder)
+    return {key: int(value) if value.isdigit() else value for key, value in pairs}
 
 
 def read_part(part: Path) -> Rows:
