@@ -194,7 +194,7 @@ class _Splitter:
         raise InputError(
             f"{self._path}: {what} at byte {self._offset + int(positions[0])} (counted from 0)",
             "a file has either one array, with a comma between two elements, or objects with "
-            "nothing but spaces and ends of lines between them: mend it there",
+            "nothing but spaces and ends of lines between them: fix it there",
         )
 
     def _written(self, lines: bytes) -> bytes:

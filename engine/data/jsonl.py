@@ -68,7 +68,7 @@ def _check_borders(split: Split, chunk: bytes, row: int, bad: Sequence[Bad]) -> 
     if hidden:
         raise InputError(
             f"{split.path}: object {hidden[0]} (counted from 0) is not JSON, its end is unclear",
-            "a bracket or a quotation mark is missing or one too many there: mend it, or write the "
+            "a bracket or a quotation mark is missing or one too many there: fix it, or write the "
             "file as JSON lines, where each line is judged alone",
         )
 
