@@ -15,7 +15,6 @@ sizes that the record gives.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from engine.data import (
 )
 from engine.errors import OtherRunError, OutputError
 from engine.runner import journal
+from engine.runner.folder_lock import LOCK, locked
 from engine.runner.records import Entry, InputRecord, RunRecord
 
 FOLDER = "_manifest"
@@ -65,15 +65,7 @@ class Manifest:
             if made:
                 self._refuse_foreign()
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
-        with lock, self._undone(made):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OutputError(
-                    f"{self.out}: another run is writing here",
-                    "wait for it, or choose another folder with -o",
-                ) from error
+        with locked(self.out, self.folder), self._undone(made):
             yield
 
     @contextmanager
@@ -84,7 +76,7 @@ class Manifest:
         except BaseException:
             if made and not self.has_answers():
                 shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
-                records = (self.folder / name for name in ("run.json", ".lock", PASSES))
+                records = (self.folder / name for name in ("run.json", LOCK, PASSES))
                 for path in (self.out / DATASET, *records):
                     path.unlink(missing_ok=True)
                 for folder in made:
