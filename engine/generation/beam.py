@@ -8,7 +8,7 @@ a partial sort leaves), so an exact tie may be decided differently there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,51 +28,71 @@ _FEW = 64
 
 @dataclass
 class Beams:
-    """The state of every group; arrays (groups, beams, ...).
+    """The running beams of every group, best first; arrays (groups, beams).
 
     Attributes:
-        ids: Tokens of the beams that go on, best first, int64 (groups, beams, most).
-        logprobs: Log-probabilities of these tokens, float32 (groups, beams, most); no columns where
-            they are not wanted.
-        scores: Sums of their log-probabilities, float32 (groups, beams).
-        slots: Which slot holds the cache of each, int64 (groups, beams).
-        done_ids, done_logprobs, done_lengths, done_scores, taken: The best that have ended, best
-            first, their scores after the length penalty; those not yet `taken` have a score of LOW.
+        scores: Sums of their tokens' log-probabilities, float32.
+        slots: Which slot holds the cache and the tokens of each, int64.
+    """
+
+    scores: Scores
+    slots: Ints
+
+    @classmethod
+    def empty(cls, groups: int, width: int) -> Beams:
+        slots = np.arange(groups * width).reshape(groups, width)
+        return cls(np.full(slots.shape, LOW, np.float32), slots)
+
+    def take(self, index: Ints) -> Beams:
+        return Beams(self.scores[index], self.slots[index])
+
+    def put(self, index: Ints, state: Beams) -> None:
+        self.scores[index], self.slots[index] = state.scores, state.slots
+
+
+@dataclass
+class Finished:
+    """The best sequences of every group that have ended, best first; arrays (groups, beams, ...).
+
+    Attributes:
+        ids: Their tokens, int64 (groups, beams, most).
+        logprobs: Log-probabilities of these, float32 (groups, beams, most); no columns where they
+            are not wanted.
+        lengths: How many each has, int64.
+        scores: After the length penalty, float32; LOW for those not yet `taken`.
+        taken: bool.
     """
 
     ids: Ints
     logprobs: Scores
+    lengths: Ints
     scores: Scores
-    slots: Ints
-    done_ids: Ints
-    done_logprobs: Scores
-    done_lengths: Ints
-    done_scores: Scores
     taken: Flags
 
     @classmethod
-    def empty(cls, groups: int, request: Request) -> Beams:
+    def empty(cls, groups: int, request: Request) -> Finished:
         shape, length = (groups, request.config.num_beams), request.most
-        pad = request.decoder.pad_id
-        logprobs = np.zeros((*shape, length if request.scored else 0), np.float32)
         return cls(
-            ids=np.full((*shape, length), pad, np.int64),
-            logprobs=logprobs,
+            ids=np.full((*shape, length), request.decoder.pad_id, np.int64),
+            logprobs=np.zeros((*shape, length if request.scored else 0), np.float32),
+            lengths=np.zeros(shape, np.int64),
             scores=np.full(shape, LOW, np.float32),
-            slots=np.arange(shape[0] * shape[1]).reshape(shape),
-            done_ids=np.full((*shape, length), pad, np.int64),
-            done_logprobs=logprobs.copy(),
-            done_lengths=np.zeros(shape, np.int64),
-            done_scores=np.full(shape, LOW, np.float32),
             taken=np.zeros(shape, np.bool_),
         )
 
-    def take(self, index: Ints) -> Beams:
-        return Beams(*(getattr(self, f.name)[index] for f in fields(self)))
+    def take(self, index: Ints) -> Finished:
+        return Finished(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def put(self, index: Ints, state: Beams) -> None:
+    def put(self, index: Ints, state: Finished) -> None:
         for f in fields(self):
             getattr(self, f.name)[index] = getattr(state, f.name)
+
+    def best_with(self, more: Finished) -> Finished:
+        """The best of these and of `more`, as many as these are."""
+        scores = np.concatenate([self.scores, more.scores], axis=1)
+        best = top(scores, self.scores.shape[1])
+        pairs = ((getattr(self, f.name), getattr(more, f.name)) for f in fields(self))
+        return Finished(*(_picked(np.concatenate(pair, axis=1), best) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -92,19 +112,18 @@ class Candidates:
     logprobs: Scores
     ending: Flags
 
-    def sequences(self, beams: Beams, ages: Ints) -> tuple[Ints, Scores]:
-        """All tokens of each and their log-probabilities, as `Beams.ids` and `Beams.logprobs`."""
-        last = (ages - 1)[:, None, None]
-        ids = _picked(beams.ids, self.parents)
-        np.put_along_axis(ids, last, self.tokens[..., None], axis=2)
-        logprobs = _picked(beams.logprobs, self.parents)
-        if logprobs.shape[2]:
-            np.put_along_axis(logprobs, last, self.logprobs[..., None], axis=2)
-        return ids, logprobs
+    def take(self, groups: Ints) -> Candidates:
+        return Candidates(*(getattr(self, f.name)[groups] for f in fields(self)))
+
+    def picked(self, index: Ints) -> Candidates:
+        """Those at `index` of each group, int64 (groups, k)."""
+        return Candidates(*(_picked(getattr(self, f.name), index) for f in fields(self)))
 
 
 class BeamSearch:
     """See `scheduler.SearchStrategy`. `output` is the answer, `num_return_sequences` a row.
+
+    Tokens lie where the cache is: a beam that stays in its parent's slot adds one to what is there.
 
     Args:
         stop, tail: As `generate_sequences` takes them.
@@ -116,24 +135,33 @@ class BeamSearch:
         self.request, self.cache = request, cache
         self.stop, self.tail = stop, tail
         self.width = request.config.num_beams
+        self.ends = np.array(request.decoder.end_ids)
         self.output = DecodedRows.empty(request, request.config.num_return_sequences)
         # What every slot is fed next.
         self.tokens = np.full(cache.slots, request.decoder.pad_id, np.int64)
         self.ages = np.zeros(len(request.prompt), np.int64)
-        self.beams = Beams.empty(cache.slots // self.width, request)
-        # Of each slot and generated position: the slot that computed it.
+        groups = cache.slots // self.width
+        self.beams = Beams.empty(groups, self.width)
+        self.finished = Finished.empty(groups, request)
+        # Of each slot and generated position: the token, its log-probability, the slot that
+        # computed it.
+        self.ids = np.full((cache.slots, request.most), request.decoder.pad_id, np.int64)
+        self.logprobs = np.zeros((cache.slots, request.most if request.scored else 0), np.float32)
         self.origins = np.zeros((cache.slots, request.most), np.int64)
 
     def admit(self, groups: Ints, rows: Ints) -> None:
         """Only the first beam counts at first, or all would be the same."""
         slots = slots_of(groups, self.width)
         self.cache.admit(slots, np.repeat(rows, self.width))
-        request = self.request
-        fresh = Beams.empty(len(groups), request)
+        fresh = Beams(
+            np.full((len(groups), self.width), LOW, np.float32), slots.reshape(-1, self.width)
+        )
         fresh.scores[:, 0] = 0
-        fresh.slots[:] = slots.reshape(-1, self.width)
         self.beams.put(groups, fresh)
-        self.tokens[fresh.slots] = request.prompt[rows, -1][:, None]
+        self.finished.put(groups, Finished.empty(len(groups), self.request))
+        self.ids[slots] = self.request.decoder.pad_id
+        self.logprobs[slots] = 0
+        self.tokens[fresh.slots] = self.request.prompt[rows, -1][:, None]
 
     def step(self, groups: Ints, rows: Ints) -> StepResult:
         self.cache.step(self.tokens)
@@ -145,41 +173,42 @@ class BeamSearch:
         candidates = self._candidates(beams, rows, ages)
         if self.stop is not None:
             self._ask(self.stop, beams, candidates, rows)
-        _collect_finished(beams, candidates, config, ages)
-        parents = _continue_best(beams, candidates, ages)
-        running = _may_improve(beams, config, ages, limits)
-        running &= ~_has_enough(beams, config) & ~candidates.ending.all(axis=1)
-        finished = np.flatnonzero(~running)
-        if len(finished):
-            self._store(rows[finished], beams.take(finished))
-        self._assign_slots(beams, parents, running)
+        self._collect_finished(groups, beams, candidates, ages)
+        scores, taken = self.finished.scores[groups], self.finished.taken[groups]
+        going_on = _best_going_on(beams, candidates)
+        beams.scores = going_on.scores
+        running = _may_improve(beams, scores, taken, config, ages, limits)
+        running &= ~_has_enough(taken, config) & ~candidates.ending.all(axis=1)
+        if not running.all():
+            self._store(rows[~running], self.finished.take(groups[~running]))
+        self._assign_slots(beams, going_on.parents, running)
+        self._append(beams.slots, going_on, ages)
         self.beams.put(groups, beams)
-        last = np.take_along_axis(beams.ids, (ages - 1)[:, None, None], axis=2)[..., 0]
-        self.tokens[beams.slots] = last
         return StepResult(~running, len(groups))
 
     def keep(self, order: Ints) -> None:
         slots = slots_of(order, self.width)
         renumbered = np.zeros(len(self.tokens), np.int64)
         renumbered[slots] = np.arange(len(slots))
-        self.tokens, self.beams = self.tokens[slots], self.beams.take(order)
+        self.tokens, self.ids = self.tokens[slots], self.ids[slots]
+        self.logprobs = self.logprobs[slots]
+        self.beams, self.finished = self.beams.take(order), self.finished.take(order)
         self.beams.slots = renumbered[self.beams.slots]
         # Only whether these are equal matters, and only within a group.
         self.origins = self.origins[slots]
 
     def _candidates(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
         """Twice as many as beams, or more where several tokens end a row: enough that do not."""
-        ends, limits = self.request.decoder.end_ids, self.request.limits[rows]
         tokens, scores = self._scored(beams, rows, ages - 1)
         sums = scores + beams.scores[..., None]
         options = sums.shape[2]
         sums = sums.reshape(len(rows), -1)
         best = top(sums, self.request.candidates)
         parents = best // options
-        chosen = best % options
-        if tokens is not None:
-            chosen = _picked(tokens.reshape(len(rows), -1), best)
-        ending = np.isin(chosen, ends) | (ages >= limits)[:, None]
+        flat = None if tokens is None else tokens.reshape(len(rows), -1)
+        chosen = best % options if flat is None else _picked(flat, best)
+        ending = (chosen[..., None] == self.ends).any(axis=2)
+        ending |= (ages >= self.request.limits[rows])[:, None]
         logprobs = _picked(scores.reshape(len(rows), -1), best)
         return Candidates(chosen, parents, _picked(sums, best), logprobs, ending)
 
@@ -189,7 +218,7 @@ class BeamSearch:
         if not len(group):
             return
         ages = self.ages[rows]
-        ids, _ = candidates.sequences(beams, ages)
+        ids, _ = self._sequences(beams, candidates, ages)
         history = self.request.history(rows[group], ids[group, which], ages[group])
         candidates.ending[group, which] = stop(tails(history, self.tail))
 
@@ -199,22 +228,54 @@ class BeamSearch:
         if not self.request.processors:
             tokens, scores = self.cache.best()
             return tokens[beams.slots], scores[beams.slots]
-        scores = log_softmax(self.cache.logits()[beams.slots.ravel()])
+        slots = beams.slots.ravel()
+        scores = log_softmax(self.cache.logits()[slots])
         owners = np.repeat(rows, self.width)
-        ids = beams.ids.reshape(len(owners), -1)
-        self.request.process(scores, owners, ids, np.repeat(ages, self.width))
+        self.request.process(scores, owners, self.ids[slots], np.repeat(ages, self.width))
         return None, scores.reshape(shape)
 
-    def _store(self, rows: Ints, beams: Beams) -> None:
+    def _sequences(self, beams: Beams, candidates: Candidates, ages: Ints) -> tuple[Ints, Scores]:
+        """All tokens of each candidate and their log-probabilities, (groups, candidates, most)."""
+        parents = _picked(beams.slots, candidates.parents)
+        last = (ages - 1)[:, None, None]
+        ids, logprobs = self.ids[parents], self.logprobs[parents]
+        np.put_along_axis(ids, last, candidates.tokens[..., None], axis=2)
+        if logprobs.shape[2]:
+            np.put_along_axis(logprobs, last, candidates.logprobs[..., None], axis=2)
+        return ids, logprobs
+
+    def _collect_finished(
+        self, groups: Ints, beams: Beams, candidates: Candidates, ages: Ints
+    ) -> None:
+        """Keep the best of the sequences that had ended and those that end now among the first
+        `num_beams` candidates.
+
+        transformers also keeps finished rows from changing; here they have left by then. A group
+        without any that ends stays as it is: its candidates would lose against all that it has.
+        """
+        ending = candidates.ending.copy()
+        ending[:, self.width :] = False
+        some = np.flatnonzero(ending.any(axis=1))
+        if not len(some):
+            return
+        groups, ages, ending = groups[some], ages[some], ending[some]
+        candidates = candidates.take(some)
+        ids, logprobs = self._sequences(beams.take(some), candidates, ages)
+        scores = candidates.scores / _penalty(ages, self.request.config) + _low(~ending)
+        lengths = np.broadcast_to(ages[:, None], scores.shape)
+        ended = Finished(ids, logprobs, lengths, scores, ending)
+        self.finished.put(groups, self.finished.take(groups).best_with(ended))
+
+    def _store(self, rows: Ints, finished: Finished) -> None:
         output, count = self.output, self.request.config.num_return_sequences
         at = (rows[:, None] * count + np.arange(count)).ravel()
-        for into, done in (
-            (output.ids, beams.done_ids),
-            (output.logprobs, beams.done_logprobs),
-            (output.lengths, beams.done_lengths),
-            (output.scores, beams.done_scores),
+        for into, of in (
+            (output.ids, finished.ids),
+            (output.logprobs, finished.logprobs),
+            (output.lengths, finished.lengths),
+            (output.scores, finished.scores),
         ):
-            into[at] = done[:, :count].reshape(len(at), *done.shape[2:])
+            into[at] = of[:, :count].reshape(len(at), *of.shape[2:])
         output.mark_ended(at, self.request.decoder.end_ids)
         if self.stop is not None:
             owners = np.repeat(rows, count)
@@ -222,7 +283,7 @@ class BeamSearch:
             output.ended[at] |= self.stop(tails(history, self.tail))
 
     def _assign_slots(self, beams: Beams, parents: Ints, running: Flags) -> None:
-        """Find every beam a slot with its parent's cache.
+        """Find every beam a slot with its parent's cache and tokens.
 
         The only beam of a parent stays in the parent's slot. Of several, the others go into slots
         that nobody continues; there only what differs has to be copied, from the first position on
@@ -242,7 +303,15 @@ class BeamSearch:
         differ = self.origins[targets] != self.origins[sources]
         starts = np.where(differ.any(axis=1), differ.argmax(axis=1), self.request.most)
         self.cache.copy(targets, sources, starts)
-        self.origins[targets] = self.origins[sources]
+        for of_slots in (self.origins, self.ids, self.logprobs):
+            of_slots[targets] = of_slots[sources]
+
+    def _append(self, slots: Ints, chosen: Candidates, ages: Ints) -> None:
+        """Give each slot, (groups, beams), its token."""
+        last = ages[:, None] - 1
+        self.tokens[slots] = self.ids[slots, last] = chosen.tokens
+        if self.logprobs.shape[1]:
+            self.logprobs[slots, last] = chosen.logprobs
 
 
 def _first_of_equals(values: Ints) -> Flags:
@@ -251,56 +320,40 @@ def _first_of_equals(values: Ints) -> Flags:
     return np.asarray(~np.tril(same, -1).any(axis=2))
 
 
-def _continue_best(beams: Beams, candidates: Candidates, ages: Ints) -> Ints:
-    """Make the best that do not end the running beams, and return whom each one continues."""
+def _best_going_on(beams: Beams, candidates: Candidates) -> Candidates:
+    """The best that do not end, as many as beams; their scores are those of running beams."""
     scores = candidates.scores + _low(candidates.ending)
     best = top(scores, beams.scores.shape[1])
-    going_on = Candidates(*(_picked(getattr(candidates, f.name), best) for f in fields(candidates)))
-    beams.ids, beams.logprobs = going_on.sequences(beams, ages)
-    beams.scores = _picked(scores, best)
-    return going_on.parents
+    return replace(candidates.picked(best), scores=_picked(scores, best))
 
 
-def _collect_finished(
-    beams: Beams, candidates: Candidates, config: GenerationConfig, ages: Ints
-) -> None:
-    """Keep the best of the sequences that had ended and those that end now among the first
-    `num_beams` candidates.
-
-    transformers also keeps finished rows from changing; here they have left by then.
-    """
-    count = beams.scores.shape[1]
-    ending = candidates.ending & (np.arange(candidates.scores.shape[1]) < count)
-    penalty = (ages[:, None] ** config.length_penalty).astype(np.float32)
-    scores = candidates.scores / penalty + _low(~ending)
-    ids, logprobs = candidates.sequences(beams, ages)
-    lengths = np.broadcast_to(ages[:, None], scores.shape)
-    merged = np.concatenate([beams.done_scores, scores], axis=1)
-    best = top(merged, count)
-    beams.done_scores = _picked(merged, best)
-    beams.done_ids = _picked(np.concatenate([beams.done_ids, ids], axis=1), best)
-    beams.done_logprobs = _picked(np.concatenate([beams.done_logprobs, logprobs], axis=1), best)
-    beams.done_lengths = _picked(np.concatenate([beams.done_lengths, lengths], axis=1), best)
-    beams.taken = _picked(np.concatenate([beams.taken, ending], axis=1), best)
+def _penalty(lengths: Ints, config: GenerationConfig) -> Scores:
+    """What sums of log-probabilities are divided by, float32 (rows, 1)."""
+    return np.asarray((lengths[:, None] ** config.length_penalty).astype(np.float32))
 
 
 def _low(losing: Flags) -> Scores:
     return np.where(losing, LOW, np.float32(0))
 
 
-def _may_improve(beams: Beams, config: GenerationConfig, ages: Ints, limits: Ints) -> Flags:
+def _may_improve(
+    beams: Beams,
+    finished: Scores,
+    taken: Flags,
+    config: GenerationConfig,
+    ages: Ints,
+    limits: Ints,
+) -> Flags:
     """Which rows have a running beam that might still beat a finished one; bool (rows,)."""
     longest = config.early_stopping == "never" and config.length_penalty > 0
-    lengths = limits if longest else ages
-    penalty = (lengths[:, None] ** config.length_penalty).astype(np.float32)
-    best = beams.scores[:, :1] / penalty
-    worst = np.where(beams.taken, beams.done_scores.min(axis=1, keepdims=True), LOW)
+    best = beams.scores[:, :1] / _penalty(limits if longest else ages, config)
+    worst = np.where(taken, finished.min(axis=1, keepdims=True), LOW)
     return np.asarray((best > worst).any(axis=1))
 
 
-def _has_enough(beams: Beams, config: GenerationConfig) -> Flags:
+def _has_enough(taken: Flags, config: GenerationConfig) -> Flags:
     """Which rows have as many finished sequences as early stopping asks for; bool (rows,)."""
-    full = np.asarray(beams.taken.all(axis=1))
+    full = np.asarray(taken.all(axis=1))
     return full if config.early_stopping is True else np.zeros_like(full)
 
 

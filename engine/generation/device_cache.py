@@ -165,7 +165,7 @@ class DeviceCache:
     def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
         order = np.arange(self.slots)
         order[slots] = sources
-        self._rewrite("move", "moved.", {"sources": order})
+        self._reorder(order)
         self.state[slots, LENGTH] = self.state[sources, LENGTH]
         self.bases[slots] = self.bases[sources]
 
@@ -257,6 +257,33 @@ class DeviceCache:
         width = min(following.shape[1], self.positions)
         self.forced[slots, :width] = following[:, :width]
 
+    def _reorder(self, order: Ints) -> None:
+        """Make the rows' own caches those of the slots `order`, int64 (slots,); beams do so at
+        nearly every step, so what is bound stays so."""
+        key = f"move.{self._key}"
+        old, before = self._caches("past."), self.bound
+        self.side = 1 - self.side
+        self.bound = self._bound_step()
+        if key not in self.pool.steps:
+            self.pool.steps[key] = self._bound_move(old, before)
+        move = self.pool.steps[key]
+        self.backend.put(move.buffers["sources"], order)
+        move.run()
+
+    def _bound_move(self, old: Mapping[str, Value], before: BoundStep) -> BoundStep:
+        name = f"sources.{self.slots}"
+        sources = self.pool.buffer(self.backend, name, (self.slots,), np.int64)
+        outputs = {
+            n.replace("past.", "moved."): value for n, value in self._caches("past.").items()
+        }
+        run = self.backend.graph("move").bind({"sources": sources, **old}, outputs)
+        both = {
+            f"{side}.{n}": a
+            for side, step in enumerate((before, self.bound))
+            for n, a in step.allocations.items()
+        }
+        return BoundStep({"sources": sources}, {"sources": name, **both}, run)
+
     def _rewrite(self, graph: Role, prefix: str, feeds: Mapping[str, Value]) -> None:
         """Run a graph that makes new caches of the rows' own: from one side to the other."""
         old, self.side = self._caches("past."), 1 - self.side
@@ -281,10 +308,14 @@ class DeviceCache:
 
     def _bound_step(self) -> BoundStep:
         """Buffers of the present shape, bound by an earlier call or now."""
-        key = f"{self.slots}.{self.positions}.{self.source}.{self.side}"
-        if key not in self.pool.steps:
-            self.pool.steps[key] = self._bind()
-        return self.pool.steps[key]
+        if self._key not in self.pool.steps:
+            self.pool.steps[self._key] = self._bind()
+        return self.pool.steps[self._key]
+
+    @property
+    def _key(self) -> str:
+        """Of a shape of the caches, and the side that is read."""
+        return f"{self.slots}.{self.positions}.{self.source}.{self.side}"
 
     def _allocation(self, name: str, shape: Shape) -> str:
         """That a buffer lies in. What the host reads or writes has one for each shape."""
