@@ -63,10 +63,11 @@ HOMES = {
     "pyspark": {"integrations"},
     "threading": {
         "runner/journal.py",  # several threads record
+        "runner/publisher.py", "runner/store_lock.py",  # a put cannot be interrupted
         "runner/threads.py", "runner/child_process.py", "core/telemetry.py", "runtime/backend.py",
         "runtime/gpu_serialization.py", "bundle/chat_template.py",
     },
-    "queue": {"runner/threads.py"},
+    "queue": {"runner/threads.py", "runner/publisher.py"},
     "concurrent": {"runner/threads.py", "runtime/gpu_serialization.py"},
     "multiprocessing": set(),
     "asyncio": set(),

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from engine.cli import bench, convert, demo, export, interrupt, run, show, tune
+from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, tune
 from engine.cli.options import EVERY, taking
 from engine.errors import EngineError, Stopped
 from engine.version import __version__
@@ -34,6 +34,7 @@ app.command("bench", cls=taking("text", "max_length", device=_ONE_DEVICE))(bench
 app.command("tune", cls=taking("text", device=_ONE_DEVICE))(tune.tune)
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
+app.command("gc")(gc.gc)
 app.command("inspect")(show.inspect)
 app.command("head")(show.head)
 app.command("rejects")(show.rejects)

@@ -36,13 +36,25 @@ def check_out(out: str, settings: Mapping[str, Any]) -> None:
         single_file.check_out(out, settings)
 
 
-def folder_of(out: str) -> Path:
+def folder_of(out: str, settings: Mapping[str, Any]) -> Path:
     """The folder that the run of an output works in; for `-` one that nobody has yet."""
-    from engine.runner import single_file
+    from engine.data import is_url
+    from engine.runner import single_file, store_run
 
+    if is_url(out):
+        return store_run.scratch_folder(out, settings.get("scratch") or "")
     if out == STDOUT:
         return Path(tempfile.gettempdir(), f"engine-run-{os.getpid()}")
     return single_file.folder_of(out) if single_file.is_file(out) else Path(out)
+
+
+def previewed(out: str, settings: Mapping[str, Any]) -> Path | str:
+    """What a preview compares with: a stored folder itself, or the folder of a run."""
+    from engine.data import is_url
+    from engine.runner import single_file
+
+    stored = is_url(out) and not single_file.is_file(out)
+    return out if stored else folder_of(out, settings)
 
 
 def run(run_into: Callable[..., Report], out: str, settings: Mapping[str, Any]) -> Report:

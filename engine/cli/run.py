@@ -89,9 +89,9 @@ def _check_early(
 
     if task is None:
         pipe.check_out(out, settings)
-        plan.check_settings(inputs, pipe.folder_of(out), settings)
+        plan.check_settings(inputs, pipe.folder_of(out, settings), settings)
     else:
-        plan.check_early(task, inputs, pipe.folder_of(out), settings)
+        plan.check_early(task, inputs, pipe.folder_of(out, settings), settings)
 
 
 def _show_plan(
@@ -113,10 +113,10 @@ def _show_plan(
         )
         export = f"{found.name} would be exported for {resolved} into {found.folder} first"
         recipe = source["recipe"] or "fp32"
-        arguments = (resolved, recipe, inputs, pipe.folder_of(out), settings, export)
+        arguments = (resolved, recipe, inputs, pipe.folder_of(out, settings), settings, export)
         plan = preview.plan_early(*arguments)
     else:
-        plan = preview.plan(found.folder, inputs, pipe.folder_of(out), **settings)
+        plan = preview.plan(found.folder, inputs, pipe.previewed(out, settings), **settings)
     typer.echo(json.dumps(plan.to_dict(), ensure_ascii=False) if as_json else plan_text(plan))
     if plan.refused:
         raise typer.Exit(OtherRunError.exit_code)

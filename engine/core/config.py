@@ -213,6 +213,12 @@ class RunConfig:
         flag=True,
         needs=("reject",),
     )
+    scratch: str = setting(
+        "",
+        "Folder for what is not yet put of an output in an object store; without it one in the "
+        "user's cache.",
+        needs=("store",),
+    )
     overwrite: bool = setting(
         False, "Clear an output folder that holds a run of other settings or inputs.", flag=True
     )
@@ -296,6 +302,7 @@ class RunSettings(TypedDict, total=False):
     on_error: str
     max_rejects: int
     reject_text: bool
+    scratch: str
     overwrite: bool
     options: Mapping[str, object]
 

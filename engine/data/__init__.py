@@ -27,6 +27,14 @@ from engine.data.schema_cache import PASSES, SchemaCache
 from engine.data.settlement import long_numbers, settle
 from engine.data.splits import CUT, content_hash, estimate_rows, split_files
 from engine.data.standard_input import DASH
+from engine.data.store_access import is_url
+from engine.data.stored_folder import (
+    KeyChangedError,
+    StoredFile,
+    StoredFolder,
+    Version,
+    placeholder,
+)
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
     REJECTS,
@@ -47,10 +55,11 @@ from engine.data.writers import (
 
 __all__ = [
     "CUT", "DASH", "PASSES", "REASONS", "REJECTS", "STREAM", "FileWriter", "HashingFile",
-    "OutputFile", "SchemaCache", "Writer", "batches", "check_local", "content_hash", "copy_rejects",
-    "count_rows", "dataset", "discover", "estimate_rows", "find_files", "first_error",
-    "format_of", "json_lines", "kind_of", "long_numbers", "part_name", "part_writer", "read",
-    "read_first", "read_rejects", "reading", "rejects_columns", "rejects_name",
-    "rejects_writer", "schema_of", "schema_of_text", "schema_text", "settle", "split_files",
-    "value_of", "whole_file", "write_text", "writing",
+    "KeyChangedError", "OutputFile", "SchemaCache", "StoredFile", "StoredFolder", "Version",
+    "Writer", "batches", "check_local", "content_hash", "copy_rejects", "count_rows", "dataset",
+    "discover", "estimate_rows", "find_files", "first_error", "format_of", "is_url", "json_lines",
+    "kind_of", "long_numbers", "part_name", "part_writer", "placeholder", "read", "read_first",
+    "read_rejects", "reading", "rejects_columns", "rejects_name", "rejects_writer", "schema_of",
+    "schema_of_text", "schema_text", "settle", "split_files", "value_of", "whole_file",
+    "write_text", "writing",
 ]  # fmt: skip

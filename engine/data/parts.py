@@ -218,23 +218,33 @@ def schema_of(file: Path, schema: pa.Schema | None) -> pa.Schema:
     return pa.schema([(field.name, field.type) for field in schema])
 
 
-def dataset(files: Sequence[Path], kind: str, schema: pa.Schema | None) -> pyarrow.dataset.Dataset:
+def dataset(
+    files: Sequence[Path],
+    kind: str,
+    schema: pa.Schema | None,
+    file_system: Any = None,
+) -> pyarrow.dataset.Dataset:
     """Parts as a pyarrow dataset, nothing read yet; in a text format in the types of `read_back`.
 
     Args:
         files: The parts, in order.
         kind: Their format.
         schema: Of the table, as the part's record has it.
+        file_system: Of pyarrow, where they are; None for the local one.
     """
     import pyarrow.dataset as ds
+    import pyarrow.fs as pafs
 
+    place = file_system or pafs.LocalFileSystem()
     if files and TABLE[kind].has_types:
-        return ds.dataset([str(file) for file in files], format=kind)
+        return ds.dataset([str(file) for file in files], format=kind, filesystem=place)
     readable = schema and pa.schema([(f.name, read_back(f.type, kind)) for f in schema])
-    with_rows = [str(file) for file in files if file.stat().st_size]  # pyarrow opens no empty one
+    infos = place.get_file_info([str(file) for file in files])
+    with_rows = [info.path for info in infos if info.size]  # pyarrow opens no empty one
     if not with_rows:
         return ds.dataset((readable or pa.schema([])).empty_table())
-    return ds.dataset(with_rows, format=_reader(kind, readable), schema=readable)
+    form = _reader(kind, readable)
+    return ds.dataset(with_rows, format=form, schema=readable, filesystem=place)
 
 
 def _reader(kind: str, schema: pa.Schema | None) -> pyarrow.dataset.FileFormat:

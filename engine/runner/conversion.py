@@ -121,7 +121,7 @@ def _convert_part(
         raise
     rejects = None
     if entry.rejects:
-        rejects = data.copy_rejects(source.out / entry.rejects.file, target.out, name)
+        rejects = data.copy_rejects(source.path(entry.rejects.file), target.out, name)
         if rejects.sha256 != entry.rejects.sha256:
             raise _changed(source, entry.rejects.file)
     text = data.schema_text(schema, kind)
@@ -134,7 +134,7 @@ def checked_schema(source: Manifest, entry: Entry) -> pa.Schema:
     Raises:
         OutputError: Its bytes have changed since.
     """
-    file = source.out / entry.part.file
+    file = source.path(entry.part.file)
     if not file.is_file() or sha256(file) != entry.part.sha256:
         raise _changed(source, entry.part.file)
     return data.schema_of(file, entry.table_schema)

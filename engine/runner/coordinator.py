@@ -12,19 +12,19 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 from engine import data
 from engine.core.device import Device
 from engine.core.telemetry import Progress
 from engine.errors import Stopped, TooManyRejects
 from engine.pipeline import Bundle
-from engine.runner import fingerprint, joining, journal, multi_gpu, single_file
+from engine.runner import fingerprint, joining, journal, multi_gpu, single_file, store_run
 from engine.runner.manifest import Manifest
 from engine.runner.messages import (
     Assignment,
@@ -37,6 +37,7 @@ from engine.runner.messages import (
 )
 from engine.runner.plan import Plan, make_plan, sized
 from engine.runner.progress import ProgressMeter, total
+from engine.runner.publisher import Publisher
 from engine.runner.records import Entry
 from engine.runner.report import Report, notes
 from engine.runner.worker import Worker
@@ -69,6 +70,9 @@ def run(
         OutputError: `out` cannot be written.
         Stopped: Interrupted (SIGINT); the same call goes on.
     """
+    if data.is_url(out):
+        run_into = partial(_run_to_scratch, model, inputs, on_progress)
+        return store_run.run_to_store(str(out), settings, run_into)
     data.check_local(out)
     if single_file.is_file(out):
         return joining.run_to_file(
@@ -91,6 +95,23 @@ def _run_into(
     return run(model, inputs, out, on_progress=on_progress, **settings)
 
 
+def _run_to_scratch(
+    model: Bundle | Path | str,
+    inputs: Sequence[str | Path] | str | Path,
+    on_progress: Callable[[Progress], None] | None,
+    out: Path,
+    settings: Mapping[str, Any],
+    publisher: Publisher | None,
+) -> Report:
+    """Run into a folder whose parts go to a store, or, without a publisher, to a file."""
+    if publisher is None:
+        return run(model, inputs, out, on_progress=on_progress, **cast(RunArguments, settings))
+    manifest = Manifest(out)
+    plan = make_plan(model, inputs, manifest, settings)
+    with manifest.held():
+        return Coordinator(plan, manifest, on_progress, publisher).run()
+
+
 class Coordinator:
     """One run: hands out its splits, counts what its workers do, and reports.
 
@@ -98,11 +119,17 @@ class Coordinator:
         plan: What is to be done.
         manifest: Of the output folder, which this process holds.
         on_progress: As for `run`.
+        publisher: What puts the parts to a store.
     """
 
     def __init__(
-        self, plan: Plan, manifest: Manifest, on_progress: Callable[[Progress], None] | None
+        self,
+        plan: Plan,
+        manifest: Manifest,
+        on_progress: Callable[[Progress], None] | None,
+        publisher: Publisher | None = None,
     ) -> None:
+        self.publisher = publisher
         self.plan, self.manifest, self.config = plan, manifest, plan.config
         self.progress = ProgressMeter(plan.splits, on_progress)
         self.rows_left = plan.config.limit or sys.maxsize
@@ -119,13 +146,15 @@ class Coordinator:
         )
         if self.plan.passes:
             data.write_text(self.manifest.folder / data.PASSES, self.plan.passes)
+        if self.publisher:
+            self.publisher.begin()
         assignments = self._assignments()
         try:
             if first := next(assignments, None):
                 self._answer(chain([first], assignments))
+            return self._report()
         except KeyboardInterrupt as error:
             raise Stopped(self._stopped(), "run the same command again to go on") from error
-        return self._report()
 
     def _stopped(self) -> str:
         kept = journal.rows_kept(self.manifest.out, self.plan.record["fingerprint"])
@@ -149,7 +178,11 @@ class Coordinator:
                     self._check_rejects(first_bad)
             case Committed(split, rows_out):
                 self.progress.finish(split, rows_out)
+                if self.publisher and (entry := self.manifest.entry(self.plan.parts[split])):
+                    self.publisher.publish(entry)
             case Counts():
+                if self.publisher:
+                    self.publisher.check()
                 self._latest[number] = message
                 self.progress.show(total(self._latest.values()), self.rejected.total())
 
@@ -169,6 +202,8 @@ class Coordinator:
                 self.progress.assign(split)
                 yield Assignment(split, part, input_record, self.plan.file_states[split.path])
             else:
+                if self.publisher:
+                    self.publisher.publish(entry)
                 self.skipped += 1
                 self.progress.finish(split, 0)
                 self.rejected_before += entry.counts["rows_rejected"]
@@ -246,5 +281,8 @@ class Coordinator:
             )
             + self.plan.notes,
         )
-        self.manifest.succeed(report.success(self.plan.record["fingerprint"]))
+        success = report.success(self.plan.record["fingerprint"])
+        if self.publisher:
+            self.publisher.finish(entries, success)
+        self.manifest.succeed(success)
         return report

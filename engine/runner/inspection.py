@@ -11,10 +11,11 @@ import pyarrow as pa
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.core.config import FORMATS
-from engine.data import REJECTS, count_rows, dataset, format_of, read_rejects, reading
+from engine.data import REJECTS, count_rows, dataset, format_of, is_url, read_rejects, reading
 from engine.errors import InputError
 from engine.runner.manifest import FOLDER, SUCCESS, Manifest
 from engine.runner.records import total
+from engine.runner.results import manifest_of
 
 
 def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:
@@ -27,6 +28,8 @@ def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:
     Raises:
         InputError: The path is none of these, or cannot be read.
     """
+    if is_url(path):
+        return _describe_run(manifest_of(path), rows)
     path = Path(path)
     if (path / bundle_format.DESCRIPTION).is_file():
         return _describe_bundle(bundle_format.load(path))
@@ -66,7 +69,7 @@ def _describe_bundle(folder: bundle_format.BundleFolder) -> dict[str, object]:
 def _describe_run(manifest: Manifest, rows: int) -> dict[str, object]:
     entries = manifest.entries()
     entry = next((e for e in entries if e.counts["rows_out"]), None)
-    head = _head(manifest.out / entry.part.file, rows, entry.table_schema) if entry else {}
+    head = _head(manifest.path(entry.part.file), rows, entry.table_schema) if entry else {}
     run = manifest.read_run() or {}
     return {
         "kind": "run",

@@ -40,14 +40,19 @@ FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
 DATASET = ".huggingface.yaml"
 OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")  # the last is of earlier versions
-_PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
+PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
 
 
 class Manifest:
-    """The records of one output folder, which one run at a time may hold."""
+    """The records of one output folder, which one run at a time may hold.
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    Args:
+        out: The folder.
+        fetch: Brings a file of parts or bad rows below it, where it is elsewhere as yet.
+    """
+
+    def __init__(self, out: Path, fetch: Callable[[str], None] = lambda name: None) -> None:
+        self.out, self._fetch = out, fetch
         self.folder = out / FOLDER
         # Records of files that are no inputs under that name, by the hash of what they are of.
         self._others: dict[str, list[Entry]] = {}
@@ -168,6 +173,11 @@ class Manifest:
         rest = (e for e in entries if _split_name(e.part.file) in names)
         return [entry for entry in rest if entry.part.file not in parts], by_hash
 
+    def path(self, name: str) -> Path:
+        """A file of a part or of bad rows, to be read."""
+        self._fetch(name)
+        return self.out / name
+
     def has_answers(self) -> bool:
         """Whether the folder has a part, or rows of one that is not finished."""
         return any(self.out.glob("part-*")) or journal.any_in(self.out)
@@ -208,7 +218,7 @@ class Manifest:
                 if path.is_dir() and path.name in OURS and path.name != FOLDER:
                     shutil.rmtree(path)
                 elif path.name in (SUCCESS, DATASET) or (
-                    path.is_file() and _PART.fullmatch(path.name)
+                    path.is_file() and PART.fullmatch(path.name)
                 ):
                     path.unlink()
             shutil.rmtree(self.out / REJECTS, ignore_errors=True)
@@ -299,7 +309,7 @@ class Manifest:
         written = {output.file for entry in entries for output in entry.files}
         surplus = [path for path in self.folder.glob("part-*.json") if path.stem not in stems]
         for folder in (self.out, self.out / REJECTS, self.out / "rejects"):
-            parts = (path for path in folder.glob("part-*") if _PART.fullmatch(path.name))
+            parts = (path for path in folder.glob("part-*") if PART.fullmatch(path.name))
             surplus += [p for p in parts if p.relative_to(self.out).as_posix() not in written]
         with writing(self.out):
             if surplus:

@@ -16,7 +16,7 @@ from engine import data, tasks
 from engine.core.types import Columns, Split
 from engine.errors import OtherRunError
 from engine.pipeline import Bundle
-from engine.runner import fingerprint
+from engine.runner import fingerprint, stored_output
 from engine.runner.manifest import Manifest
 from engine.runner.plan import Early, Plan, check_early, make_plan, sized
 from engine.runner.records import Entry
@@ -83,11 +83,11 @@ def plan(
         What `engine.run` raises before it computes; but a folder that holds another run is
         `Preview.refused`.
     """
-    manifest = Manifest(Path(out))
+    manifest = stored_output.mirror(str(out)) if data.is_url(out) else Manifest(Path(out))
     settled = make_plan(model, inputs, manifest, settings)
     refused, removed, states = _compare(settled, manifest)
     return Preview(
-        out=str(manifest.out),
+        out=str(out),
         task=settled.folder.description.task,
         recipe=settled.folder.description.recipe,
         device=settled.device,

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from engine import data
 from engine.errors import OutputError
+from engine.runner import stored_output
 from engine.runner.manifest import Manifest
 from engine.runner.records import Entry
 from engine.runner.single_file import run_folder
@@ -29,6 +30,8 @@ def open(out: Path | str) -> pyarrow.dataset.Dataset:
     """
     manifest = manifest_of(out)
     entries = answered(manifest)
+    if data.is_url(out):
+        return stored_output.open_parts(str(out), manifest, [e.part.file for e in entries])
     files = [manifest.out / entry.part.file for entry in entries]
     kind = data.format_of(files[0]) if files else "arrow"
     return data.dataset(files, kind, entries[0].table_schema if entries else None)
@@ -58,7 +61,7 @@ def batches(manifest: Manifest, entry: Entry) -> Iterator[pa.RecordBatch]:
     Raises:
         InputError: The part is damaged.
     """
-    return data.batches(manifest.out / entry.part.file, entry.table_schema)
+    return data.batches(manifest.path(entry.part.file), entry.table_schema)
 
 
 def rejects(out: Path | str) -> Iterator[dict[str, Any]]:
@@ -71,7 +74,7 @@ def rejects(out: Path | str) -> Iterator[dict[str, Any]]:
     manifest = manifest_of(out)
     for entry in manifest.entries():
         if entry.rejects:
-            for row in data.read_rejects(manifest.out / entry.rejects.file):
+            for row in data.read_rejects(manifest.path(entry.rejects.file)):
                 # The record has it: a renamed input takes its answers and bad rows along.
                 yield {"file": entry.input.path, **row}
 
@@ -82,7 +85,7 @@ def manifest_of(out: Path | str) -> Manifest:
     Raises:
         OutputError: The folder holds no run.
     """
-    manifest = Manifest(run_folder(out))
+    manifest = stored_output.mirror(str(out)) if data.is_url(out) else Manifest(run_folder(out))
     if manifest.read_run() is None:
         raise OutputError(f"{out}: not the output of a run", "give the folder named with -o")
     return manifest

@@ -96,6 +96,8 @@ NEEDS: Mapping[str, Callable[[RunFacts], str]] = {
     "gpu": lambda facts: "" if facts.on_gpu else "the run is on the CPU",
     "cpu": lambda facts: "the graphs run on the GPU" if facts.on_gpu else "",
     "loading": lambda facts: "the bundle is loaded already" if facts.loaded else "",
+    # A run to a store takes the setting before it plans one in that folder.
+    "store": lambda facts: "the output is a local one",
     "keep": lambda facts: "" if facts.typed else "none of its columns is kept (--keep)",
     "reject": lambda facts: "on_error is fail" if facts.config.on_error == "fail" else "",
     "files of unknown endings": _unknown_endings,

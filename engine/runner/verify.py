@@ -81,15 +81,15 @@ def _part_problems(manifest: Manifest, entry: Entry) -> Iterator[str]:
         yield f"{entry.part.file}: its record's rows in are not the sum of rows out and rejected"
     if entry.fingerprint != (manifest.read_run() or {}).get("fingerprint"):
         yield f"{entry.part.file}: computed with other settings than the run's"
-    yield from _file_problems(manifest.out, entry.part, counts["rows_out"])
+    yield from _file_problems(manifest, entry.part, counts["rows_out"])
     if entry.rejects:
-        yield from _file_problems(manifest.out, entry.rejects, counts["rows_rejected"])
+        yield from _file_problems(manifest, entry.rejects, counts["rows_rejected"])
     elif counts["rows_rejected"]:
         yield f"{entry.part.file}: {counts['rows_rejected']} rejected rows are in no file"
 
 
-def _file_problems(out: Path, output: OutputFile, rows: int) -> Iterator[str]:
-    file = out / output.file
+def _file_problems(manifest: Manifest, output: OutputFile, rows: int) -> Iterator[str]:
+    file = manifest.path(output.file)
     if not file.is_file():
         yield f"{output.file}: is missing"
     elif file.stat().st_size != output.bytes or sha256(file) != output.sha256:

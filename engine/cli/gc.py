@@ -1,0 +1,35 @@
+"""engine gc."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+
+def gc(
+    out: Annotated[str, typer.Argument(help="The output of a run: a folder, a file or a URL.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Name what would be removed, and remove nothing.")
+    ] = False,
+    scratch: Annotated[str, typer.Option(help="The --scratch of the run, where it had one.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Remove what a killed run left and no record names: parts, bad rows, half-written files and
+    unfinished uploads. What the next start goes on from stays."""
+    from engine.runner.collection import collect
+
+    done = collect(out, dry_run=dry_run, scratch=scratch)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done)))
+        return
+    verb = "would be removed" if dry_run else "removed"
+    for name in done.files:
+        typer.echo(f"{verb}: {name}")
+    for name in done.uploads:
+        typer.echo(f"{verb}: the unfinished upload of {name}")
+    typer.echo(f"{len(done.files)} files and {len(done.uploads)} uploads {verb} in {done.out}")
+    for note in done.notes:
+        typer.echo(f"note: {note}")
