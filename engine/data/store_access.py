@@ -31,7 +31,7 @@ def check_output(url: str) -> None:
     scheme, _, place = url.partition("://")
     if scheme not in WRITTEN:
         raise SettingsError(
-            f"out is {url}: only local folders and s3://, gs:// and az:// are written",
+            f"out is {url}: only local folders, s3://, gs:// and az:// are written",
             "choose another folder with -o",
         )
     bucket, _, prefix = place.partition("/")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from engine.data.stored_folder import StoredFile, StoredFolder
+from engine.errors import OutputError
 
 
 class RangeFile(io.RawIOBase):
@@ -72,7 +73,7 @@ class _Handler(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no 
         return self.open_input_file(path)
 
     def _refuse(self, *arguments: Any, **named: Any) -> Any:
-        raise NotImplementedError("it is only read")
+        raise OutputError(f"{self._folder.url}: is only read", "write with engine run")
 
     get_file_info_selector = create_dir = delete_dir = delete_dir_contents = _refuse
     delete_root_dir_contents = delete_file = move = copy_file = _refuse

@@ -179,7 +179,7 @@ def test_a_checkpoint_in_a_bundles_place_is_exported_once(numbers: Path, tmp_pat
     ("named", "message"),
     [
         (("-o", "out", "--workers", "-3"), "workers is -3"),
-        (("-o", "s3://bucket/out"), "only local folders are written"),
+        (("-o", "hdfs://bucket/out"), "only local folders, s3://, gs:// and az:// are written"),
     ],
 )
 def test_settings_are_refused_before_a_checkpoint_is_looked_at(

@@ -1095,13 +1095,16 @@ def test_settings_are_refused_before_anything_is_opened(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("out", ["s3://bucket/out", "gs://b/x", "file:///tmp/x", "hdfs:/x"])
+@pytest.mark.parametrize(
+    "out",
+    ["http://host/out", "https://h/x", "hf://datasets/a", "file:///tmp/x", "hdfs:/x", "s3:/b/o"],
+)
 def test_an_output_of_another_scheme_is_refused(
     tmp_path: Path, features: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, out: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(SettingsError, match="only local folders are written"):
+    with pytest.raises(SettingsError, match="only local folders, s3://, gs:// and az:// are"):
         coordinator.run(features, corpus, out)
     assert sorted(tmp_path.iterdir()) == before
 
