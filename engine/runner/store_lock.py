@@ -5,7 +5,7 @@
 A lock is a key that one writer creates; the store lets only one of them. Its owner renews it by
 puts on the version that it wrote last. One that has not been renewed for `LEASE` seconds, by the
 store's own clock, may be taken over, again by a put on the version that was seen, so that one of
-several wins. An owner changes nothing later than `RENEWAL` seconds after a renewal, so that one
+several wins. An owner changes nothing later than `FRESH` seconds after a renewal, so that one
 that was only asleep finds another version at its next renewal first, and changes nothing any more.
 """
 
@@ -27,8 +27,11 @@ from engine.errors import EngineError, OutputError
 LOCK = "_manifest/lock.json"
 CLOCK = "_manifest/clock-"
 """What the names of keys begin with that were put to see the store's clock."""
-RENEWAL = 20.0
-"""Seconds for which a renewal is good; it is renewed twice as often."""
+RENEWAL = 10.0
+"""Seconds between renewals of a run that changes nothing."""
+FRESH = 2.0
+"""Seconds after a renewal in which a run may change something. Google's store takes one put of a
+key in a second."""
 LEASE = 180.0
 """Seconds without a renewal after which a lock is free: longer than a put is tried again."""
 _TRIES = 3
@@ -83,7 +86,7 @@ class StoreLock:
             OutputError: Another run has taken the lock.
         """
         self.check()
-        if _now() - self._renewed >= RENEWAL:
+        if _now() - self._renewed >= FRESH:
             self.renew()
 
     def renew(self) -> None:
@@ -156,7 +159,7 @@ class StoreLock:
         return there[1]
 
     def _renew_on(self) -> None:
-        while not self._closing.wait(RENEWAL / 2):
+        while not self._closing.wait(RENEWAL):
             try:
                 self.renew()
             except OutputError:
