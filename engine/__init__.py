@@ -12,9 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine import errors
+from engine.core import vendor_telemetry
 from engine.core.config import RunConfig
 from engine.errors import EngineError
 from engine.version import __version__
+
+vendor_telemetry.switch_off()
 
 if TYPE_CHECKING:
     from engine.export.cache import bundle_for

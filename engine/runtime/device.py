@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from engine.core import vendor_telemetry
 from engine.core.config import check_device
 from engine.core.device import ALL, AUTO, CPU, Device, Kind
 from engine.core.graphs import Role
@@ -95,6 +96,9 @@ def runtime() -> Any:
             "onnxruntime is installed in part: its two builds overwrite each other's files",
             "pip uninstall onnxruntime onnxruntime-gpu, then " + _INSTALL,
         )
+    # Counts and crash reports; what goes out by itself only the environment stops.
+    if not vendor_telemetry.wanted():
+        onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

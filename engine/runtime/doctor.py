@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine.core import hardware
+from engine.core import hardware, vendor_telemetry
 from engine.core.graphs import GraphRecord
 from engine.errors import EngineError
 from engine.runtime import cuda
@@ -32,6 +32,7 @@ class Diagnosis:
         cuda: What the driver says of itself and of its GPUs, what CUDA the runtime was built for,
             and which of its libraries are missing.
         memory: Bytes this process may use.
+        telemetry: Whether libraries report to their makers, and by which setting.
         hints: What the user can do, most important first.
     """
 
@@ -42,6 +43,7 @@ class Diagnosis:
     cpu_features: tuple[str, ...]
     cores: int
     memory: int
+    telemetry: str
     versions: dict[str, str]
     providers: dict[str, str]
     cuda: dict[str, Any]
@@ -61,6 +63,7 @@ def diagnose(graph: Path) -> Diagnosis:
         cpu_features=features,
         cores=hardware.cores(),
         memory=hardware.memory(),
+        telemetry=vendor_telemetry.state(),
         versions=versions,
         providers=providers,
         cuda=_cuda(),

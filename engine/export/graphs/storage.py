@@ -17,6 +17,7 @@ from typing import IO, Any
 from engine.bundle.format import WEIGHTS
 from engine.errors import ExportError
 from engine.export.graphs.packed_attention_reference import with_reference_attention
+from engine.runtime.device import runtime
 
 # Tensors of at least as many bytes are stored outside of their graph.
 _LEAST = 1024
@@ -97,10 +98,8 @@ def session(file: Path, options: Any = None) -> Any:
     Raises:
         ExportError: ONNX Runtime cannot load it.
     """
-    import onnxruntime
-
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return runtime().InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes are not public
         reason = (str(error).splitlines() or [""])[0][:300]
         raise ExportError(
@@ -117,7 +116,6 @@ def types(model: Any) -> dict[str, int]:
     Raises:
         ExportError: ONNX Runtime cannot load it.
     """
-    import onnxruntime
     from onnx import TensorProto, ValueInfoProto
 
     numbers = {t.lower(): n for t, n in TensorProto.DataType.items()}
@@ -126,8 +124,8 @@ def types(model: Any) -> dict[str, int]:
     declared = {output.name for output in probe.graph.output}
     outputs = [name for node in probe.graph.node for name in node.output if name]
     probe.graph.output.extend(ValueInfoProto(name=n) for n in outputs if n not in declared)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options = runtime().SessionOptions()
+    options.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
     with opened(probe, options) as graph:
         values = (*graph.get_inputs(), *graph.get_outputs())
         types = {v.name: numbers.get(v.type.removeprefix("tensor(").rstrip(")"), 0) for v in values}
