@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from engine import errors
 from engine.core import vendor_telemetry
-from engine.core.config import RunConfig
 from engine.errors import EngineError
 from engine.version import __version__
 
 vendor_telemetry.switch_off()
 
 if TYPE_CHECKING:
+    from engine.core.config import RunConfig
     from engine.export.cache import bundle_for
     from engine.pipeline import Bundle
     from engine.runner.coordinator import run
@@ -45,6 +45,7 @@ _LATER = {
     "Bundle": "engine.pipeline",
     "Preview": "engine.runner.preview",
     "Report": "engine.runner.report",
+    "RunConfig": "engine.core.config",
     "bundle_for": "engine.export.cache",
     "open": "engine.runner.results",
     "plan": "engine.runner.preview",

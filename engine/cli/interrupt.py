@@ -1,49 +1,68 @@
-"""SIGINT and SIGTERM stop the command, even where Python would lose the exception.
+"""SIGINT, SIGTERM and SIGHUP end the process with exit code 75, whatever it is doing.
 
-Python drops an exception that a signal handler raises inside a finalizer or a callback from C. So
-the signal is recorded too, and the next progress callback of the run raises it again. A stopped
-process does not wait for threads that are inside of a library's call.
+    before the command     at once: nothing has been done yet
+    within it              by a KeyboardInterrupt, so that it closes what it has open; where that
+                           takes more than `PATIENCE_SECONDS`, and at a second Ctrl-C, at once
+    behind it              at once, with the exit code that the command has earned
+
+Python runs a handler between two of its own instructions, and drops an exception that the handler
+raises inside a finalizer or a callback from C. So a thread hears of each signal from the system,
+and ends a process whose main thread is inside of a library's call. What a run keeps is written as
+it is computed, so that an end at once loses what is in hand and nothing else.
+
+Nothing heavy is imported here: the handlers come before the imports.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import select
 import signal
 import sys
+import time
 from contextlib import suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from typer.core import TyperGroup
-
-from engine.errors import EngineError, Stopped
+STOPPED = 75
+PATIENCE_SECONDS = 2.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HINT = "run the same command again to go on"
 
 _received: list[int] = []
-
-
-class Interruptible(TyperGroup):
-    """The command line. An interrupt ends it with exit code 75; typer would exit with 130."""
-
-    def invoke(self, ctx: Any) -> object:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise Stopped("stopped") from error
-        except (EngineError, ImportError) as error:
-            # Modules of C make an ImportError of a signal that comes while they are imported.
-            if _received and not isinstance(error, Stopped):
-                raise Stopped("stopped") from error
-            raise
-        except BrokenPipeError:
-            # The reader of our output has gone, as `head` does; typer would exit with 1.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+_state: dict[str, int] = {}
+"""`begun`, once the command has; `code`, once it has ended."""
 
 
 def install() -> None:
-    """Handle both signals for the rest of the process."""
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Handle the signals for the rest of the process. SIGHUP stays ignored under `nohup`."""
+    if "installed" in _state:
+        return
+    _state["installed"] = 1
+    for number in _SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    # Registered first and so called last: Python then gives handled signals back to the system.
+    atexit.register(_ignore)
+    _start_clock()
+
+
+def begin() -> None:
+    """The command begins: from now on a signal is a KeyboardInterrupt."""
+    _state["begun"] = 1
+
+
+def finish(code: int) -> None:
+    """The command has ended with an exit code, and no signal changes that any more."""
+    with suppress(OSError, ValueError):  # what Python finds, too, and says
+        sys.stdout.flush()
+    _state["code"] = code
+
+
+def received() -> bool:
+    """Whether a signal has arrived."""
+    return bool(_received)
 
 
 def check() -> None:
@@ -52,14 +71,68 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def leave() -> NoReturn:
-    """End the process with exit code 75; what a run keeps is on the disk by then."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(75)
+def leave(text: str = "") -> NoReturn:
+    """End the process with exit code 75 and a message; what a run keeps is on the disk by then."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    if text:
+        _say(text)
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    # A temporary file of standard input goes at a normal end.
+    if spooled := sys.modules.get("engine.data.standard_input"):
+        spooled.drop()
+    os._exit(STOPPED)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if "code" in _state:
+        os._exit(_state["code"])
+    repeated = bool(_received)
     _received.append(number)
-    raise KeyboardInterrupt
+    if "begun" not in _state:
+        _leave_at_once("stopped before anything was done")
+    if not repeated:
+        raise KeyboardInterrupt
+
+
+def _leave_at_once(text: str) -> NoReturn:
+    _say(f"{text}\nhint: {_HINT}")
+    os._exit(STOPPED)
+
+
+def _say(text: str) -> None:
+    """An error on standard error, unless nobody reads it: a full pipe must not hold the exit."""
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if poll.poll(0):
+            os.write(2, f"error: {text}\n".encode(errors="replace"))
+
+
+def _start_clock() -> None:
+    import threading
+
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_clock, args=(heard,), name="stop-clock", daemon=True).start()
+
+
+def _clock(heard: int) -> None:
+    """End the process some time after the first signal, or at a second Ctrl-C."""
+    while not set(os.read(heard, 64)) & set(_SIGNALS):
+        pass
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (left := end - time.monotonic()) > 0:
+        ready, _, _ = select.select([heard], [], [], left)
+        if ready and signal.SIGINT in os.read(heard, 64):
+            break
+    if "code" in _state:
+        os._exit(_state["code"])
+    _leave_at_once("stopped; what was in hand did not end in time, and is done again")
+
+
+def _ignore() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def spool() -> Path:
             "set TMPDIR to a folder with room for all of it",
         ) from error
     return path
+
+
+def drop() -> None:
+    """Remove what `spool` has written, where the process is about to end without more ado."""
+    for folder in _spooled.values():
+        with suppress(OSError):
+            folder.cleanup()
 
 
 def is_spooled(path: Path) -> bool:

@@ -348,7 +348,7 @@ def test_row_texts_stay_out_of_messages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("swallowed", [False, True], ids=["raised", "as an import's error"])
 def test_an_interrupt_between_runs_ends_as_one_within(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], swallowed: bool
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], swallowed: bool
 ) -> None:
     def interrupted(path: Path) -> None:
         if not swallowed:
@@ -363,7 +363,7 @@ def test_an_interrupt_between_runs_ends_as_one_within(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 75
-    assert capsys.readouterr().err == "error: stopped\n"
+    assert capfd.readouterr().err == "error: stopped\n"
 
 
 STUCK = """

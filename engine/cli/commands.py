@@ -1,0 +1,103 @@
+"""The commands, and how they end: with an exit code, and a message where they fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, tune
+from engine.cli.options import EVERY, taking
+from engine.errors import EngineError, Stopped
+from engine.version import __version__
+
+_ONE_DEVICE = "auto, cpu, cuda or cuda:N."
+
+
+class Interruptible(TyperGroup):
+    """The command line. An interrupt ends it with exit code 75; typer would exit with 130."""
+
+    def invoke(self, ctx: Any) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped("stopped") from error
+        except (EngineError, ImportError) as error:
+            # Modules of C make an ImportError of a signal that comes while they are imported.
+            if interrupt.received() and not isinstance(error, Stopped):
+                raise Stopped("stopped") from error
+            raise
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does; typer would exit with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
+app = typer.Typer(
+    name="engine",
+    cls=Interruptible,
+    help="Offline batch inference for pipeline-class transformers: a corpus in, Arrow out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("export")(export.export)
+app.command("quantize")(export.quantize)
+app.command("run", cls=taking(*EVERY))(run.run)
+app.command("bench", cls=taking("text", "max_length", device=_ONE_DEVICE))(bench.bench)
+app.command("tune", cls=taking("text", device=_ONE_DEVICE))(tune.tune)
+app.command("demo")(demo.demo)
+app.command("convert")(convert.convert)
+app.command("gc")(gc.gc)
+app.command("inspect")(show.inspect)
+app.command("head")(show.head)
+app.command("rejects")(show.rejects)
+app.command("verify")(show.verify)
+app.command("tasks")(show.tasks)
+app.command("doctor")(show.doctor)
+
+
+def _version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"corpus-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def call() -> int:
+    """Run the command that the process was started for.
+
+    Returns:
+        Its exit code, but for 75, with which the process has ended then.
+    """
+    try:
+        app(standalone_mode=True)
+    except EngineError as error:
+        if isinstance(error, Stopped):
+            interrupt.leave(str(error))
+        _print_error(str(error))
+        return error.exit_code
+    except SystemExit as end:
+        # typer's own, where the signal came before the command.
+        if interrupt.received() and end.code in (1, 128 + signal.SIGINT):
+            interrupt.leave("stopped")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _print_error(text: str) -> None:
+    first, _, rest = text.partition("\n")
+    typer.echo(f"error: {first}" + (f"\n{rest}" if rest else ""), err=True)
