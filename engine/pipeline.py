@@ -190,17 +190,18 @@ class Bundle:
             DeviceError: The device asked for is not what would run.
         """
         folder = bundle_format.load(path)
-        if check:
-            folder.check()
-        chosen = resolve(device)
-        _check_device(folder, chosen)
-        backend = OrtBackend(
-            folder.path,
-            folder.graphs_for(chosen),
-            device=chosen,
-            threads=threads or cores(),
-            gpu_memory=gpu_memory,
-        )
+        with folder.unchanged():
+            if check:
+                folder.check()
+            chosen = resolve(device)
+            _check_device(folder, chosen)
+            backend = OrtBackend(
+                folder.path,
+                folder.graphs_for(chosen),
+                device=chosen,
+                threads=threads or cores(),
+                gpu_memory=gpu_memory,
+            )
         return cls(folder, backend)
 
     def stages(
