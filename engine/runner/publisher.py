@@ -63,6 +63,7 @@ class Publisher:
         self._names = {output.sha256: output.file for output in outputs}
         self._waiting: queue.Queue[Entry | None] = queue.Queue(_AHEAD)
         self._error: BaseException | None = None
+        self._closing = False
         self._threads = [
             threading.Thread(target=self._publish_all, daemon=True) for _ in range(_THREADS)
         ]
@@ -115,12 +116,14 @@ class Publisher:
         self._put_text(SUCCESS, text.encode())
 
     def close(self) -> None:
-        """Let the threads end; a put that takes long is left alone: it succeeds whole or not."""
-        self._error = self._error or OutputError("the run has ended")
+        """Let the threads put what is finished, if that takes no longer than a moment; a put that
+        does is left alone: it succeeds whole or not at all."""
         end = time.monotonic() + _CLOSE_SECONDS
+        self._closing = True
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, end - time.monotonic()))
+        self._error = self._error or OutputError("the run has ended")
 
     def _end(self) -> None:
         for _ in self._threads:
@@ -146,6 +149,8 @@ class Publisher:
                 try:
                     entry = self._waiting.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
+                    if self._closing:
+                        return
                     continue
                 if entry is None:
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Store:
     endpoint: str
     client: Any
 
-    def keys(self, prefix: str = "") -> dict[str, bytes]:
+    def contents(self, prefix: str = "") -> dict[str, bytes]:
         """The content of every key below a prefix, by its path there."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         names = [item["Key"] for page in pages for item in page.get("Contents", [])]
@@ -41,7 +42,7 @@ class Store:
         return [upload["Key"] for upload in listed.get("Uploads", [])]
 
     def clear(self) -> None:
-        for key in self.keys():
+        for key in self.contents():
             self.remove(key)
 
 
@@ -79,6 +80,14 @@ def serving() -> Iterator[Store]:
         yield Store(endpoint, client)
     finally:
         server.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_stage_left() -> Iterator[None]:
+    """No thread of a run is left; those of the server come and go."""
+    yield
+    stages = ("_publish_all", "_renew_on", "_produce")
+    assert [t for t in threading.enumerate() if any(stage in t.name for stage in stages)] == []
 
 
 @pytest.fixture(scope="session")
