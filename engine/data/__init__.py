@@ -27,7 +27,6 @@ from engine.data.schema_cache import PASSES, SchemaCache
 from engine.data.settlement import long_numbers, settle
 from engine.data.splits import CUT, content_hash, estimate_rows, split_files
 from engine.data.standard_input import DASH
-from engine.data.store_access import is_url
 from engine.data.stored_folder import (
     KeyChangedError,
     StoredFile,
@@ -35,6 +34,7 @@ from engine.data.stored_folder import (
     Version,
     placeholder,
 )
+from engine.data.stores import is_url
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
     REJECTS,

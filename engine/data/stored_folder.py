@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.data import store_access
-from engine.errors import OutputError
+from engine.data import store_access, stores
+from engine.errors import EngineError
 
 LARGEST_PUT = 4 << 30
 """Bytes of a file that is put at once; S3 takes 5 GiB."""
@@ -219,16 +219,19 @@ class StoredFolder:
         where = f"{self.url}/{name}" if name else self.url
         try:
             yield
+        except EngineError:
+            raise
         except FileNotFoundError as error:
             if not missing:
                 raise
-            raise OutputError(
-                f"{where}: is not there", "look at the bucket's name; the same command goes on"
-            ) from error
-        except store_access.changed_errors() as error:
-            raise KeyChangedError(name) from error
-        except store_access.errors() as error:
-            raise store_access.output_error(where, error) from error
+            raise store_access.output_error(where, error) from None
+        except store_access.changed_errors():
+            raise KeyChangedError(name) from None
+        except Exception as error:
+            if not stores.is_of_store(error):
+                raise
+            # Without its cause: a library's text has the whole address, secrets too.
+            raise store_access.output_error(where, error) from None
 
 
 def _stored(meta: Any) -> StoredFile:

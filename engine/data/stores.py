@@ -212,7 +212,7 @@ def _open(root: StoreUrl) -> Any:
             base = f"{root.root}/?{root.query}" if root.query else root.root
             return HTTPStore.from_url(base, client_options=options, retry_config=RETRIES)  # type: ignore[arg-type]  # a plain dict
         return from_url(
-            root.root, client_options=options, retry_config=RETRIES, **_credentials(root)
+            root.root, client_options=options, retry_config=RETRIES, **credentials(root)
         )  # type: ignore[call-overload]  # plain dicts
     except (BaseError, ValueError) as error:
         raise translate(error, str(root), "opened", SettingsError) from None
@@ -243,7 +243,7 @@ def endpoint(url: StoreUrl) -> str:
     return next(filter(None, (os.environ.get(name) for name in _ENDPOINTS[kind])), "")
 
 
-def _credentials(url: StoreUrl) -> dict[str, Any]:
+def credentials(url: StoreUrl) -> dict[str, Any]:
     """A profile of S3, which obstore leaves to boto3; nothing where the environment has keys."""
     config: dict[str, Any] = {}
     if url.scheme not in ("s3", "s3a"):

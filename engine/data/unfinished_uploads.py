@@ -14,18 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from engine.data import store_access
+from engine.data import store_access, stores
 from engine.errors import OutputError
 
 _SECONDS = 60
 _IGNORED = "x-engine"
 """A name of a parameter that S3 ignores, as all that begin with `x-`: it takes the path that the
 library puts behind its endpoint."""
-NONE_TO_LIST = {
-    "gs": "Google's store does not show unfinished uploads here: a lifecycle rule of the bucket "
-    "(AbortIncompleteMultipartUpload) ends them",
-    "az": "Azure drops the pieces of unfinished uploads by itself after a week",
-}
+_GOOGLE = (
+    "unfinished uploads are not seen in Google's store: a lifecycle rule of the bucket "
+    "(AbortIncompleteMultipartUpload) ends them"
+)
+_AZURE = "Azure drops the pieces of unfinished uploads by itself after a week"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ class Upload:
 
     key: str
     id: str
+
+
+def why_unknown(url: str) -> str:
+    """Why the uploads below a URL cannot be known; "" where they can."""
+    scheme = stores.parse(url).scheme
+    return "" if scheme in ("s3", "s3a") else _GOOGLE if scheme == "gs" else _AZURE
 
 
 def unfinished_uploads(url: str) -> Iterator[Upload]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from engine.core.config import FORMATS
 from engine.core.types import Rejects
 from engine.data.parts import part_writer
+from engine.data.store_access import WRITTEN
 from engine.errors import OutputError, SettingsError
 
 REJECTS = "_manifest/rejects"
@@ -80,8 +81,8 @@ def check_local(out: Path | str) -> None:
         )
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(out)):
         raise SettingsError(
-            f"out is {out}: only local folders are written",
-            "choose a folder with -o, and copy what the run leaves",
+            f"out is {out}: {WRITTEN}",
+            "choose another with -o; a URL is a text with two slashes",
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import data
 from engine.data import REJECTS, StoredFolder, store_access
-from engine.data.unfinished_uploads import NONE_TO_LIST, Upload, end_upload, unfinished_uploads
+from engine.data.unfinished_uploads import Upload, end_upload, unfinished_uploads, why_unknown
 from engine.errors import OutputError
 from engine.runner import journal
 from engine.runner.manifest import FOLDER, PART, Manifest
@@ -110,7 +110,7 @@ def _collect_held(folder: StoredFolder, lock: StoreLock, dry_run: bool) -> Colle
 
 def _uploads(url: str) -> tuple[list[Upload], tuple[str, ...]]:
     """Unfinished uploads of what runs write, and what to say where they cannot be known."""
-    if note := NONE_TO_LIST.get(url.partition("://")[0]):
+    if note := why_unknown(url):
         return [], (note,)
     ours = ("part-", f"{FOLDER}/", f"{journal.FOLDER}/")
     return [u for u in unfinished_uploads(url) if _name(url, u).startswith(ours)], ()

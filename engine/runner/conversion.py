@@ -17,6 +17,7 @@ import pyarrow as pa
 from engine import data
 from engine.bundle.format import sha256
 from engine.core.config import FORMATS, check_compression, default_compression
+from engine.data.stores import shown
 from engine.errors import InputError, OutputError, SettingsError
 from engine.runner import results
 from engine.runner.fingerprint import record_of
@@ -87,6 +88,10 @@ def _check_folder(new: Path | str) -> None:
     """Refuse what names no local folder: one called answers.csv would be no file of answers."""
     if str(new) == "-" or ("://" not in str(new) and is_file(new)):
         raise SettingsError(f"{new}: a conversion writes a folder", "name a folder with -o")
+    if data.is_url(new):
+        raise SettingsError(
+            f"{shown(new)}: a conversion writes only local folders", "name one, and copy it"
+        )
     data.check_local(new)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.core.config import FORMATS, check_compression, default_compression
-from engine.data import check_local, store_access
+from engine.data import check_local, is_url, store_access
 from engine.errors import OtherRunError, SettingsError
 
 ENDINGS = {ending: name for name, ending in FORMATS.items()} | {
@@ -44,7 +44,7 @@ def is_file(out: Path | str) -> bool:
 def check_out(out: str, settings: Mapping[str, object]) -> None:
     """Refuse what `check_local` or, of a URL, `store_access.check_output` refuses, and what
     `is_file` and `check_file` do."""
-    (store_access.check_output if store_access.is_url(out) else check_local)(out)
+    (store_access.check_output if is_url(out) else check_local)(out)
     if is_file(out):
         check_file(Path(out), settings)
 

@@ -160,7 +160,7 @@ def test_a_conversion_makes_no_folder_with_the_name_of_a_file(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=r"a conversion writes a folder|no file with the"):
         convert(outputs["arrow"], new, to="csv")
-    with pytest.raises(SettingsError, match="only local folders"):
+    with pytest.raises(SettingsError, match="a conversion writes only local folders"):
         convert(outputs["arrow"], f"s3://bucket/{new}", to="csv")
     assert list(tmp_path.iterdir()) == []
 
