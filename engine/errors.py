@@ -16,15 +16,25 @@
     │   └── OtherRunError       exit 2   it holds a run of other settings or inputs
     └── Stopped                 exit 75  interrupted; the same command goes on where it stopped
 
-A message says what and where; `hint` says what to do about it and ends the printed form. Messages
+A message says what and where; `hint` says what to do about it and ends the printed form. Both are
+one line each: names from outside are escaped here (`printable`), so that no caller has to. Messages
 never contain the text of a row. Exceptions of libraries are translated in one place each: those of
 ONNX Runtime in `runtime/backend.py`, those of pyarrow and the file system in `data/`.
 """
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Mapping
 
+from engine.printable import printable
+
+DEBUG = "CORPUS_ENGINE_DEBUG"
+"""Environment variable: if set, a bug is shown with its message and traceback, which may quote a
+row."""
+
+_LONGEST_MESSAGE = 4096
 # Characters of each text of an error that travels between processes.
 _LONGEST = 1024
 
@@ -40,9 +50,9 @@ class EngineError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message, _LONGEST_MESSAGE)
+        self.hint = printable(hint, _LONGEST_MESSAGE)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
@@ -139,8 +149,8 @@ def to_dict(error: BaseException) -> dict[str, str | int]:
     """An error as plain values, to travel between processes; a bug of ours as a BackendError that
     names its class."""
     if not isinstance(error, EngineError):
-        message = f"{type(error).__name__}: {error}"[:_LONGEST]
-        return {"kind": "BackendError", "message": message, "hint": "please report it"}
+        message, hint = describe_bug(error)
+        return {"kind": "BackendError", "message": message[:_LONGEST], "hint": hint}
     fields = {n: v for n, v in vars(error).items() if isinstance(v, (str, int))}
     cut = {n: v[:_LONGEST] if isinstance(v, str) else v for n, v in fields.items()}
     return {"kind": type(error).__name__, **cut}
@@ -153,3 +163,23 @@ def from_dict(fields: Mapping[str, str | int]) -> EngineError:
     EngineError.__init__(error, str(fields["message"]), str(fields.get("hint", "")))
     vars(error).update({n: v for n, v in fields.items() if n != "kind"})
     return error
+
+
+def describe_bug(error: BaseException) -> tuple[str, str]:
+    """What to say of an exception that nobody has translated, and a hint. Its own message stays
+    out, since that of a library may quote what it was reading."""
+    what = type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    package = os.path.dirname(__file__)
+    if ours := [frame for frame in frames if frame.filename.startswith(package)]:
+        file = os.path.relpath(ours[-1].filename, os.path.dirname(package))
+        what += f" at {file}:{ours[-1].lineno}"
+    if isinstance(error, OSError) and error.strerror:
+        path = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        return f"{error.strerror}{path} ({what})", "check the disk, and whether it may be used"
+    if os.environ.get(DEBUG):
+        return f"{what}: {error}", "please report it"
+    return (
+        f"{what}, a bug of the engine",
+        f"please report it; with {DEBUG}=1 set the message is whole, and may quote a row",
+    )

@@ -30,6 +30,7 @@ FLOORS: tuple[set[str], ...] = (
     {"data", "bundle", "runtime"},
     {"core"},
     {"errors", "version"},
+    {"printable"},
 )
 
 # The same within export.

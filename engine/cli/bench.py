@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli import terminal
 from engine.cli.progress import shown
 from engine.core.settings import split_commas
 
@@ -67,7 +67,7 @@ def bench(
                 workers=_numbers("workers", workers),
                 rounds=rounds,
                 limit=limit,
-                progress=lambda line: None if as_json else typer.echo(line, err=True),
+                progress=lambda line: None if as_json else terminal.tell(line),
                 on_progress=on_progress,
                 **settings,
             )
@@ -76,9 +76,9 @@ def bench(
     if as_json:
         result = {"machine": machine(), **measured.to_dict()}
         result |= {"profile": times.to_dict()} if times else {}
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        terminal.show_json(result)
     else:
-        typer.echo("\n".join(report(measured, machine(), times)))
+        terminal.show(*report(measured, machine(), times))
 
 
 @contextmanager

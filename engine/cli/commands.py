@@ -10,9 +10,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, tune
+from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, terminal, tune
 from engine.cli.options import EVERY, taking
-from engine.errors import EngineError, Stopped
+from engine.errors import DEBUG, EngineError, Stopped, describe_bug
 from engine.version import __version__
 
 _ONE_DEVICE = "auto, cpu, cuda or cuda:N."
@@ -21,9 +21,14 @@ _ONE_DEVICE = "auto, cpu, cuda or cuda:N."
 class Interruptible(TyperGroup):
     """The command line. An interrupt ends it with exit code 75; typer would exit with 130."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with terminal.usage_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> object:
         try:
-            return super().invoke(ctx)
+            with terminal.usage_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Stopped("stopped") from error
         except (EngineError, ImportError) as error:
@@ -64,7 +69,7 @@ app.command("doctor")(show.doctor)
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"corpus-engine {__version__}")
+        terminal.show(f"corpus-engine {__version__}")
         raise typer.Exit
 
 
@@ -83,6 +88,7 @@ def call() -> int:
     Returns:
         Its exit code, but for 75, with which the process has ended then.
     """
+    terminal.accept_any_text()
     try:
         app(standalone_mode=True)
     except EngineError as error:
@@ -95,9 +101,14 @@ def call() -> int:
         if interrupt.received() and end.code in (1, 128 + signal.SIGINT):
             interrupt.leave("stopped")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        # A signal may come as another exception; see `main`.
+        if interrupt.received() or os.environ.get(DEBUG):
+            raise
+        _print_error(str(EngineError(*describe_bug(error))))
+        return 1
     return 0
 
 
 def _print_error(text: str) -> None:
-    first, _, rest = text.partition("\n")
-    typer.echo(f"error: {first}" + (f"\n{rest}" if rest else ""), err=True)
+    terminal.show(*f"error: {text}".split("\n"), err=True)

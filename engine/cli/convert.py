@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
+
+from engine.cli import terminal
 
 
 def convert(
@@ -27,9 +28,9 @@ def convert(
 
     done = convert_folder(out, new, to=to, compression=compression, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(done)))
+        terminal.show_json(dataclasses.asdict(done))
         return
-    typer.echo(
+    terminal.show(
         f"{done.rows:,} rows in {done.parts} parts in {done.out} "
         f"({done.parts_skipped} were already done)"
     )

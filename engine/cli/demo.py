@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli import terminal
 from engine.cli.progress import shown
 from engine.cli.run import summary
 
@@ -41,9 +41,9 @@ def demo(
             out, rows=rows, seed=seed, bundle=bundle, on_progress=on_progress, workers=workers
         )
     if as_json:
-        typer.echo(json.dumps(demonstration.to_dict(), ensure_ascii=False))
+        terminal.show_json(demonstration.to_dict())
     else:
-        typer.echo(_summary(demonstration))
+        terminal.show(*_summary(demonstration))
     # This corpus has bad rows on purpose, so exit code 3 would be no news; wrong answers are.
     good = demonstration.accuracy >= 0.99 and demonstration.rejects_right and demonstration.in_order
     raise typer.Exit(0 if good else 1)
@@ -58,26 +58,27 @@ def _exported(out: Path, recipe: str, *, quiet: bool) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     report = export(
         str(CHECKPOINT), folder, task="translation_es_to_pt", recipe=recipe,
-        progress=lambda text: None if quiet else typer.echo(text, err=True),
+        progress=lambda text: None if quiet else terminal.tell(text),
     )  # fmt: skip
     return report.path
 
 
-def _summary(demonstration: Demonstration) -> str:
+def _summary(demonstration: Demonstration) -> list[str]:
     lines = [
-        f"  {text}\n    answer  {answer}\n    truth   {truth}"
+        line
         for text, answer, truth in demonstration.samples
+        for line in (f"  {text}", f"    answer  {answer}", f"    truth   {truth}")
     ]
     lines += [
         "",
         f"accuracy {demonstration.accuracy:.2%} · "
         f"exactly the bad rows rejected: {_yes(demonstration.rejects_right)} · "
         f"all others answered, in order: {_yes(demonstration.in_order)}",
-        summary(demonstration.report),
+        *summary(demonstration.report),
         f"corpus in {demonstration.corpus}, answers in {demonstration.results}",
         f"next: engine inspect {demonstration.results}; engine verify {demonstration.results}",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _yes(fact: bool) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli import terminal
 from engine.core.settings import split_commas
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def export(
     report = export_bundle(
         model, out, task=task, revision=revision, subfolder=subfolder, recipe=recipe, sample=sample,
         text=_columns(text), force=force, allow_pickle=allow_pickle,
-        progress=lambda line: typer.echo(line, err=True),
+        progress=terminal.tell,
     )  # fmt: skip
     _show(report, as_json)
 
@@ -83,7 +83,7 @@ def quantize(
 
     report = quantize_bundle(
         bundle, out, recipe=recipe, sample=sample, text=_columns(text), force=force,
-        progress=lambda line: typer.echo(line, err=True),
+        progress=terminal.tell,
     )  # fmt: skip
     _show(report, as_json)
 
@@ -94,13 +94,13 @@ def _columns(text: list[str] | None) -> tuple[str, ...]:
 
 def _show(report: ExportReport, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(report), default=str))
+        terminal.show_json(dataclasses.asdict(report))
         return
     for note in report.notes:
-        typer.echo(f"note: {note}", err=True)
+        terminal.tell(f"note: {note}")
     if report.gate:
-        typer.echo("\n".join(_compared(report)))
-    typer.echo(
+        terminal.show(*_compared(report))
+    terminal.show(
         f"{report.path}: {report.task}, recipe {report.recipe}, {report.bytes / 1e6:.1f} MB, "
         f"{report.seconds:.0f} s; largest difference between fp32 and the checkpoint "
         f"{report.largest_difference:.1e} (tolerance {report.tolerance:.0e})"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
+
+from engine.cli import terminal
 
 
 def gc(
@@ -23,13 +24,13 @@ def gc(
 
     done = collect(out, dry_run=dry_run, scratch=scratch)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(done)))
+        terminal.show_json(dataclasses.asdict(done))
         return
     verb = "would be removed" if dry_run else "removed"
     for name in done.files:
-        typer.echo(f"{verb}: {name}")
+        terminal.show(f"{verb}: {name}")
     for name in done.uploads:
-        typer.echo(f"{verb}: the unfinished upload of {name}")
-    typer.echo(f"{len(done.files)} files and {len(done.uploads)} uploads {verb} in {done.out}")
+        terminal.show(f"{verb}: the unfinished upload of {name}")
+    terminal.show(f"{len(done.files)} files and {len(done.uploads)} uploads {verb} in {done.out}")
     for note in done.notes:
-        typer.echo(f"note: {note}")
+        terminal.show(f"note: {note}")

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from engine.cli import interrupt
+from engine.cli import interrupt, terminal
 from engine.core.telemetry import Progress
+from engine.printable import printable
 
 _LINE_SECONDS = 10.0
 
@@ -40,7 +41,7 @@ def _lines() -> Callable[[Progress], None]:
         nonlocal last
         if time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
-            print(f"{progress.done:4.0%}  {describe(progress)}", file=sys.stderr, flush=True)
+            terminal.tell(f"{progress.done:4.0%}  {describe(progress)}")
 
     return update
 
@@ -54,7 +55,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
     # On a narrow terminal the line is cut off, not wrapped.
     description = TextColumn(
-        "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")
+        "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
     )
     columns = (
         BarColumn(12),
@@ -65,7 +66,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("starting", total=1.0)
 
         def update(progress: Progress) -> None:
-            bar.update(task, completed=progress.done, description=describe(progress))
+            bar.update(task, completed=progress.done, description=printable(describe(progress)))
 
         yield update
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli import pipe
+from engine.cli import pipe, terminal
 from engine.cli.progress import duration, shown
 from engine.core.config import RunConfig
 from engine.core.settings import declared, format_size
@@ -70,13 +69,14 @@ def run(
     if dry_run:
         _show_plan(model, source, inputs, out, arguments, as_json)
         return
-    echo = partial(typer.echo, err=True)
-    bundle = bundle_for(model, **source, progress=echo, check=check)
+    bundle = bundle_for(model, **source, progress=terminal.tell, check=check)
     with shown(quiet=as_json) as on_progress:
         run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
         report = pipe.run(run_into, out, arguments)
-    text = json.dumps(report.to_dict(), ensure_ascii=False) if as_json else summary(report)
-    typer.echo(text, err=out == pipe.STDOUT)
+    if as_json:
+        terminal.show_json(report.to_dict(), err=out == pipe.STDOUT)
+    else:
+        terminal.show(*summary(report), err=out == pipe.STDOUT)
     raise typer.Exit(report.exit_code)
 
 
@@ -106,7 +106,7 @@ def _show_plan(
     from engine.export.cache import locate
     from engine.runner import preview
 
-    found = locate(model, **source, progress=partial(typer.echo, err=True))
+    found = locate(model, **source, progress=terminal.tell)
     if not found.is_there:
         resolved = planned_task(
             found.model, task=source["task"], revision=found.revision, recipe=source["recipe"]
@@ -117,12 +117,15 @@ def _show_plan(
         plan = preview.plan_early(*arguments)
     else:
         plan = preview.plan(found.folder, inputs, pipe.previewed(out, settings), **settings)
-    typer.echo(json.dumps(plan.to_dict(), ensure_ascii=False) if as_json else plan_text(plan))
+    if as_json:
+        terminal.show_json(plan.to_dict())
+    else:
+        terminal.show(*plan_text(plan))
     if plan.refused:
         raise typer.Exit(OtherRunError.exit_code)
 
 
-def plan_text(plan: Preview) -> str:
+def plan_text(plan: Preview) -> list[str]:
     """A run that has not begun in a few lines."""
     names = plan.files if len(plan.files) <= 6 else (*plan.files[:3], "...", *plan.files[-2:])
     about = "" if plan.rows_exact else "about "
@@ -147,7 +150,7 @@ def plan_text(plan: Preview) -> str:
         )
     if plan.refused:
         lines.append(f"engine run would end with: {plan.refused}")
-    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+    return [*lines, *(f"note: {note}" for note in plan.notes)]
 
 
 def _columns(types: Mapping[str, str]) -> str:
@@ -169,7 +172,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 _DEFAULTS = RunConfig()
 
 
-def summary(report: Report) -> str:
+def summary(report: Report) -> list[str]:
     """A finished run in a few lines."""
     lines = [
         f"{report.rows_in:,} rows in, {report.rows_out:,} answered, "
@@ -194,4 +197,4 @@ def summary(report: Report) -> str:
     elif report.rows_rejected:
         lines.append(f"bad rows, by file, number and reason: engine rejects {report.out}")
     lines += [f"note: {note}" for note in report.notes]
-    return "\n".join(lines)
+    return lines

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from engine.cli import terminal
 from engine.cli.export import describe_figure
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -24,9 +25,9 @@ def inspect(
 
     facts = inspect_path(path, rows=rows)
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        terminal.show_json(facts)
     else:
-        typer.echo("\n".join(_lines(_readable(facts))))
+        terminal.show(*_lines(_readable(facts)))
 
 
 def _readable(facts: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def head(
     from engine.runner.results import open as open_results
 
     for columns in open_results(out).head(rows).to_batches():
-        typer.echo(json_lines(columns).to_pybytes().decode(), nl=False)
+        terminal.show_json_lines(json_lines(columns).to_pybytes().decode())
 
 
 def rejects(
@@ -61,7 +62,7 @@ def rejects(
     from engine.runner.results import rejects as rejects_of
 
     for row in rejects_of(out):
-        typer.echo(json.dumps(row, ensure_ascii=False))
+        terminal.show_json(row)
 
 
 def verify(
@@ -76,16 +77,16 @@ def verify(
 
     check = verify_folder(out, inputs=inputs)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(check), ensure_ascii=False))
+        terminal.show_json(dataclasses.asdict(check))
     else:
         for problem in check.problems:
-            typer.echo(f"problem: {problem}")
-        typer.echo(
+            terminal.show(f"problem: {problem}")
+        terminal.show(
             f"{check.parts} parts: {check.rows_in:,} rows in = {check.rows_out:,} answered "
             f"+ {check.rows_rejected:,} rejected; {check.inputs_checked} inputs checked, "
             f"{check.inputs_missing} missing"
         )
-        typer.echo("no problems" if not check.problems else f"{len(check.problems)} problems")
+        terminal.show("no problems" if not check.problems else f"{len(check.problems)} problems")
     raise typer.Exit(1 if check.problems else 0)
 
 
@@ -95,17 +96,17 @@ def tasks(as_json: _Json = False) -> None:
 
     rows = [describe(task) for task in TASKS.values()]
     if as_json:
-        typer.echo(json.dumps(rows))
+        terminal.show_json(rows)
         return
     for row in rows:
-        typer.echo(f"{row['task']}: {row['summary']}")
-        typer.echo(f"  aliases: {', '.join(row['aliases']) or '-'}")
-        typer.echo(f"  input:   {', '.join(row['inputs'])}")
-        typer.echo(f"  columns: {row['columns']}")
+        terminal.show(f"{row['task']}: {row['summary']}")
+        terminal.show(f"  aliases: {', '.join(row['aliases']) or '-'}")
+        terminal.show(f"  input:   {', '.join(row['inputs'])}")
+        terminal.show(f"  columns: {row['columns']}")
         for option in row["options"]:
             flag = "--" + option["name"].replace("_", "-")
-            typer.echo(f"  {flag}: {option['help']} [{json.dumps(option['default'])}]")
-    typer.echo("a checkpoint may set other defaults")
+            terminal.show(f"  {flag}: {option['help']} [{json.dumps(option['default'])}]")
+    terminal.show("a checkpoint may set other defaults")
 
 
 def doctor(as_json: _Json = False) -> None:
@@ -115,13 +116,13 @@ def doctor(as_json: _Json = False) -> None:
 
     facts = dataclasses.asdict(diagnose(BUNDLE / "encoder.onnx"))
     if as_json:
-        typer.echo(json.dumps(facts))
+        terminal.show_json(facts)
         return
     hints = facts.pop("hints")
     facts["memory"] = f"{facts['memory'] / 2**30:.1f} GiB"
-    typer.echo("\n".join(_lines(facts)))
+    terminal.show(*_lines(facts))
     for hint in hints:
-        typer.echo(f"hint: {hint}")
+        terminal.show(f"hint: {hint}")
 
 
 def _lines(facts: Mapping[str, object], indent: str = "") -> list[str]:

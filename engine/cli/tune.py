@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from engine.cli import terminal
 
 
 def tune(
@@ -29,15 +30,15 @@ def tune(
         inputs or (),
         seconds=seconds,
         options=ctx.meta["options"],
-        progress=lambda line: None if as_json else typer.echo(line, err=True),
+        progress=lambda line: None if as_json else terminal.tell(line),
         **ctx.meta["settings"],
     )
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(settings), "sweep": measured.sweep}))
+        terminal.show_json({**dataclasses.asdict(settings), "sweep": measured.sweep})
         return
-    typer.echo(
+    terminal.show(
         f"{bundle}: {settings.workers} workers of {settings.threads} threads, batches of "
         f"{settings.batch_tokens} tokens: {settings.speed:.2f} times the speed of the defaults "
         f"({measured.rows:,} rows a run: {settings.sample})"
     )
-    typer.echo("saved beside the bundle; engine run uses them unless it is given any of them")
+    terminal.show("saved beside the bundle; engine run uses them unless it is given any of them")

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from engine.core.types import Columns, CorpusFile, Rows
 from engine.errors import ColumnError
+from engine.printable import encodable
 
 FILE, ROW = "_file", "_row"
 _ALWAYS = {FILE: pa.string(), ROW: pa.int64()}
@@ -90,8 +91,9 @@ def value_of(file: CorpusFile, field: pa.Field) -> pa.Scalar:
         ColumnError: A type was given for a key, and the value does not fit.
     """
     text = dict(file.partition).get(field.name, file.name if field.name == FILE else _NULL)
+    value = None if text == _NULL else encodable(text)
     try:
-        return pa.scalar(None if text == _NULL else text, pa.string()).cast(field.type)
+        return pa.scalar(value, pa.string()).cast(field.type)
     except pa.ArrowException as error:
         raise ColumnError(
             f"{file.path}: {field.name!r} in the name of its folder is no {field.type}",

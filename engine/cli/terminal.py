@@ -1,0 +1,61 @@
+"""All that is printed: lines and JSON, in which names from outside are escaped.
+
+Nothing else in this package writes to the streams, but for the bar of `progress` and the answers
+of `pipe`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import typer
+
+from engine.printable import escaped_json, printable, printable_json
+
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]
+
+
+def show(*lines: str, err: bool = False) -> None:
+    """Print lines. Each stays one line, whatever is in it."""
+    for line in lines:
+        typer.echo(printable(line), err=err)
+
+
+def tell(line: str) -> None:
+    """Print a line of progress or a remark to standard error."""
+    show(line, err=True)
+
+
+def show_json(value: object, *, err: bool = False) -> None:
+    """Print a value as one line of JSON, which reads back as it was."""
+    typer.echo(printable_json(value), err=err)
+
+
+def show_json_lines(text: str) -> None:
+    """Print lines that are JSON already."""
+    typer.echo(escaped_json(text), nl=False)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Escape what typer says of a wrong command line: a shell's glob puts names of files there."""
+    try:
+        yield
+    except _UsageError as error:
+        if error.message:
+            error.message = printable(error.message)
+        raise
+
+
+def accept_any_text() -> None:
+    """Have both streams write what their encoding lacks as an escape: a terminal may be ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        _accept_any_text(stream)
+
+
+def _accept_any_text(stream: TextIO | Any) -> None:
+    if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure(errors="backslashreplace")
