@@ -47,9 +47,19 @@ def cut(text: str, longest: int) -> str:
     return f"{text[:head]} [... {len(text) - head - tail:,} characters ...] {text[-tail:]}"
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is valid UTF-8."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
 def encodable(name: str) -> str:
     """A file's name as a column can hold it: its bytes that are no UTF-8 are \\xff."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def plain_name(name: str) -> str:
+    """A name for a file of ours after one from outside: valid text that nothing need escape."""
+    return name if name.isprintable() else "".join("_" if _acts(c) else c for c in name)
 
 
 def _escaped(character: str) -> str:

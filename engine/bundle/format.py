@@ -33,6 +33,7 @@ from engine.bundle.description import (
 from engine.core.device import Device
 from engine.core.graphs import GraphRecord, Role
 from engine.errors import BundleError
+from engine.printable import is_text
 
 __all__ = [
     "FORMAT",
@@ -216,6 +217,11 @@ def load(path: Path | str) -> BundleFolder:
         )
     if not file.is_file():
         raise BundleError(f"{folder}: not a bundle (it has no {DESCRIPTION})", _what_it_is(folder))
+    if not is_text(str(folder)):
+        raise BundleError(
+            f"{folder}: its name is not valid UTF-8, and ONNX Runtime opens no file there",
+            "rename the folder",
+        )
     closed_folder.check_file(file)
     try:
         raw = typed_json.read_bytes(file)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.core.local_file import opened
 from engine.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _read_file(path: Path) -> object:
         if path.suffix.lower() in (".parquet", ".pq"):
             import pyarrow.parquet as pq
 
-            return _by_column(pq.read_schema(path))
+            return _by_column(pq.read_schema(opened(path)))
         if path.suffix.lower() in (".arrow", ".ipc", ".feather"):
             return _by_column(_arrow_schema(path))
         return json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +141,7 @@ def _read_file(path: Path) -> object:
 def _arrow_schema(path: Path) -> pa.Schema:
     import pyarrow as pa
 
-    with pa.OSFile(str(path)) as stream:
+    with opened(path) as stream:
         is_file = stream.read(6) == b"ARROW1"
         stream.seek(0)
         opener: Any = pa.ipc.open_file if is_file else pa.ipc.open_stream

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from engine.core.local_file import opened
 from engine.core.settings import for_shell
 from engine.core.types import Column, Columns, CorpusFile, Split
 from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type
@@ -48,7 +49,7 @@ def row_group_starts(path: Path) -> list[tuple[int, int]]:
     """(first byte, first row) of each row group of a Parquet file."""
     import pyarrow.parquet as pq
 
-    with reading(path, "parquet"), pq.ParquetFile(path) as file:
+    with reading(path, "parquet"), pq.ParquetFile(opened(path)) as file:
         starts, row = [], 0
         for i in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(i)
@@ -61,7 +62,7 @@ def row_count(path: Path, row_groups: tuple[int, int]) -> int:
     """Rows of the row groups [first, end) of a Parquet file; of all where end is 0."""
     import pyarrow.parquet as pq
 
-    with reading(path, "parquet"), pq.ParquetFile(path) as file:
+    with reading(path, "parquet"), pq.ParquetFile(opened(path)) as file:
         first, end = row_groups
         groups = range(first, end or file.metadata.num_row_groups)
         return int(sum(file.metadata.row_group(i).num_rows for i in groups))
@@ -148,7 +149,7 @@ def parquet_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Sch
     import pyarrow.parquet as pq
 
     with reading(file.path, "parquet"):
-        return plain_schema(pq.read_schema(file.path), names)
+        return plain_schema(pq.read_schema(opened(file.path)), names)
 
 
 def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
@@ -202,7 +203,7 @@ def _rows_of_batch(metadata: Any, groups: Sequence[int], names: Sequence[str]) -
 
 def arrow_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:
     """Names and types of the columns of an Arrow IPC file or stream; see `kinds.Kind.schema`."""
-    with reading(file.path, "arrow"), pa.OSFile(str(file.path)) as stream:
+    with reading(file.path, "arrow"), opened(file.path) as stream:
         is_file = stream.read(6) == b"ARROW1"
         stream.seek(0)
         opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
@@ -212,7 +213,7 @@ def arrow_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schem
 def read_arrow(split: Split, columns: Columns) -> Iterator[Stretch]:
     """The needed columns of an Arrow IPC file or stream, an empty stretch first."""
     path = split.path
-    with reading(path, "arrow"), pa.OSFile(str(path)) as stream:
+    with reading(path, "arrow"), opened(path) as stream:
         is_file = stream.read(6) == b"ARROW1"
         opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
         stream.seek(0)
@@ -232,7 +233,7 @@ def _open_parquet(path: Path) -> Any:
     a flipped bit is read as another value."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True)
+    return pq.ParquetFile(opened(path), buffer_size=_BUFFER, page_checksum_verification=True)
 
 
 def needed(schema: pa.Schema, columns: Columns) -> list[str]:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from engine.core.local_file import opened
 from engine.errors import InputError
 
 COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}
@@ -48,7 +49,7 @@ def open_bytes(path: Path, kind: str) -> IO[bytes]:
     _check_packed(path, kind)
     if compression in _DECODERS:
         return io.BufferedReader(_StreamReader(path, compression), _BUFFER)
-    stream: IO[bytes] = pa.input_stream(str(path), compression=compression, buffer_size=_BUFFER)
+    stream: IO[bytes] = pa.input_stream(opened(path), compression=compression, buffer_size=_BUFFER)
     return stream
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from engine.core.local_file import opened
 from engine.data.data_files import DataFile
 from engine.errors import InputError
 
@@ -84,7 +85,7 @@ def _check_columns(path: Path, schema: Any, partition: set[int]) -> None:
 
     fields = {field.field_id: field for field in schema.fields}
     numbers = set()
-    for column in pq.read_schema(path):
+    for column in pq.read_schema(opened(path)):
         number = int((column.metadata or {}).get(b"PARQUET:field_id", b"-1"))
         numbers.add(number)
         if number < 0:

@@ -9,6 +9,7 @@ csv               a header; nested columns as JSON text, bytes as base64; null i
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.core.config import FORMATS
+from engine.core.local_file import opened
 from engine.data import json_text
 from engine.data.columnar import reading
 from engine.data.text_types import read_back, restored
@@ -109,7 +111,7 @@ def _parquet_writer(sink: Any, schema: pa.Schema, compression: str) -> Writer:
 
 
 def _arrow_rows(file: Path) -> int:
-    with pa.OSFile(str(file)) as stream:
+    with opened(file) as stream:
         reader = pa.ipc.open_file(stream)
         return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
 
@@ -117,7 +119,7 @@ def _arrow_rows(file: Path) -> int:
 def _parquet_rows(file: Path) -> int:
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(file).num_rows)
+    return int(pq.read_metadata(opened(file)).num_rows)
 
 
 def _line_count(file: Path) -> int:
@@ -235,11 +237,15 @@ def dataset(
     import pyarrow.dataset as ds
     import pyarrow.fs as pafs
 
-    place = file_system or pafs.LocalFileSystem()
+    place, paths = file_system or pafs.LocalFileSystem(), [str(file) for file in files]
+    if file_system is None and files and not str(files[0].parent).isprintable():
+        # Names of parts are valid text always; that of the folder is whatever the person gave.
+        place = pafs.SubTreeFileSystem(os.fsencode(files[0].parent), place)
+        paths = [file.name for file in files]
     if files and TABLE[kind].has_types:
-        return ds.dataset([str(file) for file in files], format=kind, filesystem=place)
+        return ds.dataset(paths, format=kind, filesystem=place)
     readable = schema and pa.schema([(f.name, read_back(f.type, kind)) for f in schema])
-    infos = place.get_file_info([str(file) for file in files])
+    infos = place.get_file_info(paths)
     with_rows = [info.path for info in infos if info.size]  # pyarrow opens no empty one
     if not with_rows:
         return ds.dataset((readable or pa.schema([])).empty_table())
@@ -283,7 +289,7 @@ def batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
 
 
 def _arrow_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
-    with pa.OSFile(str(file)) as stream:
+    with opened(file) as stream:
         reader = pa.ipc.open_file(stream)
         yield from map(reader.get_batch, range(reader.num_record_batches))
 
@@ -291,7 +297,7 @@ def _arrow_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBa
 def _parquet_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+    with pq.ParquetFile(opened(file), page_checksum_verification=True) as parquet:
         for group in range(parquet.metadata.num_row_groups):
             for batch in parquet.read_row_group(group, use_threads=False).to_batches():
                 yield batch if schema is None else batch.cast(schema)  # a list's field has its name

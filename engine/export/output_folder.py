@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import OutputError
+from engine.printable import is_text
 
 # What the operating system reports where a disk or a quota is full.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,6 +25,8 @@ def new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
     Raises:
         OutputError: `out` exists and is not empty, or cannot be written.
     """
+    if not is_text(str(out)):
+        raise OutputError(f"{out}: not valid UTF-8, as the name of a bundle is", "name it otherwise")
     _check_free(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
