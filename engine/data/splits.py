@@ -42,7 +42,8 @@ def _split_file(file: CorpusFile, split_size: int) -> Iterator[Split]:
     size = path.stat().st_size
     # The hash is of the whole name, so that a/x.parquet and b/x.parquet have parts of their own;
     # it does not depend on the other inputs, so that adding one does not rename the rest.
-    name = f"{plain_name(path.name.split('.')[0][:50])}-{hashlib.sha256(os.fsencode(file.name)).hexdigest()[:8]}"
+    digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:8]
+    name = f"{plain_name(path.name.split('.')[0][:50])}-{digest}"
     if size > split_size and kind == "parquet":
         groups = _row_group_ranges(row_group_starts(path), size, split_size)
         for i, (first, end, row, start, stop) in enumerate(groups):

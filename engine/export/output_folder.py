@@ -26,7 +26,7 @@ def new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
         OutputError: `out` exists and is not empty, or cannot be written.
     """
     if not is_text(str(out)):
-        raise OutputError(f"{out}: not valid UTF-8, as the name of a bundle is", "name it otherwise")
+        raise OutputError(f"{out}: a name that is not valid UTF-8", "name the folder otherwise")
     _check_free(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -178,7 +178,7 @@ def test_one_gpu_needs_no_processes(
         RowError("a.jsonl", 7, "null", "it is null"),
         OutputError("full", "make room"),
         TooManyRejects("many"),
-        ValueError("a bug" * 2000),
+        ValueError("the text of a row" * 2000),
     ],
 )
 def test_errors_travel_between_processes_unchanged(error: Exception) -> None:
@@ -191,7 +191,7 @@ def test_errors_travel_between_processes_unchanged(error: Exception) -> None:
         assert vars(copy) == vars(error)
     else:
         assert isinstance(copy, BackendError)
-        assert "ValueError: a bug" in copy.message
+        assert copy.message == "ValueError, a bug of the engine"  # a library may quote a row
     assert isinstance(copy, errors.EngineError)
 
 
