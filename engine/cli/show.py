@@ -70,12 +70,15 @@ def verify(
     inputs: Annotated[
         bool, typer.Option("--inputs/--no-inputs", help="Hash the inputs again.")
     ] = True,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every row of the parts and inputs again.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Check an output folder: hashes, row counts and inputs. The exit code is 1 on a problem."""
     from engine.runner.verify import verify as verify_folder
 
-    check = verify_folder(out, inputs=inputs)
+    check = verify_folder(out, inputs=inputs, deep=deep)
     if as_json:
         terminal.show_json(dataclasses.asdict(check))
     else:

@@ -222,6 +222,12 @@ class RunConfig:
     overwrite: bool = setting(
         False, "Clear an output folder that holds a run of other settings or inputs.", flag=True
     )
+    check_parts: bool = setting(
+        False,
+        "Hash the parts of earlier starts before they are taken for finished; their sizes and "
+        "dates are compared anyway.",
+        flag=True,
+    )
     options: Mapping[str, object] = field(
         default_factory=dict,
         metadata={
@@ -304,6 +310,7 @@ class RunSettings(TypedDict, total=False):
     reject_text: bool
     scratch: str
     overwrite: bool
+    check_parts: bool
     options: Mapping[str, object]
 
 

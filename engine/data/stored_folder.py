@@ -242,8 +242,15 @@ def _version(meta: Any) -> Version:
     return Version(meta["e_tag"] or "", meta["version"] or "")
 
 
-def placeholder(file: Path, size: int) -> None:
-    """Make a file, or what it holds, a hole of a size, which takes no space on the disk."""
+def placeholder(file: Path, size: int, modified: int = 0) -> None:
+    """Make a file, or what it holds, a hole of a size, which takes no space on the disk.
+
+    Args:
+        file: It may be there.
+        size: In bytes.
+        modified: The date that it gets, in nanoseconds.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as stream:
         os.ftruncate(stream.fileno(), size)
+    os.utime(file, ns=(modified, modified))

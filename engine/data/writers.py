@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,11 +44,28 @@ REJECTS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file under its final name: its path below the output folder, size in bytes and sha256."""
+    """A file under its final name: its path below the output folder, size in bytes, sha256, and
+    when it was written, in nanoseconds; 0 where that is not known."""
 
     file: str
     bytes: int
     sha256: str
+    modified: int = 0
+
+    def is_intact(self, folder: Path, *, hashed: bool = False) -> bool:
+        """Whether the file in `folder` is the one that was written, by its size and date. Where
+        these leave a doubt, or on request, its bytes are hashed."""
+        file = folder / self.file
+        try:
+            status = file.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != self.bytes:
+                return False
+            if not hashed and self.modified in (0, status.st_mtime_ns):
+                return True
+            with file.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest() == self.sha256
+        except OSError:
+            return False
 
 
 @contextmanager
@@ -190,7 +208,9 @@ class FileWriter:
             self._final.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.replace(self._final)
             sync_folder(self._final.parent)
-        return OutputFile(self.name, self._hashing.bytes, self._hashing.digest.hexdigest())
+            modified = self._final.stat().st_mtime_ns
+        digest = self._hashing.digest.hexdigest()
+        return OutputFile(self.name, self._hashing.bytes, digest, modified)
 
     def abandon(self) -> None:
         """Drop what has been written."""

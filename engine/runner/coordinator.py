@@ -39,7 +39,7 @@ from engine.runner.plan import Plan, make_plan, sized
 from engine.runner.progress import ProgressMeter, total
 from engine.runner.publisher import Publisher
 from engine.runner.records import Entry
-from engine.runner.report import Report, notes
+from engine.runner.report import Report, damage_notes, notes
 from engine.runner.worker import Worker
 from engine.tasks.keywords import RunArguments
 
@@ -140,6 +140,8 @@ class Coordinator:
 
     def run(self) -> Report:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
+        # Of parts in a store the tags are compared: here are only placeholders of them.
+        self.manifest.check_parts = self.config.check_parts and not self.publisher
         parts = set(self.plan.parts.values())
         self.manifest.begin(
             self.plan.record, parts, overwrite=self.config.overwrite, is_input=self._is_input
@@ -279,6 +281,7 @@ class Coordinator:
                 removed,
                 self.plan.unread,
             )
+            + damage_notes(self.manifest.damaged)
             + self.plan.notes,
         )
         success = report.success(self.plan.record["fingerprint"])

@@ -53,6 +53,10 @@ class Manifest:
 
     def __init__(self, out: Path, fetch: Callable[[str], None] = lambda name: None) -> None:
         self.out, self._fetch = out, fetch
+        # Whether parts of earlier starts are hashed before they count as finished.
+        self.check_parts = False
+        # Parts whose files are no longer what their records say.
+        self.damaged: list[str] = []
         self.folder = out / FOLDER
         # Records of files that are no inputs under that name, by the hash of what they are of.
         self._others: dict[str, list[Entry]] = {}
@@ -259,6 +263,8 @@ class Manifest:
         for other in self._others.get(input_record.sha256, ()):
             if self.is_complete(other, fingerprint, input_record):
                 return self._adopt(other, part, input_record)
+        if entry and entry.fingerprint == fingerprint and entry.input.equals(input_record):
+            self.damaged.append(part)
         return None
 
     def is_complete(self, entry: Entry, fingerprint: str, input_record: InputRecord) -> bool:
@@ -267,8 +273,7 @@ class Manifest:
             return False
         if entry.rejects and entry.rejects.file != rejects_name(entry.part.file):
             return False  # of an earlier version: readers take its bad rows for answers
-        files = ((self.out / output.file, output.bytes) for output in entry.files)
-        return all(file.is_file() and file.stat().st_size == size for file, size in files)
+        return all(o.is_intact(self.out, hashed=self.check_parts) for o in entry.files)
 
     def _adopt(self, entry: Entry, part: str, input_record: InputRecord) -> Entry:
         """The record of a part under another name: its input has been renamed or moved.

@@ -128,7 +128,10 @@ def make_plan(
         folder=folder,
         config=config,
         devices=chosen,
-        record=fingerprint.run_record(folder, config, chosen[0].kind),
+        record=RunRecord(
+            **fingerprint.run_record(folder, config, chosen[0].kind),
+            inputs=[dataclasses.asdict(column) for column in inputs_of_task],
+        ),
         files=tuple(files),
         file_states=file_states,
         unread=unread,

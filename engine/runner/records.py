@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -16,11 +16,16 @@ COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output
 
 
 class RunRecord(TypedDict):
-    """The content of run.json; two runs with one fingerprint are the same run."""
+    """The content of run.json; two runs with one fingerprint are the same run.
+
+    `inputs` are the columns that the task reads, as `core.types.Column` has them; records of
+    earlier versions do not have them.
+    """
 
     settings: Mapping[str, object]
     bundle: str
     fingerprint: str
+    inputs: NotRequired[list[dict[str, object]]]
 
 
 @dataclass(frozen=True, kw_only=True)

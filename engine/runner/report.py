@@ -172,3 +172,11 @@ def notes(
             "no input columns were kept; --keep id or --keep all writes them beside the results"
         )
     return tuple(lines)
+
+
+def damage_notes(parts: Sequence[str]) -> tuple[str, ...]:
+    """A note of parts that were computed again, since somebody has changed or removed them."""
+    if not parts:
+        return ()
+    what = f"{len(parts)} parts of an earlier start were" if len(parts) > 1 else "a part was"
+    return (f"{what} computed again, being gone or changed since: {parts[0]}",)

@@ -58,7 +58,7 @@ class Scratch:
         with writing(self.out):
             self._remember([entry.part.file])
             for output in entry.files:
-                placeholder(self.out / output.file, output.bytes)
+                placeholder(self.out / output.file, output.bytes, output.modified)
 
     def drop_placeholders(self) -> None:
         """Remove all placeholders and the records of their parts."""
@@ -79,7 +79,7 @@ class Scratch:
             self._remember([record.entry.part.file for record in records])
             for record in records:
                 for output in record.entry.files:
-                    placeholder(self.out / output.file, output.bytes)
+                    placeholder(self.out / output.file, output.bytes, output.modified)
                 name = record_name(record.entry.part.file)
                 (self.out / name).write_text(record.text, encoding="utf-8")
 

@@ -12,6 +12,7 @@ from engine.bundle.format import sha256
 from engine.core.types import CorpusFile, Split
 from engine.data import OutputFile
 from engine.errors import InputError
+from engine.runner import rereading
 from engine.runner.manifest import SUCCESS, Manifest
 from engine.runner.records import COUNTS, Entry, total
 from engine.runner.results import manifest_of
@@ -38,12 +39,13 @@ class Verification:
     problems: tuple[str, ...]
 
 
-def verify(out: Path | str, *, inputs: bool = True) -> Verification:
+def verify(out: Path | str, *, inputs: bool = True, deep: bool = False) -> Verification:
     """Check every part of a run: hashes, row counts, rejects, inputs, and the success record.
 
     Args:
         out: The output folder.
         inputs: Hash the inputs again too, where they still exist.
+        deep: Read every row of the parts and of these inputs again.
 
     Raises:
         OutputError: The folder holds no run.
@@ -52,6 +54,9 @@ def verify(out: Path | str, *, inputs: bool = True) -> Verification:
     entries = manifest.entries()
     problems = [p for e in entries for p in _part_problems(manifest, e)]
     problems += _folder_problems(manifest, entries)
+    if deep:
+        problems += [p for e in entries for p in rereading.part_problems(manifest, e)]
+        problems += rereading.input_problems(manifest, entries if inputs else [])
     problems += _single_file_problems(Path(out), manifest)
     checked = missing = 0
     for entry in entries if inputs else []:

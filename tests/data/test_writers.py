@@ -81,7 +81,9 @@ def test_every_format_and_compression_comes_back_as_it_was_written(
     assert table.schema.names == SCHEMA.names
     assert writer.rows == 150
     content = (tmp_path / name).read_bytes()
-    assert written == writers.OutputFile(name, len(content), hashlib.sha256(content).hexdigest())
+    modified = (tmp_path / name).stat().st_mtime_ns
+    digest = hashlib.sha256(content).hexdigest()
+    assert written == writers.OutputFile(name, len(content), digest, modified)
     expected = "uncompressed" if compression == "none" else compression
     assert compressions(tmp_path / name) == {expected}
 
