@@ -202,6 +202,9 @@ class TimedBackend:
         self.put, self.serially = backend.put, backend.serially
         self.telemetry = Telemetry()
 
+    def stoppable(self) -> tuple[Backend, Callable[[], None]]:
+        return self, _unstoppable
+
     def forget(self) -> None:
         self.telemetry = Telemetry()
 
@@ -226,6 +229,10 @@ class TimedBackend:
             }
             for name, seconds in self.telemetry.seconds.items()
         ]
+
+
+def _unstoppable() -> None:
+    """A measured call is not ended on the way."""
 
 
 class TimedGraph:

@@ -17,6 +17,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from typing import Any
 
 from engine.errors import BackendError, Stopped, from_dict, to_dict
 
-_PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 20.0
+STOP_SECONDS = 1.0
+"""How long a stopped run waits for its processes, whose journals keep what they have computed."""
 
 
 @dataclass(frozen=True)
@@ -103,22 +106,23 @@ class ChildProcess:
         with suppress(OSError):  # it may be gone, with a message not yet written
             self._stdin.close()
 
-    def wait(self) -> None:
-        """Wait until the process has ended; one that does not is killed."""
+    def wait(self, seconds: float) -> None:
+        """Wait until the process has ended; one that does not in time is killed."""
         try:
-            self._process.wait(_PATIENCE_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._stdout.close()
 
 
-def end(processes: Sequence[ChildProcess]) -> None:
-    """End processes and wait until all of them have."""
+def end(processes: Sequence[ChildProcess], seconds: float = PATIENCE_SECONDS) -> None:
+    """End processes and wait until all of them have; after so many seconds they are killed."""
     for process in processes:
         process.close_input()
+    end = time.monotonic() + seconds
     for process in processes:
-        process.wait()
+        process.wait(max(0.0, end - time.monotonic()))
 
 
 class ChildChannel:
@@ -129,6 +133,8 @@ class ChildChannel:
         self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         self._lock = threading.Lock()
+        self._input = select.poll()
+        self._input.register(0, 0)  # no more than that the other end is closed
 
     def hear(self) -> Any:
         """The next message.
@@ -145,8 +151,10 @@ class ChildChannel:
         """Send a message, from any thread.
 
         Raises:
-            Stopped: The run is gone.
+            Stopped: The run is gone, or has closed this process's input.
         """
+        if self._input.poll(0):
+            raise Stopped("the run has ended")
         try:
             with self._lock:
                 pickle.dump(message, self._out, protocol=5)

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
-from engine.runner.child_process import ChildChannel, ChildProcess, end
+from engine.errors import Stopped
+from engine.runner.child_process import (
+    PATIENCE_SECONDS,
+    STOP_SECONDS,
+    ChildChannel,
+    ChildProcess,
+    end,
+)
 from engine.runner.messages import Assignment, Message, WorkerSettings
 from engine.runner.threads import ThreadGroup
 from engine.runner.worker import Worker
@@ -35,14 +42,18 @@ def answer(
     """
     threads = ThreadGroup()
     processes = [_start(settings) for settings in workers]
+    patience = PATIENCE_SECONDS
     try:
         for number, message in threads.merge([process.messages() for process in processes]):
             if message == _NEXT:
                 processes[number].tell(next(assignments, None))
             else:
                 receive(number, message)
+    except (KeyboardInterrupt, Stopped):
+        patience = STOP_SECONDS
+        raise
     finally:
-        end(processes)
+        end(processes, patience)
         threads.close()
 
 

@@ -19,6 +19,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 _POLL_SECONDS, _READY_SECONDS = 0.1, 0.01
+GRACE_SECONDS = 0.25
+"""How long what is being computed may go on once the threads are to end."""
 
 
 class _End:
@@ -30,10 +32,16 @@ class PipelineCancelled(Exception):
 
 
 class ThreadGroup:
-    """Threads that end together, and the first error among them."""
+    """Threads that end together, and the first error among them.
+
+    Attributes:
+        stopping: Set once they are to end.
+        interrupt: What ends the calls that they are in, where something can.
+    """
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
+        self.interrupt: Callable[[], None] = _nothing
         self.error: BaseException | None = None
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -84,11 +92,18 @@ class ThreadGroup:
     def close(self, seconds: float | None = None) -> None:
         """Stop everything and wait until nothing is left running.
 
+        What ends within `GRACE_SECONDS` is finished; then the calls in hand are interrupted.
+
         Args:
-            seconds: To wait at most, since a call into a library cannot be stopped; None waits for
-                the last. A thread that is left behind ends at its next item.
+            seconds: To wait at most, since some calls into a library cannot be stopped; None waits
+                for the last. A thread that is left behind ends at its next item.
         """
         self.stopping.set()
+        self._join(GRACE_SECONDS)
+        self.interrupt()
+        self._join(None if seconds is None else max(0.0, seconds - GRACE_SECONDS))
+
+    def _join(self, seconds: float | None) -> None:
         end = None if seconds is None else time.monotonic() + seconds
         for thread in self._threads:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))

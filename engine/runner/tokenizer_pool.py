@@ -77,6 +77,11 @@ class TokenizerPool:
             encoded = process.encode(Rows(None, rows.texts, numbers=rows.numbers))
         return replace(encoded, rows=rows)
 
+    def kill(self) -> None:
+        """End the processes now, whatever they do; whoever waits for one gets an error."""
+        for process in self._processes:
+            process.child.kill()
+
     def close(self) -> None:
         """End the processes, once nobody calls any more."""
         for process in self._processes:

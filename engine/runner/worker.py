@@ -20,7 +20,7 @@ from engine import data
 from engine.bundle.batching import rows_ended, rows_ending, rows_without
 from engine.core.telemetry import Telemetry
 from engine.core.types import Answers, Arrays, Batch, Encoded, Output, Rows, Split
-from engine.errors import InputError
+from engine.errors import InputError, Stopped
 from engine.pipeline import Bundle, Stages
 from engine.runner import fingerprint
 from engine.runner.journal import Journal, batch_key, journal_file
@@ -44,7 +44,7 @@ AHEAD_BYTES = 64 << 20
 """Bytes of texts that are read and not yet tokenized, for each process that tokenizes; the reader
 reads no further beyond that."""
 STOP_SECONDS = 1.0
-"""How long a stop waits for what is being computed, so that it is recorded."""
+"""How long a stop waits for the threads, of which some may be inside of a library."""
 
 
 class Worker:
@@ -73,6 +73,8 @@ class Worker:
         self._ran: dict[str, object] = {}
         self._counts_sent = 0.0
         self._patience: float | None = None
+        self._end_batches: Callable[[], None] = _nothing
+        self.threads.interrupt = self._interrupt
         self._ahead = Allowance(AHEAD_BYTES * max(1, self.config.tokenizers))
 
     def answer(self, assignments: Iterator[Assignment]) -> None:
@@ -86,7 +88,7 @@ class Worker:
             for window in self._answers(stages, assignments):
                 with self.telemetry.timed("write"):
                     self._write(window)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             self._patience = STOP_SECONDS
             raise
         finally:
@@ -102,6 +104,12 @@ class Worker:
             journal.close()
         if self._tokenizer_pool:
             self._tokenizer_pool.close()
+
+    def _interrupt(self) -> None:
+        """End the calls that threads are in: batches, and windows in other processes."""
+        self._end_batches()
+        if self._tokenizer_pool:
+            self._tokenizer_pool.kill()
 
     def _answers(self, stages: Stages, assignments: Iterator[Assignment]) -> Iterator[Answers]:
         """The pipeline. Windows read, encoded, or answered and waiting: at most 2 of each, besides
@@ -125,7 +133,7 @@ class Worker:
         )
         self._ran = dict(model.backend.ran)
         self.send(Opened(self._ran))
-        return model.stages(
+        stages = model.stages(
             config.options,
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
@@ -135,6 +143,8 @@ class Worker:
             stopped=self.threads.stopping.is_set,
             count=self.telemetry.add,
         )
+        backend, self._end_batches = model.backend.stoppable()
+        return replace(stages, backend=backend)
 
     def _read(self, stages: Stages, assignments: Iterator[Assignment]) -> Iterator[Rows]:
         config = self.config
@@ -289,6 +299,10 @@ class Worker:
         telemetry = self.telemetry
         counts, seconds = dict(telemetry.counts), dict(telemetry.seconds)
         self.send(Counts(counts, seconds, telemetry.stuck()))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _what(batch: Batch) -> str:

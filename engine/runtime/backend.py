@@ -14,6 +14,7 @@ captures, no other thread of the process may allocate or copy (cudaStreamCapture
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import re
@@ -21,6 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ from numpy.typing import NDArray
 
 from engine.core.device import Device
 from engine.core.graphs import GraphRecord, Role
-from engine.errors import BackendError, OutOfMemory
+from engine.errors import BackendError, OutOfMemory, Stopped
 from engine.runtime import cuda
+from engine.runtime.buffers import OrtBuffer, ort_value
 from engine.runtime.device import (
     PROVIDERS,
     built_for,
@@ -49,6 +52,8 @@ from engine.runtime.protocol import T, Value
 
 # How the runtime, CUDA and cuBLAS say that memory is full.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
+# How the runtime says that `RunOptions.terminate` was set. What it has computed by then is lost.
+_TERMINATED = "terminate flag"
 # Bytes that arrays in page-locked memory are aligned to.
 _ALIGNMENT = 64
 # Bytes of one decoding's KV caches on the CPU; on a GPU one third of its memory is for those of all
@@ -74,6 +79,7 @@ class OrtGraph:
 
     def __init__(self, file: Path, record: GraphRecord, session: Any, device: Device) -> None:
         self._file, self._record, self._session = file, record, session
+        self._device = device
         self._gpu = device.index if device.is_gpu else None
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
@@ -82,6 +88,13 @@ class OrtGraph:
         }
         self._page_locked = threading.local()
         self._captures = itertools.count(1)
+        self._options = _run_options(device)
+
+    def under(self, options: Any) -> OrtGraph:
+        """This graph, each call of which has these options of the runtime."""
+        graph = copy.copy(self)
+        graph._options = options
+        return graph
 
     def run(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
         """See `protocol.Graph.run`; values stay with the runtime until `host` asks for them.
@@ -89,6 +102,7 @@ class OrtGraph:
         Raises:
             OutOfMemory: The batch does not fit.
             BackendError: The runtime failed on this batch.
+            Stopped: It was stopped, as `OrtBackend.stoppable` says.
         """
         ids = feeds.get("input_ids")
         if self._record.packed:
@@ -100,8 +114,9 @@ class OrtGraph:
                 return self._run_on_gpu(feeds, fetch)
 
     def _run_on_cpu(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
-        inputs = {name: _ort_value(value) for name, value in feeds.items()}
-        outputs: list[Value] = self._session.run_with_ort_values(list(fetch), inputs)
+        inputs = {name: ort_value(value) for name, value in feeds.items()}
+        run = self._session.run_with_ort_values
+        outputs: list[Value] = run(list(fetch), inputs, self._options)
         return outputs
 
     def _run_on_gpu(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
@@ -113,9 +128,7 @@ class OrtGraph:
             self._bind_input(binding, name, feeds[name])
         for name in fetch:
             binding.bind_output(name, "cuda", self._gpu)
-        options = runtime().RunOptions()
-        options.add_run_config_entry("gpu_graph_id", "-1")
-        self._session.run_with_iobinding(binding, options)
+        self._session.run_with_iobinding(binding, self._options)
         # In the order of binding.
         values: list[Value] = binding.get_outputs()
         return values
@@ -156,16 +169,16 @@ class OrtGraph:
                     binding.bind_output(name, *buffer.address(self._gpu))
                 else:
                     binding.bind_ortvalue_output(name, buffer.value)
-        if self._gpu is None:
-            return _BoundCall(self, binding, (inputs, outputs))
-        captured = self._record.captured
-        number = next(self._captures) if captured else -1
-        options = runtime().RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(number))
-        bound = _BoundCall(self, binding, (inputs, outputs), options, captured)
+        captured = self._gpu is not None and self._record.captured
+        if not captured:
+            return _BoundCall(self, binding, (inputs, outputs), self._options)
+        # A captured step is too short for a stop to end it.
+        number = next(self._captures)
+        options = _run_options(self._device, number)
+        bound = _BoundCall(self, binding, (inputs, outputs), options, captures=True)
         # For CUDA this does nothing in ONNX Runtime 1.31.1: a capture lives as long as its session.
         release = getattr(self._session, "release_captured_graph", None)
-        if captured and release:
+        if release:
             weakref.finalize(bound, release, number)
         return bound
 
@@ -173,7 +186,7 @@ class OrtGraph:
         if isinstance(value, OrtBuffer) and value.view:
             binding.bind_input(name, *value.address(self._gpu))
         else:
-            binding.bind_ortvalue_input(name, _ort_value(value))
+            binding.bind_ortvalue_input(name, ort_value(value))
 
     def launch(self, binding: Any, options: Any) -> None:
         with self._translated(" in a decoder step"):
@@ -186,6 +199,8 @@ class OrtGraph:
         except Exception as error:  # the runtime's exceptions share no base but Exception
             if not from_runtime(error):
                 raise
+            if _TERMINATED in str(error):
+                raise Stopped("stopped while a batch was computed") from error
             reason = _first_line(error)
             if isinstance(error, MemoryError) or _FULL.search(str(error)):
                 raise OutOfMemory(
@@ -205,6 +220,10 @@ class OrtGraph:
     def session(self) -> Any:
         return self._session
 
+    @property
+    def on_gpu(self) -> bool:
+        return self._gpu is not None
+
 
 class _BoundCall:
     """A call of a graph over fixed buffers, which it keeps alive; with `captures`, the first call
@@ -215,7 +234,7 @@ class _BoundCall:
         graph: OrtGraph,
         binding: Any,
         buffers: Sequence[Mapping[str, Value]],
-        options: Any = None,
+        options: Any,
         captures: bool = False,
     ) -> None:
         self._graph, self._binding, self._options = graph, binding, options
@@ -223,32 +242,11 @@ class _BoundCall:
         self._captures = captures
 
     def __call__(self) -> None:
-        on_gpu = self._options is not None
+        on_gpu = self._graph.on_gpu
         lock = _GPU_LOCK.exclusive if self._captures else _GPU_LOCK.shared
         with lock() if on_gpu else nullcontext():
             self._graph.launch(self._binding, self._options)
         self._captures = False
-
-
-class OrtBuffer:
-    """Memory at a fixed address. On the host an array and a value of the runtime share it; on a GPU
-    it is the runtime's value, or its first bytes, viewed in another shape and dtype."""
-
-    def __init__(
-        self,
-        memory: NDArray[np.uint8] | None,
-        array: NDArray[Any] | None,
-        value: Any = None,
-        view: tuple[Sequence[int], Any] | None = None,
-    ) -> None:
-        self.memory, self.array, self.view = memory, array, view
-        self.value = runtime().OrtValue.ortvalue_from_numpy(array) if value is None else value
-
-    def address(self, gpu: int | None) -> tuple[Any, ...]:
-        """The view, as arguments of a binding."""
-        assert self.view
-        shape, dtype = self.view
-        return "cuda", gpu, dtype, list(shape), self.value.data_ptr()
 
 
 class OrtBackend:
@@ -303,6 +301,13 @@ class OrtBackend:
 
     def graph(self, role: Role) -> OrtGraph:
         return self._graphs[role]
+
+    def stoppable(self) -> tuple[OrtBackend, Callable[[], None]]:
+        """See `protocol.Backend.stoppable`. The runtime looks between two nodes of a graph, so that
+        a stop takes as long as the largest of them."""
+        backend, options = copy.copy(self), _run_options(self.device)
+        backend._graphs = {role: graph.under(options) for role, graph in self._graphs.items()}
+        return backend, partial(setattr, options, "terminate", True)
 
     def serially(self, call: Callable[[], T]) -> T:
         return call() if self._serial is None else self._serial(call)
@@ -420,17 +425,18 @@ class OrtBackend:
         return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
 
 
+def _run_options(device: Device, capture: int = -1) -> Any:
+    options = runtime().RunOptions()
+    if device.is_gpu:
+        options.add_run_config_entry("gpu_graph_id", str(capture))
+    return options
+
+
 def _cache_bytes(device: Device, gpu_memory: int) -> int:
     if not device.is_gpu:
         return _CPU_CACHE_BYTES
     share = cuda.look().gpus[device.index].memory // _GPU_CACHE_SHARE
     return min(share, gpu_memory or share) // _GPU_CACHES
-
-
-def _ort_value(value: Value) -> Any:
-    if isinstance(value, OrtBuffer):
-        return value.value
-    return runtime().OrtValue.ortvalue_from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _first_line(error: Exception) -> str:

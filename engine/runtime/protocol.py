@@ -74,6 +74,10 @@ class Backend(Protocol):
     def put(self, buffer: Value, array: NDArray[Any]) -> None:
         """Overwrite a whole buffer."""
 
+    def stoppable(self) -> tuple[Backend, Callable[[], None]]:
+        """This backend once more, sharing its graphs, and what ends all calls of that one, now and
+        later: each raises Stopped, and its outputs are not to be read. Calls of this one go on."""
+
     def serially(self, call: Callable[[], T]) -> T:
         """The result of call(), which binds graphs and launches them. Where launches are captured,
         all such calls run one after another on one thread, since a capture belongs to its thread.

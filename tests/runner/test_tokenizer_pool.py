@@ -225,7 +225,7 @@ def test_a_process_whose_run_is_killed_within_a_window_ends_silently() -> None:
     window = pickle.dumps(Rows(None, (pa.array(["a text"] * 1000),), numbers=np.arange(1000)))
     code = [sys.executable, "-c", PROGRAM]
     gone = subprocess.run(code, input=settings + window[:-9], capture_output=True, check=True)
-    assert (gone.stderr, gone.stdout) == (b"", pickle.dumps(None, protocol=5))
+    assert (gone.stderr, gone.stdout) == (b"", b"")  # its input is closed: nobody would hear
 
 
 def test_until_a_process_is_ready_the_run_tokenizes_a_window_at_a_time(

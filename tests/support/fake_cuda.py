@@ -236,6 +236,9 @@ class Late:
         self.looks = 0
         self.launches: dict[str, int] = {}
 
+    def stoppable(self) -> Any:
+        return self, lambda: None
+
     def serially(self, call: Any) -> Any:
         return self.lane(call)
 

@@ -230,6 +230,9 @@ class FakeBackend:
     def put(self, buffer: Buffer, array: NDArray[Any]) -> None:
         buffer.array[...] = array
 
+    def stoppable(self) -> Any:
+        return self, lambda: None
+
     def serially(self, call: Any) -> Any:
         return call()
 
