@@ -1,0 +1,174 @@
+"""What an ONNX file asks of the runtime, read without it: the operators that it calls, and the
+files that it has weights in.
+
+ONNX is a Protocol Buffer (onnx.proto): fields of a number, a kind and a value. Only those that lead
+to nodes and to places of weights are looked into.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+Message = memoryview
+
+# Domains of operators, and what is refused of them: loops, which need not end; searches, which hold
+# graphs of their own; and what reads other files or gives way to another language.
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
+_REFUSED = {
+    "Loop", "Scan", "SequenceMap", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch",
+    "EPContext", "PyOp", "PythonOp", "PythonOpGrad", "ATen", "Snpe", "TritonOp", "ImageDecoder",
+}  # fmt: skip
+_DEEPEST = 8
+# Field numbers of onnx.proto: where a graph, its nodes and its weights are.
+_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 20, 25
+_GRAPH_NODE, _GRAPH_WEIGHT, _GRAPH_SPARSE_WEIGHT = 1, 5, 15
+_FUNCTION_NODE, _FUNCTION_ATTRIBUTE, _FUNCTION_DOMAIN = 7, 11, 10
+_NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_TENSOR_EXTERNAL, _SPARSE_TENSORS = 13, (1, 2)
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+
+
+class RefusedGraphError(ValueError):
+    """Why a file is not opened, in words that follow its name."""
+
+
+def check(file: Path, names: Collection[str]) -> None:
+    """Refuse what is no ONNX file, or asks for more than a bundle's graph does.
+
+    Args:
+        names: Files beside it that may hold weights.
+
+    Raises:
+        RefusedGraphError: It does; why.
+    """
+    with file.open("rb") as stream:
+        if not file.stat().st_size:
+            raise RefusedGraphError("is empty")
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    _check_model(Message(content), names)
+
+
+def _check_model(model: Message, names: Collection[str]) -> None:
+    functions = [value for number, value in _fields(model) if number == _MODEL_FUNCTION]
+    own = [_text(function, _FUNCTION_DOMAIN) for function in functions]
+    graphs = [value for number, value in _fields(model) if number == _MODEL_GRAPH]
+    if len(graphs) != 1:
+        raise RefusedGraphError("is no ONNX model: it has no graph")
+    if any(number == _MODEL_TRAINING for number, _ in _fields(model)):
+        raise RefusedGraphError("holds a graph for training, which no bundle has")
+    for message in (*graphs, *functions):
+        _check_graph(message, message is not graphs[0], (*_DOMAINS, *own), names, 0)
+
+
+def _check_graph(
+    graph: Message, function: bool, domains: Collection[str], names: Collection[str], depth: int
+) -> None:
+    """Check a graph, or a function, which has other field numbers."""
+    if depth > _DEEPEST:
+        raise RefusedGraphError("has graphs nested too deeply")
+    for number, value in _fields(graph):
+        if number == (_FUNCTION_NODE if function else _GRAPH_NODE):
+            _check_node(value, domains, names, depth)
+        elif function and number == _FUNCTION_ATTRIBUTE:
+            _check_attribute(value, domains, names, depth)
+        elif not function and number == _GRAPH_WEIGHT:
+            _check_tensor(value, names)
+        elif not function and number == _GRAPH_SPARSE_WEIGHT:
+            _check_sparse(value, names)
+
+
+def _check_node(
+    node: Message, domains: Collection[str], names: Collection[str], depth: int
+) -> None:
+    operator, domain = "", ""
+    for number, value in _fields(node):
+        if number == _NODE_OP:
+            operator = _read(value)
+        elif number == _NODE_DOMAIN:
+            domain = _read(value)
+        elif number == _NODE_ATTRIBUTE:
+            _check_attribute(value, domains, names, depth)
+    if domain not in domains:
+        raise RefusedGraphError(
+            f"calls {operator!a} of {domain[:60]!a}, and only operators of ONNX and of ONNX "
+            "Runtime are run"
+        )
+    if operator in _REFUSED:
+        raise RefusedGraphError(f"calls {operator}, which no graph of a bundle needs")
+
+
+def _check_attribute(
+    attribute: Message, domains: Collection[str], names: Collection[str], depth: int
+) -> None:
+    for number, value in _fields(attribute):
+        if number in _ATTRIBUTE_GRAPHS:
+            _check_graph(value, False, domains, names, depth + 1)
+        elif number in _ATTRIBUTE_TENSORS:
+            _check_tensor(value, names)
+        elif number in _ATTRIBUTE_SPARSE:
+            _check_sparse(value, names)
+
+
+def _check_sparse(tensor: Message, names: Collection[str]) -> None:
+    for number, value in _fields(tensor):
+        if number in _SPARSE_TENSORS:
+            _check_tensor(value, names)
+
+
+def _check_tensor(tensor: Message, names: Collection[str]) -> None:
+    for number, value in _fields(tensor):
+        if number != _TENSOR_EXTERNAL or _text(value, _ENTRY_KEY) != "location":
+            continue
+        place = _text(value, _ENTRY_VALUE)
+        if place not in names:
+            raise RefusedGraphError(
+                f"has weights in {place[:200]!a}, which is no file that bundle.json lists"
+            )
+
+
+def _text(message: Message, field: int) -> str:
+    """A field's text, "" where there is none; of several the last counts, as in any reader."""
+    texts = [_read(value) for number, value in _fields(message) if number == field]
+    return texts[-1] if texts else ""
+
+
+def _read(value: Message) -> str:
+    return bytes(value[:1000]).decode("utf-8", "replace")
+
+
+def _fields(message: Message) -> Iterator[tuple[int, Message]]:
+    """Number and bytes of a message's fields; those that are numbers are passed over."""
+    place, end = 0, len(message)
+    while place < end:
+        tag, place = _varint(message, place)
+        tag &= 2**32 - 1  # as readers do that take it for 32 bits
+        kind = tag & 7
+        if kind == 0:
+            place = _varint(message, place)[1]
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        elif kind == 2:
+            size, place = _varint(message, place)
+            if size > end - place:
+                raise RefusedGraphError("is cut short, or is no ONNX model")
+            yield tag >> 3, message[place : place + size]
+            place += size
+        else:
+            raise RefusedGraphError("is no ONNX model")
+
+
+def _varint(message: Message, place: int) -> tuple[int, int]:
+    """A number of up to ten groups of seven bits, and where it ends."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if place >= len(message):
+            raise RefusedGraphError("is cut short, or is no ONNX model")
+        group = message[place]
+        place += 1
+        number |= (group & 127) << shift
+        if group < 128:
+            return number, place
+    raise RefusedGraphError("is no ONNX model")
