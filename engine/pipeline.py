@@ -17,14 +17,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine import tasks
-from engine.bundle import batching
+from engine.bundle import batching, graph_checks, trial
 from engine.bundle import format as bundle_format
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.settings import check_choice
 from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
-from engine.errors import DeviceError, InputError, OutOfMemory, SettingsError
+from engine.errors import BundleError, DeviceError, InputError, OutOfMemory, SettingsError
 from engine.generation import BufferPool, Count, max_slots, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
@@ -33,6 +33,8 @@ from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
 from engine.tasks.keywords import TaskOptions
 
+# What opens a graph in the process in which a bundle is tried.
+_OPENER = "engine.runtime.graph_trial"
 # Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
 # to be few among them.
 _TURNS = 16
@@ -193,6 +195,7 @@ class Bundle:
         with folder.unchanged():
             if check:
                 folder.check()
+                trial.check(folder, _OPENER)
             chosen = resolve(device)
             _check_device(folder, chosen)
             backend = OrtBackend(
@@ -202,6 +205,7 @@ class Bundle:
                 threads=threads or cores(),
                 gpu_memory=gpu_memory,
             )
+        _check_graphs(folder, backend)
         return cls(folder, backend)
 
     def stages(
@@ -320,6 +324,16 @@ def answer(stages: Stages, rows: Rows) -> Answers:
             "mend the item, or leave it out",
         )
     return stages.finish([stages.infer(batch) for batch in stages.cut(stages.encode(rows))])
+
+
+def _check_graphs(folder: bundle_format.BundleFolder, backend: OrtBackend) -> None:
+    """Refuse graphs that are not as the description says."""
+    for record in folder.graphs_for(backend.device):
+        graph = backend.graph(record.role)
+        inputs = {name: graph.shapes[name] for name in graph.inputs}
+        outputs = {name: graph.shapes[name] for name in graph.outputs}
+        for problem in graph_checks.problems(folder.description, record.role, inputs, outputs):
+            raise BundleError(f"{folder.path / record.file}: {problem}", AGAIN)
 
 
 def _check_device(folder: bundle_format.BundleFolder, device: Device) -> None:

@@ -83,6 +83,9 @@ class OrtGraph:
         self._gpu = device.index if device.is_gpu else None
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
+        self.shapes: dict[str, tuple[int | str | None, ...]] = {
+            v.name: tuple(v.shape) for v in (*session.get_inputs(), *session.get_outputs())
+        }
         self.dtypes: dict[str, Any] = {
             v.name: _DTYPES.get(v.type) for v in (*session.get_inputs(), *session.get_outputs())
         }
