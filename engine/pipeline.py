@@ -184,11 +184,12 @@ class Bundle:
             path: The folder that `engine export` wrote.
             device: auto, cpu, cuda or cuda:N.
             threads: Threads for one batch; 0 takes all cores.
-            check: Compare every file with its recorded hash first.
+            check: Compare every file with its recorded hash first, and try what was not opened
+                here before in a process with limits.
             gpu_memory: Bytes of the GPU that each graph may take up; 0 for no limit.
 
         Raises:
-            BundleError: Not a bundle, or its bytes have changed.
+            BundleError: Not a bundle, its bytes have changed, or it cannot be opened within limits.
             DeviceError: The device asked for is not what would run.
         """
         folder = bundle_format.load(path)
@@ -299,7 +300,8 @@ class Bundle:
         return pa.Table.from_batches(answers, schema=stages.schema)
 
     def _open_tokenizer(self, max_length: int, side: str) -> Tokenizer:
-        return Tokenizer(self.folder.path / bundle_format.TOKENIZER, max_length, side)
+        file = self.folder.path / bundle_format.TOKENIZER
+        return Tokenizer(file, max_length, side, self.folder.digest(bundle_format.TOKENIZER))
 
     def _check_length(self, length: int) -> None:
         limit = self.model_config.position_limit
@@ -333,7 +335,7 @@ def _check_graphs(folder: bundle_format.BundleFolder, backend: OrtBackend) -> No
         inputs = {name: graph.shapes[name] for name in graph.inputs}
         outputs = {name: graph.shapes[name] for name in graph.outputs}
         for problem in graph_checks.problems(folder.description, record.role, inputs, outputs):
-            raise BundleError(f"{folder.path / record.file}: {problem}", AGAIN)
+            raise BundleError(f"{folder.path / record.file}: {problem}", bundle_format.AGAIN)
 
 
 def _check_device(folder: bundle_format.BundleFolder, device: Device) -> None:

@@ -54,7 +54,7 @@ HOMES = {
     "safetensors": {"export"},
     "huggingface_hub": {"export"},
     "onnxruntime": {"runtime", "export"},
-    "tokenizers": {"bundle/tokenizer.py", "export"},
+    "tokenizers": {"bundle/tokenizer.py", "bundle/tokenizer_trial.py", "export"},
     "jinja2": {"bundle/chat_sandbox.py"},
     "typer": {"cli"},
     "click": {"cli"},

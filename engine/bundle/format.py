@@ -58,6 +58,8 @@ RESERVED = (DESCRIPTION, *tuned.FILES.values())
 # Of `device_step`: columns of a slot's state (next token, positions cached, tokens it may still
 # emit, source tokens), and of how many steps it keeps the emitted tokens.
 STATE_WIDTH, SYNC_EVERY = 4, 8
+# The hint where a bundle is not what was exported.
+AGAIN = "export the model again, or copy the whole bundle once more"
 
 # Input names, then output names, by role. N runs over the decoder's layers. A graph without padding
 # takes `PACKING`, too, and gives anything at the padding.
@@ -148,6 +150,10 @@ class BundleFolder:
         """The graphs that a device loads, one of each role."""
         return tuple(graph for graph in self.description.graphs if graph.loads_on(device))
 
+    def digest(self, name: str) -> str:
+        """The sha256 that a file must have, "" for one that is not listed."""
+        return str(self.description.files.get(name, {}).get("sha256", ""))
+
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Notice that a file is replaced or changed while the body opens them.
@@ -177,12 +183,9 @@ class BundleFolder:
         for name, recorded in self.description.files.items():
             file = self.path / name
             if not file.is_file():
-                raise BundleError(f"{self.path}: {name} is missing", _AGAIN)
+                raise BundleError(f"{self.path}: {name} is missing", AGAIN)
             if file.stat().st_size != recorded["bytes"] or sha256(file) != recorded["sha256"]:
-                raise BundleError(f"{file}: its bytes are not the ones that were exported", _AGAIN)
-
-
-_AGAIN = "export the model again, or copy the whole bundle once more"
+                raise BundleError(f"{file}: its bytes are not the ones that were exported", AGAIN)
 
 
 def sha256(file: Path) -> str:
@@ -227,9 +230,9 @@ def load(path: Path | str) -> BundleFolder:
         raw = typed_json.read_bytes(file)
         content = typed_json.parse(raw)
     except typed_json.MismatchError as error:
-        raise BundleError(f"{file}: not a bundle description: {error}", _AGAIN) from error
+        raise BundleError(f"{file}: not a bundle description: {error}", AGAIN) from error
     if not isinstance(content, dict) or "format" not in content:
-        raise BundleError(f"{file}: not a bundle description", _AGAIN)
+        raise BundleError(f"{file}: not a bundle description", AGAIN)
     version = content["format"]
     if type(version) is not int or version not in READABLE:
         raise BundleError(
@@ -269,5 +272,5 @@ def _description(file: Path, content: object) -> Description:
         description = typed_json.read(Description, content, description_checks.BOUNDS)
         description_checks.check(description, RESERVED, TOKENIZER)
     except typed_json.MismatchError as error:
-        raise BundleError(f"{file}: the description is damaged: {error}", _AGAIN) from error
+        raise BundleError(f"{file}: the description is damaged: {error}", AGAIN) from error
     return description

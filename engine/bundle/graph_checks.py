@@ -60,15 +60,11 @@ def _known_inputs(role: Role, inputs: Mapping[str, Shape]) -> set[str]:
         for name in re.sub(r" \(.*\)", "", template).split(", ")
     }
     return {
-        name
-        for name in inputs
-        if name in PACKING or re.sub(r"\.\d+\.", ".N.", name) in templates
+        name for name in inputs if name in PACKING or re.sub(r"\.\d+\.", ".N.", name) in templates
     }
 
 
-def _cache_problems(
-    config: ModelConfig, role: Role, shapes: Mapping[str, Shape]
-) -> Iterator[str]:
+def _cache_problems(config: ModelConfig, role: Role, shapes: Mapping[str, Shape]) -> Iterator[str]:
     decoder = config.decoder
     caches = {name: match for name in shapes if (match := _CACHE.match(name))}
     if not decoder:
@@ -81,7 +77,9 @@ def _cache_problems(
         if layers != set(range(decoder.layers)):
             yield f"has the caches of {len(layers)} layers, and {key}.layers is {decoder.layers}"
     for name in caches:
-        heads = {decoder.cache_heads} if _CAUSAL.match(name) else {decoder.heads, decoder.cache_heads}
+        heads = (
+            {decoder.cache_heads} if _CAUSAL.match(name) else {decoder.heads, decoder.cache_heads}
+        )
         shape = shapes[name]
         if len(shape) != 4:
             yield f"has a cache {name} of {len(shape)} axes, not of 4"
@@ -91,9 +89,7 @@ def _cache_problems(
             yield f"has heads of {shape[3]} in {name}, and {key}.head_dim is {decoder.head_dim}"
 
 
-def _width_problems(
-    config: ModelConfig, role: Role, outputs: Mapping[str, Shape]
-) -> Iterator[str]:
+def _width_problems(config: ModelConfig, role: Role, outputs: Mapping[str, Shape]) -> Iterator[str]:
     widths = {
         "last_hidden_state": ("model_config.hidden", config.hidden),
         "projected": ("model_config.dimensions", config.dimensions),

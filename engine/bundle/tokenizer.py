@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -34,14 +35,15 @@ class Tokenizer:
     their `side`: right or left.
 
     Of a pair the longer text is cut first, as transformers does it. Nothing is padded here. May be
-    used from many threads.
+    used from many threads. `digest` is the sha256 that the file must have, "" for any.
 
     Raises:
-        BundleError: The file is not a tokenizer.
+        BundleError: The file is not a tokenizer, or has other bytes.
     """
 
-    def __init__(self, file: Path, max_length: int, side: str = "right") -> None:
-        self._file, self.max_length, self.side = file, max_length, side
+    def __init__(self, file: Path, max_length: int, side: str = "right", digest: str = "") -> None:
+        self._file, self._digest = file, digest
+        self.max_length, self.side = max_length, side
         self._tokenizer = self._open()
         self._tokenizer.enable_truncation(max_length, direction=side)
 
@@ -249,13 +251,29 @@ class Tokenizer:
     def _open(self) -> Any:
         import tokenizers
 
+        content = self._content()
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(self._file))
+            tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises bare Exception for every fault
             raise BundleError(f"{self._file}: not a tokenizer", "export the model again") from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
+
+    def _content(self) -> bytes:
+        """The file's bytes; they are opened later than the graphs, and may be others by then."""
+        try:
+            content = self._file.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{self._file}: cannot be read: {error.strerror}", "copy the whole bundle once more"
+            ) from error
+        if self._digest and hashlib.sha256(content).hexdigest() != self._digest:
+            raise BundleError(
+                f"{self._file}: has been changed since the bundle was loaded",
+                "wait until nobody writes there, then run again",
+            )
+        return content
 
 
 @cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from engine.core.confined_process import RefusedError
+
 _TEXTS = ("", "A text, and a word: naïve 日本 🙂\n", "a" * 100)
 _LARGEST_ID = 2**31 - 1
 
@@ -17,7 +19,7 @@ def attempt(file: str) -> None:
     """Open a file, encode some texts with it, and decode their tokens.
 
     Raises:
-        ValueError: It is no tokenizer; why.
+        RefusedError: It is no tokenizer; why.
     """
     import tokenizers
 
@@ -26,14 +28,14 @@ def attempt(file: str) -> None:
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception for every fault
-        raise ValueError(f"not a tokenizer: {error}") from error
+        raise RefusedError(f"not a tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest < 0:
-        raise ValueError("not a tokenizer: it has no tokens")
+        raise RefusedError("not a tokenizer: it has no tokens")
     if largest > _LARGEST_ID:
-        raise ValueError(f"not a tokenizer: a token has the id {largest}")
+        raise RefusedError(f"not a tokenizer: a token has the id {largest}")
     json.loads(tokenizer.to_str())
     tokenizer.enable_truncation(16)
     singles = tokenizer.encode_batch_fast(list(_TEXTS))

@@ -26,7 +26,12 @@ from engine.version import __version__
 # folded, and a second of CPU time for some of them.
 _GRAPH_BYTES, _GRAPH_COPIES, _GRAPH_SECONDS, _GRAPH_SPEED = 384 << 20, 4, 3, 2 << 20
 # The same for tokenizers, which take about 20 times the bytes of their file.
-_TOKENIZER_BYTES, _TOKENIZER_COPIES, _TOKENIZER_SECONDS, _TOKENIZER_SPEED = 256 << 20, 60, 3, 1 << 20
+_TOKENIZER_BYTES, _TOKENIZER_COPIES, _TOKENIZER_SECONDS, _TOKENIZER_SPEED = (
+    256 << 20,
+    60,
+    3,
+    1 << 20,
+)
 _LIBRARIES = ("tokenizers", "onnxruntime", "onnxruntime-gpu")
 
 

@@ -31,8 +31,8 @@ _OUT_OF_TIME = -24
 # Seconds that pass before a process is given up: so many times its CPU time, and so many more.
 _PATIENCE, _START_SECONDS = 20, 120
 _HINT = (
-    "the system may be out of memory or processes; in Python, Bundle.load(FOLDER, check=False) opens "
-    "a bundle of your own without it"
+    "the system may be out of memory or processes; in Python, Bundle.load(FOLDER, check=False) "
+    "opens a bundle of your own without it"
 )
 
 
@@ -51,6 +51,10 @@ class Step:
     arguments: Mapping[str, Any]
     memory: int
     seconds: int
+
+
+class RefusedError(ValueError):
+    """Raised by an `attempt`: why a file is not used, in words that follow its name."""
 
 
 class FailedStepError(Exception):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.bundle import format as bundle_format
+from engine.bundle import trial
 from engine.errors import SettingsError
 from engine.export.output_folder import new_folder
 from engine.export.report import ExportReport, report
@@ -90,6 +91,7 @@ def export(
             rows = quantization.load_sample(sample, text, description)
             plain = bundle_format.load(fp32)
             description = quantization.write_bundle(plain, folder, recipe, rows, force, progress)
+    trial.remember(bundle_format.load(out))
     return report(Path(out), description, time.monotonic() - started)
 
 
@@ -274,6 +276,7 @@ def quantize(
     rows = quantization.load_sample(sample, text, fp32.description)
     with new_folder(Path(out)) as (_, folder):
         description = quantization.write_bundle(fp32, folder, recipe, rows, force, progress)
+    trial.remember(bundle_format.load(out))
     return report(Path(out), description, time.monotonic() - started)
 
 

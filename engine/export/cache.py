@@ -11,27 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.bundle import format as bundle_format
+from engine.core.cache_folder import folder
 from engine.errors import BundleError, OutputError, SettingsError
 from engine.version import __version__
 
 FP32 = "fp32"
 
 __all__ = ["bundle_for", "folder", "locate"]
-
-
-def folder() -> Path:
-    """The cache's folder: $CORPUS_ENGINE_CACHE, or corpus-engine in the user's cache folder."""
-    if path := os.environ.get("CORPUS_ENGINE_CACHE"):
-        return Path(path).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "corpus-engine"
 
 
 def _silent(message: str) -> None:

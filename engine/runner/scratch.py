@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.core import cache_folder
 from engine.data import placeholder, rejects_name, writing
 from engine.runner.folder_lock import locked
 from engine.runner.manifest import FOLDER, Manifest
@@ -103,11 +103,6 @@ class Scratch:
 def scratch_of(url: str, folder: str = "") -> Scratch:
     """The scratch of a URL, in a folder or else in the user's cache."""
     name = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
-    return Scratch((Path(folder).expanduser() if folder else _cache() / "scratch") / name)
-
-
-def _cache() -> Path:
-    if path := os.environ.get("CORPUS_ENGINE_CACHE"):
-        return Path(path).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "corpus-engine"
+    return Scratch(
+        (Path(folder).expanduser() if folder else cache_folder.folder() / "scratch") / name
+    )

@@ -144,7 +144,8 @@ def _encoder(settings: TokenizerSettings) -> Callable[[Rows], Encoded]:
     folder = bundle_format.load(settings.folder)
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
     file = folder.path / bundle_format.TOKENIZER
-    tokenizer = Tokenizer(file, settings.max_length, settings.side)
+    digest = folder.digest(bundle_format.TOKENIZER)
+    tokenizer = Tokenizer(file, settings.max_length, settings.side, digest)
     options = tasks.resolve_options(task, model_config, settings.options)
     context = tasks.Context(
         model_config, options, tokenizer, settings.type_ids, stopped=lambda: False

@@ -11,6 +11,8 @@ import mmap
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from engine.core.confined_process import RefusedError
+
 Message = memoryview
 
 # Domains of operators, and what is refused of them: loops, which need not end; searches, which hold
@@ -31,10 +33,6 @@ _TENSOR_EXTERNAL, _SPARSE_TENSORS = 13, (1, 2)
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 
-class RefusedGraphError(ValueError):
-    """Why a file is not opened, in words that follow its name."""
-
-
 def check(file: Path, names: Collection[str]) -> None:
     """Refuse what is no ONNX file, or asks for more than a bundle's graph does.
 
@@ -42,11 +40,11 @@ def check(file: Path, names: Collection[str]) -> None:
         names: Files beside it that may hold weights.
 
     Raises:
-        RefusedGraphError: It does; why.
+        RefusedError: It does; why.
     """
     with file.open("rb") as stream:
         if not file.stat().st_size:
-            raise RefusedGraphError("is empty")
+            raise RefusedError("is empty")
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     _check_model(Message(content), names)
 
@@ -56,9 +54,9 @@ def _check_model(model: Message, names: Collection[str]) -> None:
     own = [_text(function, _FUNCTION_DOMAIN) for function in functions]
     graphs = [value for number, value in _fields(model) if number == _MODEL_GRAPH]
     if len(graphs) != 1:
-        raise RefusedGraphError("is no ONNX model: it has no graph")
+        raise RefusedError("is no ONNX model: it has no graph")
     if any(number == _MODEL_TRAINING for number, _ in _fields(model)):
-        raise RefusedGraphError("holds a graph for training, which no bundle has")
+        raise RefusedError("holds a graph for training, which no bundle has")
     for message in (*graphs, *functions):
         _check_graph(message, message is not graphs[0], (*_DOMAINS, *own), names, 0)
 
@@ -68,7 +66,7 @@ def _check_graph(
 ) -> None:
     """Check a graph, or a function, which has other field numbers."""
     if depth > _DEEPEST:
-        raise RefusedGraphError("has graphs nested too deeply")
+        raise RefusedError("has graphs nested too deeply")
     for number, value in _fields(graph):
         if number == (_FUNCTION_NODE if function else _GRAPH_NODE):
             _check_node(value, domains, names, depth)
@@ -92,12 +90,12 @@ def _check_node(
         elif number == _NODE_ATTRIBUTE:
             _check_attribute(value, domains, names, depth)
     if domain not in domains:
-        raise RefusedGraphError(
+        raise RefusedError(
             f"calls {operator!a} of {domain[:60]!a}, and only operators of ONNX and of ONNX "
             "Runtime are run"
         )
     if operator in _REFUSED:
-        raise RefusedGraphError(f"calls {operator}, which no graph of a bundle needs")
+        raise RefusedError(f"calls {operator}, which no graph of a bundle needs")
 
 
 def _check_attribute(
@@ -124,7 +122,7 @@ def _check_tensor(tensor: Message, names: Collection[str]) -> None:
             continue
         place = _text(value, _ENTRY_VALUE)
         if place not in names:
-            raise RefusedGraphError(
+            raise RefusedError(
                 f"has weights in {place[:200]!a}, which is no file that bundle.json lists"
             )
 
@@ -153,11 +151,11 @@ def _fields(message: Message) -> Iterator[tuple[int, Message]]:
         elif kind == 2:
             size, place = _varint(message, place)
             if size > end - place:
-                raise RefusedGraphError("is cut short, or is no ONNX model")
+                raise RefusedError("is cut short, or is no ONNX model")
             yield tag >> 3, message[place : place + size]
             place += size
         else:
-            raise RefusedGraphError("is no ONNX model")
+            raise RefusedError("is no ONNX model")
 
 
 def _varint(message: Message, place: int) -> tuple[int, int]:
@@ -165,10 +163,10 @@ def _varint(message: Message, place: int) -> tuple[int, int]:
     number = 0
     for shift in range(0, 70, 7):
         if place >= len(message):
-            raise RefusedGraphError("is cut short, or is no ONNX model")
+            raise RefusedError("is cut short, or is no ONNX model")
         group = message[place]
         place += 1
         number |= (group & 127) << shift
         if group < 128:
             return number, place
-    raise RefusedGraphError("is no ONNX model")
+    raise RefusedError("is no ONNX model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.core.confined_process import RefusedError
 from engine.runtime.device import PROVIDERS, runtime
 from engine.runtime.graph_scan import check
 
@@ -21,7 +22,7 @@ def attempt(file: str, names: list[str], opens: bool) -> None:
         opens: Whether it is one for a CPU.
 
     Raises:
-        Exception: Why it cannot be used; the runtime's have no other base.
+        RefusedError: Why it cannot be used.
     """
     check(Path(file), frozenset(names))
     if not opens:
@@ -32,8 +33,6 @@ def attempt(file: str, names: list[str], opens: bool) -> None:
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(
-            file, options, providers=[PROVIDERS["cpu"]], enable_fallback=False
-        )
+        ort.InferenceSession(file, options, providers=[PROVIDERS["cpu"]], enable_fallback=False)
     except Exception as error:
-        raise ValueError(f"ONNX Runtime {ort.__version__} refuses the graph: {error}") from error
+        raise RefusedError(f"ONNX Runtime {ort.__version__} refuses the graph: {error}") from error
