@@ -334,6 +334,7 @@ def test_every_error_raised_on_purpose_is_one_of_the_tree() -> None:
     """Besides signals between threads, what a person may see has an exit code."""
     allowed = {name for name in vars(errors) if name[0].isupper()}
     allowed |= {"PipelineCancelled", "AttributeError", "KeyboardInterrupt", "pa.ArrowInvalid"}
+    allowed |= {"RefusedError", "FailedStepError"}  # between a bundle's trial and its process
     allowed |= {"MismatchError"}  # what a description's reader tells its caller
     allowed |= {"KeyChangedError"}  # what a put on a condition tells its caller
     wrong = []

@@ -16,7 +16,7 @@ Shape = Sequence[Any]
 """Numbers, and names or None where a size is open."""
 
 _CACHE = re.compile(r"(past|cross|present|cross_present|encoded|filled|moved|grown)\.(\d+)\.")
-_CAUSAL = re.compile(r"(past|present|moved|grown)\.")
+_OWN = re.compile(r"(past|present|moved|grown)\.")
 # Roles whose caches are of all layers.
 _OF_ALL_LAYERS: Mapping[Role, str] = {
     "encoder": "cross", "step": "past", "device_step": "past", "move": "past", "grow": "past",
@@ -77,14 +77,13 @@ def _cache_problems(config: ModelConfig, role: Role, shapes: Mapping[str, Shape]
         if layers != set(range(decoder.layers)):
             yield f"has the caches of {len(layers)} layers, and {key}.layers is {decoder.layers}"
     for name in caches:
-        heads = (
-            {decoder.cache_heads} if _CAUSAL.match(name) else {decoder.heads, decoder.cache_heads}
-        )
+        # A source's keys may have as many heads as the queries.
+        heads = {decoder.cache_heads, 0 if _OWN.match(name) else decoder.heads}
         shape = shapes[name]
         if len(shape) != 4:
             yield f"has a cache {name} of {len(shape)} axes, not of 4"
         elif isinstance(shape[1], int) and shape[1] not in heads:
-            yield f"has {shape[1]} heads in {name}, and {key} says {min(heads)}"
+            yield f"has {shape[1]} heads in {name}, and {key} says {decoder.cache_heads}"
         elif isinstance(shape[3], int) and shape[3] != decoder.head_dim:
             yield f"has heads of {shape[3]} in {name}, and {key}.head_dim is {decoder.head_dim}"
 

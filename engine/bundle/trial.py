@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from engine.bundle.format import TOKENIZER, BundleFolder
 from engine.core import cache_folder
@@ -22,17 +25,33 @@ from engine.core.device import CPU
 from engine.errors import BundleError
 from engine.version import __version__
 
-# What a graph may take: as many bytes as its weights several times over, which are read, packed and
-# folded, and a second of CPU time for some of them.
-_GRAPH_BYTES, _GRAPH_COPIES, _GRAPH_SECONDS, _GRAPH_SPEED = 384 << 20, 4, 3, 2 << 20
-# The same for tokenizers, which take about 20 times the bytes of their file.
-_TOKENIZER_BYTES, _TOKENIZER_COPIES, _TOKENIZER_SECONDS, _TOKENIZER_SPEED = (
-    256 << 20,
-    60,
-    3,
-    1 << 20,
-)
 _LIBRARIES = ("tokenizers", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class _Allowance:
+    """What it may take to open files: so much, and more for each of their bytes.
+
+    Attributes:
+        memory: Bytes.
+        copies: Bytes for each of the files'.
+        seconds: Of CPU time.
+        speed: Bytes of the files for each second more.
+    """
+
+    memory: int
+    copies: int
+    seconds: int
+    speed: int
+
+    def step(self, module: str, arguments: Mapping[str, Any], size: int) -> Step:
+        memory = self.memory + self.copies * size
+        return Step(module, arguments, memory, self.seconds + size // self.speed)
+
+
+# A runtime reads weights, packs them and folds them; a tokenizer takes some 20 bytes for each.
+_GRAPH = _Allowance(memory=384 << 20, copies=4, seconds=3, speed=2 << 20)
+_TOKENIZER = _Allowance(memory=256 << 20, copies=60, seconds=3, speed=1 << 20)
 
 
 def check(folder: BundleFolder, opener: str) -> None:
@@ -68,30 +87,17 @@ def _steps(folder: BundleFolder, opener: str) -> tuple[list[str], list[Step]]:
     files = folder.description.files
     sizes = {name: int(record["bytes"]) for name, record in files.items()}
     names = [TOKENIZER, *(graph.file for graph in folder.description.graphs)]
-    steps = [
-        Step(
-            "engine.bundle.tokenizer_trial",
-            {"file": str(folder.path / TOKENIZER)},
-            _TOKENIZER_BYTES + _TOKENIZER_COPIES * sizes[TOKENIZER],
-            _TOKENIZER_SECONDS + sizes[TOKENIZER] // _TOKENIZER_SPEED,
-        )
-    ]
-    graphs = {graph.file for graph in folder.description.graphs}
-    weights = sorted(files.keys() - graphs - {TOKENIZER})
+    tokenizer = {"file": str(folder.path / TOKENIZER)}
+    steps = [_TOKENIZER.step("engine.bundle.tokenizer_trial", tokenizer, sizes[TOKENIZER])]
+    weights = sorted(files.keys() - set(names))
     for graph in folder.description.graphs:
+        arguments = {
+            "file": str(folder.path / graph.file),
+            "names": weights,
+            "opens": graph.loads_on(CPU),
+        }
         size = sum(sizes[name] for name in (graph.file, *weights))
-        steps.append(
-            Step(
-                opener,
-                {
-                    "file": str(folder.path / graph.file),
-                    "names": weights,
-                    "opens": graph.loads_on(CPU),
-                },
-                _GRAPH_BYTES + _GRAPH_COPIES * size,
-                _GRAPH_SECONDS + size // _GRAPH_SPEED,
-            )
-        )
+        steps.append(_GRAPH.step(opener, arguments, size))
     return names, steps
 
 

@@ -103,6 +103,5 @@ class Scratch:
 def scratch_of(url: str, folder: str = "") -> Scratch:
     """The scratch of a URL, in a folder or else in the user's cache."""
     name = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
-    return Scratch(
-        (Path(folder).expanduser() if folder else cache_folder.folder() / "scratch") / name
-    )
+    scratch = Path(folder).expanduser() if folder else cache_folder.folder() / "scratch"
+    return Scratch(scratch / name)
