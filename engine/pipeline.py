@@ -33,8 +33,6 @@ from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
 from engine.tasks.keywords import TaskOptions
 
-# What opens a graph in the process in which a bundle is tried.
-_OPENER = "engine.runtime.graph_trial"
 # Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
 # to be few among them.
 _TURNS = 16
@@ -196,7 +194,7 @@ class Bundle:
         with folder.unchanged():
             if check:
                 folder.check()
-                trial.check(folder, _OPENER)
+                trial.check(folder)
             chosen = resolve(device)
             _check_device(folder, chosen)
             backend = OrtBackend(

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from engine.bundle import format as bundle_format
+from engine.bundle.description import Description
 from engine.bundle.format import TOKENIZER, BundleFolder
 from engine.core import cache_folder
 from engine.core.confined_process import FailedStepError, Step, run
@@ -25,6 +27,8 @@ from engine.core.device import CPU
 from engine.errors import BundleError
 from engine.version import __version__
 
+# The module that opens graphs there: this room does not import that one.
+_OPENER = "engine.runtime.graph_trial"
 _LIBRARIES = ("tokenizers", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -54,11 +58,8 @@ _GRAPH = _Allowance(memory=384 << 20, copies=4, seconds=3, speed=2 << 20)
 _TOKENIZER = _Allowance(memory=256 << 20, copies=60, seconds=3, speed=1 << 20)
 
 
-def check(folder: BundleFolder, opener: str) -> None:
+def check(folder: BundleFolder) -> None:
     """Try a bundle whose files have the right hashes, unless it was tried before.
-
-    Args:
-        opener: The module whose `attempt` opens a graph, as `runtime.graph_trial` does.
 
     Raises:
         BundleError: A file cannot be opened within its limits; it is named.
@@ -66,7 +67,7 @@ def check(folder: BundleFolder, opener: str) -> None:
     """
     if (mark := _mark(folder.fingerprint)).exists():
         return
-    names, steps = _steps(folder, opener)
+    names, steps = _steps(folder)
     try:
         run(steps)
     except FailedStepError as failure:
@@ -77,12 +78,14 @@ def check(folder: BundleFolder, opener: str) -> None:
     _remember(mark)
 
 
-def remember(folder: BundleFolder) -> None:
-    """Take a bundle that was exported here for a tried one."""
-    _remember(_mark(folder.fingerprint))
+def save(folder: Path, description: Description) -> Description:
+    """As `format.save`, of a bundle that is made here and need not be tried."""
+    whole = bundle_format.save(folder, description)
+    _remember(_mark(bundle_format.sha256(folder / bundle_format.DESCRIPTION)))
+    return whole
 
 
-def _steps(folder: BundleFolder, opener: str) -> tuple[list[str], list[Step]]:
+def _steps(folder: BundleFolder) -> tuple[list[str], list[Step]]:
     """What is tried: names of files, and the steps that open them."""
     files = folder.description.files
     sizes = {name: int(record["bytes"]) for name, record in files.items()}
@@ -97,7 +100,7 @@ def _steps(folder: BundleFolder, opener: str) -> tuple[list[str], list[Step]]:
             "opens": graph.loads_on(CPU),
         }
         size = sum(sizes[name] for name in (graph.file, *weights))
-        steps.append(_GRAPH.step(opener, arguments, size))
+        steps.append(_GRAPH.step(_OPENER, arguments, size))
     return names, steps
 
 

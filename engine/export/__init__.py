@@ -91,7 +91,6 @@ def export(
             rows = quantization.load_sample(sample, text, description)
             plain = bundle_format.load(fp32)
             description = quantization.write_bundle(plain, folder, recipe, rows, force, progress)
-    trial.remember(bundle_format.load(out))
     return report(Path(out), description, time.monotonic() - started)
 
 
@@ -220,7 +219,7 @@ def _write_fp32(
         notes=notes + checkpoint.notes + remarks,
     )
     proof = {**description.proof, **compare_rows(folder, description, double)}
-    return bundle_format.save(folder, dataclasses.replace(description, proof=proof))
+    return trial.save(folder, dataclasses.replace(description, proof=proof))
 
 
 def _smooth(model: Any, tokenizer: Any, config: bundle_format.ModelConfig) -> bool:
@@ -273,10 +272,10 @@ def quantize(
             "give a bundle of recipe fp32, and a recipe that is not fp32",
         )
     fp32.check()
+    trial.check(fp32)
     rows = quantization.load_sample(sample, text, fp32.description)
     with new_folder(Path(out)) as (_, folder):
         description = quantization.write_bundle(fp32, folder, recipe, rows, force, progress)
-    trial.remember(bundle_format.load(out))
     return report(Path(out), description, time.monotonic() - started)
 
 

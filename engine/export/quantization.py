@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bundle import format as bundle_format
+from engine.bundle import trial
 from engine.bundle.format import BundleFolder, Description
 from engine.core.graphs import GraphRecord
 from engine.errors import ExportError, SettingsError
@@ -64,7 +65,7 @@ def write_bundle(
     description = dataclasses.replace(
         plain.description, recipe=recipe, tools=versions(), graphs=records(graphs, recipe)
     )
-    bundle_format.save(folder, description)
+    trial.save(folder, description)
     progress(f"comparing with fp32 ({len(rows.items)} rows: {rows.name})")
     report = gate.compare_bundles(plain.path, folder, limits.LIMITS[recipe], rows)
     if not report.passed:
@@ -74,7 +75,7 @@ def write_bundle(
             raise _exceeded(recipe, report)
     notes = description.notes + _notes(recipe, report, description.graphs)
     described = dataclasses.replace(description, gate=report.to_dict(), notes=notes)
-    return bundle_format.save(folder, described)
+    return trial.save(folder, described)
 
 
 def _exceeded(recipe: str, report: GateReport) -> ExportError:
