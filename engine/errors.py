@@ -24,15 +24,10 @@ ONNX Runtime in `runtime/backend.py`, those of pyarrow and the file system in `d
 
 from __future__ import annotations
 
-import os
-import traceback
 from collections.abc import Mapping
 
+from engine.library_errors import describe_bug
 from engine.printable import printable
-
-DEBUG = "CORPUS_ENGINE_DEBUG"
-"""Environment variable: if set, a bug is shown with its message and traceback, which may quote a
-row."""
 
 _LONGEST_MESSAGE = 4096
 # Characters of each text of an error that travels between processes.
@@ -163,23 +158,3 @@ def from_dict(fields: Mapping[str, str | int]) -> EngineError:
     EngineError.__init__(error, str(fields["message"]), str(fields.get("hint", "")))
     vars(error).update({n: v for n, v in fields.items() if n != "kind"})
     return error
-
-
-def describe_bug(error: BaseException) -> tuple[str, str]:
-    """What to say of an exception that nobody has translated, and a hint. Its own message stays
-    out, since that of a library may quote what it was reading."""
-    what = type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    package = os.path.dirname(__file__)
-    if ours := [frame for frame in frames if frame.filename.startswith(package)]:
-        file = os.path.relpath(ours[-1].filename, os.path.dirname(package))
-        what += f" at {file}:{ours[-1].lineno}"
-    if isinstance(error, OSError) and error.strerror:
-        path = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-        return f"{error.strerror}{path} ({what})", "check the disk, and whether it may be used"
-    if os.environ.get(DEBUG):
-        return f"{what}: {error}", "please report it"
-    return (
-        f"{what}, a bug of the engine",
-        f"please report it; with {DEBUG}=1 set the message is whole, and may quote a row",
-    )

@@ -30,7 +30,7 @@ FLOORS: tuple[set[str], ...] = (
     {"data", "bundle", "runtime"},
     {"core"},
     {"errors", "version"},
-    {"printable"},
+    {"printable", "library_errors"},
 )
 
 # The same within export.

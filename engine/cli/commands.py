@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, terminal, tune
 from engine.cli.options import EVERY, taking
-from engine.errors import DEBUG, EngineError, Stopped, describe_bug
+from engine.errors import EngineError, Stopped
+from engine.library_errors import DEBUG, code_of, describe_bug
 from engine.version import __version__
 
 _ONE_DEVICE = "auto, cpu, cuda or cuda:N."
@@ -103,8 +104,10 @@ def call() -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         # A signal may come as another exception; see `main`.
-        if interrupt.received() or os.environ.get(DEBUG):
+        if interrupt.received():
             raise
+        if os.environ.get(DEBUG):
+            terminal.show(*code_of(error), err=True)
         _print_error(str(EngineError(*describe_bug(error))))
         return 1
     return 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.local_file import opened
 from engine.errors import SettingsError
+from engine.library_errors import reason_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,7 +132,7 @@ def _read_file(path: Path) -> object:
             return _by_column(_arrow_schema(path))
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = reason_of(error)
         raise SettingsError(
             f"{path}: no types of columns: {reason}",
             'a JSON file such as {"id": "int64"}, or an Arrow or Parquet file with these columns',

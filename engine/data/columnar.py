@@ -21,6 +21,7 @@ from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type
 from engine.data.stretches import Stretch
 from engine.data.wrong_kinds import advice
 from engine.errors import ColumnError, InputError
+from engine.library_errors import reason_of
 
 Names = Sequence[str] | None
 """Names of columns; None for all of a file."""
@@ -37,7 +38,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = reason_of(error)
         hint = advice(path, kind) if kind in ("parquet", "arrow") else ""
         hint = hint or "the file is damaged, truncated or of another kind; copy or write it again"
         if isinstance(error, pa.ArrowNotImplementedError):

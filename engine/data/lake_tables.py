@@ -16,6 +16,7 @@ import pyarrow as pa
 from engine.data import delta_tables, iceberg_tables
 from engine.data.data_files import DataFile
 from engine.errors import InputError, MissingDependency
+from engine.library_errors import reason_of
 
 NOT_LISTED = "files that a table does not list"
 _INSTALL = 'pip install "corpus-engine[tables]"'
@@ -69,7 +70,7 @@ def data_files(folder: Path, table: TableFormat) -> list[DataFile]:
     except InputError as error:
         raise InputError(f"{folder}: {error.message}", error.hint) from error
     except Exception as error:  # the libraries have no common ancestor of their errors
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = reason_of(error)
         raise InputError(
             f"{folder}: cannot be read as a {table.name} table: {reason}", "repair the table"
         ) from error

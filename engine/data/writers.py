@@ -25,6 +25,7 @@ from engine.core.types import Rejects
 from engine.data.parts import part_writer
 from engine.data.store_access import WRITTEN
 from engine.errors import OutputError, SettingsError
+from engine.library_errors import reason_of
 
 REJECTS = "_manifest/rejects"
 """Where bad rows lie below the output folder. Readers of a dataset skip what begins with `_`, and
@@ -74,9 +75,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0][:200]
         raise OutputError(
-            f"{path}: cannot be written: {reason}",
+            f"{path}: cannot be written: {reason_of(error)}",
             "leave the column out of --keep, or choose another --format",
         ) from error
     except OSError as error:
