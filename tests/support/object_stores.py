@@ -56,10 +56,23 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
+def client_of(endpoint: str) -> Any:
+    """boto's client of a server."""
+    import boto3
+
+    secrets = environment(endpoint)
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=secrets["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=secrets["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
 @contextmanager
 def serving() -> Iterator[Store]:
     """A server with an empty bucket, in threads of this process."""
-    import boto3
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -68,14 +81,7 @@ def serving() -> Iterator[Store]:
     try:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
-        secrets = environment(endpoint)
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=secrets["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=secrets["AWS_SECRET_ACCESS_KEY"],
-        )
+        client = client_of(endpoint)
         client.create_bucket(Bucket=BUCKET)
         yield Store(endpoint, client)
     finally:
