@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from engine.core.config import FORMATS
 from engine.core.types import Rejects
+from engine.data.new_files import open_new
 from engine.data.parts import part_writer
 from engine.data.store_access import WRITTEN
 from engine.errors import OutputError, SettingsError
@@ -170,7 +171,7 @@ class FileWriter:
         self.rows = 0
         with writing(self._temporary):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._temporary.open("wb")
+            self._stream = open_new(self._temporary)
             self._hashing = HashingFile(self._stream)
             try:
                 self._writer = _writer(self._hashing, schema, kind, compression)
@@ -236,7 +237,7 @@ def whole_file(path: Path, folder: Path) -> Iterator[HashingFile]:
     with writing(path):
         temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as stream:
+            with open_new(temporary) as stream:
                 yield (sink := HashingFile(stream))
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -348,8 +349,8 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with open_new(temporary) as stream:
+            stream.write(text.encode())
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

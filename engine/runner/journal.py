@@ -133,7 +133,7 @@ class Journal:
 
     def _resume(self) -> None:
         try:
-            handle = os.open(self._file, os.O_RDWR | os.O_CLOEXEC)
+            handle = os.open(self._file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return
         if not _starts_with(handle, self._header):
@@ -162,7 +162,7 @@ class Journal:
     def _append(self, content: bytes) -> None:
         if self._handle is None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             self._handle, self._synced = os.open(self._file, flags, 0o666), time.monotonic()
             content = self._header + content
         view = memoryview(content)

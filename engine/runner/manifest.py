@@ -17,13 +17,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from engine.core.config import FORMATS
 from engine.data import (
     PASSES,
     REJECTS,
@@ -32,15 +32,13 @@ from engine.data import (
     writing,
 )
 from engine.errors import OtherRunError, OutputError
-from engine.runner import journal
+from engine.runner import clearing, journal
 from engine.runner.folder_lock import LOCK, locked
-from engine.runner.records import Entry, InputRecord, RunRecord
+from engine.runner.records import FOLDER, PART, SUCCESS, Entry, InputRecord, RunRecord
 
-FOLDER = "_manifest"
-SUCCESS = "_SUCCESS"
+__all__ = ["DATASET", "FOLDER", "PART", "SUCCESS", "Manifest"]
+
 DATASET = ".huggingface.yaml"
-OURS = (FOLDER, SUCCESS, journal.FOLDER, "rejects")  # the last is of earlier versions
-PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
 
 
 class Manifest:
@@ -69,6 +67,7 @@ class Manifest:
             OutputError: Another run is writing here, or the folder cannot be written.
             OtherRunError: The folder is not empty and holds no run; nothing in it is changed.
         """
+        clearing.refuse_links(self.out)
         with writing(self.out):
             made = [path for path in (self.folder, self.out) if not path.exists()]
             if made:
@@ -119,6 +118,7 @@ class Manifest:
             if not overwrite and self.has_answers():
                 raise
             self._clear()  # another run's folder without an answer in it may be taken
+            write_text(self.folder / "run.json", _json(run))
         with writing(self.out):
             journal.drop_others(self.out, run["fingerprint"], parts)
             self._drop_half_written()
@@ -198,6 +198,7 @@ class Manifest:
             raise OutputError(f"{place}: not a folder", "choose another folder with -o")
         if not os.access(place, os.W_OK | os.X_OK):
             raise OutputError(f"{place}: may not be written", "choose another folder with -o")
+        clearing.refuse_links(self.out)
         if not self.folder.is_dir():
             self._refuse_foreign()
 
@@ -210,24 +211,14 @@ class Manifest:
             )
 
     def _clear(self) -> None:
-        """Remove what runs write and nothing else; run.json last, by which a run is recognized."""
+        """Remove what runs write and nothing else, but for run.json."""
         if self.read_run() is None:
             raise OtherRunError(
                 f"{self.out}: not empty, and not a run's output; nothing was removed",
                 "choose an empty or new folder with -o",
             )
         self._others = {}
-        with writing(self.out):
-            for path in self.out.iterdir():
-                if path.is_dir() and path.name in OURS and path.name != FOLDER:
-                    shutil.rmtree(path)
-                elif path.name in (SUCCESS, DATASET) or (
-                    path.is_file() and PART.fullmatch(path.name)
-                ):
-                    path.unlink()
-            shutil.rmtree(self.out / REJECTS, ignore_errors=True)
-            for path in sorted(self.folder.glob("*.json")):
-                path.unlink()
+        clearing.clear(self.out, self.entries(), [_dataset(ending) for ending in FORMATS.values()])
 
     def read_run(self) -> dict[str, Any] | None:
         """The content of run.json, or None where it cannot be read."""
@@ -238,7 +229,7 @@ class Manifest:
         content = _read(self.folder / f"{Path(part).stem}.json")
         try:
             return Entry.of(content) if content else None
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, ValueError):
             return None
 
     def entries(self) -> list[Entry]:
@@ -318,7 +309,7 @@ class Manifest:
             surplus += [p for p in parts if p.relative_to(self.out).as_posix() not in written]
         with writing(self.out):
             if surplus:
-                (self.out / SUCCESS).unlink(missing_ok=True)
+                clearing.drop_success(self.out)
             for path in surplus:
                 path.unlink()
         return sorted({other.input.path for others in self._others.values() for other in others})
@@ -327,8 +318,8 @@ class Manifest:
         """Remove a part and its records, and the run's success with it."""
         earlier = f"rejects/{Path(part).stem}.parquet"  # of an earlier version
         with writing(self.folder):
+            clearing.drop_success(self.out)
             (self.folder / f"{Path(part).stem}.json").unlink(missing_ok=True)
-            (self.out / SUCCESS).unlink(missing_ok=True)
             for rejects in (rejects_name(part), earlier):
                 (self.out / rejects).unlink(missing_ok=True)
             (self.out / part).unlink(missing_ok=True)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 
-from engine.data import OutputFile, schema_of_text
+from engine.data import OutputFile, rejects_name, schema_of_text
 
+FOLDER = "_manifest"
+SUCCESS = "_SUCCESS"
+PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
 
 
@@ -82,11 +87,12 @@ class Entry:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Entry:
-        """From parsed JSON.
+        """From parsed JSON, which may be a stranger's: it names no files elsewhere.
 
         Raises:
-            TypeError, KeyError: It is no commit record.
+            TypeError, KeyError, ValueError: It is no commit record.
         """
+        _check_names(content["part"]["file"], content["rejects"])
         rejects, names = content["rejects"], [f.name for f in dataclasses.fields(InputRecord)]
         return cls(
             **{
@@ -109,6 +115,15 @@ class Entry:
     def files(self) -> tuple[OutputFile, ...]:
         """The files under final names."""
         return (self.part, self.rejects) if self.rejects else (self.part,)
+
+
+def _check_names(part: str, rejects: Mapping[str, Any] | None) -> None:
+    """Raise ValueError for files that no run writes."""
+    plain = PART.fullmatch(part) and "/" not in part
+    # The second is of earlier versions.
+    known = (rejects_name(part), f"rejects/{Path(part).stem}.parquet")
+    if not plain or (rejects and rejects["file"] not in known):
+        raise ValueError(f"no file of a part: {part!r}")
 
 
 def total(entries: Sequence[Entry]) -> dict[str, int]:

@@ -244,6 +244,8 @@ def test_overwrite_clears_what_runs_write_and_nothing_else(manifest: Manifest) -
         manifest.begin(other(limit=5), {PART}, overwrite=True)
     left = tree(manifest.out)
     assert left.pop("_manifest/.lock") == b""
+    # No record names it: it goes before the run succeeds.
+    assert left.pop("part-00012-lost.parquet") == b"without a record"
     assert json.loads(left.pop("_manifest/run.json")) == other(limit=5)
     assert b"part-*.arrow" in left.pop(".huggingface.yaml")
     assert left == mine

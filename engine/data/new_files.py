@@ -1,0 +1,18 @@
+"""Files that are made anew, whatever lies there: nobody's link is written through."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_new(path: Path) -> BinaryIO:
+    """An empty file to write, in place of a file or link of that name.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
