@@ -228,9 +228,10 @@ class Manifest:
         """The commit record of a part, or None where none can be read."""
         content = _read(self.folder / f"{Path(part).stem}.json")
         try:
-            return Entry.of(content) if content else None
-        except (TypeError, KeyError, ValueError):
+            entry = Entry.of(content) if content else None
+        except (TypeError, KeyError):
             return None
+        return entry if entry and entry.is_ours else None
 
     def entries(self) -> list[Entry]:
         """All records, by part name."""

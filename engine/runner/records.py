@@ -87,12 +87,11 @@ class Entry:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Entry:
-        """From parsed JSON, which may be a stranger's: it names no files elsewhere.
+        """From parsed JSON.
 
         Raises:
-            TypeError, KeyError, ValueError: It is no commit record.
+            TypeError, KeyError: It is no commit record.
         """
-        _check_names(content["part"]["file"], content["rejects"])
         rejects, names = content["rejects"], [f.name for f in dataclasses.fields(InputRecord)]
         return cls(
             **{
@@ -107,6 +106,15 @@ class Entry:
         )
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it names files as runs do; a stranger's record might name others to remove."""
+        part = self.part.file
+        # The second is of earlier versions.
+        known = (rejects_name(part), f"rejects/{Path(part).stem}.parquet")
+        plain = bool(PART.fullmatch(part)) and "/" not in part
+        return plain and (self.rejects is None or self.rejects.file in known)
+
+    @property
     def table_schema(self) -> pa.Schema | None:
         """The schema of a part that does not have it itself."""
         return schema_of_text(self.schema) if self.schema else None
@@ -115,15 +123,6 @@ class Entry:
     def files(self) -> tuple[OutputFile, ...]:
         """The files under final names."""
         return (self.part, self.rejects) if self.rejects else (self.part,)
-
-
-def _check_names(part: str, rejects: Mapping[str, Any] | None) -> None:
-    """Raise ValueError for files that no run writes."""
-    plain = PART.fullmatch(part) and "/" not in part
-    # The second is of earlier versions.
-    known = (rejects_name(part), f"rejects/{Path(part).stem}.parquet")
-    if not plain or (rejects and rejects["file"] not in known):
-        raise ValueError(f"no file of a part: {part!r}")
 
 
 def total(entries: Sequence[Entry]) -> dict[str, int]:

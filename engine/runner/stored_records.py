@@ -149,4 +149,6 @@ def _record(content: bytes) -> StoredRecord | None:
         entry = Entry.of(fields)
     except (TypeError, KeyError, AttributeError):
         return None
+    if not entry.is_ours:
+        return None
     return StoredRecord(entry, json.dumps(fields, indent=2, sort_keys=True) + "\n", e_tags)
