@@ -175,6 +175,7 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_settings(
     go(features, write_jsonl(tmp_path / "x.jsonl", texts(3)), tmp_path / "out")
     record = Manifest(tmp_path / "out").read_run() or {}
     fingerprint = record.pop("fingerprint")
+    assert record.pop("inputs") == [{"name": "text", "holds": "text", "needed": True}]
     text = json.dumps(record, sort_keys=True)
     assert fingerprint == hashlib.sha256(text.encode()).hexdigest()
     assert record.keys() == {"settings", "bundle"}
