@@ -187,23 +187,17 @@ def _fail(fault: str) -> None:
 
 SCENARIOS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "fresh": ("", "old", {}),
-    "changed inputs": ("old", "new", {}),
-    "overwrite": ("old", "new", {"overwrite": True, "result_prefix": "p_"}),
+    "changed-inputs": ("old", "new", {}),
+    "overwriting": ("old", "new", {"overwrite": True, "result_prefix": "p_"}),
 }
 """What the store has before, the corpus and the settings of the run that fails."""
 
 
-def fail_everywhere(runs: Runs, step: int) -> dict[str, Any]:
-    """Every fault at every change of each scenario, or one of them at every `step`-th: what is
-    left, and the next start."""
+def fail_everywhere(scenario: str, runs: Runs, step: int) -> dict[str, Any]:
+    """Every fault at every change of a scenario, or one of them at every `step`-th: what is left,
+    and the next start."""
     figures: Counter[str] = Counter()
-    for name in SCENARIOS:
-        _fail_in_scenario(runs, name, step, figures)
-    return dict(figures)
-
-
-def _fail_in_scenario(runs: Runs, name: str, step: int, figures: Counter[str]) -> None:
-    before, corpus, settings = SCENARIOS[name]
+    before, corpus, settings = SCENARIOS[scenario]
     changes = runs.folder / "changes"
 
     def begin() -> None:
@@ -223,8 +217,8 @@ def _fail_in_scenario(runs: Runs, name: str, step: int, figures: Counter[str]) -
             begin()
             code = runs.run(corpus, before=partial(failing, number, fault), **settings)
             _check(runs, figures, (earlier, whole), partial(runs.run, corpus, **settings))
-            figures[name] += 1
             figures["killed"] += code == -signal.SIGKILL
+    return dict(figures)
 
 
 def fail_at_batches(runs: Runs, step: int) -> dict[str, Any]:
@@ -367,7 +361,7 @@ def _leases(lease: float) -> None:
 
 
 GROUPS: dict[str, Callable[[Runs, int], dict[str, Any]]] = {
-    "changes": fail_everywhere,
+    **{name: partial(fail_everywhere, name) for name in SCENARIOS},
     "batches": fail_at_batches,
     "pieces": kill_in_pieces,
     "pairs": start_pairs,
