@@ -136,7 +136,9 @@ class Runs:
         files.pop(store_lock.LOCK, None)
         records = (name for name in list(files) if name.startswith("_manifest/part-"))
         for name in records:
-            files[name] = {k: v for k, v in json.loads(files[name]).items() if k != "seconds"}
+            record = json.loads(files[name])
+            record["part"].pop("modified")
+            files[name] = {k: v for k, v in record.items() if k != "seconds"}
         return files
 
     def reset(self) -> None:
