@@ -15,7 +15,7 @@ from engine.data import REJECTS, StoredFolder, store_access
 from engine.errors import OutputError
 from engine.runner.manifest import FOLDER, PART, SUCCESS, Manifest
 from engine.runner.single_file import is_file
-from engine.runner.stored_records import StoredRun, read_run, record_name
+from engine.runner.stored_records import StoredRun, is_whole, read_run, record_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset
@@ -80,6 +80,9 @@ def _write_records(folder: StoredFolder, stored: StoredRun, local: Path) -> None
         (local / FOLDER / "run.json").write_text(stored.run_text, encoding="utf-8")
     for part, record in stored.records.items():
         (local / record_name(part)).write_text(record.text, encoding="utf-8")
+        if is_whole(record, stored.files):  # as it was written, and so is its date
+            for output in record.entry.files:
+                data.placeholder(local / output.file, output.bytes, output.modified)
     if SUCCESS in stored.files:
         folder.fetch(SUCCESS, local / SUCCESS)
 

@@ -6,10 +6,11 @@ has finished where the listing still has these.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,24 @@ def is_whole(record: StoredRecord, files: Mapping[str, StoredFile]) -> bool:
         and there.version.e_tag == record.e_tags.get(output.file)
         for output in record.entry.files
     )
+
+
+def with_intact_parts(folder: StoredFolder, stored: StoredRun) -> StoredRun:
+    """The output without the records of parts whose bytes are not those that were put; all of them
+    are read."""
+    records = {
+        name: record
+        for name, record in stored.whole.items()
+        if all(_sha256(folder, output.file) == output.sha256 for output in record.entry.files)
+    }
+    return replace(stored, records=records)
+
+
+def _sha256(folder: StoredFolder, name: str) -> str:
+    digest = hashlib.sha256()
+    for block in folder.blocks(name):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def check_ours(folder: StoredFolder) -> None:
