@@ -22,7 +22,7 @@ from engine.runner.publisher import Publisher
 from engine.runner.scratch import Scratch, scratch_of
 from engine.runner.single_file import FILE_RECORD, folder_of, is_file
 from engine.runner.store_lock import StoreLock
-from engine.runner.stored_records import StoredRun, check_ours, read_run
+from engine.runner.stored_records import StoredRun, check_ours, read_run, with_intact_parts
 
 if TYPE_CHECKING:
     from engine.runner.report import Report
@@ -60,6 +60,8 @@ def _run_to_folder(
     check_ours(folder)
     with _locked(folder, scratch) as lock:
         stored = read_run(folder)
+        if settings.get("check_parts"):
+            stored = with_intact_parts(folder, stored)
         _prepare(folder, scratch, stored)
         publisher = Publisher(folder, lock, scratch, stored)
         try:
