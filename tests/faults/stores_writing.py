@@ -15,6 +15,8 @@ import os
 import random
 import shutil
 import signal
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -27,10 +29,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from faults.stalling import stalling
 from support.fakes import FakeBackend, make_bundle, open_bundle, texts, write_jsonl
 from support.object_stores import BUCKET, Store, client_of, environment, serving
 
 from engine.data import StoredFolder, stored_folder
+from engine.demo import BUNDLE
+from engine.demo.numerals import spanish
 from engine.errors import EngineError
 from engine.runner import coordinator, store_lock
 from engine.runner.collection import collect
@@ -358,6 +363,35 @@ def put_to_sleep(runs: Runs, sleeps: int) -> dict[str, Any]:
     return dict(figures)
 
 
+def stop_in_uploads(runs: Runs, stops: int) -> dict[str, Any]:
+    """SIGTERM while a part is put and the server does not answer; seconds until the end."""
+    figures: Counter[str] = Counter()
+    sign, seconds = runs.folder / "held", []
+    lines = "".join(f'{{"text": "{spanish(n)}"}}\n' for n in range(40))
+    (runs.folder / "numbers.jsonl").write_text(lines)
+    command = [sys.executable, "-m", "engine", "run", str(BUNDLE)]
+    command += [str(runs.folder / "numbers.jsonl"), "-o", OUT]
+    command += ["--scratch", str(runs.folder / "scratch")]
+    with stalling(runs.store.endpoint, sign) as endpoint:
+        for _ in range(stops):
+            runs.reset()
+            sign.unlink(missing_ok=True)
+            held = {**os.environ, "AWS_ENDPOINT_URL": endpoint}
+            process = subprocess.Popen(command, env=held, stderr=subprocess.DEVNULL)
+            while not sign.exists() and process.poll() is None:
+                time.sleep(0.05)
+            started = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            figures["code 75"] += process.wait() == 75
+            seconds.append(time.monotonic() - started)
+            figures["success beside a fault"] += "_SUCCESS" in runs.left()
+            again = subprocess.run(command, check=False, capture_output=True).returncode
+            figures["starts that failed"] += again != 0 or "_SUCCESS" not in runs.left()
+            figures["stops"] += 1
+    worst, median = round(max(seconds), 2), round(statistics.median(seconds), 2)
+    return {**figures, "worst_s": worst, "median_s": median}
+
+
 def _leases(lease: float) -> None:
     store_lock.LEASE, store_lock.FRESH, store_lock.RENEWAL = lease, 0.1, 0.1
 
@@ -368,6 +402,7 @@ GROUPS: dict[str, Callable[[Runs, int], dict[str, Any]]] = {
     "pieces": kill_in_pieces,
     "pairs": start_pairs,
     "sleeps": put_to_sleep,
+    "stops": stop_in_uploads,
 }
 
 
@@ -407,7 +442,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(GROUPS), choices=list(GROUPS))
-    for name, size in {"step": 1, "pieces": 10, "pairs": 50, "sleeps": 30}.items():
+    for name, size in {"step": 1, "pieces": 10, "pairs": 50, "sleeps": 30, "stops": 10}.items():
         parser.add_argument(f"--{name}", type=int, default=size)
     given = parser.parse_args()
     sizes = {name: getattr(given, name, given.step) for name in given.only}

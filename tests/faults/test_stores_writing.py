@@ -15,7 +15,7 @@ def test_nothing_is_lost_in_a_store() -> None:
     # Its forks want a process without threads, which other tests have started here.
     code = (
         "from faults.stores_writing import GROUPS, measure, wrong\n"
-        "sizes = dict(batches=40, pieces=1, pairs=1, sleeps=1)\n"
+        "sizes = dict(batches=40, pieces=1, pairs=1, sleeps=1, stops=1)\n"
         "figures = measure({name: sizes.get(name, 6) for name in GROUPS})\n"
         "assert not wrong(figures), figures\n"
         "assert figures['overwriting']['points'] >= 3, figures\n"
