@@ -14,6 +14,7 @@
     ├── MissingDependency       exit 1   an extra is not installed; the hint is the pip line
     ├── OutputError             exit 1   the output cannot be written or is in use
     │   └── OtherRunError       exit 2   it holds a run of other settings or inputs
+    ├── Stalled                 exit 1   a stage made no progress for --stall-timeout seconds
     └── Stopped                 exit 75  interrupted; the same command goes on where it stopped
 
 A message says what and where; `hint` says what to do about it and ends the printed form. Both are
@@ -134,6 +135,10 @@ class OutputError(EngineError):
 
 class OtherRunError(OutputError):
     exit_code = 2
+
+
+class Stalled(EngineError):
+    pass
 
 
 class Stopped(EngineError):

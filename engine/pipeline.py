@@ -20,11 +20,19 @@ from engine import tasks
 from engine.bundle import batching, graph_checks, trial
 from engine.bundle import format as bundle_format
 from engine.bundle.tokenizer import Tokenizer
+from engine.core.activity import without_event
 from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.settings import check_choice
 from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
-from engine.errors import BundleError, DeviceError, InputError, OutOfMemory, SettingsError
+from engine.errors import (
+    BundleError,
+    DeviceError,
+    InputError,
+    OutOfMemory,
+    SettingsError,
+    Stopped,
+)
 from engine.generation import BufferPool, Count, max_slots, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
@@ -286,8 +294,15 @@ class Bundle:
         Raises:
             InputError: Something in the list is not text.
             SettingsError: An option is unknown or out of range.
+            Stopped: `stop` is an event, and was set.
         """
-        stages = self.stages(options, max_length=max_length, truncation_side=truncation_side)
+        stop, rest = without_event(options)
+        stages = self.stages(
+            rest,
+            max_length=max_length,
+            truncation_side=truncation_side,
+            stopped=stop.is_set if stop else never,
+        )
         settled = stages.context.options
         columns = to_columns(texts, self.task, chats=self.task.chats(settled))
         self.task.check(self.model_config, settled, len(columns))
@@ -317,6 +332,8 @@ def _window(columns: Sequence[pa.Array], start: int, size: int) -> Rows:
 
 def answer(stages: Stages, rows: Rows) -> Answers:
     """One window through all stages, in this thread."""
+    if stages.context.stopped():
+        raise Stopped("stopped")
     rows = stages.prepare(rows)
     if rows.rejects.codes:
         raise InputError(

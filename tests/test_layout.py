@@ -67,6 +67,7 @@ HOMES = {
         "runner/publisher.py", "runner/store_lock.py",  # a put cannot be interrupted
         "runner/threads.py", "runner/child_process.py", "core/telemetry.py", "runtime/backend.py",
         "runtime/gpu_serialization.py", "bundle/chat_template.py",
+        "core/activity.py", "runner/supervision.py", "tasks/keywords.py",  # `stop`
         "cli/interrupt.py",  # a thread hears of signals while the main one is inside of a library
     },
     "queue": {"runner/threads.py", "runner/publisher.py"},

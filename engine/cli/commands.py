@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, terminal, tune
 from engine.cli.options import EVERY, taking
-from engine.errors import EngineError, Stopped
+from engine.errors import EngineError, Stalled, Stopped
 from engine.library_errors import DEBUG, code_of, describe_bug
 from engine.version import __version__
 
@@ -93,8 +93,8 @@ def call() -> int:
     try:
         app(standalone_mode=True)
     except EngineError as error:
-        if isinstance(error, Stopped):
-            interrupt.leave(str(error))
+        if isinstance(error, (Stopped, Stalled)):
+            interrupt.leave(str(error), error.exit_code)
         _print_error(str(error))
         return error.exit_code
     except SystemExit as end:

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import NoReturn
 
 STOPPED = 75
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 2.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HINT = "run the same command again to go on"
 
@@ -71,18 +71,18 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def leave(text: str = "") -> NoReturn:
-    """End the process with exit code 75 and a message; what a run keeps is on the disk by then."""
+def leave(text: str, code: int = STOPPED) -> NoReturn:
+    """End the process with a message, and without threads that are inside of a library's call; what
+    a run keeps is on the disk by then."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    if text:
-        _say(text)
+    _say(text)
     with suppress(OSError, ValueError):
         sys.stderr.flush()
     # A temporary file of standard input goes at a normal end.
     if spooled := sys.modules.get("engine.data.standard_input"):
         spooled.drop()
-    os._exit(STOPPED)
+    os._exit(code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -103,6 +103,9 @@ def _leave_at_once(text: str) -> NoReturn:
 
 def _say(text: str) -> None:
     """An error on standard error, unless nobody reads it: a full pipe must not hold the exit."""
+    from engine.printable import printable
+
+    text = "\n".join(map(printable, text.split("\n")))
     with suppress(OSError, ValueError):
         poll = select.poll()
         poll.register(2, select.POLLOUT)

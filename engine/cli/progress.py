@@ -11,14 +11,14 @@ from engine.cli import interrupt, terminal
 from engine.core.telemetry import Progress
 from engine.printable import printable
 
-_LINE_SECONDS = 10.0
+_LINE_SECONDS, _STALL_SECONDS = 10.0, 30.0
 
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """A callback for progress; it raises KeyboardInterrupt once a signal has arrived."""
     if quiet:
-        yield _interruptible(lambda progress: None)
+        yield _interruptible(_stalls())
     elif sys.stderr.isatty():
         with _bar() as update:
             yield _interruptible(update)
@@ -32,6 +32,19 @@ def _interruptible(update: Callable[[Progress], None]) -> Callable[[Progress], N
         update(progress)
 
     return check_and_update
+
+
+def _stalls() -> Callable[[Progress], None]:
+    """Only what makes no progress, which is said whatever else is not."""
+    last = -_STALL_SECONDS
+
+    def update(progress: Progress) -> None:
+        nonlocal last
+        if progress.stuck and time.monotonic() - last >= _STALL_SECONDS:
+            last = time.monotonic()
+            terminal.tell(progress.stuck)
+
+    return update
 
 
 def _lines() -> Callable[[Progress], None]:
@@ -88,7 +101,7 @@ def describe(progress: Progress) -> str:
     if progress.seconds_left is not None:
         parts.append(f"{duration(progress.seconds_left)} left")
     if progress.stuck:
-        parts.append(f"in computation for over 2 minutes: {progress.stuck}")
+        parts.append(progress.stuck)
     return " · ".join(parts)
 
 

@@ -228,6 +228,12 @@ class RunConfig:
         "dates are compared anyway.",
         flag=True,
     )
+    stall_timeout: int = setting(
+        300,
+        "Seconds without progress after which a run is ended, with the stacks of its threads; ten "
+        "times as long where it computes; 0 for never.",
+        least=0,
+    )
     options: Mapping[str, object] = field(
         default_factory=dict,
         metadata={
@@ -311,6 +317,7 @@ class RunSettings(TypedDict, total=False):
     scratch: str
     overwrite: bool
     check_parts: bool
+    stall_timeout: int
     options: Mapping[str, object]
 
 

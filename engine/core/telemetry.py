@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from engine.core import activity
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,7 @@ class Progress:
         rows, rejects, tokens, padded: Counts of this run so far; padded includes padding.
         split, splits: Parts finished, and parts in total.
         seconds: Since the first row.
-        stuck: A batch that has been in computation for more than `STUCK` seconds, or "".
+        stuck: The work that has made no progress for long, in words, or "".
     """
 
     done: float
@@ -41,7 +43,15 @@ class Progress:
         return self.seconds * (1 - self.done) / self.done if self.done > 0 else None
 
 
-STUCK = 120.0
+_STAGES = {
+    "read": "reading",
+    "tokenize": "tokenizing",
+    "batch": "batching",
+    "infer": "computing",
+    "finish": "finishing",
+    "write": "writing",
+}
+"""Stages in words."""
 
 
 @dataclass
@@ -50,37 +60,32 @@ class Telemetry:
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _working: dict[int, tuple[float, str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **counts: int) -> None:
-        """Add to counters. A thread that counts (a decoder does after each step) is not stuck."""
-        me = threading.get_ident()
+        """Add to counters, which is a sign of life: a decoder counts after each step."""
         with self._lock:
             for name, count in counts.items():
                 self.counts[name] += count
-        if me in self._working:
-            self._working[me] = (time.perf_counter(), self._working[me][1])
+        activity.beat()
 
     @contextmanager
     def timed(self, stage: str, what: str = "") -> Iterator[None]:
         """Add the time of the body to a stage; `what` names the work if it gets stuck."""
-        start, me = time.perf_counter(), threading.get_ident()
-        if what:
-            self._working[me] = (start, what)
+        start = time.perf_counter()
         try:
-            yield
+            with activity.working(_STAGES.get(stage, stage), what):
+                yield
         finally:
-            self._working.pop(me, None)
             with self._lock:
                 self.seconds[stage] += time.perf_counter() - start
 
-    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """The items, the time to produce each added to a stage."""
+    def each(self, stage: str, items: Iterable[T], what: str = "") -> Iterator[T]:
+        """The items, the time to produce each added to a stage; `what` as for `timed`."""
         iterator = iter(items)
         try:
             while True:
-                with self.timed(stage):
+                with self.timed(stage, what):
                     item = next(iterator, _END)
                 if item is _END:
                     return
@@ -88,12 +93,6 @@ class Telemetry:
         finally:
             if close := getattr(iterator, "close", None):
                 close()
-
-    def stuck(self) -> str:
-        """The work that has taken more than STUCK seconds, or ""."""
-        now = time.perf_counter()
-        working = list(self._working.values())
-        return next((what for since, what in working if now - since > STUCK), "")
 
 
 _END = object()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from engine.core.activity import proceed, working
 from engine.core.types import CorpusFile, Split
 from engine.data.columnar import row_count, row_group_starts
 from engine.data.json_layout import LINES
@@ -99,10 +100,16 @@ def content_hash(split: Split) -> str:
     Raises:
         InputError: The file cannot be read.
     """
+    with working("hashing", str(split.path)):
+        return _content_hash(split)
+
+
+def _content_hash(split: Split) -> str:
     digest = hashlib.sha256()
     try:
         for start, stop in ((split.start, split.stop), _shared_range(split)):
             for chunk in _read_range(split.path, start, stop):
+                proceed()
                 digest.update(chunk)
     except OSError as error:
         raise InputError(f"{split.path}: {error.strerror or error}", "check the file") from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Unpack, cast
 
 from engine import data
+from engine.core.activity import beat, proceed, without_event
 from engine.core.device import Device
 from engine.core.telemetry import Progress
 from engine.errors import Stopped, TooManyRejects
@@ -40,6 +41,7 @@ from engine.runner.progress import ProgressMeter, total
 from engine.runner.publisher import Publisher
 from engine.runner.records import Entry
 from engine.runner.report import Report, damage_notes, notes
+from engine.runner.supervision import STALL_SECONDS, Supervision
 from engine.runner.worker import Worker
 from engine.tasks.keywords import RunArguments
 
@@ -61,23 +63,40 @@ def run(
         out: The output folder, created if missing, continued if it holds the same run; or a file
             with the ending of a format, beside which the run has a folder.
         on_progress: Called a few times a second from the calling thread.
-        settings: Fields of `RunConfig`, and the task's own options by name.
+        settings: Fields of `RunConfig`, and the task's own options by name. `stop` may also be a
+            `threading.Event`: set by whichever thread, it ends the run as Ctrl-C does.
 
     Raises:
         SettingsError: A setting is unknown, out of range or names a missing column.
         InputError: An input is missing or unreadable, or has a bad row while on_error is "fail".
         OtherRunError: `out` holds a run of other settings or inputs.
         OutputError: `out` cannot be written.
-        Stopped: Interrupted (SIGINT); the same call goes on.
+        Stopped: Interrupted (SIGINT), or by `stop`; the same call goes on.
+        Stalled: A stage has made no progress for `stall_timeout` seconds.
     """
+    stop, rest = without_event(settings)
+    timeout = settings.get("stall_timeout", STALL_SECONDS)  # it is checked with the others
+    supervision: Supervision[Report] = Supervision(
+        on_progress, stop, timeout if isinstance(timeout, int) else 0
+    )
+    show = supervision.show if on_progress else None
+    return supervision.run(partial(_run, model, inputs, out, show, cast(RunArguments, rest)))
+
+
+def _run(
+    model: Bundle | Path | str,
+    inputs: Sequence[str | Path] | str | Path,
+    out: Path | str,
+    on_progress: Callable[[Progress], None] | None,
+    settings: RunArguments,
+) -> Report:
     if data.is_url(out):
         run_into = partial(_run_to_scratch, model, inputs, on_progress)
         return store_run.run_to_store(str(out), settings, run_into)
     data.check_local(out)
     if single_file.is_file(out):
-        return joining.run_to_file(
-            out, settings, partial(_run_into, model, inputs, on_progress=on_progress)
-        )
+        run_into = partial(_run_into, model, inputs, on_progress=on_progress)
+        return joining.run_to_file(out, settings, run_into)
     manifest = Manifest(Path(out))
     plan = make_plan(model, inputs, manifest, settings)
     with manifest.held():
@@ -92,7 +111,7 @@ def _run_into(
     *,
     on_progress: Callable[[Progress], None] | None,
 ) -> Report:
-    return run(model, inputs, out, on_progress=on_progress, **settings)
+    return _run(model, inputs, out, on_progress, settings)
 
 
 def _run_to_scratch(
@@ -105,7 +124,7 @@ def _run_to_scratch(
 ) -> Report:
     """Run into a folder whose parts go to a store, or, without a publisher, to a file."""
     if publisher is None:
-        return run(model, inputs, out, on_progress=on_progress, **cast(RunArguments, settings))
+        return _run(model, inputs, out, on_progress, cast(RunArguments, settings))
     manifest = Manifest(out)
     plan = make_plan(model, inputs, manifest, settings)
     with manifest.held():
@@ -155,7 +174,7 @@ class Coordinator:
             if first := next(assignments, None):
                 self._answer(chain([first], assignments))
             return self._report()
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, Stopped) as error:
             raise Stopped(self._stopped(), "run the same command again to go on") from error
 
     def _stopped(self) -> str:
@@ -170,6 +189,7 @@ class Coordinator:
         Raises:
             TooManyRejects: More rows are bad than are allowed.
         """
+        beat()
         match message:
             case Opened(ran):
                 self.ran = {**ran, "device": self.plan.device}
@@ -191,6 +211,7 @@ class Coordinator:
     def _assignments(self) -> Iterator[Assignment]:
         """Splits that are not finished, their bytes hashed on the way, up to the limit of rows."""
         for split in self.plan.splits:
+            proceed()
             part = self.plan.parts[split]
             if not self.rows_left:
                 # It may have been within the limit before an earlier input grew.

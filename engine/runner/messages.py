@@ -82,8 +82,8 @@ class Committed:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a worker has counted so far: counters and seconds at work by stage, and the batch that
-    it has computed for too long, or ""."""
+    """What a worker has counted so far: counters and seconds at work by stage, and the work that
+    has made no progress for long, or ""."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)

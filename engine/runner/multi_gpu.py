@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 
-from engine.errors import Stopped
+from engine.core.activity import proceed
+from engine.errors import Stalled, Stopped
 from engine.runner.child_process import (
     PATIENCE_SECONDS,
     STOP_SECONDS,
@@ -18,6 +20,7 @@ from engine.runner.child_process import (
     end,
 )
 from engine.runner.messages import Assignment, Message, WorkerSettings
+from engine.runner.supervision import Supervision
 from engine.runner.threads import ThreadGroup
 from engine.runner.worker import Worker
 
@@ -45,11 +48,12 @@ def answer(
     patience = PATIENCE_SECONDS
     try:
         for number, message in threads.merge([process.messages() for process in processes]):
+            proceed()
             if message == _NEXT:
                 processes[number].tell(next(assignments, None))
             else:
                 receive(number, message)
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, Stopped, Stalled):
         patience = STOP_SECONDS
         raise
     finally:
@@ -70,9 +74,18 @@ def main() -> None:
     """The process of one worker."""
     channel = ChildChannel()
     with channel.reporting():
-        with closing(Worker(channel.hear(), channel.tell)) as worker:
-            worker.answer(_assignments(channel))
+        settings = channel.hear()
+        supervision: Supervision[None] = Supervision(timeout=settings.config.stall_timeout)
+        supervision.run(partial(_answer, settings, channel, supervision))
         channel.tell(None)
+
+
+def _answer(
+    settings: WorkerSettings, channel: ChildChannel, supervision: Supervision[None]
+) -> None:
+    with closing(Worker(settings, channel.tell)) as worker:
+        supervision.each_second = worker.report
+        worker.answer(_assignments(channel))
 
 
 def _assignments(channel: ChildChannel) -> Iterator[Assignment]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
+from engine.core.activity import working
 from engine.core.column_types import types_of
 from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
@@ -93,6 +94,16 @@ def make_plan(
     settings: Mapping[str, object],
 ) -> Plan:
     """Settle a run; `coordinator.run` says what the arguments are and what is raised."""
+    with working("planning"):
+        return _make_plan(model, inputs, manifest, settings)
+
+
+def _make_plan(
+    model: Bundle | Path | str,
+    inputs: Sequence[str | Path] | str | Path,
+    manifest: Manifest,
+    settings: Mapping[str, object],
+) -> Plan:
     data.check_local(manifest.out)
     manifest.check_free()
     folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
@@ -196,7 +207,8 @@ def _files(
 ) -> tuple[list[CorpusFile], Mapping[str, int]]:
     """The files of the inputs that do not lie in the output folder, and those that are not read."""
     named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    discovery = data.discover(named, out, input_format)
+    with working("listing", ", ".join(map(str, named[:3]))):
+        discovery = data.discover(named, out, input_format)
     return fingerprint.inputs_outside(discovery.files, out), discovery.unread
 
 

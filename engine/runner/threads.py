@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from itertools import repeat
 from typing import Generic, TypeVar
 
@@ -64,7 +65,7 @@ class ThreadGroup:
         pending: deque[Future[R]] = deque()
         try:
             for item in items:
-                pending.append(pool.submit(self._call, call, item))
+                pending.append(pool.submit(copy_context().run, self._call, call, item))
                 if len(pending) >= depth:
                     yield pending.popleft().result()
             while pending:
@@ -114,7 +115,8 @@ class ThreadGroup:
         return waiting
 
     def _start(self, items: Iterable[T], waiting: queue.Queue[T | _End]) -> None:
-        thread = threading.Thread(target=self._produce, args=(items, waiting), daemon=True)
+        run = copy_context().run  # the run that it works for
+        thread = threading.Thread(target=run, args=(self._produce, items, waiting), daemon=True)
         self._threads.append(thread)
         thread.start()
 

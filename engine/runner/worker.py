@@ -18,6 +18,7 @@ import numpy as np
 
 from engine import data
 from engine.bundle.batching import rows_ended, rows_ending, rows_without
+from engine.core.activity import current, proceed, working
 from engine.core.telemetry import Telemetry
 from engine.core.types import Answers, Arrays, Batch, Encoded, Output, Rows, Split
 from engine.errors import InputError, Stopped
@@ -86,7 +87,7 @@ class Worker:
         stages = self._open()
         try:
             for window in self._answers(stages, assignments):
-                with self.telemetry.timed("write"):
+                with self.telemetry.timed("write", _part_of(window.rows)):
                     self._write(window)
         except (KeyboardInterrupt, Stopped):
             self._patience = STOP_SECONDS
@@ -94,7 +95,7 @@ class Worker:
         finally:
             if self._part:
                 self._part.abandon()
-        self._send_counts()
+        self.report()
 
     def close(self) -> None:
         """End every thread and process of this worker; what they still compute is recorded, unless
@@ -125,12 +126,13 @@ class Worker:
 
     def _open(self) -> Stages:
         config = self.config
-        model = self._model or Bundle.load(
-            self.settings.bundle,
-            device=str(self.settings.device),
-            threads=config.threads,
-            gpu_memory=config.gpu_memory,
-        )
+        with working("loading", str(self.settings.bundle)):
+            model = self._model or Bundle.load(
+                self.settings.bundle,
+                device=str(self.settings.device),
+                threads=config.threads,
+                gpu_memory=config.gpu_memory,
+            )
         self._ran = dict(model.backend.ran)
         self.send(Opened(self._ran))
         stages = model.stages(
@@ -156,7 +158,8 @@ class Worker:
             if stages.by_row:
                 self._row_indexes[split] = RowIndex(journal)
             windows = data.read(split, self.settings.columns, window=window, limit=limit)
-            for rows in self.telemetry.each("read", map(stages.prepare, windows)):
+            read = self.telemetry.each("read", map(stages.prepare, windows), str(split.path))
+            for rows in read:
                 self._send_rows_read(rows)
                 self._ahead.add(rows.text_bytes())
                 if rows.last and fingerprint.file_state(split.path) != assignment.file_state:
@@ -276,6 +279,7 @@ class Worker:
         self._part.write(window)
         if not window.rows.last:
             return
+        proceed()  # what a stopped run has left behind commits nothing
         entry = self._part.finish(assignment.input, self.settings.fingerprint, self._ran)
         self._part = None
         del self._assigned[split]
@@ -287,22 +291,29 @@ class Worker:
         self.send(Committed(split, entry.counts["rows_out"]))
 
     def _tick(self) -> None:
-        """Send the counts and write what journals hold back, if it is time."""
+        """Send the counts and write what journals hold back, if it is time; end where the run is
+        to end."""
+        proceed()
         now = time.perf_counter()
         if now - self._counts_sent >= COUNTS_SECONDS:
             self._counts_sent = now
             for journal in list(self._journals.values()):  # the reader opens others meanwhile
                 journal.sync()
-            self._send_counts()
+            self.report()
 
-    def _send_counts(self) -> None:
+    def report(self) -> None:
+        """Tell what has been counted so far."""
         telemetry = self.telemetry
         counts, seconds = dict(telemetry.counts), dict(telemetry.seconds)
-        self.send(Counts(counts, seconds, telemetry.stuck()))
+        self.send(Counts(counts, seconds, current().note))
 
 
 def _nothing() -> None:
     pass
+
+
+def _part_of(rows: Rows) -> str:
+    return f"the answers for {_where(rows)}"
 
 
 def _what(batch: Batch) -> str:

@@ -1,12 +1,14 @@
 """Keyword arguments with their types, so that an editor completes them and mypy checks them.
 
 A type checker cannot derive keyword arguments from dataclass fields, so the options of all tasks
-are repeated here. A test compares every name and type with the declarations.
+are repeated here. A test compares every name and type with the declarations. `stop` also takes an
+event that ends the call once it is set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Event
 from typing import TypedDict
 
 from engine.core.config import RunSettings
@@ -57,7 +59,7 @@ class TaskOptions(TypedDict, total=False):
     return_scores: bool
     seed: int
     src_lang: str
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | Event
     stride: int
     strip: bool
     system: str

@@ -46,7 +46,7 @@ from support.runs import BoomError, content, corpus, no_thread_left, rows_of, ta
 from engine import data
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.device import Device
-from engine.core.telemetry import Progress, Telemetry
+from engine.core.telemetry import Progress
 from engine.core.types import Rows
 from engine.data import writers
 from engine.errors import (
@@ -1308,20 +1308,3 @@ def test_inspect_refuses_anything_else_by_name(tmp_path: Path, finished: Path) -
     first(finished, "part-*").unlink()
     with pytest.raises(InputError):
         inspect(finished)
-
-
-def test_a_batch_is_stuck_once_nothing_has_been_counted_for_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("engine.core.telemetry.time.perf_counter", lambda: now[0])
-    telemetry = Telemetry()
-    with telemetry.timed("infer", "a batch"):
-        now[0] = 100.0
-        telemetry.add(group_steps=4, busy=3)
-        now[0] = 200.0
-        assert telemetry.stuck() == ""
-        now[0] = 221.0
-        assert telemetry.stuck() == "a batch"
-    assert telemetry.stuck() == ""
-    assert telemetry.seconds["infer"] == 221.0
