@@ -35,7 +35,8 @@ def run(
             "--out",
             "-o",
             help="Output folder, where a run that is there already is continued; or a file that "
-            "ends in .arrow, .parquet, .jsonl or .csv; or - for JSON lines to standard output.",
+            "ends in .arrow, .parquet, .jsonl or .csv; either also in an object store, "
+            "s3://bucket/out, gs:// or az://; or - for JSON lines to standard output.",
         ),
     ],
     task: Annotated[

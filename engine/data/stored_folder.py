@@ -36,6 +36,11 @@ class Version:
     e_tag: str
     version: str = ""
 
+    @property
+    def tag(self) -> str:
+        """The e-tag, to compare: Azure's listing has it without the quotes that its puts answer."""
+        return self.e_tag.removeprefix("W/").strip('"')
+
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
@@ -187,10 +192,11 @@ class StoredFolder:
             return _stored(store.head(name)).version
 
     def _condition(self, name: str, expected: Version) -> dict[str, str]:
-        """What `put` compares. Google's listing has no generation, which its puts compare."""
-        if not expected.version and self.url.startswith("gs:"):
+        """What `put` compares. Only of S3 a listing has it as it must be: Google's has no
+        generation, and Azure's e-tags have no quotes."""
+        if not self.url.startswith("s3"):
             now = self.stat(name)
-            if now is None or now.version.e_tag != expected.e_tag:
+            if now is None or now.version.tag != expected.tag:
                 raise KeyChangedError(name)
             expected = now.version
         named = {"e_tag": expected.e_tag, "version": expected.version}

@@ -61,7 +61,8 @@ def run(
             machine; or a loaded bundle.
         inputs: Files, folders or globs.
         out: The output folder, created if missing, continued if it holds the same run; or a file
-            with the ending of a format, beside which the run has a folder.
+            with the ending of a format, beside which the run has a folder. Either may be a URL
+            of an object store, such as s3://bucket/out.
         on_progress: Called a few times a second from the calling thread.
         settings: Fields of `RunConfig`, and the task's own options by name. `stop` may also be a
             `threading.Event`: set by whichever thread, it ends the run as Ctrl-C does.

@@ -163,7 +163,7 @@ class Publisher:
         for output in entry.files:
             with self._changing():
                 self._put_output(output)
-        e_tags = {output.file: self._versions[output.file].e_tag for output in entry.files}
+        e_tags = {output.file: self._versions[output.file].tag for output in entry.files}
         name = record_name(entry.part.file)
         text = (self._scratch.out / name).read_text(encoding="utf-8")
         self._put_text(name, stored_text(text, e_tags).encode())

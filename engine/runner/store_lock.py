@@ -76,8 +76,22 @@ class StoreLock:
                 continue
         else:
             raise self._held_by({})
+        self._check_conditions()
         self._thread = threading.Thread(target=self._renew_on, daemon=True)
         self._thread.start()
+
+    def _check_conditions(self) -> None:
+        """Raise OutputError where the store puts a key that is there under the condition that it
+        is not: with such a store there is no lock."""
+        try:
+            self._folder.put(LOCK, b"{}", None)
+        except KeyChangedError:
+            return
+        self._folder.remove([LOCK])
+        raise OutputError(
+            f"{self._folder.url}: the store does not heed conditions of puts",
+            "write to a local folder and copy it; or use a store that knows If-None-Match",
+        )
 
     def ensure(self) -> None:
         """Renew the lock unless that was done just now: what comes before every change.

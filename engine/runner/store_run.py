@@ -137,13 +137,13 @@ def _put_key(
             f"{url}: was written by somebody else since this run began",
             "choose another file with -o, or replace that one with --overwrite",
         ) from error
-    text = json.dumps({"e_tag": version.e_tag, "sha256": sha256})
+    text = json.dumps({"e_tag": version.tag, "sha256": sha256})
     data.write_text(scratch.owner, text)
     data.placeholder(file, file.stat().st_size)
 
 
 def _is_ours(scratch: Scratch, there: StoredFile | None) -> bool:
-    return there is not None and _remembered(scratch).get("e_tag") == there.version.e_tag
+    return there is not None and _remembered(scratch).get("e_tag") == there.version.tag
 
 
 def _remembered(scratch: Scratch) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def is_whole(record: StoredRecord, files: Mapping[str, StoredFile]) -> bool:
     return all(
         (there := files.get(output.file)) is not None
         and there.size == output.bytes
-        and there.version.e_tag == record.e_tags.get(output.file)
+        and there.version.tag == record.e_tags.get(output.file)
         for output in record.entry.files
     )
 

@@ -264,6 +264,21 @@ def test_one_of_two_runs_has_the_lock(
     assert f"a/out/{LOCK}" not in store.contents()
 
 
+def test_a_store_without_conditions_is_refused(
+    store: Store, go: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StoredFolder.put
+
+    def put(self: StoredFolder, name: str, content: Any, expected: Any, **rest: Any) -> Any:
+        store.remove(f"a/out/{name}")
+        return real(self, name, content, None, **rest)
+
+    monkeypatch.setattr(StoredFolder, "put", put)
+    with pytest.raises(OutputError, match="the store does not heed conditions of puts"):
+        go()
+    assert store.contents() == {}
+
+
 def test_a_run_of_this_machine_that_was_killed_holds_no_lock(
     store: Store, go: Callable[..., Report]
 ) -> None:
@@ -322,7 +337,7 @@ def test_parts_are_read_again_on_request(store: Store, go: Callable[..., Report]
         record = f"a/out/_manifest/{Path(name).stem}.json"
         store.put(f"a/out/{name}", bytes(reversed(whole[name])))
         changed = json.loads(store.read(record))
-        changed["e_tags"][name] = StoredFolder(OUT).files()[name].version.e_tag
+        changed["e_tags"][name] = StoredFolder(OUT).files()[name].version.tag
         store.put(record, json.dumps(changed).encode())
     assert go().splits_skipped == 5
     assert go(check_parts=True).splits_skipped == 3
