@@ -92,6 +92,7 @@ def _run(
     settings: RunArguments,
 ) -> Report:
     if data.is_url(out):
+        store_run.check_apart(inputs, str(out))
         run_into = partial(_run_to_scratch, model, inputs, on_progress)
         return store_run.run_to_store(str(out), settings, run_into)
     data.check_local(out)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import data
 from engine.data import PASSES, KeyChangedError, StoredFile, StoredFolder, store_access
-from engine.errors import OtherRunError, OutputError
+from engine.errors import InputError, OtherRunError, OutputError
 from engine.runner.manifest import FOLDER, Manifest
 from engine.runner.publisher import Publisher
 from engine.runner.scratch import Scratch, scratch_of
@@ -46,6 +46,14 @@ def run_to_store(url: str, settings: Mapping[str, Any], run: Run) -> Report:
         if is_file(url):
             return _run_to_key(url, scratch, rest, run)
         return _run_to_folder(StoredFolder(url), scratch, rest, run)
+
+
+def check_apart(inputs: Sequence[str | Path] | str | Path, url: str) -> None:
+    """Raise InputError where an input is the output, or lies in it."""
+    named = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    place = f"{url.rstrip('/')}/"
+    if any(f"{str(name).rstrip('/')}/".startswith(place) for name in named):
+        raise InputError(f"{url}: is an input and the output", "choose another output with -o")
 
 
 def scratch_folder(url: str, folder: str = "") -> Path:

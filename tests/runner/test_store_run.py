@@ -15,7 +15,7 @@ from support.object_stores import BUCKET, Store, no_stage_left, server, store
 from support.runs import BoomError, corpus
 
 from engine.data import StoredFolder
-from engine.errors import OtherRunError, OutputError, SettingsError, Stopped
+from engine.errors import InputError, OtherRunError, OutputError, SettingsError, Stopped
 from engine.runner import coordinator, publisher, store_lock
 from engine.runner.collection import collect
 from engine.runner.report import Report
@@ -476,6 +476,12 @@ def test_what_is_no_output(go: Callable[..., Report], out: str, says: str) -> No
         go(out)
     assert says in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("named", [OUT, f"{OUT}/", f"{OUT}/part-*.arrow", f"{OUT}/a.jsonl"])
+def test_an_output_is_no_input(go: Callable[..., Report], corpus: Path, named: str) -> None:
+    with pytest.raises(InputError, match=f"{OUT}: is an input and the output"):
+        go(inputs=[corpus, named])
 
 
 def test_errors_of_a_store_say_where_and_why_and_no_secret(
