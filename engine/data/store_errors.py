@@ -13,6 +13,8 @@ from engine.errors import EngineError
 
 CHANGED = "changed while it was read"
 EXISTS = "is there already"
+BROKE = "the connection broke"
+LATE = "the server did not answer in time"
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ _MEANINGS = tuple(
         ),
         (
             r"kind: timeout|timedout|timed out|^readtimeout|^connecttimeout",
-            "the server did not answer in time",
+            LATE,
             f"check the network, or {_LATER}",
         ),
         (
@@ -138,7 +140,7 @@ _MEANINGS = tuple(
         (
             r"kind: (interrupted|decode|body|unknown)|incomplete|connection (reset|closed)|broken"
             r"|error decoding|unexpected eof|body",
-            "the connection broke",
+            BROKE,
             f"check the network, or {_LATER}",
         ),
         (
@@ -183,6 +185,6 @@ def _without_path(match: re.Match[str]) -> str:
     return next((service for service in services if service in match[0]), "")
 
 
-def is_changed(error: EngineError) -> bool:
-    """Whether an error says that an object is another one by now."""
-    return error.message.endswith(CHANGED)
+def is_passing(error: EngineError) -> bool:
+    """Whether what failed may succeed at once: a connection that broke, or took too long."""
+    return error.message.endswith((BROKE, LATE))
