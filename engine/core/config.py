@@ -25,6 +25,7 @@ TEXT_FORMATS = ("jsonl", "csv")
 COMPRESSIONS = ("zstd", "lz4", "none")
 ON_ERROR = ("fail", "reject")
 INPUT_FORMATS = ("jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow")
+INPUT_IDENTITIES = ("etag", "content")
 MIB = 1 << 20
 
 
@@ -103,6 +104,13 @@ class RunConfig:
         choices=("", *INPUT_FORMATS),
         shapes=True,
         needs=("files of unknown endings",),
+    )
+    input_identity: str = setting(
+        "etag",
+        "What tells a resumed run that an object of a store has not changed: etag, its e-tag and "
+        "size; or content, its bytes, which are downloaded for it.",
+        choices=INPUT_IDENTITIES,
+        needs=("objects",),
     )
     limit: int = setting(
         0, "Rows to read at most, over all inputs in order; 0 for all.", least=0, shapes=True
@@ -296,6 +304,7 @@ class RunSettings(TypedDict, total=False):
     result_prefix: str
     schema: str | Mapping[str, str]
     input_format: str
+    input_identity: str
     limit: int
     format: str
     compression: str

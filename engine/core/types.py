@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -122,12 +121,25 @@ TEXT = Column("text")
 SEED = Column("seed", holds="key", needed=False)
 
 
+class InputPath(Protocol):
+    """What a reader takes: a local path, or an object of a store (`data.object_files`)."""
+
+    def __hash__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def suffix(self) -> str: ...
+    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
+    def stat(self) -> Any:
+        """With st_size and st_mtime_ns."""
+
+
 @dataclass(frozen=True, slots=True)
 class CorpusFile:
     """One input file of a corpus.
 
     Attributes:
-        path: Absolute.
+        path: Absolute, or an object of a store.
         name: Path relative to the input that named it, with `/`; no other file of the corpus has
             it. It stays the same where the corpus is moved or mounted elsewhere.
         kind: A key of `data.kinds.KINDS`.
@@ -136,7 +148,7 @@ class CorpusFile:
             rows, a pyarrow.Scalar: those by which a table is partitioned.
     """
 
-    path: Path
+    path: InputPath
     name: str
     kind: str
     partition: tuple[tuple[str, str], ...] = ()
@@ -201,7 +213,7 @@ class Split:
     first_row: int = 0
 
     @property
-    def path(self) -> Path:
+    def path(self) -> InputPath:
         return self.file.path
 
     @property

@@ -10,6 +10,7 @@ from engine.data.columnar import reading
 from engine.data.discovery import discover, find_files
 from engine.data.json_text import json_lines
 from engine.data.kinds import kind_of
+from engine.data.object_files import is_stored
 from engine.data.origins import value_of
 from engine.data.parts import (
     STREAM,
@@ -34,7 +35,7 @@ from engine.data.stored_folder import (
     Version,
     placeholder,
 )
-from engine.data.stores import is_url
+from engine.data.stores import is_url, shown
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
     REJECTS,
@@ -81,6 +82,7 @@ __all__ = [
     "find_files",
     "first_error",
     "format_of",
+    "is_stored",
     "is_url",
     "json_lines",
     "kind_of",
@@ -99,6 +101,7 @@ __all__ = [
     "schema_of_text",
     "schema_text",
     "settle",
+    "shown",
     "split_files",
     "sync_folder",
     "value_of",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from engine.core.local_file import opened
 from engine.core.settings import for_shell
-from engine.core.types import Column, Columns, CorpusFile, Split
+from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
 from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type
 from engine.data.stretches import Stretch
 from engine.data.wrong_kinds import advice
@@ -33,7 +32,7 @@ _BUFFER = 1 << 20
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: InputPath, kind: str) -> Iterator[None]:
     """Translate errors of pyarrow and the file system into an InputError that names the file."""
     try:
         yield
@@ -46,7 +45,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read as {kind}: {reason}", hint) from error
 
 
-def row_group_starts(path: Path) -> list[tuple[int, int]]:
+def row_group_starts(path: InputPath) -> list[tuple[int, int]]:
     """(first byte, first row) of each row group of a Parquet file."""
     import pyarrow.parquet as pq
 
@@ -59,7 +58,7 @@ def row_group_starts(path: Path) -> list[tuple[int, int]]:
         return starts
 
 
-def row_count(path: Path, row_groups: tuple[int, int]) -> int:
+def row_count(path: InputPath, row_groups: tuple[int, int]) -> int:
     """Rows of the row groups [first, end) of a Parquet file; of all where end is 0."""
     import pyarrow.parquet as pq
 
@@ -80,7 +79,7 @@ def _first_byte(group: Any) -> int:
     return int(min(starts, default=0))
 
 
-def check_columns(path: Path, names: Sequence[str], flag: str, wanted: Sequence[str]) -> None:
+def check_columns(path: InputPath, names: Sequence[str], flag: str, wanted: Sequence[str]) -> None:
     """Raise ColumnError where a column that `flag` names is not among a file's columns `names`; the
     hint lists the columns that exist."""
     if missing := next((name for name in wanted if name not in names), None):
@@ -88,7 +87,7 @@ def check_columns(path: Path, names: Sequence[str], flag: str, wanted: Sequence[
         raise ColumnError(f"{path}: no column {missing!r}", f"{flag} one of: {listed}")
 
 
-def check_type(path: Path, column: Column, kind: pa.DataType) -> None:
+def check_type(path: InputPath, column: Column, kind: pa.DataType) -> None:
     """Raise ColumnError unless a column has the type that the task takes."""
     inner = plain_type(kind)
     text, texts, chat = is_text(inner), is_texts(inner), is_chat(inner)
@@ -229,7 +228,7 @@ def read_arrow(split: Split, columns: Columns) -> Iterator[Stretch]:
         yield from _numbered(split, names, schema, slices)
 
 
-def _open_parquet(path: Path) -> Any:
+def _open_parquet(path: InputPath) -> Any:
     """A Parquet file whose pages are compared with their checksums, where they have some; without,
     a flipped bit is read as another value."""
     import pyarrow.parquet as pq

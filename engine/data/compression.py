@@ -9,12 +9,12 @@ import bz2
 import io
 import lzma
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
 from engine.core.local_file import opened
+from engine.core.types import InputPath
 from engine.errors import InputError
 
 COMPRESSIONS = {"gz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}
@@ -34,7 +34,7 @@ def plain_kind(kind: str) -> str:
     return kind.rpartition(".")[0] if compression_of(kind) else kind
 
 
-def open_bytes(path: Path, kind: str) -> IO[bytes]:
+def open_bytes(path: InputPath, kind: str) -> IO[bytes]:
     """A file's bytes, decompressed as its kind says.
 
     Raises:
@@ -53,7 +53,7 @@ def open_bytes(path: Path, kind: str) -> IO[bytes]:
     return stream
 
 
-def _check_packed(path: Path, kind: str) -> None:
+def _check_packed(path: InputPath, kind: str) -> None:
     """Raise InputError where a file that should be compressed is plain text, or compressed
     otherwise: a download may unpack it on the way."""
     with path.open("rb") as stream:
@@ -85,7 +85,7 @@ class _StreamReader(io.RawIOBase):
     pyarrow's reader of bz2 fails at a stream of nothing.
     """
 
-    def __init__(self, path: Path, compression: str) -> None:
+    def __init__(self, path: InputPath, compression: str) -> None:
         self._path, self._file, self._compression = path, path.open("rb"), compression
         self._decoder = _DECODERS[compression]()
         self._began = False  # whether the decoder has got bytes of a stream

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-from engine.core.types import CorpusFile
+from engine.core.types import CorpusFile, InputPath
 from engine.data.compression import open_bytes, plain_kind
 from engine.data.csv_quotes import QuoteScanner
 from engine.data.wrong_kinds import check_kind
@@ -50,7 +49,7 @@ def layout_of(file: CorpusFile) -> Layout:
 
 
 @lru_cache(maxsize=1024)
-def _layout(path: Path, kind: str, size: int, changed: int) -> Layout:
+def _layout(path: InputPath, kind: str, size: int, changed: int) -> Layout:
     head = next(blocks(path, kind), b"")
     check_kind(CorpusFile(path, path.name, kind), head)
     match = _FIRST_RECORD.match(head.lstrip(b"\r\n"))
@@ -89,7 +88,7 @@ def _names(record: bytes, delimiter: str, *, quoted: bool) -> tuple[str, ...]:
     return tuple(pcsv.open_csv(io.BytesIO(header), parse_options=options).schema.names)
 
 
-def blocks(path: Path, kind: str) -> Iterator[bytes]:
+def blocks(path: InputPath, kind: str) -> Iterator[bytes]:
     """The bytes of a file, about a MiB at a time, without a byte order mark."""
     with open_bytes(path, kind) as stream:
         first = True

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.core.types import Column, Columns, CorpusFile, Split
+from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
 from engine.data.columnar import ROWS, Names, check_type, empty_batch, reading
 from engine.data.csv_layout import CHUNK, Layout, blocks, layout_of
 from engine.data.csv_types import ColumnTyper, converted
@@ -206,7 +205,12 @@ def _read(
 
 
 def _open(
-    path: Path, kind: str, layout: Layout, names: Sequence[str], long: LongFields | None, skip: Any
+    path: InputPath,
+    kind: str,
+    layout: Layout,
+    names: Sequence[str],
+    long: LongFields | None,
+    skip: Any,
 ) -> Any:
     """A reader of fields as bytes, which calls `skip` with rows that have too few or too many."""
     import pyarrow.csv as pcsv

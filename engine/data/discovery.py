@@ -10,14 +10,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.core.types import CorpusFile
+from engine.core.types import CorpusFile, InputPath
 from engine.data import dataset_folders
 from engine.data.compression import COMPRESSIONS, plain_kind
 from engine.data.kinds import ENDINGS, kind_as, kind_of
 from engine.data.lake_tables import NOT_LISTED, Tables
+from engine.data.object_files import ObjectPath
+from engine.data.object_listings import find_objects
 from engine.data.origins import partition_of
 from engine.data.outputs import RUN, check_finished, folder_beside, in_order, is_single
 from engine.data.standard_input import DASH, spool
+from engine.data.stores import is_url
 from engine.errors import InputError
 
 _NO_FORMAT = "name it with --input-format, such as --input-format jsonl"
@@ -42,7 +45,11 @@ class Discovery:
 
 
 def discover(
-    inputs: Sequence[str | Path], out: Path | None = None, input_format: str = ""
+    inputs: Sequence[str | Path],
+    out: Path | None = None,
+    input_format: str = "",
+    *,
+    by_content: bool = False,
 ) -> Discovery:
     """The files that paths, folders and globs name, each once, and what is not read of them.
 
@@ -55,18 +62,26 @@ def discover(
         out: The output folder of this run, which may lie among them.
         input_format: The kind of standard input, of files that are named themselves, and of those
             in folders and globs whose ending is unknown; "" to tell all by their endings.
+        by_content: Whether an object of a store is known by its bytes rather than by its e-tag.
 
     Raises:
         InputError: An input is missing, matches nothing, or is of no known kind.
     """
     if not inputs:
-        raise InputError("no input was given", "name Parquet, JSONL or Arrow files, or a folder")
+        raise InputError(
+            "no input was given",
+            "name Parquet, JSONL or Arrow files, a folder, or a URL such as s3://bucket/folder/",
+        )
+    named = list(dict.fromkeys(map(str, inputs)))
+    stored = find_objects(
+        [n for n in named if is_url(n)], input_format, _why_name, by_content=by_content
+    )
     roots: dict[Path, Path] = {}
     kinds: dict[Path, str] = {}
     unread: dict[Path, str] = {}
     tables = Tables()
     try:
-        for name in dict.fromkeys(map(str, inputs)):
+        for name in [n for n in named if not is_url(n)]:
             root, paths = _match(str(name), input_format, tables)
             is_named = list(paths) == [Path(name).expanduser()] or str(name) == DASH
             for path, why in paths.items():
@@ -80,15 +95,18 @@ def discover(
         raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
     ours = Path(os.path.abspath(out or ""))
     unread = {path: why for path, why in unread.items() if ours not in (path, folder_beside(path))}
-    names = _unique_names({path: roots[path] for path in _without_doubles(in_order(roots))})
+    depths: dict[Path | ObjectPath, int] = {}
+    depths |= {path: _depth(path, roots[path]) for path in _without_doubles(in_order(roots))}
+    depths |= {path: file.depth for path, file in stored.files.items()}
+    names = _unique_names(depths)
     files = [
         CorpusFile(
             path,
             name,
-            kinds[path],
+            kinds[path] if isinstance(path, Path) else stored.files[path].kind,
             # The folders of a table are called as its format likes.
-            () if tables.lists(path) else partition_of(name),
-            tables.constants(path),
+            () if isinstance(path, Path) and tables.lists(path) else partition_of(name),
+            tables.constants(path) if isinstance(path, Path) else (),
         )
         for path, name in names.items()
     ]
@@ -96,7 +114,7 @@ def discover(
     places = {(folders[path.parent], path.name): why for path, why in unread.items()}
     for path in roots:
         places.pop((folders[path.parent], path.name), None)
-    counts = Counter(places.values())
+    counts = Counter(places.values()) + stored.unread
     return Discovery(files, dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))))
 
 
@@ -133,15 +151,18 @@ def _crookedness(path: Path, folders: Mapping[Path, str]) -> tuple[bool, bool, i
     return path.is_symlink(), folders[path.parent] != str(path.parent), len(path.parts)
 
 
-def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:
-    """Each file's path relative to its root; where two are the same, with as many more folders
-    before it as tell them apart."""
-    parts = {
-        path: len(path.relative_to(os.path.abspath(root)).parts) for path, root in roots.items()
-    }
+def _depth(path: Path, root: Path) -> int:
+    """How many parts of a path lie below a root."""
+    return len(path.relative_to(os.path.abspath(root)).parts)
+
+
+def _unique_names(depths: Mapping[Path | ObjectPath, int]) -> dict[Path | ObjectPath, str]:
+    """Each file's path relative to its root, by how deep it lies below it; where two are the same,
+    with as many more folders before it as tell them apart."""
+    parts = dict(depths)
     while True:
         names = {path: "/".join(path.parts[-count:]) for path, count in parts.items()}
-        by_name: dict[str, list[Path]] = {}
+        by_name: dict[str, list[Path | ObjectPath]] = {}
         for path, name in names.items():
             by_name.setdefault(name, []).append(path)
         clashes = [path for paths in by_name.values() if len(paths) > 1 for path in paths]
@@ -154,8 +175,6 @@ def _unique_names(roots: dict[Path, Path]) -> dict[Path, str]:
 def _match(name: str, input_format: str, tables: Tables) -> tuple[Path, dict[Path, str]]:
     """(root, paths): a file's name in the corpus is its path relative to the root. For each path
     why it is not read, or ""."""
-    if "://" in name:
-        raise InputError(f"{name}: only local files are read", "copy or mount the corpus first")
     if name == DASH:
         if not input_format:
             raise InputError(f"{DASH}: its format is not known", _NO_FORMAT)
@@ -221,9 +240,14 @@ def _why_unread(path: Path, input_format: str, tables: Tables) -> str:
         return "links to nothing" if path.is_symlink() else "special files"
     if not tables.is_listed(path):
         return NOT_LISTED
-    ending = path.suffix.lower()
-    if kind_of(path) and not dataset_folders.is_listed(path) and ending != ".json":
+    if kind_of(path) and not dataset_folders.is_listed(path) and path.suffix.lower() != ".json":
         return dataset_folders.NOT_LISTED
+    return _why_name(path, input_format)
+
+
+def _why_name(path: InputPath, input_format: str) -> str:
+    """Why a file of a folder is not read, by its name and how a .json file begins; or ""."""
+    ending = path.suffix.lower()
     if (
         path.name.lower() in _BESIDE
         or _PAPER.match(path.name)
@@ -243,7 +267,7 @@ _PAPER = re.compile(
 """Names of texts about a corpus."""
 
 
-def _has_rows(path: Path) -> bool:
+def _has_rows(path: InputPath) -> bool:
     """Whether a file called .json begins as an array or an object does."""
     with path.open("rb") as stream:
         head = stream.read(4096)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core.types import InputPath
 from engine.data.json_values import parse_line
 from engine.errors import InputError
 
@@ -69,7 +69,7 @@ def _spans_lines(content: bytes, lines: list[bytes], whole: bool) -> bool:
     return not (whole or end) and not any(line.startswith(b"{") for line in lines[1:])
 
 
-def as_lines(path: Path, blocks: Iterable[bytes], layout: str) -> Iterator[bytes]:
+def as_lines(path: InputPath, blocks: Iterable[bytes], layout: str) -> Iterator[bytes]:
     """The blocks of a file as blocks of JSON lines, one line for each element or object.
 
     Raises:
@@ -98,7 +98,7 @@ class _Splitter:
         layout: `ARRAY` or `OBJECTS`.
     """
 
-    def __init__(self, path: Path, layout: str) -> None:
+    def __init__(self, path: InputPath, layout: str) -> None:
         self._path, self._layout = path, layout
         self._base = 1 if layout == ARRAY else 0  # depth at which elements begin
         self._depth = 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 
-from engine.core.types import Column, Columns, CorpusFile, Split
+from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
 from engine.data import columnar, csv_reader, json_types, text_lines
 from engine.data.columnar import Names
 from engine.data.compression import COMPRESSIONS, MAGIC
@@ -74,13 +73,13 @@ KINDS = _PLAIN | {
 ENDINGS = {ending: name for name, kind in KINDS.items() for ending in kind.endings}
 
 
-def kind_of(path: Path) -> str | None:
+def kind_of(path: InputPath) -> str | None:
     """The kind of a file by its ending, a key of `KINDS`; None for an unknown ending."""
     name = path.name.lower()
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
-def kind_as(path: Path, input_format: str) -> str:
+def kind_as(path: InputPath, input_format: str) -> str:
     """The kind of a file that is said to be of a format, one of `core.config.INPUT_FORMATS`:
     compressed as its first bytes say."""
     kind = {"json": "jsonl", "ndjson": "jsonl", "ipc": "arrow"}.get(input_format, input_format)

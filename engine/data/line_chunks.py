@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import IO
 
+from engine.core.types import InputPath
 from engine.data.compression import compression_of, open_bytes, plain_kind
 from engine.data.json_layout import LINES, as_lines, layout_of
 from engine.data.long_lines import LONG, NOTHING, LongLineReader, Wanted
@@ -18,7 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def chunks(
-    path: Path, kind: str, start: int, stop: int, wanted: Wanted = NOTHING
+    path: InputPath, kind: str, start: int, stop: int, wanted: Wanted = NOTHING
 ) -> Iterator[bytes]:
     """Whole lines, about CHUNK bytes at a time, without a byte order mark; a long line alone, as a
     LongLine that holds what is `wanted` of it."""
@@ -49,17 +49,17 @@ def chunks(
         yield last
 
 
-def first_bytes(path: Path, kind: str) -> bytes:
+def first_bytes(path: InputPath, kind: str) -> bytes:
     """About HEAD bytes of a file, decompressed, as they are."""
     return b"".join(_head(blocks(path, kind, 0, path.stat().st_size)))
 
 
-def layout(path: Path, kind: str) -> str:
+def layout(path: InputPath, kind: str) -> str:
     """How a file is laid out, by its first bytes; see `json_layout.layout_of`."""
     return _layout(kind, _head(blocks(path, kind, 0, path.stat().st_size)))
 
 
-def _lines(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
+def _lines(path: InputPath, kind: str, start: int, stop: int) -> Iterator[bytes]:
     """The bytes of a range, or of a whole compressed file, as lines; see `json_layout.as_lines`."""
     content = blocks(path, kind, start, stop)
     if start or (not compression_of(kind) and stop < path.stat().st_size):
@@ -84,7 +84,7 @@ def _layout(kind: str, head: list[bytes]) -> str:
     return layout_of(content[:HEAD], whole=len(content) < HEAD)
 
 
-def blocks(path: Path, kind: str, start: int, stop: int) -> Iterator[bytes]:
+def blocks(path: InputPath, kind: str, start: int, stop: int) -> Iterator[bytes]:
     """The bytes of a range, or of a whole compressed file, CHUNK at a time, without a byte order
     mark."""
     with open_bytes(path, kind) as stream:

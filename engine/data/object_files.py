@@ -1,7 +1,7 @@
 """Objects of a store as files: read by ranges, which are kept as far as they fit.
 
-A reader takes an `ObjectPath` where it takes a path. What is read of an object is of the one version
-that was found when the run was planned: every request names its e-tag, and the answer's is compared.
+A reader takes an `ObjectPath` where it takes a path. What is read of an object is of one version,
+that of the plan: every request names its e-tag, and the answer's is compared.
 A read that goes on where another ended fetches ever more at a time, and the next range ahead.
 """
 
@@ -17,11 +17,11 @@ from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import IO, Any
 
-from engine.core.types import InputPath
+from engine.core.types import CorpusFile
 from engine.data import hub_datasets, store_errors
 from engine.data.page_cache import PAGE, PageCache
 from engine.data.stores import StoreUrl, open_store, talking
-from engine.errors import EngineError, InputError
+from engine.errors import InputError
 
 SMALL = 1 << 20
 """Bytes of an object that is fetched at once."""
@@ -44,16 +44,23 @@ class ObjectPath:
         size: Bytes.
         e_tag: What changes with its bytes, as the store has it; "" where it gives none.
         modified_ns: When it was last changed, in nanoseconds; 0 where that is not known.
+        by_content: Whether a later run compares its bytes rather than its e-tag.
     """
 
     url: StoreUrl
     size: int
     e_tag: str = ""
     modified_ns: int = 0
+    by_content: bool = False
 
     @property
     def name(self) -> str:
         return self.url.key.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The store, and the folders and the name of its key."""
+        return (self.url.root, *self.url.key.split("/"))
 
     @property
     def suffix(self) -> str:
@@ -72,9 +79,17 @@ class ObjectPath:
         return SimpleNamespace(st_size=self.size, st_mtime_ns=self.modified_ns)
 
     def identity(self) -> str:
-        """What stands for its bytes where they are not read: another one has other bytes."""
+        """What stands for its bytes where they are not read: another one has other bytes. "" where
+        they have to be read."""
+        if self.by_content or not (self.e_tag or self.modified_ns):
+            return ""
         date = "" if self.e_tag and not self.e_tag.startswith("W/") else str(self.modified_ns)
         return f"{self.e_tag} {self.size} {date}"
+
+
+def is_stored(file: CorpusFile) -> bool:
+    """Whether a file of a corpus is an object of a store."""
+    return isinstance(file.path, ObjectPath)
 
 
 def fetch(path: ObjectPath, start: int, stop: int) -> memoryview:
@@ -205,16 +220,3 @@ class _ObjectReader(io.RawIOBase):
             return content
 
         return _started(fetch_and_keep)
-
-
-def is_object(path: InputPath) -> bool:
-    return isinstance(path, ObjectPath)
-
-
-def check_same(path: ObjectPath, again: ObjectPath) -> None:
-    """Raise InputError where an object is another one than it was."""
-    if path.identity() != again.identity():
-        raise InputError(f"{path}: changed during the run", "run again")
-
-
-__all__ = ["EngineError", "ObjectPath", "fetch", "is_object", "waited"]

@@ -13,13 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 
-from engine.core.types import Columns, CorpusFile, Rows
+from engine.core.types import Columns, CorpusFile, InputPath, Rows
 from engine.errors import ColumnError
 from engine.printable import encodable
 
@@ -48,7 +47,7 @@ def derived_types(files: Sequence[CorpusFile]) -> dict[str, pa.DataType]:
     return keys | {name: kind for name, kind in _ALWAYS.items() if name not in keys}
 
 
-def check_alike(name: str, own: CorpusFile, files: Mapping[Path, frozenset[str]]) -> None:
+def check_alike(name: str, own: CorpusFile, files: Mapping[InputPath, frozenset[str]]) -> None:
     """Raise ColumnError where a kept column is one of a file, and a key in the folders of another.
 
     Args:

@@ -1,8 +1,8 @@
 """What was downloaded, kept in a temporary file so that a second pass does not download it again.
 
-Planning reads the beginnings and ends of files, the columns of JSON lines are settled by a pass over
-them, and lines are counted where a large file is cut. The file has no name, so that nothing is left
-of it however the process ends; it is bounded, and where the disk is full nothing is kept.
+Planning reads the beginnings and ends of files, the columns of JSON lines are settled by a pass
+over them, and lines are counted where a large file is cut. The file has no name, so that nothing is
+left of it however the process ends; it is bounded, and where the disk is full nothing is kept.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class PageCache:
             slot = self._slot()
             try:
                 if self._file is None:
-                    self._file = tempfile.TemporaryFile(prefix="engine-pages-")
+                    self._file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
                 os.pwrite(self._file.fileno(), content, slot * PAGE)
             except OSError:
                 self._free = 0  # the disk is full: what is kept stays, and nothing is added

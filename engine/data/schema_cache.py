@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from engine.core.types import CorpusFile
+from engine.core.types import CorpusFile, InputPath
+from engine.data.object_files import ObjectPath
 from engine.version import __version__
 
 PASSES = "schema.json"
@@ -61,10 +62,12 @@ class SchemaCache:
         return json.dumps(self._used) if self._used else ""
 
 
-def _state(path: Path) -> list[int] | None:
+def _state(path: InputPath) -> list[int | str] | None:
     """What changes with a file's bytes; None where it is small or was changed just now."""
+    if isinstance(path, ObjectPath):
+        return [path.identity()] if path.size >= LEAST and path.identity() else None
     try:
-        status = os.stat(path)
+        status = os.stat(str(path))
     except OSError:
         return None
     latest = max(status.st_mtime_ns, status.st_ctime_ns)

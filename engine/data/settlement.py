@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow as pa
 
-from engine.core.types import Column, Columns, CorpusFile
+from engine.core.types import Column, Columns, CorpusFile, InputPath
 from engine.data.columnar import Names, check_columns, check_type, is_text, unify
 from engine.data.json_values import LONG, LONGEST
 from engine.data.kinds import KINDS
@@ -99,7 +98,7 @@ def _types_of_files(
     open_types = [name for name in keep if name not in given or heads(name)]
     paths: dict[str, tuple[FieldPath, CorpusFile]] = {}
     kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
-    in_folders: dict[Path, frozenset[str]] = {}
+    in_folders: dict[InputPath, frozenset[str]] = {}
     first: CorpusFile | None = None
     for file in files:
         of_lines = KINDS[file.kind].inputs

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from engine.core.types import InputPath
 from engine.errors import InputError
 
 DASH = "-"
@@ -52,6 +53,7 @@ def drop() -> None:
             folder.cleanup()
 
 
-def is_spooled(path: Path) -> bool:
+def is_spooled(path: InputPath) -> bool:
     """Whether a file is what `spool` has written."""
-    return any(path.parent == Path(folder.name) for folder in _spooled.values())
+    folders = [Path(folder.name) for folder in _spooled.values()]
+    return isinstance(path, Path) and path.parent in folders

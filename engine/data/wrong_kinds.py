@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.core.types import CorpusFile
+from engine.core.types import CorpusFile, InputPath
 from engine.data.compression import compression_of, plain_kind
 from engine.data.json_values import parse_line
 from engine.data.standard_input import is_spooled
@@ -52,7 +52,7 @@ def _is_json(head: bytes) -> bool:
     return first in (b"{", b"[") or isinstance(parse_line(first), dict)
 
 
-def advice(path: Path, kind: str) -> str:
+def advice(path: InputPath, kind: str) -> str:
     """What helps with a file that cannot be read as its kind; "" where it does not seem to be of
     another one."""
     try:
@@ -71,7 +71,7 @@ def advice(path: Path, kind: str) -> str:
     return f"it seems to be {name}: {_rename(path, ending)}"
 
 
-def advice_on_lines(path: Path, head: bytes) -> str:
+def advice_on_lines(path: InputPath, head: bytes) -> str:
     """What helps with a file called JSON lines, of the first lines of which none is an object; ""
     where one is."""
     lines = [line.strip() for line in head.split(b"\n")[:64] if line.strip()]
@@ -103,7 +103,7 @@ def _seeming(head: bytes) -> tuple[str, str]:
     return ".txt", "plain text, a row for each line"
 
 
-def _foreign(path: Path, head: bytes, *, is_packed: bool) -> tuple[str, str]:
+def _foreign(path: InputPath, head: bytes, *, is_packed: bool) -> tuple[str, str]:
     """What a file is by its first bytes, and what helps; "" for text."""
     for magic, what, ending in _MAGIC:
         if head.startswith(magic):
@@ -112,8 +112,10 @@ def _foreign(path: Path, head: bytes, *, is_packed: bool) -> tuple[str, str]:
             return what, _rename(path, ending) if ending else _CONVERT
     encoding = _encoding(head)
     if encoding:
-        target = path.with_name(f"utf8-{path.name}")
-        hint = f"iconv -f {encoding} -t UTF-8 {path} > {target}, and name that"
+        hint = f"write it as UTF-8: iconv -f {encoding} -t UTF-8"
+        if isinstance(path, Path):
+            target = path.with_name(f"utf8-{path.name}")
+            hint = f"iconv -f {encoding} -t UTF-8 {path} > {target}, and name that"
         if is_spooled(path):
             hint = f"pipe it through iconv -f {encoding} -t UTF-8"
         return f"text in {encoding}", "decompress it and write it as UTF-8" if is_packed else hint
@@ -135,7 +137,7 @@ def _encoding(head: bytes) -> str:
     return ""
 
 
-def _rename(path: Path, ending: str) -> str:
+def _rename(path: InputPath, ending: str) -> str:
     name = (
         path.name + ending[1:] if ending.startswith("+") else f"{path.name.split('.')[0]}{ending}"
     )

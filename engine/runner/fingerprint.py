@@ -13,7 +13,7 @@ from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.config import RunConfig
 from engine.core.device import Kind
-from engine.core.types import Columns, CorpusFile, Split
+from engine.core.types import Columns, CorpusFile, InputPath, Split
 from engine.errors import InputError
 from engine.runner.records import InputRecord, RunRecord
 from engine.runner.single_file import FILE_RECORD, file_of
@@ -65,7 +65,7 @@ def input_record(split: Split, limit: int, columns: Columns) -> InputRecord:
     )
 
 
-def file_state(file: Path) -> tuple[int, int]:
+def file_state(file: InputPath) -> tuple[int, int]:
     """Size and date of a file, by which a run notices that it changes meanwhile.
 
     Raises:
@@ -88,6 +88,8 @@ def inputs_outside(files: list[CorpusFile], out: Path) -> list[CorpusFile]:
     single, paths = file_of(folder), [file.path for file in files]
     if single in paths and not (folder / FILE_RECORD).is_file():
         raise InputError(f"{single}: is an input and the output", "choose another file with -o")
-    if outside := [f for f in files if not f.path.is_relative_to(folder) and f.path != single]:
+    local = (f.path for f in files if isinstance(f.path, Path))
+    inside = {path for path in local if path.is_relative_to(folder) or path == single}
+    if outside := [f for f in files if f.path not in inside]:
         return outside
     raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")

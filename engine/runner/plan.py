@@ -22,7 +22,7 @@ from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
 from engine.core.settings import check_names, checked, declared
-from engine.core.types import Columns, CorpusFile, Split
+from engine.core.types import Columns, CorpusFile, InputPath, Split
 from engine.errors import ColumnError, DeviceError, SettingsError
 from engine.pipeline import Bundle
 from engine.runner import fingerprint
@@ -62,7 +62,7 @@ class Plan:
     devices: tuple[Device, ...]
     record: RunRecord
     files: tuple[CorpusFile, ...]
-    file_states: Mapping[Path, tuple[int, int]]
+    file_states: Mapping[InputPath, tuple[int, int]]
     unread: Mapping[str, int]
     columns: Columns
     results: pa.Schema
@@ -110,7 +110,7 @@ def _make_plan(
     config = resolve_config(folder, settings)
     chosen = _devices(model, config)
     config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
-    files, unread = _files(inputs, manifest.out, config.input_format)
+    files, unread = _files(inputs, manifest.out, config)
     file_states = {file.path: fingerprint.file_state(file.path) for file in files}
     task, model_config = tasks.find(folder.description.task), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
@@ -128,6 +128,7 @@ def _make_plan(
         task,
         options,
         kinds=frozenset(file.kind for file in files),
+        stored=any(data.is_stored(file) for file in files),
         by_ending=bool(config.input_format)
         and all(data.kind_of(file.path) == file.kind for file in files),
         typed=bool(columns.given),
@@ -180,7 +181,7 @@ def check_early(
     if given.get("chat"):
         columns = (dataclasses.replace(columns[0], holds="chat"), *columns[1:])
     cache = data.SchemaCache(Manifest(Path(out)).folder / data.PASSES)
-    files, unread = _files(inputs, Path(out), config.input_format)
+    files, unread = _files(inputs, Path(out), config)
     settled = data.settle(files, columns, config.keep, types_of(config.schema), cache)
     return Early(config, tuple(files), unread, settled)
 
@@ -199,16 +200,17 @@ def check_settings(
     data.check_local(out)
     Manifest(Path(out)).check_free()
     devices(config.device)
-    _files(inputs, Path(out), config.input_format)
+    _files(inputs, Path(out), config)
 
 
 def _files(
-    inputs: Sequence[str | Path] | str | Path, out: Path, input_format: str
+    inputs: Sequence[str | Path] | str | Path, out: Path, config: RunConfig
 ) -> tuple[list[CorpusFile], Mapping[str, int]]:
     """The files of the inputs that do not lie in the output folder, and those that are not read."""
     named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    with working("listing", ", ".join(map(str, named[:3]))):
-        discovery = data.discover(named, out, input_format)
+    by_content = config.input_identity == "content"
+    with working("listing", ", ".join(map(data.shown, named[:3]))):
+        discovery = data.discover(named, out, config.input_format, by_content=by_content)
     return fingerprint.inputs_outside(discovery.files, out), discovery.unread
 
 

@@ -24,6 +24,7 @@ class RunFacts:
         config: Settings of the run.
         task, options: Of the bundle; the options have its defaults.
         kinds: Kinds of the input files.
+        stored: Whether one of them is an object of a store.
         by_ending: Whether the endings of all files tell their kinds.
         typed: Whether the person gave the type of a column that is kept.
         on_gpu: Whether a GPU computes.
@@ -34,6 +35,7 @@ class RunFacts:
     task: tasks.Task
     options: Options
     kinds: frozenset[str] = frozenset()
+    stored: bool = False
     by_ending: bool = False
     typed: bool = False
     on_gpu: bool = False
@@ -98,6 +100,7 @@ NEEDS: Mapping[str, Callable[[RunFacts], str]] = {
     "loading": lambda facts: "the bundle is loaded already" if facts.loaded else "",
     # A run to a store takes the setting before it plans one in that folder.
     "store": lambda facts: "the output is a local one",
+    "objects": lambda facts: "" if facts.stored else "all inputs are local files",
     "keep": lambda facts: "" if facts.typed else "none of its columns is kept (--keep)",
     "reject": lambda facts: "on_error is fail" if facts.config.on_error == "fail" else "",
     "files of unknown endings": _unknown_endings,

@@ -21,6 +21,7 @@ NEVER_SHAPING = {
     "on_error": "a finished part has the same good rows either way",
     "max_rejects": "likewise",
     "overwrite": "what becomes of an earlier run, not of this one",
+    "input_identity": "what is compared of an input, not what is read",
     "scratch": "where a run to a store works, not what",
     "gpu_memory": "where there is little, a batch is halved, and a row's answer is its own",
     "device": "the device that it stands for is in the fingerprint (identity.of_run)",
