@@ -34,7 +34,7 @@ def matches(key: Sequence[str], pattern: Sequence[str]) -> bool:
 def _is_like(name: str, part: str) -> bool:
     if name.startswith(".") and not part.startswith("."):
         return False
-    return name == part or bool(_expression(part).match(name))
+    return bool(_expression(part).match(name))
 
 
 @lru_cache(maxsize=256)

@@ -227,11 +227,11 @@ class _Listing:
             key[len(self.folder.key) :].strip("/").split("/") if self.folder.key else key.split("/")
         )
         if not self.pattern:
-            return not any(part[:1] in "._" for part in inner)
+            return not any(part.startswith((".", "_")) for part in inner)
         parts = key.split("/")
         for i in range(1, len(parts) + 1):
             if matches(parts[:i], self.pattern):
-                return not any(part[:1] in "._" for part in parts[i:])
+                return not any(part.startswith((".", "_")) for part in parts[i:])
         return False
 
     def check_finished(self) -> None:

@@ -179,8 +179,8 @@ CORPORA = [
     Corpus(
         "an address",
         {"a.jsonl": lines(ONE)},
-        inputs=("s3://bucket/a.jsonl",),
-        error=("InputError", "only local files are read", "copy or mount the corpus first"),
+        inputs=("ftp://bucket/a.jsonl",),
+        error=("SettingsError", "ftp:// is no store that is known", "known are s3://"),
     ),
     Corpus(
         "limit of files that are not reached",

@@ -136,7 +136,7 @@ def test_find_takes_a_name_with_glob_characters_literally_where_it_exists(tmp_pa
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("s3://bucket/x.parquet", "only local files"),
+        ("ftp://bucket/x.parquet", "no store that is known"),
         ("table.docx", "unknown ending"),
         ("missing.jsonl", "corpus.jsonl, hollow, more.parquet"),
         ("nowhere/missing.jsonl", "does not exist either"),
@@ -152,7 +152,7 @@ def test_find_says_what_is_wrong_with_an_input(tmp_path: Path, name: str, says: 
     (tmp_path / "table.docx").write_text("text\na\n")
     (tmp_path / "hollow").mkdir()
     (tmp_path / "hollow/readme.md").write_text("nothing here")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(EngineError) as caught:
         find([name if "://" in name else tmp_path / name])
     assert says in str(caught.value)
 
