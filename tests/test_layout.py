@@ -52,7 +52,7 @@ HOMES = {
     "optimum": {"export"},
     "onnx": {"export"},
     "safetensors": {"export"},
-    "huggingface_hub": {"export"},
+    "huggingface_hub": {"export", "data/hub_datasets.py"},
     "onnxruntime": {"runtime", "export"},
     "tokenizers": {"bundle/tokenizer.py", "bundle/tokenizer_trial.py", "export"},
     "jinja2": {"bundle/chat_sandbox.py"},
@@ -65,13 +65,14 @@ HOMES = {
     "threading": {
         "runner/journal.py",  # several threads record
         "runner/publisher.py", "runner/store_lock.py",  # a put cannot be interrupted
+        "data/object_files.py", "data/page_cache.py",  # nor a download
         "runner/threads.py", "runner/child_process.py", "core/telemetry.py", "runtime/backend.py",
         "runtime/gpu_serialization.py", "bundle/chat_template.py",
         "core/activity.py", "runner/supervision.py", "tasks/keywords.py",  # `stop`
         "cli/interrupt.py",  # a thread hears of signals while the main one is inside of a library
     },
     "queue": {"runner/threads.py", "runner/publisher.py"},
-    "concurrent": {"runner/threads.py", "runtime/gpu_serialization.py"},
+    "concurrent": {"runner/threads.py", "data/object_files.py", "runtime/gpu_serialization.py"},
     "multiprocessing": set(),
     "asyncio": set(),
     "pickle": {"runner/child_process.py"},  # between a run and its own processes

@@ -76,23 +76,8 @@ def discover(
     stored = find_objects(
         [n for n in named if is_url(n)], input_format, _why_name, by_content=by_content
     )
-    roots: dict[Path, Path] = {}
-    kinds: dict[Path, str] = {}
-    unread: dict[Path, str] = {}
     tables = Tables()
-    try:
-        for name in [n for n in named if not is_url(n)]:
-            root, paths = _match(str(name), input_format, tables)
-            is_named = list(paths) == [Path(name).expanduser()] or str(name) == DASH
-            for path, why in paths.items():
-                absolute = Path(os.path.abspath(path))
-                if why:
-                    unread[absolute] = why
-                else:
-                    roots[absolute] = root
-                    kinds[absolute] = _kind(absolute, input_format, is_named=is_named)
-    except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
+    roots, kinds, unread = _local([n for n in named if not is_url(n)], input_format, tables)
     ours = Path(os.path.abspath(out or ""))
     unread = {path: why for path, why in unread.items() if ours not in (path, folder_beside(path))}
     depths: dict[Path | ObjectPath, int] = {}
@@ -116,6 +101,29 @@ def discover(
         places.pop((folders[path.parent], path.name), None)
     counts = Counter(places.values()) + stored.unread
     return Discovery(files, dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))))
+
+
+def _local(
+    names: Sequence[str], input_format: str, tables: Tables
+) -> tuple[dict[Path, Path], dict[Path, str], dict[Path, str]]:
+    """The roots and the kinds of local files that are read, and why others are not."""
+    roots: dict[Path, Path] = {}
+    kinds: dict[Path, str] = {}
+    unread: dict[Path, str] = {}
+    try:
+        for name in names:
+            root, paths = _match(name, input_format, tables)
+            is_named = list(paths) == [Path(name).expanduser()] or name == DASH
+            for path, why in paths.items():
+                absolute = Path(os.path.abspath(path))
+                if why:
+                    unread[absolute] = why
+                else:
+                    roots[absolute] = root
+                    kinds[absolute] = _kind(absolute, input_format, is_named=is_named)
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}", "check the path") from error
+    return roots, kinds, unread
 
 
 def find_files(inputs: Sequence[str | Path], input_format: str = "") -> list[CorpusFile]:

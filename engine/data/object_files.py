@@ -98,14 +98,15 @@ def fetch(path: ObjectPath, start: int, stop: int) -> memoryview:
     Raises:
         InputError: It is gone, has changed or cannot be read.
     """
-    for attempt in range(_TRIES):
+    attempt = 0
+    while True:
         try:
             return _fetch(path, start, stop)
         except InputError as error:
-            if attempt + 1 == _TRIES or not store_errors.is_passing(error):
+            attempt += 1
+            if attempt == _TRIES or not store_errors.is_passing(error):
                 raise
-            time.sleep(_PAUSE * 2**attempt)
-    raise AssertionError("the last try returns or raises")
+            time.sleep(_PAUSE * 2 ** (attempt - 1))
 
 
 def _fetch(path: ObjectPath, start: int, stop: int) -> memoryview:
