@@ -345,6 +345,11 @@ def answer(stages: Stages, rows: Rows) -> Answers:
 
 def _check_graphs(folder: bundle_format.BundleFolder, backend: OrtBackend) -> None:
     """Refuse graphs that are not as the description says."""
+    model = backend.graph("model") if "model" in backend.roles else None
+    answers = None if model is None else {name: model.shapes[name] for name in model.outputs}
+    for problem in graph_checks.task_problems(folder.description, answers):
+        file = folder.path / bundle_format.DESCRIPTION
+        raise BundleError(f"{file}: {problem}", bundle_format.AGAIN)
     for record in folder.graphs_for(backend.device):
         graph = backend.graph(record.role)
         inputs = {name: graph.shapes[name] for name in graph.inputs}

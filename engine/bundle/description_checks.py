@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import get_args
 
-from engine.bundle.description import DecoderConfig, Description, ModelConfig
+from engine.bundle.description import DecoderConfig, Description, GenerationConfig, ModelConfig
 from engine.bundle.typed_json import Bounds, MismatchError, shown
 from engine.core.device import Device, Kind
 from engine.core.graphs import Role
@@ -124,6 +124,8 @@ def _decoder_problems(decoder: DecoderConfig) -> Iterator[str]:
         yield f"{key}.start_id is {decoder.start_id}, of {decoder.vocabulary} tokens"
     if not search.do_sample and search.num_return_sequences > search.num_beams:
         yield f"{key}.search.num_return_sequences is more than num_beams"
+    if decoder.vocabulary:
+        yield from _token_problems(f"{key}.search", search, decoder.vocabulary)
     limits = (
         ("max_new_tokens", decoder.max_new_tokens, 1),
         ("search.min_new_tokens", search.min_new_tokens, 0),
@@ -134,6 +136,17 @@ def _decoder_problems(decoder: DecoderConfig) -> Iterator[str]:
         check_choice(f"{key}.search.early_stopping", search.early_stopping, (True, False, "never"))
     except SettingsError as error:
         yield error.message
+
+
+def _token_problems(key: str, search: GenerationConfig, vocabulary: int) -> Iterator[str]:
+    """Tokens that are forced or kept out, and are none of the decoder's."""
+    forced = {name: [getattr(search, name)] for name in ("forced_bos_id", "forced_eos_id")}
+    words = {f"bad_words_ids[{n}]": list(word) for n, word in enumerate(search.bad_words_ids)}
+    for name, ids in {**forced, **words}.items():
+        if not ids:
+            yield f"{key}.{name} is empty"
+        elif max(ids) >= vocabulary:
+            yield f"{key}.{name} holds {max(ids)}, of {vocabulary} tokens"
 
 
 def _graph_problems(description: Description) -> Iterator[str]:

@@ -31,6 +31,31 @@ _OUTPUTS: Mapping[Role, tuple[set[str], ...]] = {
     "device_step": ({"logits", "next_state", "next_emitted"},),
 }
 _CLASSIFYING = ("text-classification", "token-classification", "zero-shot-classification")
+# What a task without a decoder reads of the graph `model`, and its number of axes.
+_READ: Mapping[str, tuple[str, int]] = {
+    "feature-extraction": ("last_hidden_state", 3),
+    "text-classification": ("logits", 2),
+    "zero-shot-classification": ("logits", 2),
+    "rerank": ("logits", 2),
+    "token-classification": ("logits", 3),
+    "fill-mask": ("logits", 3),
+    "question-answering": ("start_logits", 2),
+}
+
+
+def task_problems(description: Description, model: Mapping[str, Shape] | None) -> Iterator[str]:
+    """What the graphs lack for the task, in words that follow the name of the description.
+
+    Args:
+        model: Shapes of what the graph `model` gives by name; None where there is none.
+    """
+    if description.task not in _READ:
+        return
+    name, axes = _READ[description.task]
+    if model is None or name not in model:
+        yield f"task is {description.task}, and no graph gives {name}"
+    elif model[name] and len(model[name]) != axes:
+        yield f"task is {description.task}, and {name} has {len(model[name])} axes, not {axes}"
 
 
 def problems(
@@ -76,6 +101,8 @@ def _cache_problems(config: ModelConfig, role: Role, shapes: Mapping[str, Shape]
         layers = {int(match[2]) for match in caches.values() if match[1] == kind}
         if layers != set(range(decoder.layers)):
             yield f"has the caches of {len(layers)} layers, and {key}.layers is {decoder.layers}"
+    if role in ("step", "device_step") and decoder.causal == any("cross." in n for n in caches):
+        yield f"takes {'a' if decoder.causal else 'no'} source, and {key}.start_id says otherwise"
     for name in caches:
         # A source's keys may have as many heads as the queries.
         heads = {decoder.cache_heads, 0 if _OWN.match(name) else decoder.heads}
@@ -94,7 +121,8 @@ def _width_problems(config: ModelConfig, role: Role, outputs: Mapping[str, Shape
         "projected": ("model_config.dimensions", config.dimensions),
     }
     if role in ("step", "device_step") and config.decoder:
-        widths["logits"] = ("model_config.decoder.vocabulary", config.decoder.vocabulary)
+        key, vocabulary = "model_config.decoder.vocabulary", config.decoder.vocabulary
+        yield from _compared(key, vocabulary, "logits", outputs.get("logits", ()))
     for name, (key, value) in widths.items():
         if value and name in outputs:
             yield from _compared(key, value, name, outputs[name])

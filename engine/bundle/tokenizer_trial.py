@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from engine.core.confined_process import RefusedError
 
@@ -26,9 +27,15 @@ def attempt(file: str) -> None:
     with open(file, "rb") as stream:
         content = stream.read()
     try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises bare Exception for every fault
-        raise RefusedError(f"not a tokenizer: {error}") from error
+        _use(tokenizers.Tokenizer.from_buffer(content))
+    except RefusedError:
+        raise
+    except BaseException as error:  # bare Exception for every fault, and panics are none of it
+        reason = str(error) or type(error).__name__
+        raise RefusedError(f"not a tokenizer: {reason}") from error
+
+
+def _use(tokenizer: Any) -> None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     largest = max(tokenizer.get_vocab().values(), default=-1)

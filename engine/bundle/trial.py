@@ -54,8 +54,8 @@ class _Allowance:
 
 
 # A runtime reads weights, packs them and folds them; a tokenizer takes some 20 bytes for each.
-_GRAPH = _Allowance(memory=384 << 20, copies=4, seconds=3, speed=2 << 20)
-_TOKENIZER = _Allowance(memory=256 << 20, copies=60, seconds=3, speed=1 << 20)
+_GRAPH = _Allowance(memory=384 << 20, copies=4, seconds=1, speed=2 << 20)
+_TOKENIZER = _Allowance(memory=256 << 20, copies=60, seconds=1, speed=1 << 20)
 
 
 def check(folder: BundleFolder) -> None:

@@ -13,11 +13,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.bundle import typed_json
 from engine.core import hardware
 from engine.core.config import RunConfig
 from engine.errors import BundleError, OutputError
 
 FILES = {"cpu": "tuned.json", "cuda": "tuned.cuda.json"}
+_BOUNDS: typed_json.Bounds = {
+    "batch_tokens": (0, 2**31 - 1),
+    "workers": (0, 4096),
+    "threads": (0, 4096),
+    "cores": (0, 2**20),
+    "speed": (0, 1e6),
+}
 
 
 @dataclass(frozen=True)
@@ -75,14 +83,14 @@ def load(folder: Path, kind: str = "cpu") -> Tuned | None:
         BundleError: The file is damaged.
     """
     file = folder / FILES[kind]
-    try:
-        return Tuned(**json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except (ValueError, TypeError, OSError) as error:
+    try:
+        content = typed_json.parse(typed_json.read_bytes(file))
+        return typed_json.read(Tuned, content, _BOUNDS)
+    except typed_json.MismatchError as error:
         raise BundleError(
-            f"{file}: cannot read: {type(error).__name__}",
-            f"remove it, or: engine tune {folder}",
+            f"{file}: cannot read: {error}", f"remove it, or: engine tune {folder}"
         ) from error
 
 

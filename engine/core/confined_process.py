@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -131,18 +132,23 @@ def _environment() -> dict[str, str]:
 
 
 def _described(reason: str, step: Step) -> str:
-    if _FULL.search(reason):
+    if is_full(reason):
         return f"takes more than {step.memory >> 20:,} MiB of memory to open"
     return reason
 
 
 def _ended(code: int, step: Step) -> str:
     if code == _OUT_OF_TIME:
-        return f"takes more than {step.seconds} seconds of CPU time to open"
+        return f"takes more than {step.seconds} s of CPU time to open"
     return (
         f"ends the process that opens it (code {code}): it takes more than "
         f"{step.memory >> 20:,} MiB of memory, or crashes the library"
     )
+
+
+def is_full(reason: str) -> bool:
+    """Whether a library says that memory is full."""
+    return bool(_FULL.search(reason))
 
 
 def main() -> None:
@@ -172,8 +178,8 @@ def _limit(step: Step) -> None:
     except ImportError:  # not a system with such limits
         return
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = int(usage.ru_utime + usage.ru_stime)
-    _lower(resource.RLIMIT_CPU, spent + step.seconds + 1)
+    spent = usage.ru_utime + usage.ru_stime
+    _lower(resource.RLIMIT_CPU, math.ceil(spent + step.seconds))
     _lower(resource.RLIMIT_CORE, 0)
     if used := re.search(r"VmSize:\s+(\d+) kB", _status()):
         _lower(resource.RLIMIT_AS, (int(used[1]) << 10) + step.memory)

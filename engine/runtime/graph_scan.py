@@ -123,7 +123,7 @@ def _check_tensor(tensor: Message, names: Collection[str]) -> None:
         place = _text(value, _ENTRY_VALUE)
         if place not in names:
             raise RefusedError(
-                f"has weights in {place[:200]!a}, which is no file that bundle.json lists"
+                f"has weights in {place[:200]!a}, which is no file of weights of this bundle"
             )
 
 

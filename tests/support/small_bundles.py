@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from support import onnx_bytes as ox
 
 from engine.bundle import format as bundle_format
 from engine.bundle.description import Description, ModelConfig
 from engine.core.graphs import GraphRecord
 from engine.demo import BUNDLE
-from support import onnx_bytes as ox
 
 VOCABULARY, WIDTH, LABELS = 256, 8, ("bad", "fair", "good")
 TABLE = np.random.default_rng(7).standard_normal((VOCABULARY, WIDTH)).astype("<f4").tobytes()
