@@ -121,7 +121,7 @@ def _replies(steps: Sequence[Step]) -> tuple[list[dict[str, Any]], int]:
 
 def _environment() -> dict[str, str]:
     """Where Python's modules are, and nothing else of this process's."""
-    kept = ("LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY")
+    kept = ("HOME", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY")
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[2])]),
@@ -179,7 +179,7 @@ def _limit(step: Step) -> None:
         return
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = usage.ru_utime + usage.ru_stime
-    _lower(resource.RLIMIT_CPU, math.ceil(spent + step.seconds))
+    _lower(resource.RLIMIT_CPU, math.ceil(spent + step.seconds - 0.5))  # to the nearest
     _lower(resource.RLIMIT_CORE, 0)
     if used := re.search(r"VmSize:\s+(\d+) kB", _status()):
         _lower(resource.RLIMIT_AS, (int(used[1]) << 10) + step.memory)
