@@ -32,9 +32,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 # Lines of Python that one chat may take: some thousand messages in the longest templates.
 STEPS = 2_000_000
 # Bytes that a template may take beyond what the process has at its start.
-MEMORY = 512 << 20
+MEMORY = 384 << 20
 # Characters of a prompt at most: as many, and four times those of its messages.
 CHARACTERS = 1 << 20
+# Bits of a product of whole numbers at most: larger ones take time that no step counts.
+BITS = 1 << 12
 # Where Jinja says that a template's code stands.
 _TEMPLATE_FILES = ("<template>", "<unknown>")
 # transformers finds with it where the last message ends.
@@ -65,6 +67,36 @@ class _Generation(jinja2.ext.Extension):
         return str(caller())
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with products and powers of bounded size."""
+
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if _size(operator, left, right) > BITS:
+            raise _OverBudget("the chat template computes a number of too many digits")
+        if operator == "*" and _length(left, right) > CHARACTERS:
+            raise _OverBudget(f"the chat template gives more than {CHARACTERS:,} characters")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(operator: str, left: Any, right: Any) -> int:
+    """Bits of a product or power of whole numbers; 0 of others."""
+    if not isinstance(left, int) or not isinstance(right, int):
+        return 0
+    if operator == "*":
+        return left.bit_length() + right.bit_length()
+    return left.bit_length() * abs(right) if abs(left) > 1 else 0
+
+
+def _length(left: Any, right: Any) -> int:
+    """Items of a text or list that is repeated; 0 of others."""
+    for items, times in ((left, right), (right, left)):
+        if isinstance(items, (str, list, tuple)) and isinstance(times, int):
+            return len(items) * times
+    return 0
+
+
 class Sandbox:
     """A compiled template.
 
@@ -86,7 +118,7 @@ class Sandbox:
         date: str,
         steps: int = STEPS,
     ) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment = _Environment(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_Generation, jinja2.ext.loopcontrols],

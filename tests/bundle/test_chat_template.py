@@ -15,6 +15,7 @@ from support.checkpoints.chat_templates import CHATS, TEMPLATES, chat
 from engine.bundle import chat_template
 from engine.bundle.chat_sandbox import Sandbox
 from engine.bundle.chat_template import ChatTemplate, Refusal
+from engine.core import vendor_telemetry
 from engine.errors import BundleError, SettingsError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": ["<a>"]}
@@ -104,15 +105,20 @@ ENDLESS = {
     "{% for i in range(99999) %}{{ messages | map(attribute='content') | list }}{% endfor %}": "",
     "{% macro f() %}{% for i in range(9) %}{{ f() }}{% endfor %}{% endmacro %}{{ f() }}": "itself",
     "{% for i in range(10**9) %}x{% endfor %}": "OverflowError",
-    "{{ 'a' * 10**10 }}": "512 MiB",
-    "{{ messages[0].content * 10**9 }}": "512 MiB",
-    "{{ messages[0].content | center(3000000000) }}": "512 MiB",
-    "{{ '%3000000000d' % 1 }}": "512 MiB",
-    "{{ '{:>3000000000}'.format('x') }}": "512 MiB",
+    "{{ 'a' * 10**10 }}": "characters",
+    "{{ messages[0].content * 10**9 }}": "characters",
+    "{{ 10**9 * messages[0].content }}": "characters",
+    "{{ 7 ** (10**10 + messages | length) }}": "too many digits",
+    "{{ (-2) ** 99999 }}": "too many digits",
+    "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}"
+    "{% endfor %}{{ ns.x }}": "too many digits",
+    "{{ messages[0].content | center(3000000000) }}": "384 MiB",
+    "{{ '%3000000000d' % 1 }}": "384 MiB",
+    "{{ '{:>3000000000}'.format('x') }}": "384 MiB",
     "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}"
-    "{% endfor %}{{ ns.x }}": "512 MiB",
+    "{% endfor %}{{ ns.x }}": "384 MiB",
     "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}"
-    "{% endfor %}{{ ns.x }}": "512 MiB",
+    "{% endfor %}{{ ns.x }}": "384 MiB",
     "{% for i in range(99999) %}{{ messages | tojson(indent=4000) }}{% endfor %}": "characters",
     "{{ 'x' * 2000000 }}": "characters",
 }
@@ -124,9 +130,8 @@ def test_what_would_run_or_grow_without_end_is_stopped(source: str) -> None:
 
 
 def test_a_single_call_without_end_is_given_up_and_the_next_chat_is_rendered() -> None:
-    source = (
-        "{% if messages[0].content == 'go' %}{{ 7 ** (10**10 + messages | length) }}{% endif %}ok"
-    )
+    copies = "{{ ([[1] * 100] * 30000) | sum(start=[]) | length }}"
+    source = f"{{% if messages[0].content == 'go' %}}{copies}{{% endif %}}ok"
     template = ChatTemplate(source, {}, seconds=1.0)
     first, second, third = template.render([ONE, chat(("user", "go")), ONE])
     template.close()
@@ -160,15 +165,17 @@ def test_no_way_out(source: str) -> None:
 def test_the_process_can_open_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where the sandbox had a hole."""
     pytest.importorskip("resource")
+    known = {"LC_CTYPE", *vendor_telemetry.SWITCHES}  # `import engine` sets the latter
     hole = (
         "import engine.bundle.chat_sandbox as c, os, socket, subprocess\n"
+        f"known = {known!r}\n"
         "def attempt(what):\n"
         "    try: return what() and 'done'\n"
         "    except OSError: return 'refused'\n"
         f"calls = [lambda: open('/etc/hosts'), lambda: open({str(tmp_path / 'new')!r}, 'w'),\n"
         "    lambda: socket.socket(), lambda: subprocess.run(['true'])]\n"
         "c.Sandbox.render = lambda self, m: m[0]['content'] == 'é' or {\n"
-        "    'text': ' '.join(map(attempt, calls)) + str(sorted(set(os.environ) - {'LC_CTYPE'}))}\n"
+        "    'text': ' '.join(map(attempt, calls)) + str(sorted(set(os.environ) - known))}\n"
         "c.main()"
     )
     monkeypatch.setenv("HF_TOKEN", "secret")
