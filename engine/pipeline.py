@@ -167,7 +167,7 @@ class Bundle:
     def __init__(self, folder: bundle_format.BundleFolder, backend: Backend) -> None:
         self.folder = folder
         self.backend = backend
-        self.task = tasks.find(folder.description.task)
+        self.task = tasks.of_bundle(folder)
         self.model_config = folder.description.model_config
         self._tokenizer = cache(self._open_tokenizer)
         self._chat_template = cache(partial(chats.template, self.model_config))

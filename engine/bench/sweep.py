@@ -191,7 +191,7 @@ def sample(
     """
     folder = bundle_format.load(bundle)
     config = resolve_config(folder, settings)
-    task = tasks.find(folder.description.task)
+    task = tasks.of_bundle(folder)
     options = tasks.resolve_options(task, folder.description.model_config, config.options)
     columns = tasks.input_columns(task, config.text, options)
     files = data.find_files(list(inputs))

@@ -120,7 +120,7 @@ def _defaults(
     """batch_tokens and workers of a run without settings."""
     if gpu:
         return GPU_TOKENS, workers[0]
-    task = tasks.find(folder.description.task)
+    task = tasks.of_bundle(folder)
     return task.batch_tokens, min(MAX_WORKERS, hardware.cores())
 
 
@@ -142,7 +142,7 @@ def _tuned(
 
 def _sentences(folder: bundle_format.BundleFolder, file: Path, count: int) -> Path:
     """The engine's own sentences as a corpus, numbered, so that no two rows are equal."""
-    task, items = tasks.find(folder.description.task), bundled(folder.description).items
+    task, items = tasks.of_bundle(folder), bundled(folder.description).items
     columns = to_columns([items[n % len(items)] for n in range(count)], task)
     numbered = [f"{row} {n}" for n, row in enumerate(columns[0].to_pylist())]
     arrays = [pa.array(numbered), *columns[1:]]

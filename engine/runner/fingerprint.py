@@ -23,9 +23,7 @@ from engine.version import __version__
 def run_record(folder: bundle_format.BundleFolder, config: RunConfig, device: Kind) -> RunRecord:
     """The content of run.json: everything that makes two runs the same run."""
     model_config = folder.description.model_config
-    options = tasks.resolve_options(
-        tasks.find(folder.description.task), model_config, config.options
-    )
+    options = tasks.resolve_options(tasks.of_bundle(folder), model_config, config.options)
     settings = {
         **config.shaping(),
         "options": dataclasses.asdict(options),

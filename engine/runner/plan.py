@@ -112,7 +112,7 @@ def _make_plan(
     config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
     files, unread = _files(inputs, manifest.out, config)
     file_states = {file.path: fingerprint.file_state(file.path) for file in files}
-    task, model_config = tasks.find(folder.description.task), folder.description.model_config
+    task, model_config = tasks.of_bundle(folder), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
     results = _prefixed(task.schema(model_config, options), config.result_prefix)
     inputs_of_task = tasks.input_columns(task, config.text, options)
@@ -226,7 +226,7 @@ def resolve_config(folder: bundle_format.BundleFolder, settings: Mapping[str, ob
     Raises:
         SettingsError: A name is unknown or a value out of range.
     """
-    task, model_config = tasks.find(folder.description.task), folder.description.model_config
+    task, model_config = tasks.of_bundle(folder), folder.description.model_config
     names = set(task.defaults(model_config))
     check_names("setting", settings, names | {f.name for f in dataclasses.fields(RunConfig)})
     config = RunConfig.of({n: v for n, v in settings.items() if n not in names})

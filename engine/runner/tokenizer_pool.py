@@ -142,7 +142,7 @@ def main() -> None:
 
 def _encoder(settings: TokenizerSettings) -> Callable[[Rows], Encoded]:
     folder = bundle_format.load(settings.folder)
-    task, model_config = tasks.find(folder.description.task), folder.description.model_config
+    task, model_config = tasks.of_bundle(folder), folder.description.model_config
     file = folder.path / bundle_format.TOKENIZER
     digest = folder.digest(bundle_format.TOKENIZER)
     tokenizer = Tokenizer(file, settings.max_length, settings.side, digest)

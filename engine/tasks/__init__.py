@@ -6,10 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.bundle.format import DecoderConfig, GenerationConfig, ModelConfig
+from engine.bundle.format import (
+    DESCRIPTION,
+    BundleFolder,
+    DecoderConfig,
+    GenerationConfig,
+    ModelConfig,
+)
 from engine.core.settings import check_names, declared
 from engine.core.types import Column
-from engine.errors import SettingsError
+from engine.errors import BundleError, SettingsError
 from engine.tasks import (
     feature_extraction,
     fill_mask,
@@ -75,6 +81,18 @@ def find(name: str) -> Task:
     name = ALIASES.get(name, name)
     check_names("task", [name], TASKS)
     return TASKS[name]
+
+
+def of_bundle(folder: BundleFolder) -> Task:
+    """The task of a bundle.
+
+    Raises:
+        BundleError: There is no such task.
+    """
+    try:
+        return find(folder.description.task)
+    except SettingsError as error:
+        raise BundleError(f"{folder.path / DESCRIPTION}: {error.message}", error.hint) from error
 
 
 def input_columns(task: Task, names: Sequence[str], options: Options = None) -> tuple[Column, ...]:

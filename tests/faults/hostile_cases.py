@@ -245,7 +245,7 @@ DESCRIPTIONS = (
         "label-1", bundles.classifier, described("model_config", "labels", value=[1]), "labels[0]"
     ),
     Case("label-escape", bundles.classifier, described("task", value="\x1b[2J"), "\\x1b[2J"),
-    Case("task", bundles.embedder, described("task", value="fill"), "fill"),
+    Case("task", bundles.embedder, described("task", value="fill"), "bundle.json: unknown"),
     Case("pooling", bundles.embedder, described("model_config", "pooling", value="x"), "pooling"),
     Case("unknown-key", bundles.embedder, described("more", value=1), "unknown key more"),
     Case("missing-key", bundles.embedder, described("model_config", value={}), "is missing"),
