@@ -225,7 +225,7 @@ DESCRIPTIONS = (
     Case("kv-heads", bundles.demo, described(*_DECODER, "kv_heads", value=-1), "kv_heads is -1"),
     Case("vocabulary", bundles.demo, described(*_DECODER, "vocabulary", value=9999), "width 256"),
     Case("causal", bundles.demo, described(*_DECODER, "start_id", value=-1), "start_id"),
-    Case("other-task", bundles.demo, described("task", value="fill-mask"), "no graph gives logits"),
+    Case("other-task", bundles.demo, described("task", value="text-classification"), "logits"),
     Case("axes", bundles.classifier, described("task", value="token-classification"), "axes"),
     Case(
         "forced-id",
