@@ -18,7 +18,8 @@
     └── Stopped                 exit 75  interrupted; the same command goes on where it stopped
 
 A message says what and where; `hint` says what to do about it and ends the printed form. Both are
-one line each: names from outside are escaped here (`printable`), so that no caller has to. Messages
+one line each: names from outside are escaped here (`printable`), and web addresses lose what may be
+a secret, so that no caller has to. Messages
 never contain the text of a row. Exceptions of libraries are translated in one place each: those of
 ONNX Runtime in `runtime/backend.py`, those of pyarrow and the file system in `data/`.
 """
@@ -28,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.library_errors import describe_bug
-from engine.printable import printable
+from engine.printable import printable, without_secrets
 
 _LONGEST_MESSAGE = 4096
 # Characters of each text of an error that travels between processes.
@@ -46,8 +47,8 @@ class EngineError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = printable(message, _LONGEST_MESSAGE)
-        self.hint = printable(hint, _LONGEST_MESSAGE)
+        self.message = printable(without_secrets(message), _LONGEST_MESSAGE)
+        self.hint = printable(without_secrets(hint), _LONGEST_MESSAGE)
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -8,7 +8,12 @@ writes them in a string. What it leaves is text of one line, and safe in any ter
 from __future__ import annotations
 
 import json
+import re
 from unicodedata import category
+
+_SCHEME = r"(?<![\w+.-])(?!abfss?:)[A-Za-z][\w+.-]{0,20}:/{1,3}"  # abfs://container@account
+_USER = re.compile(rf"({_SCHEME})[^\s/?#'\"]*@")
+_QUERY = re.compile(rf"({_SCHEME}[^\s?'\"]*)\?[^\s'\"]*=[^\s'\"]*")
 
 LONGEST = 20_000
 """Characters of a line; of a longer one the middle is left out."""
@@ -37,6 +42,14 @@ def escaped_json(text: str) -> str:
     if text.isascii() and "\x7f" not in text:
         return text
     return "".join(c if c == "\n" or not _acts(c) else json.dumps(c)[1:-1] for c in text)
+
+
+def without_secrets(text: str) -> str:
+    """A text whose web addresses have lost user:password@ and their query, as they may hold a
+    password, a token or a signature. Paths that were made of such an address are meant, too."""
+    if ":/" not in text:
+        return text
+    return _QUERY.sub(r"\1?...", _USER.sub(r"\1...@", text))
 
 
 def cut(text: str, longest: int) -> str:

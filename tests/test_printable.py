@@ -19,6 +19,7 @@ from engine.printable import (
     plain_name,
     printable,
     printable_json,
+    without_secrets,
 )
 
 ANY = st.text(st.characters(codec=None, exclude_categories=()))  # surrogates, too
@@ -95,3 +96,23 @@ def test_errors_are_of_one_line_and_a_hint() -> None:
     assert "x\\n.jsonl: row 3" in str(row)
     assert "\x1b" not in str(row)
     assert len(str(EngineError("x" * 10**6))) < 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:zq@host/a.jsonl: no", "https://...@host/a.jsonl: no"),
+        ("'https://zq@host'", "'https://...@host'"),
+        ("https:/user:zq@host/a", "https:/...@host/a"),  # as a Path has it
+        ("s3://b/k?X-Amz-Signature=zq&a=b 'c'", "s3://b/k?... 'c'"),
+        ("https://u:z@q@h/p?token=zq#x, http://zq@h", "https://...@h/p?... http://...@h"),
+        ("hf://datasets/o/n@main/a.jsonl", "hf://datasets/o/n@main/a.jsonl"),
+        ("abfss://box@account.dfs.core.windows.net/k", "abfss://box@account.dfs.core.windows.net/k"),
+        ("s3://b/part-?.parquet, a: b@c, C:/x", "s3://b/part-?.parquet, a: b@c, C:/x"),
+        ("pip install x; ssh me@host:/a", "pip install x; ssh me@host:/a"),
+    ],
+)  # fmt: skip
+def test_an_address_loses_what_may_be_a_secret(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+    assert without_secrets(shown) == shown
+    assert EngineError(text, text).hint == shown

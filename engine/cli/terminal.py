@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import typer
 
-from engine.printable import escaped_json, printable, printable_json
+from engine.printable import escaped_json, printable, printable_json, without_secrets
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
@@ -21,7 +21,7 @@ _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 def show(*lines: str, err: bool = False) -> None:
     """Print lines. Each stays one line, whatever is in it."""
     for line in lines:
-        typer.echo(printable(line), err=err)
+        typer.echo(printable(without_secrets(line)), err=err)
 
 
 def tell(line: str) -> None:
@@ -46,7 +46,7 @@ def usage_errors() -> Iterator[None]:
         yield
     except _UsageError as error:
         if error.message:
-            error.message = printable(error.message)
+            error.message = printable(without_secrets(error.message))
         raise
 
 
