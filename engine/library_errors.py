@@ -32,6 +32,16 @@ def reason_of(error: BaseException, longest: int = 200) -> str:
     return first[:longest]
 
 
+class LibraryError(Exception):
+    """A library's exception as the cause of one of ours: what it says, without what it quotes."""
+
+
+def without_quotes(error: BaseException) -> LibraryError:
+    """What to raise an error from, which a traceback shows as well."""
+    cause = LibraryError(f"{type(error).__name__}: {reason_of(error)}")
+    return cause.with_traceback(error.__traceback__)
+
+
 def describe_bug(error: BaseException) -> tuple[str, str]:
     """What to say of an exception that nobody has translated, and a hint. Its message stays out."""
     what, frames = type(error).__name__, traceback.extract_tb(error.__traceback__)

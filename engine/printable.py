@@ -13,7 +13,7 @@ from unicodedata import category
 
 _SCHEME = r"(?<![\w+.-])(?!abfss?:)[A-Za-z][\w+.-]{0,20}:/{1,3}"  # abfs://container@account
 _USER = re.compile(rf"({_SCHEME})[^\s/?#'\"]*@")
-_QUERY = re.compile(rf"({_SCHEME}[^\s?'\"]*)\?[^\s'\"]*=[^\s'\"]*")
+_QUERY = re.compile(rf"({_SCHEME}[^\s?'\"]*)\?[^\s'\"]*=[^\s'\"]*?(?=[:,.;]?(?:[\s'\"]|$))")
 
 LONGEST = 20_000
 """Characters of a line; of a longer one the middle is left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import errors
+from engine.data.columnar import reading
 from engine.library_errors import code_of, describe_bug, reason_of
 
 SECRET = "zqrow"
@@ -94,6 +96,14 @@ def _fail() -> None:
         int(SECRET)
     except ValueError as error:
         raise KeyError(SECRET) from error
+
+
+def test_the_cause_of_an_error_quotes_nothing_either(tmp_path: Path) -> None:
+    with pytest.raises(errors.InputError) as error, reading(tmp_path / "a", "csv"):
+        pa.array([SECRET]).cast(pa.int64())
+    shown = "".join(traceback.format_exception(error.value))
+    assert "LibraryError: ArrowInvalid: Failed to parse string: '...'" in shown
+    assert SECRET not in shown.replace("[SECRET]", "")
 
 
 def test_a_bug_is_told_of_without_its_message() -> None:

@@ -105,7 +105,7 @@ def test_errors_are_of_one_line_and_a_hint() -> None:
         ("'https://zq@host'", "'https://...@host'"),
         ("https:/user:zq@host/a", "https:/...@host/a"),  # as a Path has it
         ("s3://b/k?X-Amz-Signature=zq&a=b 'c'", "s3://b/k?... 'c'"),
-        ("https://u:z@q@h/p?token=zq#x, http://zq@h", "https://...@h/p?... http://...@h"),
+        ("https://u:z@q@h/p?token=zq#x, http://zq@h", "https://...@h/p?..., http://...@h"),
         ("hf://datasets/o/n@main/a.jsonl", "hf://datasets/o/n@main/a.jsonl"),
         ("abfss://box@account.dfs.core.windows.net/k", "abfss://box@account.dfs.core.windows.net/k"),
         ("s3://b/part-?.parquet, a: b@c, C:/x", "s3://b/part-?.parquet, a: b@c, C:/x"),

@@ -20,7 +20,7 @@ from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type
 from engine.data.stretches import Stretch
 from engine.data.wrong_kinds import advice
 from engine.errors import ColumnError, InputError
-from engine.library_errors import reason_of
+from engine.library_errors import reason_of, without_quotes
 
 Names = Sequence[str] | None
 """Names of columns; None for all of a file."""
@@ -42,7 +42,8 @@ def reading(path: InputPath, kind: str) -> Iterator[None]:
         hint = hint or "the file is damaged, truncated or of another kind; copy or write it again"
         if isinstance(error, pa.ArrowNotImplementedError):
             hint = "pyarrow cannot read it; write it again without columns of that type"
-        raise InputError(f"{path}: cannot be read as {kind}: {reason}", hint) from error
+        message = f"{path}: cannot be read as {kind}: {reason}"
+        raise InputError(message, hint) from without_quotes(error)
 
 
 def row_group_starts(path: InputPath) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ from engine.data.new_files import open_new
 from engine.data.parts import part_writer
 from engine.data.store_access import WRITTEN
 from engine.errors import OutputError, SettingsError
-from engine.library_errors import reason_of
+from engine.library_errors import reason_of, without_quotes
 
 REJECTS = "_manifest/rejects"
 """Where bad rows lie below the output folder. Readers of a dataset skip what begins with `_`, and
@@ -79,7 +79,7 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(
             f"{path}: cannot be written: {reason_of(error)}",
             "leave the column out of --keep, or choose another --format",
-        ) from error
+        ) from without_quotes(error)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = (
