@@ -28,7 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults.canary_points import ADDRESS, ENVIRONMENT, ROW, SECRETS, Point, points
+from faults.canary_corpora import ADDRESS, ENVIRONMENT, ROW, SECRETS
+from faults.canary_points import Point, points
 
 TIMEOUT_SECONDS = 120
 

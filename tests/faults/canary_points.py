@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
 import os
+import re
 import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from faults.canary_corpora import (
+    ADDRESS,
+    BAD_LINES,
+    CORPORA,
+    GOOD,
+    ROW,
+    ROWS,
+    TEXT,
+    lines_of,
+    parquet_of,
+)
 
-ROW, ENVIRONMENT, ADDRESS = "zqrow", "zqenv", "zqurl"
-SECRETS = {
-    name: f"{ENVIRONMENT}{number}x"
-    for number, name in enumerate((
-        "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID",
-        "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
-        "GOOGLE_SERVICE_ACCOUNT_KEY", "OPENAI_API_KEY", "DATABASE_PASSWORD",
-    ))
-}  # fmt: skip
 # Nobody listens there.
 NOWHERE = "127.0.0.1:9"
-TEXT = f"{ROW}one, '{ROW}two' \"{ROW}three\" {ROW}four"
 
 
 @dataclass(frozen=True)
@@ -66,71 +66,16 @@ def points(folder: Path) -> Iterator[Point]:
     yield from _broken_files()
     yield from _failing_runs(folder)
     yield from _addresses()
+    if find_spec("obstore"):
+        yield from _served()
     yield from _bugs()
     yield from _exports(folder)
     yield from _other_tasks()
 
 
-# ---- corpora
-
 RUN = ("run", "{bundle}", "{in}", "-o", "{out}")
 KEEP = ("--keep", "all")
 REJECT = ("--on-error", "reject")
-
-
-def _lines(*rows: object) -> bytes:
-    return b"".join(
-        (row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows
-    )
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows))
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="none", use_dictionary=False)
-    return sink.getvalue()
-
-
-def _arrow(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-ROWS = [{"text": f"{TEXT} {i}", "id": i, "note": f"{ROW}note{i}"} for i in range(6)]
-GOOD = _lines(*ROWS)
-CORPORA = {
-    "jsonl": {"a.jsonl": GOOD},
-    "json": {"a.json": json.dumps(ROWS).encode()},
-    "gz": {"a.jsonl.gz": gzip.compress(GOOD)},
-    "csv": {"a.csv": b"text,id\n" + b"".join(f"{ROW}a {i},{i}\n".encode() for i in range(6))},
-    "txt": {"a.txt": f"{TEXT}\n{TEXT}\n".encode()},
-    "parquet": {"a.parquet": _parquet(_table(ROWS))},
-    "arrow": {"a.arrow": _arrow(_table(ROWS))},
-}
-BAD_LINES: dict[str, bytes] = {
-    "not text": _lines({"text": 773177317731, "id": 1}),
-    "null": _lines({"text": None, "note": f"{ROW}null"}),
-    "list": _lines({"text": [TEXT], "id": 1}),
-    "object": _lines({"text": {"a": TEXT}, "id": 1}),
-    "broken": f'{{"text": "{ROW}broken, "id": 1}}\n'.encode(),
-    "cut": f'{{"text": "{ROW}cut'.encode(),
-    "not an object": _lines(f"{ROW}alone", [f"{ROW}list"]),
-    "bytes": f'{{"text": "{ROW}bytes '.encode() + b'\xff\xfe", "id": 1}\n',
-    "half a pair": b'{"text": "' + ROW.encode() + b' \\ud800", "id": 1}\n',
-    "plain text": f"{ROW}plain text of a file\n".encode(),
-    "twice": b'{"text": "' + ROW.encode() + b'1", "text": "' + ROW.encode() + b'2"}\n',
-    "nested": b'{"text": "x", "note": ' + b"[" * 2000 + f'"{ROW}"'.encode() + b"]" * 2000 + b"}\n",
-    "long number": b'{"text": "x", "id": ' + b"7731" * 2000 + b"}\n",
-    "other types": _lines({"text": "x", "id": f"{ROW}id"}, {"text": "x", "id": {"a": f"{ROW}"}}),
-    "nul": _lines({"text": f"{ROW}\0nul", "id": 1}, {"text": "x", "id": f"\0{ROW}"}),
-    "not json": b"{'text': '" + ROW.encode() + b"', 'id': 1}\n",
-    "infinity": b'{"text": NaN, "id": ' + ROW.encode() + b"}\n",
-}
 
 
 def _good_runs() -> Iterator[Point]:
@@ -146,7 +91,7 @@ def _good_runs() -> Iterator[Point]:
             "ARROW_DEBUG_MEMORY_POOL": "warn", "CORPUS_ENGINE_DEBUG": "1"}  # fmt: skip
     yield Point("loud", (*RUN, *KEEP), CORPORA["jsonl"], loud, before=_be_loud, rc=(0,))
     yield Point("loud and bad", RUN, {"a.jsonl": BAD_LINES["broken"]}, loud, before=_be_loud)
-    many = _lines(*ROWS * 400)
+    many = lines_of(*ROWS * 400)
     yield Point(
         "killed", (*RUN, *KEEP, "--workers", "1"), {"a.jsonl": many},
         before=lambda: _signal_later(signal.SIGKILL, 1.0), rc=(-9, 0),
@@ -177,7 +122,7 @@ def _bad_rows() -> Iterator[Point]:
     )  # fmt: skip
     yield Point("bad, to a pipe", ("run", "{bundle}", "{in}", "-o", "-", *REJECT), mixed, rc=(3,))
     yield Point("too long", (*RUN, "--max-row-bytes", "1KiB"),
-                {"a.jsonl": _lines({"text": f"{ROW} " * 4000})}, rc=(1, 2))  # fmt: skip
+                {"a.jsonl": lines_of({"text": f"{ROW} " * 4000})}, rc=(1, 2))  # fmt: skip
     types = {"s.json": b'{"note": "int64", "id": "int8"}'}
     for kind, files in CORPORA.items():
         if kind not in ("txt",):
@@ -210,7 +155,7 @@ def _bad_rows() -> Iterator[Point]:
         for more in ((), REJECT):
             yield Point(
                 f"parquet, {name}{' rejected' if more else ''}", (*RUN, *more),
-                {"a.parquet": _parquet(table)}, rc=(0, 1, 2, 3),
+                {"a.parquet": parquet_of(table)}, rc=(0, 1, 2, 3),
             )  # fmt: skip
 
 
@@ -251,7 +196,7 @@ def _failing_runs(folder: Path) -> Iterator[Point]:
     for kind in ("arrow", "jsonl"):
         yield Point(
             f"no space for {kind}", (*RUN, *KEEP, "--format", kind),
-            {"a.jsonl": _lines(*ROWS * 300)}, before=lambda: _limit_files(20_000),
+            {"a.jsonl": lines_of(*ROWS * 300)}, before=lambda: _limit_files(20_000),
         )  # fmt: skip
     bundles = {
         "description": ("bundle.json", lambda content: content[: len(content) // 2]),
@@ -299,6 +244,51 @@ def _addresses() -> Iterator[Point]:
                         before=_few_retries, rc=(1, 2))  # fmt: skip
 
 
+class _Files(BaseHTTPRequestHandler):
+    """A web server of one file, which knows ranges and takes no notice of passwords."""
+
+    def do_HEAD(self) -> None:  # the library's name
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        size, wanted = len(GOOD), re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first = int(wanted[1]) if wanted else 0
+        last = min(int(wanted[2]), size - 1) if wanted and wanted[2] else size - 1
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", '"one"')
+        self.send_header("Last-Modified", "Mon, 02 Nov 2026 08:00:00 GMT")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(GOOD[first : last + 1])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def _served() -> Iterator[Point]:
+    """Runs that read a file of a web server, by an address with a password and a signature."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    address = f"http://user:{ADDRESS}@127.0.0.1:{server.server_port}/a.jsonl?token={ADDRESS}"
+
+    def serve() -> None:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    run = ("run", "{bundle}", address, "-o", "{out}", "--keep", "all,_file")
+    for name, arguments in {
+        "served": run, "served, as json": (*run, "--json"),
+        "served, planned": (*run, "--dry-run"), "served, no column": (*run, "--text", "body"),
+    }.items():  # fmt: skip
+        yield Point(name, arguments, before=serve, rc=(0, 1, 2))
+    server.server_close()
+
+
 def _bugs() -> Iterator[Point]:
     """An exception that nobody translates, and whose message quotes a row."""
     for stage in ("encode", "infer", "finish"):
@@ -343,7 +333,7 @@ def _other_tasks() -> Iterator[Point]:
             "good": {}, "null": dict.fromkeys(columns), "number": {columns[-1]: 773177317731},
             "object": {columns[0]: {"a": TEXT}}, "list": {columns[-1]: [TEXT, None]},
         }.items():  # fmt: skip
-            files = {"a.jsonl": _lines(*good, good[0] | row)}
+            files = {"a.jsonl": lines_of(*good, good[0] | row)}
             for policy in ("fail", "reject"):
                 yield Point(
                     f"{name}, {kind}: {policy}", (), files, rc=(0, 1),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from faults import canary_points
+from faults.canary_corpora import ADDRESS, ENVIRONMENT, ROW
 
 pytest.importorskip("onnxruntime")
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,14 +42,9 @@ def test_no_secret_is_in_what_a_command_leaves(tmp_path: Path) -> None:
     assert [name for name, row in rows.items() if row["leaks"]] == ["control"]
     assert not [name for name, row in rows.items() if row["rc"] not in (0, 1, 2, 3)]
     found = {leak.rpartition(": ")[2] for leak in rows["control"]["leaks"]}
-    assert found == {
-        canary_points.ROW,
-        canary_points.ENVIRONMENT,
-        canary_points.ADDRESS,
-        "7731773177",
-    }
+    assert found == {ROW, ENVIRONMENT, ADDRESS, "7731773177"}
     assert {leak.rpartition(": ")[0] for leak in rows["control"]["leaks"]} == {
-        "stdout", "stderr", "out/_manifest/run.json", f"name of out/part-{canary_points.ROW}",
+        "stdout", "stderr", "out/_manifest/run.json", f"name of out/part-{ROW}",
     }  # fmt: skip
 
 
