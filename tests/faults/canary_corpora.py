@@ -1,4 +1,4 @@
-"""Corpora with a secret in every row, for `faults.canaries`: good ones, and lines of every fault."""
+"""Corpora with a secret in every row, for `faults.canaries`: good, and bad in many ways."""
 
 from __future__ import annotations
 

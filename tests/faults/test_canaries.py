@@ -24,7 +24,8 @@ POINTS = (
     "no such column", "no space for arrow", "broken description", "loud",
     "input address 0", "input address 1 planned", "model address 2", "output address 0",
     "bug in encode", "bug in infer, debugging", "bug in the writer",
-    "text-generation, object: fail", "question-answering, number: reject", "rerank, in memory",
+    "text-generation, object: fail", "question-answering, number: fail", "rerank, in memory",
+    "zero-shot-classification, number: reject",
 )  # fmt: skip
 
 
