@@ -65,6 +65,7 @@ class StoreLock:
         Raises:
             OutputError: Another run has it, or the store cannot be written.
         """
+        self._check_conditions()
         earlier, now = self._remembered(), _now()
         self._memory.write_text(self._nonce, encoding="utf-8")
         for _ in range(_TRIES):
@@ -76,18 +77,20 @@ class StoreLock:
                 continue
         else:
             raise self._held_by({})
-        self._check_conditions()
         self._thread = threading.Thread(target=self._renew_on, daemon=True)
         self._thread.start()
 
     def _check_conditions(self) -> None:
         """Raise OutputError where the store puts a key that is there under the condition that it
         is not: with such a store there is no lock."""
+        name = f"{CLOCK}{self._nonce}"
+        self._folder.put(name, b"first", None)
         try:
-            self._folder.put(LOCK, b"{}", None)
+            self._folder.put(name, b"second", None)
         except KeyChangedError:
             return
-        self._folder.remove([LOCK])
+        finally:
+            self._folder.remove([name])
         raise OutputError(
             f"{self._folder.url}: the store does not heed conditions of puts",
             "write to a local folder and copy it; or use a store that knows If-None-Match",
