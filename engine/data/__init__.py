@@ -11,6 +11,7 @@ from engine.data.discovery import discover, find_files
 from engine.data.json_text import json_lines
 from engine.data.kinds import kind_of
 from engine.data.object_files import is_stored
+from engine.data.object_listings import find_input
 from engine.data.origins import value_of
 from engine.data.parts import (
     STREAM,
@@ -26,7 +27,7 @@ from engine.data.parts import (
 )
 from engine.data.schema_cache import PASSES, SchemaCache
 from engine.data.settlement import long_numbers, settle
-from engine.data.splits import CUT, content_hash, estimate_rows, split_files
+from engine.data.splits import CUT, content_hash, estimate_rows, identities, split_files
 from engine.data.standard_input import DASH
 from engine.data.stored_folder import (
     KeyChangedError,
@@ -80,8 +81,10 @@ __all__ = [
     "discover",
     "estimate_rows",
     "find_files",
+    "find_input",
     "first_error",
     "format_of",
+    "identities",
     "is_stored",
     "is_url",
     "json_lines",

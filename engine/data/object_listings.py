@@ -12,14 +12,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from engine.core.types import InputPath
 from engine.data import hub_datasets, stores
 from engine.data.key_patterns import matches
 from engine.data.kinds import kind_as, kind_of
 from engine.data.object_files import ObjectPath, waited
 from engine.data.stores import StoreUrl, open_store, talking
-from engine.errors import InputError
+from engine.errors import EngineError, InputError
 
 Why = Callable[[ObjectPath, str], str]
 """An object and the input format -> why it is not read by its name, or ""."""
@@ -67,6 +69,17 @@ def find_objects(
                 )
             objects.files.setdefault(replace(path, by_content=by_content), file)
     return objects
+
+
+def find_input(text: str) -> InputPath | None:
+    """The file or the object of an input's record; None where it is not there, or not open without
+    what its URL had of secrets."""
+    if not stores.is_url(text):
+        return path if (path := Path(text)).is_file() else None
+    try:
+        return _one(stores.parse(text))
+    except EngineError:
+        return None
 
 
 def _matches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from engine.core.activity import proceed, working
 from engine.core.types import CorpusFile, InputPath, Split
@@ -103,6 +104,15 @@ def content_hash(split: Split) -> str:
     """
     with working("hashing", str(split.path)):
         return _content_hash(split)
+
+
+def identities(split: Split) -> Iterator[str]:
+    """What a run may have recorded as `content_hash` of a split; of an object of a store its bytes
+    are read only where its e-tag is not what is looked for."""
+    yield content_hash(split)
+    if isinstance(path := split.path, ObjectPath):
+        file = replace(split.file, path=replace(path, by_content=True))
+        yield content_hash(replace(split, file=file))
 
 
 def _content_hash(split: Split) -> str:

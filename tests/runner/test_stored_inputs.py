@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from support.runs import corpus, rows_of
 from support.web_servers import Web
 
 from engine import data
-from engine.data import object_files, stores
+from engine.data import hub_datasets, object_files, stores
 from engine.data.page_cache import PageCache
 from engine.errors import EngineError, InputError
 from engine.runner import coordinator
 from engine.runner.manifest import Manifest
 from engine.runner.report import Report
+from engine.runner.verify import verify
 
 __all__ = ["corpus", "server", "store"]
 KEPT: dict[str, Any] = {
@@ -122,6 +125,63 @@ def test_a_resumed_run_computes_what_has_another_e_tag(
     assert all("-a-" in name for name in changed)
     again = go(bundle, "s3://bucket/corpus/", tmp_path / "out", **settings)
     assert again.splits_skipped == 5
+
+
+def test_verify_compares_objects_with_what_was_read(
+    bundle: Path, store: Store, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        store.put(f"in/{name}.jsonl", write_jsonl(tmp_path / name, texts(5), 0).read_bytes())
+    for identity in ("etag", "content"):
+        go(bundle, "s3://bucket/in/", tmp_path / identity, input_identity=identity)
+        assert verify(tmp_path / identity).problems == ()
+    store.put("in/a.jsonl", b'{"id": 1, "text": "w1"}\n')
+    store.remove("in/b.jsonl")
+    for identity in ("etag", "content"):
+        check = verify(tmp_path / identity)
+        assert (check.inputs_checked, check.inputs_missing) == (1, 1)
+        assert "s3://bucket/in/a.jsonl: its bytes" in check.problems[0]
+
+
+class _Hub:
+    """The file system of the hub, over a dict of files."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def find(self, place: str, **_: Any) -> dict[str, dict[str, Any]]:
+        below = {n: c for n, c in self.files.items() if n == place or n.startswith(f"{place}/")}
+        return {
+            n: {"size": len(c), "blob_id": hashlib.sha1(c).hexdigest()} for n, c in below.items()
+        }
+
+    def cat_file(self, name: str, start: int, end: int) -> bytes:
+        return self.files[name][start:end]
+
+
+def test_a_dataset_of_the_hub_is_read_at_one_commit(
+    bundle: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = "datasets/owner/name@0123abcd"
+    files = {
+        f"{root}/data/{f.relative_to(corpus).as_posix()}": f.read_bytes()
+        for f in corpus.rglob("*")
+        if f.is_file()
+    }
+    files[f"{root}/README.md"] = b"about"
+    monkeypatch.setattr(hub_datasets, "_file_system", lambda: _Hub(files))
+    monkeypatch.setattr(
+        hub_datasets, "pinned", lambda url: replace(url, root="hf://datasets/owner/name@0123abcd")
+    )
+    go(bundle, corpus, tmp_path / "local")
+    go(bundle, "hf://datasets/owner/name/data", tmp_path / "stored")
+    assert parts_of(tmp_path / "stored") == parts_of(tmp_path / "local")
+    (entry,) = [e for e in Manifest(tmp_path / "stored").entries() if "b.parquet" in e.input.path]
+    assert entry.input.path == "hf://datasets/owner/name@0123abcd/data/b.parquet"
+    report = go(bundle, "hf://datasets/owner/name/data/*.jsonl", tmp_path / "glob")
+    assert report.splits == 1
+    with pytest.raises(InputError, match="no such object, and none to read below it"):
+        go(bundle, "hf://datasets/owner/name/none", tmp_path / "none")
 
 
 def test_identity_by_content_finds_a_copy_under_another_e_tag(
