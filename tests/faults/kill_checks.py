@@ -1,4 +1,4 @@
-"""What has to be right in an output, whenever its run was killed; read without the engine's code."""
+"""What has to be right in an output, whenever its run was killed; without the engine's code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def differences(left: Contents, expected: Contents) -> list[str]:
 
 
 def problems(root: Path, name: str) -> list[str]:
-    """Where an output's `_SUCCESS` does not hold: parts, bad rows, records; [] where it has none."""
+    """Where an output's `_SUCCESS` does not hold; [] where it has none."""
     out = root / (name if (root / name).is_dir() else f".{name}.run")
     if not (out / "_SUCCESS").exists():
         return []

@@ -1,7 +1,7 @@
 """Runs killed at every open, write, sync, rename, unlink and mkdir in their output, and at random.
 
     PYTHONPATH=tests python -m faults.kill_points --save FILE.json [--only SCENARIO ...]
-        [--step N] [--random N] [--seconds N]
+        [--points N] [--random N] [--seconds N] [--folder FOLDER]
 
 After each kill, what `_SUCCESS` names must be there and right; then the run is started again,
 undisturbed, and must leave the files, and the bytes of parts and bad rows, that a run leaves which
@@ -162,12 +162,14 @@ class Figures:
         self.file.write_text(json.dumps({**result, "scenarios": self.scenarios}, indent=2) + "\n")
 
 
-def kill_at_points(killing: Killing, figures: dict[str, Any], step: int, deadline: float) -> None:
-    """Kill a scenario's run at every `step`-th point that was not tried before."""
+def kill_at_points(killing: Killing, figures: dict[str, Any], count: int, deadline: float) -> None:
+    """Kill a scenario's run at all its points, or at `count` of them, but for those that were
+    tried before."""
     points = killing.points()
+    random.Random(0).shuffle(points)  # some of them are of all kinds
     figures["points"] = len(points)
     calls = Counter(figures["calls"])
-    for point in points[::step][figures["tried"] :]:
+    for point in points[figures["tried"] : count or None]:
         if time.monotonic() > deadline:
             break
         killed, wrong = killing.kill_at(point)
@@ -178,12 +180,14 @@ def kill_at_points(killing: Killing, figures: dict[str, Any], step: int, deadlin
     figures["calls"] = dict(sorted(calls.items()))
 
 
-def kill_at_random(killing: Killing, figures: dict[str, Any], count: int, deadline: float) -> None:
+def kill_at_random(
+    name: str, killing: Killing, figures: dict[str, Any], count: int, deadline: float
+) -> None:
     """Kill a scenario's run, and what it has started, at random times up to `count` times."""
     for number in range(figures["random"], count):
         if time.monotonic() > deadline:
             break
-        seconds = random.Random(number).uniform(0.0, killing.seconds)
+        seconds = random.Random(f"{name} {number}").uniform(0.0, killing.seconds)
         killed, wrong = killing.kill_after(seconds)
         figures["random"] += 1
         figures["random_killed"] += killed
@@ -196,21 +200,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--only", nargs="*", choices=SCENARIOS)
-    parser.add_argument("--step", type=int, default=1)
+    parser.add_argument("--points", type=int, default=0, help="of each scenario; 0 for all")
     parser.add_argument("--random", type=int, default=8, help="kills of each scenario")
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--folder", type=Path, help="where to run; on a tmpfs syncs are fast")
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
     figures = Figures(options.save)
-    with tempfile.TemporaryDirectory(prefix="faults-kill-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="faults-kill-", dir=options.folder) as scratch:
         place = Workplace(Path(scratch))
         for name in options.only or SCENARIOS:
             if time.monotonic() > deadline:
                 break
-            killing, of_scenario = Killing(place, SCENARIOS[name]), figures.of(name)
-            if SCENARIOS[name].points:
-                kill_at_points(killing, of_scenario, options.step, deadline)
-            kill_at_random(killing, of_scenario, options.random, deadline)
+            scenario, of_scenario = SCENARIOS[name], figures.of(name)
+            killing = Killing(place, scenario)
+            if scenario.points:
+                kill_at_points(killing, of_scenario, options.points, deadline)
+            kill_at_random(name, killing, of_scenario, options.random, deadline)
             figures.save()
             print(name, {k: v for k, v in of_scenario.items() if k != "wrong"}, flush=True)
     for text in figures.wrong():

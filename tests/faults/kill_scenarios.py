@@ -1,4 +1,4 @@
-"""The runs that `faults.kill_points` kills: what lies there before, what changes, what runs again."""
+"""The runs that `faults.kill_points` kills: what lies there before, what changes, what follows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy.ma
+import onnxruntime
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
 from support.fakes import (
     FakeBackend,
     make_bundle,
@@ -20,17 +24,22 @@ from support.fakes import (
     write_parquet,
 )
 
-import engine
 from engine.demo import BUNDLE
 from engine.errors import OtherRunError
 from engine.pipeline import Bundle
-from engine.runner import journal
+from engine.runner import conversion, coordinator, joining, journal, store_run, worker
+from engine.runtime import backend
 
 TASKS = ("feature-extraction", "translation")
 SETTINGS: dict[str, Any] = {
     "text": ("text",), "keep": ("id",), "on_error": "reject", "window": 8, "batch_tokens": 64,
     "workers": 1, "split_size": 700,
 }  # fmt: skip
+IMPORTED = (
+    numpy.ma, onnxruntime, pyarrow.csv, pyarrow.json,
+    backend, conversion, joining, store_run, worker,
+)  # fmt: skip
+"""What a run imports on its way; here, so that no fork has to."""
 REFUSED = 12
 """Exit code of a run that the output folder is refused to, since it holds another."""
 Settings = Mapping[str, Any]
@@ -184,7 +193,7 @@ class Workplace:
 
         out = self.root / scenario.name
         try:
-            engine.run(
+            coordinator.run(
                 self._model(scenario, before), [self.root / "in"], out, **{**SETTINGS, **settings}
             )
         except OtherRunError as error:
