@@ -30,10 +30,11 @@ _ENTERED = re.compile(r"^(?:\[pid +)?(\d+)\]? +(\w+)\((.*)")
 
 @dataclass(frozen=True)
 class Point:
-    """A system call, and which of those of one thread."""
+    """A call, and which of those that are counted; torn after half of what it writes."""
 
     call: str
     number: int
+    torn: bool = False
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """Runs killed at every open, write, sync, rename, unlink and mkdir in their output, and at random.
 
     PYTHONPATH=tests python -m faults.kill_points --save FILE.json [--only SCENARIO ...]
-        [--points N] [--random N] [--seconds N] [--folder FOLDER]
+        [--by strace|library ...] [--points N] [--random N] [--seconds N] [--folder FOLDER]
 
 After each kill, what `_SUCCESS` names must be there and right; then the run is started again,
 undisturbed, and must leave the files, and the bytes of parts and bad rows, that a run leaves which
-was never killed. Every kill at a point is by strace, every random one of the process group. What
-FILE has already is not tried again: the same command goes on where --seconds ended it.
+was never killed. Kills at points are by strace or by a library (`kill_library`), which can tear
+writes; those at random are of the process group. What FILE has already is not tried again: the same
+command goes on where --seconds ended it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from faults import forks
+from faults import forks, kill_library
 from faults.kill_checks import Contents, contents, differences, problems
 from faults.kill_scenarios import REFUSED, SCENARIOS, Scenario, Workplace, write_inputs
+
+STRACE, LIBRARY, RANDOM = "strace", "library", "random"
 
 
 class Killing:
@@ -85,18 +89,25 @@ class Killing:
         shutil.rmtree(self.place.root, ignore_errors=True)
         shutil.copytree(self.before, self.place.root)
 
-    def points(self) -> list[forks.Point]:
+    def points(self, way: str) -> list[forks.Point]:
         """All points of the run in its output."""
         self.reset()
-        names = (self.scenario.name, f".{self.scenario.name}.run")
-        paths = [str(self.place.root / name) for name in names]
-        return forks.points_of(self._body(self.scenario.settings), paths, self.output)
+        find = kill_library.points_of if way == LIBRARY else forks.points_of
+        return find(self._body(self.scenario.settings), self._paths(), self.output)
 
-    def kill_at(self, point: forks.Point) -> tuple[bool, list[str]]:
+    def kill_at(self, way: str, point: forks.Point) -> tuple[bool, list[str]]:
         """Kill the run at a point, and start it again: whether it was killed, and what is wrong."""
         self.reset()
-        code = forks.killed(self._body(self.scenario.settings), point, self.output)
+        body = self._body(self.scenario.settings)
+        if way == LIBRARY:
+            code = kill_library.killed(body, point, self._paths(), self.output)
+        else:
+            code = forks.killed(body, point, self.output)
         return code == forks.KILLED, self._after(code)
+
+    def _paths(self) -> list[str]:
+        names = (self.scenario.name, f".{self.scenario.name}.run")
+        return [str(self.place.root / name) for name in names]
 
     def kill_after(self, seconds: float) -> tuple[bool, list[str]]:
         """Kill the run's process group after some time, as `kill_at`."""
@@ -136,18 +147,24 @@ class Figures:
         there = json.loads(file.read_text()) if file and file.exists() else {}
         self.scenarios: dict[str, dict[str, Any]] = there.get("scenarios", {})
 
-    def of(self, name: str) -> dict[str, Any]:
-        """Of one scenario; to be changed."""
-        empty = {"points": 0, "tried": 0, "killed": 0, "calls": {}, "random": 0, "random_killed": 0}
-        return self.scenarios.setdefault(name, {**empty, "wrong": []})
+    def of(self, name: str, way: str) -> dict[str, Any]:
+        """Of one scenario and one way to kill; to be changed."""
+        ways = self.scenarios.setdefault(name, {})
+        empty = {"points": 0, "tried": 0, "killed": 0, "calls": {}, "torn": 0, "wrong": []}
+        return ways.setdefault(way, empty)
 
-    def total(self, name: str) -> int:
+    def total(self, way: str, name: str) -> int:
         """A figure, over all scenarios."""
-        return sum(figures[name] for figures in self.scenarios.values())
+        return sum(ways[way][name] for ways in self.scenarios.values() if way in ways)
 
     def wrong(self) -> list[str]:
         """All that was wrong, with its scenario and point."""
-        return [f"{name}, {w}" for name, own in self.scenarios.items() for w in own["wrong"]]
+        return [
+            f"{name}, by {way}: {text}"
+            for name, ways in self.scenarios.items()
+            for way, figures in ways.items()
+            for text in figures["wrong"]
+        ]
 
     def save(self) -> None:
         """Write the file, with the machine and the sums."""
@@ -155,73 +172,100 @@ class Figures:
             return
         from machine import describe
 
-        names = ("points", "tried", "killed", "random", "random_killed")
-        sums = {name: self.total(name) for name in names} | {"wrong": len(self.wrong())}
-        result = {"machine": describe(), "traced_by": "strace", **sums}
+        names = ("points", "tried", "killed", "torn")
+        sums = {
+            way: {name: self.total(way, name) for name in names}
+            for way in (STRACE, LIBRARY, RANDOM)
+        }
+        result = {"machine": describe(), **sums, "wrong": len(self.wrong())}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.file.write_text(json.dumps({**result, "scenarios": self.scenarios}, indent=2) + "\n")
 
 
-def kill_at_points(killing: Killing, figures: dict[str, Any], count: int, deadline: float) -> None:
-    """Kill a scenario's run at all its points, or at `count` of them, but for those that were
-    tried before."""
-    points = killing.points()
+@dataclass(frozen=True)
+class Limits:
+    """How many kills of each scenario, 0 points for all, and when to end."""
+
+    points: int
+    random: int
+    deadline: float
+
+    def is_over(self) -> bool:
+        """Whether the time is."""
+        return time.monotonic() > self.deadline
+
+
+def kill_at_points(killing: Killing, way: str, figures: dict[str, Any], limits: Limits) -> None:
+    """Kill a scenario's run at its points, but for those that were tried before."""
+    points = killing.points(way)
     random.Random(0).shuffle(points)  # some of them are of all kinds
     figures["points"] = len(points)
     calls = Counter(figures["calls"])
-    for point in points[figures["tried"] : count or None]:
-        if time.monotonic() > deadline:
+    for point in points[figures["tried"] : limits.points or None]:
+        if limits.is_over():
             break
-        killed, wrong = killing.kill_at(point)
+        killed, wrong = killing.kill_at(way, point)
         figures["tried"] += 1
         figures["killed"] += killed
+        figures["torn"] += killed and point.torn
         calls[point.call] += killed
-        figures["wrong"] += [f"{point.call} {point.number}: {text}" for text in wrong]
+        figures["wrong"] += [f"{point}: {text}" for text in wrong]
     figures["calls"] = dict(sorted(calls.items()))
 
 
-def kill_at_random(
-    name: str, killing: Killing, figures: dict[str, Any], count: int, deadline: float
-) -> None:
-    """Kill a scenario's run, and what it has started, at random times up to `count` times."""
-    for number in range(figures["random"], count):
-        if time.monotonic() > deadline:
-            break
-        seconds = random.Random(f"{name} {number}").uniform(0.0, killing.seconds)
-        killed, wrong = killing.kill_after(seconds)
-        figures["random"] += 1
-        figures["random_killed"] += killed
-        figures["wrong"] += [f"after {seconds:.3f} s: {text}" for text in wrong]
+def kill_at_random(name: str, killing: Killing, figures: dict[str, Any], limits: Limits) -> None:
+    """Kill a scenario's run, and what it has started, at random times; some come after its end."""
+    while figures["killed"] < limits.random and not limits.is_over():
+        drawn = random.Random(f"{name} {figures['tried']}").random()
+        killed, wrong = killing.kill_after(drawn * killing.seconds)
+        figures["tried"] += 1
+        figures["killed"] += killed
+        figures["wrong"] += [f"after {drawn:.2f} of the time: {text}" for text in wrong]
 
 
 def main() -> None:
     """Kill every scenario's run at its points and at random; exit with 1 where one came out
     wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save", type=Path)
-    parser.add_argument("--only", nargs="*", choices=SCENARIOS)
-    parser.add_argument("--points", type=int, default=0, help="of each scenario; 0 for all")
-    parser.add_argument("--random", type=int, default=8, help="kills of each scenario")
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--folder", type=Path, help="where to run; on a tmpfs syncs are fast")
-    options = parser.parse_args()
-    deadline = time.monotonic() + options.seconds
+    options = _options()
+    ways = options.by or [STRACE, LIBRARY][: 1 + kill_library.can_load()]
+    if LIBRARY in ways and not kill_library.is_loaded():
+        kill_library.start_with(Path(tempfile.mkdtemp(prefix="faults-kill-library-")))
+    limits = Limits(options.points, options.random, time.monotonic() + options.seconds)
     figures = Figures(options.save)
     with tempfile.TemporaryDirectory(prefix="faults-kill-", dir=options.folder) as scratch:
         place = Workplace(Path(scratch))
         for name in options.only or SCENARIOS:
-            if time.monotonic() > deadline:
-                break
-            scenario, of_scenario = SCENARIOS[name], figures.of(name)
-            killing = Killing(place, scenario)
-            if scenario.points:
-                kill_at_points(killing, of_scenario, options.points, deadline)
-            kill_at_random(name, killing, of_scenario, options.random, deadline)
-            figures.save()
-            print(name, {k: v for k, v in of_scenario.items() if k != "wrong"}, flush=True)
+            if not limits.is_over():
+                _kill(name, place, ways, figures, limits)
+    if kill_library.is_loaded():
+        kill_library.clean_up()
     for text in figures.wrong():
         print(text)
     sys.exit(1 if figures.wrong() else 0)
+
+
+def _kill(
+    name: str, place: Workplace, ways: Sequence[str], figures: Figures, limits: Limits
+) -> None:
+    """Kill one scenario's runs, and save what came out."""
+    killing = Killing(place, SCENARIOS[name])
+    for way in ways if SCENARIOS[name].points else ():
+        kill_at_points(killing, way, figures.of(name, way), limits)
+    kill_at_random(name, killing, figures.of(name, RANDOM), limits)
+    figures.save()
+    print(name, {way: own["killed"] for way, own in figures.scenarios[name].items()}, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--only", nargs="*", choices=SCENARIOS)
+    parser.add_argument("--by", nargs="*", choices=(STRACE, LIBRARY))
+    parser.add_argument("--points", type=int, default=0, help="of each scenario; 0 for all")
+    parser.add_argument("--random", type=int, default=8, help="kills of each scenario")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--folder", type=Path, help="where to run; on a tmpfs syncs are fast")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
