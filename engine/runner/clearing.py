@@ -8,6 +8,7 @@ stopped, the next start goes on. Whatever else lies in the folder stays.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,26 @@ def drop_success(out: Path) -> None:
     if success.is_symlink() or success.exists():
         success.unlink()
         sync_folder(out)
+
+
+def drop_half_written(out: Path) -> None:
+    """Remove what killed runs were writing: files that have not got their names.
+
+    Raises:
+        OSError: One of them cannot be removed.
+    """
+    folder = out / journal.FOLDER
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.suffix != journal.ENDING:
+            path.unlink()
+    with suppress(OSError):  # it is not there, or has journals
+        folder.rmdir()
+    texts = (out / f".{name}.tmp" for name in (SUCCESS, ".huggingface.yaml"))
+    for path in (*texts, *(out / FOLDER).glob(".*.tmp")):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
 
 
 def clear(out: Path, entries: Sequence[Entry], datasets: Collection[str]) -> None:

@@ -304,7 +304,7 @@ class Coordinator:
                 removed,
                 self.plan.unread,
             )
-            + damage_notes(self.manifest.damaged)
+            + damage_notes(self.manifest.damaged, self.manifest.unrecorded)
             + self.plan.notes,
         )
         success = report.success(self.plan.record["fingerprint"])

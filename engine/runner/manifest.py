@@ -55,6 +55,8 @@ class Manifest:
         self.check_parts = False
         # Parts whose files are no longer what their records say.
         self.damaged: list[str] = []
+        # Parts that no record named, removed before the run succeeded.
+        self.unrecorded: list[str] = []
         self.folder = out / FOLDER
         # Records of files that are no inputs under that name, by the hash of what they are of.
         self._others: dict[str, list[Entry]] = {}
@@ -121,21 +123,11 @@ class Manifest:
             write_text(self.folder / "run.json", _json(run))
         with writing(self.out):
             journal.drop_others(self.out, run["fingerprint"], parts)
-            self._drop_half_written()
+            clearing.drop_half_written(self.out)
         if self.read_run() is None:
             write_text(self.folder / "run.json", _json(run))
         if parts:
             write_text(self.out / DATASET, _dataset(Path(min(parts)).suffix))
-
-    def _drop_half_written(self) -> None:
-        folder = self.out / journal.FOLDER
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.suffix != journal.ENDING:
-                path.unlink()
-        with suppress(OSError):  # it is not there, or has journals
-            folder.rmdir()
 
     def _check(self, run: RunRecord, parts: set[str], is_input: Callable[[Entry], bool]) -> None:
         surplus, self._others = self.compare(run, parts, is_input)
@@ -305,9 +297,15 @@ class Manifest:
         stems = {Path(entry.part.file).stem for entry in entries}
         written = {output.file for entry in entries for output in entry.files}
         surplus = [path for path in self.folder.glob("part-*.json") if path.stem not in stems]
+        recorded = {path.stem for path in surplus}
         for folder in (self.out, self.out / REJECTS, self.out / "rejects"):
-            parts = (path for path in folder.glob("part-*") if PART.fullmatch(path.name))
-            surplus += [p for p in parts if p.relative_to(self.out).as_posix() not in written]
+            parts = (p for p in folder.glob("part-*") if PART.fullmatch(p.name))
+            files = (
+                p for p in parts if p.is_symlink() or not p.is_dir()
+            )  # a folder is nobody's part
+            surplus += [p for p in files if p.relative_to(self.out).as_posix() not in written]
+        unnamed = [p for p in surplus if p.parent == self.out and p.stem not in recorded]
+        self.unrecorded = sorted(path.name for path in unnamed)
         with writing(self.out):
             if surplus:
                 clearing.drop_success(self.out)

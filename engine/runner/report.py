@@ -174,9 +174,14 @@ def notes(
     return tuple(lines)
 
 
-def damage_notes(parts: Sequence[str]) -> tuple[str, ...]:
-    """A note of parts that were computed again, since somebody has changed or removed them."""
-    if not parts:
-        return ()
-    what = f"{len(parts)} parts of an earlier start were" if len(parts) > 1 else "a part was"
-    return (f"{what} computed again, being gone or changed since: {parts[0]}",)
+def damage_notes(parts: Sequence[str], unrecorded: Sequence[str]) -> tuple[str, ...]:
+    """Notes of parts that were computed again, since somebody has changed or removed them, and of
+    those that were removed, since a run was killed before it had recorded them."""
+    lines = []
+    if parts:
+        what = f"{len(parts)} parts of an earlier start were" if len(parts) > 1 else "a part was"
+        lines.append(f"{what} computed again, being gone or changed since: {parts[0]}")
+    if unrecorded:
+        what = f"{len(unrecorded)} parts" if len(unrecorded) > 1 else "a part"
+        lines.append(f"removed {what} that no record names, as killed runs leave: {unrecorded[0]}")
+    return tuple(lines)
