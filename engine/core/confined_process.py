@@ -39,7 +39,8 @@ _HINT = (
 
 @dataclass(frozen=True)
 class Step:
-    """A call of a module's `attempt`, after its `prepare`, which loads the library without limits.
+    """A call of a module's `attempt`, after the `prepare` of all steps' modules, which loads their
+    libraries without limits.
 
     Attributes:
         module: Its dotted name.
@@ -127,6 +128,8 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[2])]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "RAYON_NUM_THREADS": "1",
+        # Each thread of a library may reserve 64 MiB of addresses otherwise.
+        "MALLOC_ARENA_MAX": "2",
         "TOKENIZERS_PARALLELISM": "false",
     }
 
@@ -154,9 +157,11 @@ def is_full(reason: str) -> bool:
 def main() -> None:
     """The process."""
     steps = [Step(**step) for step in json.loads(sys.stdin.buffer.read())]
-    for number, step in enumerate(steps):
-        module = importlib.import_module(step.module)
+    modules = [importlib.import_module(step.module) for step in steps]
+    # Before any limit: a library for GPUs takes more than a tokenizer may.
+    for module in modules:
         module.prepare()
+    for number, (step, module) in enumerate(zip(steps, modules, strict=True)):
         _tell({"begun": number})
         _limit(step)
         try:

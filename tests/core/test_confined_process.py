@@ -43,6 +43,13 @@ def test_good_steps_are_silent() -> None:
     run(steps("nothing", "environment", "print"))
 
 
+def test_a_large_library_of_a_later_step_is_loaded_without_limits(tmp_path: Path) -> None:
+    (tmp_path / "large.py").write_text(
+        "taken = []\ndef prepare(): taken.append(bytearray(256 << 20))\ndef attempt(): pass\n"
+    )
+    run([*steps("nothing"), Step("large", {}, 64 << 20, 1)])
+
+
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
