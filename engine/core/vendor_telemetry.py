@@ -44,15 +44,22 @@ def wanted() -> str:
     return ""
 
 
+def too_late() -> str:
+    """What to tell a person whose program has imported ONNX Runtime before the engine, or ""."""
+    if wanted() or not _imported_before:
+        return ""
+    return (
+        f"{_RUNTIME} was imported before engine, and reports to its maker: import engine first, or "
+        f"set {SWITCHES[0]}=1"
+    )
+
+
 def state() -> str:
     """Whether libraries report to their makers, and why, in a line."""
     if reason := wanted():
         return f"on ({reason})"
-    if _imported_before:
-        return (
-            f"on ({_RUNTIME} was imported before engine: import engine first, or set "
-            f"{SWITCHES[0]}=1)"
-        )
+    if problem := too_late():
+        return f"on ({problem})"
     return f"off ({', '.join(f'{name}=1' for name in SWITCHES if _is(name, _YES))})"
 
 

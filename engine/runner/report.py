@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from engine.bundle.format import Description
+from engine.core import vendor_telemetry
 from engine.core.config import RunConfig
 from engine.core.device import AUTO, CPU
 from engine.runner import results
@@ -147,6 +148,8 @@ def notes(
     no inputs any more, and `unread` how many files of other endings the inputs have.
     """
     lines = list(bundle.notes)
+    if problem := vendor_telemetry.too_late():
+        lines.append(problem)
     if unread:
         endings = ", ".join(f"{count} {ending}" for ending, count in list(unread.items())[:8])
         lines.append(f"not read in the inputs: {endings}")

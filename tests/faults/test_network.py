@@ -111,6 +111,19 @@ def test_an_onnxruntime_that_was_there_before_is_told_of(tmp_path: Path) -> None
 _OFF = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
+def test_a_report_tells_of_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import engine
+    from engine.demo import BUNDLE
+
+    (tmp_path / "a.jsonl").write_text('{"text": "uno"}\n')
+    monkeypatch.setattr(vendor_telemetry, "_imported_before", ["onnxruntime"])
+    report = engine.run(BUNDLE, tmp_path / "a.jsonl", tmp_path / "out")
+    assert any("import engine first" in note for note in report.notes)
+    monkeypatch.setattr(vendor_telemetry, "_imported_before", [])
+    report = engine.run(BUNDLE, tmp_path / "a.jsonl", tmp_path / "out")
+    assert not any("import engine first" in note for note in report.notes)
+
+
 def test_the_runtime_is_told_by_its_own_switch_too(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
