@@ -32,7 +32,8 @@ def start(*arguments: object, **settings: object) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("size", stops.SIZES)
 def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(size: str, tmp_path: Path) -> None:
-    corpus = stops.write_corpus(tmp_path / "corpus.jsonl", 1500)
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": 1, "text": "cuarenta y dos"}\n{"id": 2, "text": "uno"}\n' * 1000)
     whole, out = tmp_path / "whole", tmp_path / "out"
     subprocess.run(
         stops.command(BUNDLE, corpus, whole, size), check=True, capture_output=True, cwd=stops.ROOT
@@ -110,10 +111,9 @@ from engine import cli
 from engine.runner import coordinator
 
 def endless(*arguments, **settings):  # a call of C that Python's handlers wait for
-    import ctypes
+    import hashlib
     print("inside", flush=True)
-    ctypes.CDLL(None).sleep(3600)
-    ctypes.CDLL(None).sleep(3600)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)
 
 coordinator.run = endless
 cli.main()
