@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_SECONDS, LAST_SECONDS = 0.15, 5.0
 SIZES = {"small": (), "32768": ("--batch-tokens", "32768", "--workers", "2")}
-ROWS, ROWS_RESUMED = 20_000, 400
+ROWS, ROWS_RESUMED = 20_000, 48
 _ENCODER = {
     "hidden_size": 384,
     "num_hidden_layers": 6,
