@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from engine.core.types import CorpusFile
 from engine.data import hub_datasets, store_errors
@@ -33,6 +33,7 @@ _TRIES = 6
 _PAUSE = 0.2
 """Seconds before the second try; each further pause is twice as long."""
 _cache = PageCache(KEPT)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,15 @@ def fetch(path: ObjectPath, start: int, stop: int) -> memoryview:
     Raises:
         InputError: It is gone, has changed or cannot be read.
     """
+    return persistent(lambda: _fetch(path, start, stop))
+
+
+def persistent(call: Callable[[], Result]) -> Result:
+    """What a call returns, which is made again where a connection broke on the way."""
     attempt = 0
     while True:
         try:
-            return _fetch(path, start, stop)
+            return call()
         except InputError as error:
             attempt += 1
             if attempt == _TRIES or not store_errors.is_passing(error):

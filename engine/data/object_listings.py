@@ -19,7 +19,7 @@ from engine.core.types import InputPath
 from engine.data import hub_datasets, stores
 from engine.data.key_patterns import matches
 from engine.data.kinds import kind_as, kind_of
-from engine.data.object_files import ObjectPath, waited
+from engine.data.object_files import ObjectPath, persistent, waited
 from engine.data.stores import StoreUrl, open_store, talking
 from engine.errors import EngineError, InputError
 
@@ -186,6 +186,28 @@ def _path_of(url: StoreUrl, meta: Any) -> ObjectPath:
     )
 
 
+def _pages(folder: StoreUrl) -> Iterator[Sequence[Any]]:
+    """What lies below a folder, a page at a time. Where a connection breaks, the listing begins
+    anew behind the last page."""
+    last, pages = "", None
+
+    def next_page() -> Sequence[Any]:
+        nonlocal pages
+        with talking(folder, "listed"):
+            try:
+                if pages is None:
+                    store = open_store(folder)
+                    pages = store.list(folder.key or None, offset=last or None, chunk_size=_PAGE)
+                return next(pages, ())
+            except Exception:
+                pages = None
+                raise
+
+    while page := waited(lambda: persistent(next_page)):
+        yield [meta for meta in page if meta["path"] != last]
+        last = page[-1]["path"]
+
+
 class _Listing:
     """What lies below a folder of a store, and matches a pattern if there is one."""
 
@@ -212,13 +234,7 @@ class _Listing:
             for key, size, e_tag in waited(lambda: list(hub_datasets.listed(folder))):
                 yield ObjectPath(StoreUrl(folder.root, key), size, e_tag)
             return
-        with talking(folder, "listed"):
-            pages = open_store(folder).list(folder.key or None, chunk_size=_PAGE)
-        while True:
-            with talking(folder, "listed"):
-                page = waited(lambda: next(pages, ()))
-            if not page:
-                return
+        for page in _pages(folder):
             for meta in page:
                 yield _path_of(StoreUrl(folder.root, meta["path"], folder.user, folder.query), meta)
 
