@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib import metadata
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -459,7 +460,8 @@ def main() -> None:
     saved = json.loads(given.save.read_text()) if given.save.is_file() else {}
     figures = measure(sizes)
     given.save.parent.mkdir(parents=True, exist_ok=True)
-    all_figures = {**saved, **figures, "machine": describe()}
+    versions = {name: metadata.version(name) for name in ("obstore", "moto")}
+    all_figures = {**saved, **figures, "machine": describe(), "stores": versions}
     given.save.write_text(json.dumps(all_figures, indent=2, sort_keys=True) + "\n")
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     sys.exit(1 if wrong(figures) else 0)
