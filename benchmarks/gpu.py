@@ -61,7 +61,7 @@ LONG = texts.Lengths(126, 0, 126, 126)
 LABELS = ("NEGATIVE", "POSITIVE")
 # Seconds that a run end to end takes, about or more: real corpora take longer than a second, and
 # the tokenizer pool needs a quarter of one to start.
-LASTING = 8.0
+LASTING = 20.0
 # How many of the engine's batches torch gets joined into one. Eager torch may be host-bound on
 # small batches, so it is compared at its best.
 TORCH = {"torch": 1, "torch_larger": 4}
