@@ -29,6 +29,8 @@ ROWS = 512
 BATCH_BYTES = 4 << 20
 """Bytes of a Parquet batch of average rows at most, unless it is one row."""
 _BUFFER = 1 << 20
+MOST_FIELDS = 10_000
+"""Kept columns at most, the fields of structs counted as columns."""
 
 
 @contextmanager
@@ -86,6 +88,21 @@ def check_columns(path: InputPath, names: Sequence[str], flag: str, wanted: Sequ
     if missing := next((name for name in wanted if name not in names), None):
         listed = ", ".join(map(for_shell, names[:30])) or "it has no columns"
         raise ColumnError(f"{path}: no column {missing!r}", f"{flag} one of: {listed}")
+
+
+def check_fields(path: InputPath, kinds: Iterable[pa.DataType]) -> None:
+    """Raise ColumnError where kept columns of these types have more than `MOST_FIELDS` fields."""
+    if sum(map(_count_fields, kinds)) > MOST_FIELDS:
+        raise ColumnError(
+            f"{path}: more than {MOST_FIELDS:,} columns or keys would be kept",
+            "name those that are needed with --keep; an object whose keys are data is better "
+            "written as text",
+        )
+
+
+def _count_fields(kind: pa.DataType) -> int:
+    inner = (kind.field(i).type for i in range(kind.num_fields))
+    return max(1, sum(map(_count_fields, inner)))
 
 
 def check_type(path: InputPath, column: Column, kind: pa.DataType) -> None:

@@ -15,6 +15,8 @@ from engine.data.wrong_kinds import check_kind
 from engine.errors import InputError
 
 CHUNK = 1 << 20
+MOST_COLUMNS = 50_000
+"""Columns of a file at most: pyarrow takes 10 KB for each."""
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = {"csv": ",;\t|", "tsv": "\t,;|"}
 """Of each kind, its own one first; another one only where the header does not have that."""
@@ -55,8 +57,17 @@ def _layout(path: InputPath, kind: str, size: int, changed: int) -> Layout:
     match = _FIRST_RECORD.match(head.lstrip(b"\r\n"))
     record = match.group() if match else b""
     if len(record) == len(head) >= CHUNK // 2:
-        raise InputError(f"{path}: no line ends in its first MiB", "write it with a header")
+        raise InputError(
+            f"{path}: its header has more than a MiB, or none ends there",
+            "write it with a header of fewer columns",
+        )
     delimiter = _delimiter(record, _DELIMITERS[plain_kind(kind)])
+    columns = record.count(delimiter.encode()) + 1
+    if columns > MOST_COLUMNS:
+        raise InputError(
+            f"{path}: its header has {columns:,} columns, and at most {MOST_COLUMNS:,} are read",
+            "write it with the columns that are needed",
+        )
     names = _names(record, delimiter, quoted=True)
     if fault := QuoteScanner(delimiter).scan(blocks(path, kind)):
         if plain_kind(kind) == "tsv":

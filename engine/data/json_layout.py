@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.types import InputPath
+from engine.data.json_nesting import STEPS, StringScanner
 from engine.data.json_values import parse_line
 from engine.errors import InputError
 
@@ -82,9 +83,6 @@ def as_lines(path: InputPath, blocks: Iterable[bytes], layout: str) -> Iterator[
     yield splitter.end()
 
 
-_STEPS = np.zeros(256, np.int8)
-_STEPS[list(b"{[")] = 1
-_STEPS[list(b"}]")] = -1
 _IS_SPACE = np.zeros(256, bool)
 _IS_SPACE[list(_SPACE)] = True
 
@@ -102,15 +100,19 @@ class _Splitter:
         self._path, self._layout = path, layout
         self._base = 1 if layout == ARRAY else 0  # depth at which elements begin
         self._depth = 0
-        self._in_string = self._escaped = self._closed = self._begun = False
+        self._closed = self._begun = False
+        self._strings = StringScanner()
         self._offset = self._count = 0  # bytes read and lines written
         self._last = b"\n"  # the last byte written
 
     def split(self, block: bytes) -> bytes:
         """The next bytes as lines, the last of which may go on."""
+        if not self._strings.is_open and not block.strip(_SPACE):
+            self._offset += len(block)  # of spaces alone nothing is written
+            return b""
         content = np.frombuffer(block, np.uint8).copy()
-        inside = self._strings(content)
-        steps = np.where(inside, 0, _STEPS[content])
+        inside = self._strings.inside(content)
+        steps = np.where(inside, 0, STEPS[content])
         depths = self._depth + np.cumsum(steps, dtype=np.int32)
         self._check(content, inside, steps, depths)
         newline = content == ord("\n")
@@ -139,27 +141,6 @@ class _Splitter:
                 "copy or write it again",
             )
         return b"," if self._layout == ARRAY and self._count and self._last == b"\n" else b""
-
-    def _strings(self, content: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which bytes lie in strings, their first quotation mark included."""
-        escaped = np.zeros(len(content), bool)
-        slashes = np.flatnonzero(content == ord("\\"))
-        if self._escaped:
-            escaped[0] = True
-            slashes = slashes[slashes > 0]
-        self._escaped = False
-        if len(slashes):
-            # Of a run of backslashes each second one, or what follows it, is escaped.
-            first = np.concatenate([[True], np.diff(slashes) > 1])
-            starts = slashes[first]
-            lengths = np.diff(np.append(np.flatnonzero(first), len(slashes)))
-            behind = (starts + lengths)[lengths % 2 == 1]
-            self._escaped = bool(len(behind)) and behind[-1] == len(content)
-            escaped[behind[behind < len(content)]] = True
-        quotes = (content == ord('"')) & ~escaped
-        inside: NDArray[np.bool_] = (np.cumsum(quotes, dtype=np.uint8) + self._in_string) & 1 == 1
-        self._in_string = bool(inside[-1])
-        return inside
 
     def _check(
         self,

@@ -6,14 +6,15 @@ at one by one. The types of kept columns hold every value of the file, where the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.core.types import Column, CorpusFile
-from engine.data.columnar import Names, reading
+from engine.data.columnar import Names, check_fields, reading
+from engine.data.json_nesting import filled_lines, is_blank, without_deep
 from engine.data.json_objects import has_long_number, read_objects
 from engine.data.json_values import NATURAL, is_whole, parse_line, promoted, value_at, widened
 from engine.data.line_chunks import chunks
@@ -34,8 +35,12 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
         for number, chunk in enumerate(chunks(file.path, file.kind, 0, stop)):
             if not number:
                 check_kind(file, chunk)
+            if is_blank(chunk):
+                continue
             try:
-                _widen(settled, chunk, names)
+                for block in _blocks(without_deep(chunk)[0]):
+                    _widen(settled, block, names)
+                    check_fields(file.path, settled.values())
             except RecursionError as error:
                 raise ColumnError(
                     f"{file.path}: a column has lists or structs on hundreds of levels",
@@ -49,16 +54,44 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
 def _widen(settled: dict[str, pa.DataType], chunk: bytes, names: Names) -> None:
     """Take the keys of a chunk's lines, and the types of their values, into the settled ones."""
     # Beyond int64 pyarrow takes a whole number for a float or for text.
-    table = None if has_long_number(chunk) else _inferred(chunk)
+    by_row = has_long_number(chunk) or _is_wide(chunk)
+    table = None if by_row else _inferred(chunk)
     if table is not None:
         for name in _wanted(table.column_names, names):
             # There is one; to join them fails for lists of nulls, whose lengths are wrong.
             kind = _type_of_array(table.column(name).chunk(0))
             settled[name] = promoted(settled.get(name, pa.null()), kind)
         return
-    objects = [o for o in map(parse_line, chunk.split(b"\n")) if isinstance(o, dict)]
+    objects = _objects(chunk)
     for key in _wanted(dict.fromkeys(key for o in objects for key in o), names):
         settled[key] = widened(settled.get(key, pa.null()), [o.get(key) for o in objects])
+
+
+_CELLS = 20_000_000
+_WIDE = 2_000
+
+
+def _blocks(chunk: bytes) -> Iterator[bytes]:
+    """A chunk in blocks of lines that have few enough keys: pyarrow makes a column of each key, and
+    a value for each line in it."""
+    lines, keys = chunk.count(b"\n") + 1, chunk.count(b":")
+    middle = chunk.find(b"\n", len(chunk) // 2) + 1
+    middle = middle if 0 < middle < len(chunk) else chunk.rfind(b"\n", 0, len(chunk) // 2) + 1
+    if lines * keys <= _CELLS or not middle:
+        yield chunk
+    else:
+        yield from _blocks(chunk[:middle])
+        yield from _blocks(chunk[middle:])
+
+
+def _is_wide(chunk: bytes) -> bool:
+    """Whether lines have so many keys that objects take less than columns of them."""
+    return chunk.count(b":") > _WIDE * (chunk.count(b"\n") + 1)
+
+
+def _objects(chunk: bytes) -> list[dict[str, Any]]:
+    values = (parse_line(line) for _, line in filled_lines(chunk))
+    return [value for value in values if isinstance(value, dict)]
 
 
 def _wanted(keys: Iterable[str], names: Names) -> list[str]:
@@ -104,7 +137,7 @@ def input_types(file: CorpusFile, inputs: Sequence[Column]) -> dict[str, pa.Data
         stop = file.path.stat().st_size if file.kind == "jsonl" else 0
         head = next(chunks(file.path, file.kind, 0, stop), b"")
         check_kind(file, head)
-        objects = [o for o in map(parse_line, head.split(b"\n")) if isinstance(o, dict)]
+        objects = _objects(without_deep(head)[0])
     return {column.name: _input_type(column, objects) for column in inputs}
 
 

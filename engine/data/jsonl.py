@@ -17,6 +17,7 @@ import pyarrow as pa
 from engine.core.types import Columns, CorpusFile, Split
 from engine.data.columnar import empty_batch, is_chat, is_text, reading
 from engine.data.json_layout import LINES, is_one_object
+from engine.data.json_nesting import LEVELS, filled_lines, is_blank, without_deep
 from engine.data.json_objects import has_long_number, read_objects
 from engine.data.json_types import input_types
 from engine.data.json_values import (
@@ -94,6 +95,19 @@ def _is_given(field: pa.Field) -> bool:
 
 
 def _parse(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
+    if is_blank(chunk):
+        return Stretch(empty_batch(schema, schema.names), np.empty(0, np.int64), [])
+    chunk, deep = without_deep(chunk)
+    stretch = _parse_level(chunk, row, schema, text)
+    if deep:
+        levels = f"at most {LEVELS} levels of lists and objects", "more"
+        bad = [Bad(row + number, "too_deep", "", *levels) for number in deep]
+        stretch.bad = sorted([*stretch.bad, *bad])
+    return stretch
+
+
+def _parse_level(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
+    """The rows of a chunk none of whose lines is too deep."""
     if not _may_lose(chunk, schema, text) and (columns := _parse_whole(chunk, schema)):
         return Stretch(columns, np.arange(row, row + columns.num_rows), [])
     return _parse_lines(chunk, row, schema, text)
@@ -106,7 +120,7 @@ def _parse_any(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -
     if chunk.bad:
         columns = empty_batch(schema, schema.names)
         return Stretch(columns, np.empty(0, np.int64), [chunk.as_bad(row)])
-    stretch = _parse(bytes(chunk), row, schema, text)
+    stretch = _parse(chunk, row, schema, text)
     return Stretch(fill(stretch.columns, chunk.texts), stretch.rows, stretch.bad)
 
 
@@ -146,8 +160,7 @@ def _parse_whole(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
 
 
 def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -> Stretch:
-    stripped = ((n, line.strip(b" \t\r")) for n, line in enumerate(chunk.split(b"\n"), row))
-    lines = [(n, line) for n, line in stripped if line]
+    lines = [(row + n, line) for n, line in filled_lines(chunk)]
     suspect = {n for n, line in lines if _looks_bad(line, schema, text)}
     parts = [*_parse_halves([pair for pair in lines if pair[0] not in suspect], schema, text)]
     for number, line in (pair for pair in lines if pair[0] in suspect):

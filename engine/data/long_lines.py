@@ -79,7 +79,9 @@ class LongLine(bytes):
     bad: tuple[str, ...]
 
     @classmethod
-    def of(cls, line: bytes, texts: Mapping[str, pa.Buffer], bad: tuple[str, ...]) -> LongLine:
+    def of(
+        cls, line: bytes | bytearray, texts: Mapping[str, pa.Buffer], bad: tuple[str, ...]
+    ) -> LongLine:
         made = cls(line)
         made.texts, made.bad = texts, bad
         return made
@@ -139,7 +141,8 @@ class LongLineReader:
         if self._bad:
             return LongLine.of(newline, {}, self._bad)
         texts = {mark: pa.py_buffer(text) for mark, text in self._texts.items()}
-        return LongLine.of(bytes(self._line) + newline, texts, ())
+        self._line += newline
+        return LongLine.of(self._line, texts, ())
 
     def _fault_at_end(self) -> tuple[str, ...]:
         if self._text is not None:

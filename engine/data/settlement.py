@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile, InputPath
-from engine.data.columnar import Names, check_columns, check_type, is_text, unify
+from engine.data.columnar import Names, check_columns, check_fields, check_type, is_text, unify
 from engine.data.json_values import LONG, LONGEST
 from engine.data.kinds import KINDS
 from engine.data.nested_fields import (
@@ -123,6 +123,8 @@ def _types_of_files(
                 if name in given and not of_lines:
                     _check_cast(file, name, types[name], given[name])
                 _promote(kept, name, given.get(name, types[name]), file, paths.get(name))
+    if first:
+        check_fields(first.path, (kind for kind, _ in kept.values()))
     for name, (kind, own) in kept.items():
         _check_depth(own, name, kind)
         check_alike(name, own, in_folders)

@@ -33,6 +33,7 @@ REASONS = {
     "bad_chat": "the chat has no messages, or one of them has no role or no content",
     "chat_template": "the chat template makes no prompt of it",
     "too_long": "the row is longer than --max-row-bytes allows, or its line than can be held",
+    "too_deep": "its lists and objects lie in each other on more levels than are read",
     "kept_type": "a kept column has another type here than in the rest of the corpus",
 }
 WINDOW_BYTES = 32 << 20
