@@ -1,4 +1,4 @@
-"""A function in a forked child with limits on time and memory, so that a crash or a hang is a result.
+"""A function in a forked child with limits on time and memory: a crash or a hang is a result.
 
 The parent imports all that the child needs once; a child costs a few milliseconds.
 """
