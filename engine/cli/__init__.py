@@ -16,6 +16,10 @@ from engine.cli import interrupt
 def main() -> None:
     """Entry point: run the command, turn errors into a message and an exit code."""
     interrupt.install()
+    from engine.core import memory_limits
+
+    if shortage := memory_limits.find_shortage():
+        interrupt.leave(f"{shortage}\nhint: {memory_limits.HINT}", 1)
     from engine.cli import commands
 
     interrupt.begin()

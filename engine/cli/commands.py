@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, terminal, tune
 from engine.cli.options import EVERY, taking
+from engine.core import memory_limits
 from engine.errors import EngineError, Stalled, Stopped
 from engine.library_errors import DEBUG, code_of, describe_bug
 from engine.version import __version__
@@ -106,6 +107,9 @@ def call() -> int:
         # A signal may come as another exception; see `main`.
         if interrupt.received():
             raise
+        if memory_limits.is_shortage(error):
+            text = str(EngineError(memory_limits.describe_shortage(), memory_limits.HINT))
+            interrupt.leave(text, EngineError.exit_code)  # threads may wait for what never comes
         if os.environ.get(DEBUG):
             terminal.show(*code_of(error), err=True)
         _print_error(str(EngineError(*describe_bug(error))))
