@@ -43,6 +43,7 @@ def install() -> None:
     for number in _SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    sys.unraisablehook = _unraisable
     # Registered first and so called last: Python then gives handled signals back to the system.
     atexit.register(_ignore)
     _start_clock()
@@ -134,6 +135,12 @@ def _clock(heard: int) -> None:
     if "code" in _state:
         os._exit(_state["code"])
     _leave_at_once("stopped; what was in hand did not end in time, and is done again")
+
+
+def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
+    """Python's own, but for the exception of a signal that came inside of a finalizer."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
 
 
 def _ignore() -> None:

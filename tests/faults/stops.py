@@ -4,9 +4,9 @@ batches; and whether a run that was stopped goes on to the bytes of one that was
     PYTHONPATH=tests python -m faults.stops --save FILE.json [--points TASK ...] [--stops 100]
 
 The models are random checkpoints that are exported once (`.test-cache`), of MiniLM's and t5-small's
-width. Moments are drawn from the start of the process on, imports included, but for its first
-0.15 s, in which Python itself starts. A figure holds with the load of the machine beside it: with
-`--points` the file keeps the figures of the other tasks.
+width. Moments are drawn from the start of the process on, imports included; where Python itself has
+not started by then, which a program cannot change, the stop waits until it has. A figure holds with
+the load of the machine beside it: with `--points` the file keeps the figures of the other tasks.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def stop(
             run, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True, cwd=ROOT
         )
         time.sleep(after)
+        while process.poll() is None and not handles(process.pid, number):
+            time.sleep(0.005)
         load, start = os.getloadavg()[0], time.monotonic()
         if process.poll() is None:
             process.send_signal(number)
@@ -112,6 +114,16 @@ def stop(
         errors.seek(0)
         said = errors.read().decode(errors="replace")
     return Stop(task, size, round(after, 3), round(seconds, 3), rc, load, said)
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status")
+    try:
+        caught = next(x for x in status.read_text().splitlines() if x.startswith("SigCgt"))
+    except (OSError, StopIteration):
+        return True
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def moments(count: int, drawn: random.Random) -> list[float]:
