@@ -48,6 +48,7 @@ finally:
 # Calls that name another address than one of this machine's own processes.
 _CALLS = r"\b(socket|connect|bind|sendto|sendmsg|sendmmsg|getsockname|getpeername)\("
 _LOCAL = r"AF_UNIX|AF_NETLINK|AF_LOCAL"
+_OWN_CACHE = ".cache/corpus-engine/"
 _RESOLVER = r"/etc/(resolv\.conf|hosts|gai\.conf)"
 
 
@@ -58,7 +59,7 @@ class Point:
     Attributes:
         calls: Calls that open or use a socket of another family than AF_UNIX, or read the
             resolver's files.
-        home: Files that were left in the home folder.
+        home: Files that were left in the home folder, but for the engine's own cache.
         rc: Exit code.
     """
 
@@ -117,6 +118,7 @@ def trace(
     )  # fmt: skip
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     files = tuple(sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if p.is_file()))
+    files = tuple(file for file in files if not file.startswith(_OWN_CACHE))
     spent = round(time.monotonic() - started, 1)
     calls = tuple(calls_of(lines)) if strace else tuple(lines)
     return Point(name, calls, files, done.returncode, spent, done.stdout + done.stderr)
