@@ -202,6 +202,7 @@ def main() -> None:
     wrong = [row["name"] for row in rows if bool(row["leaks"]) != (row["name"] == "control")]
     print(f"{len(rows)} points, {len(wrong)} leak (but for the control, which has to)")
     if given.save:
+        sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
         from machine import describe
 
         given.save.parent.mkdir(parents=True, exist_ok=True)

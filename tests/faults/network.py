@@ -192,6 +192,7 @@ def main() -> None:
 
 
 def _report(points: Sequence[Point], file: Path | None) -> None:
+    sys.path.append(str(ROOT / "benchmarks"))
     from machine import describe
 
     rows = [{**asdict(point), "calls": len(point.calls)} for point in points]
