@@ -242,6 +242,10 @@ class RunConfig:
         "times as long where it computes; 0 for never.",
         least=0,
     )
+    lock: bool = setting(
+        True,
+        "Lock the output folder against other runs; without it nothing guards the folder.",
+    )
     options: Mapping[str, object] = field(
         default_factory=dict,
         metadata={
@@ -325,6 +329,7 @@ class RunSettings(TypedDict, total=False):
     reject_text: bool
     scratch: str
     overwrite: bool
+    lock: bool
     check_parts: bool
     stall_timeout: int
     options: Mapping[str, object]

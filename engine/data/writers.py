@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,17 @@ REJECTS_SCHEMA = pa.schema(
         "found": pa.string(),
         "text": pa.string(),
     }
+)
+
+
+_FOLDERS_NOT_SYNCED = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EBADF,
+    errno.EACCES,
+    errno.EISDIR,
 )
 
 
@@ -172,6 +183,7 @@ class FileWriter:
         with writing(self._temporary):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
             self._stream = open_new(self._temporary)
+            self._inode = os.fstat(self._stream.fileno()).st_ino
             self._hashing = HashingFile(self._stream)
             try:
                 self._writer = _writer(self._hashing, schema, kind, compression)
@@ -199,13 +211,15 @@ class FileWriter:
         with writing(self._temporary):
             self._hashing.write(content)
 
-    def finish(self) -> OutputFile:
-        """Put the file on the disk and give it its final name."""
+    def finish(self, check: Callable[[], None] = lambda: None) -> OutputFile:
+        """Put the file on the disk and give it its final name, unless `check` raises: it is called
+        once the bytes are on the disk, which may take long."""
         with writing(self._final):
             self._writer.close()
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
+            check()
             self._final.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.replace(self._final)
             sync_folder(self._final.parent)
@@ -214,21 +228,26 @@ class FileWriter:
         return OutputFile(self.name, self._hashing.bytes, digest, modified)
 
     def abandon(self) -> None:
-        """Drop what has been written."""
+        """Drop what has been written, but for a file of that name that is another run's by now."""
         self._hashing.dropped = True
+        own = self._inode
         with suppress(OSError):  # a full disk refuses the last bytes, which nobody needs
             self._stream.close()
-        with writing(self._temporary):
-            self._temporary.unlink(missing_ok=True)
+        with writing(self._temporary), suppress(FileNotFoundError):
+            if self._temporary.lstat().st_ino == own:
+                self._temporary.unlink()
 
 
 @contextmanager
-def whole_file(path: Path, folder: Path) -> Iterator[HashingFile]:
+def whole_file(
+    path: Path, folder: Path, check: Callable[[], None] = lambda: None
+) -> Iterator[HashingFile]:
     """A file that gets its name once the body has written all of it.
 
     Args:
         path: Its name.
         folder: Where it grows, on the same disk.
+        check: Called before the file gets its name, which it does not where this raises.
 
     Raises:
         OutputError: It cannot be written.
@@ -241,6 +260,7 @@ def whole_file(path: Path, folder: Path) -> Iterator[HashingFile]:
                 yield (sink := HashingFile(stream))
                 stream.flush()
                 os.fsync(stream.fileno())
+            check()
             temporary.replace(path)
             sync_folder(path.parent)
         finally:
@@ -285,8 +305,11 @@ def rejects_writer(out: Path, part: str) -> FileWriter:
     return FileWriter(out, rejects_name(part), REJECTS_SCHEMA, "rejects", "none")
 
 
-def copy_rejects(file: Path, out: Path, part: str) -> OutputFile:
-    """Copy a file of bad rows to where those of a part of another output lie.
+def copy_rejects(
+    file: Path, out: Path, part: str, check: Callable[[], None] = lambda: None
+) -> OutputFile:
+    """Copy a file of bad rows to where those of a part of another output lie; `check` as in
+    `FileWriter.finish`.
 
     Raises:
         OutputError: It cannot be read or written.
@@ -299,7 +322,7 @@ def copy_rejects(file: Path, out: Path, part: str) -> OutputFile:
     except BaseException:
         writer.abandon()
         raise
-    return writer.finish()
+    return writer.finish(check)
 
 
 def rejects_columns(rejects: Rejects) -> pa.RecordBatch:
@@ -332,16 +355,29 @@ def read_rejects(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk, so that a rename survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Put a folder's names on the disk, so that a rename survives a power cut.
+
+    Network file systems and FUSE refuse this for folders, or refuse to open one, and have no other
+    way to do it. What a disk fails with, such as EIO, is an error here as for a file.
+    """
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _FOLDERS_NOT_SYNCED:
+            raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) -> None:
     """Write a small file, complete or not at all.
+
+    Args:
+        path: The file.
+        text: Its content.
+        check: Called before the file gets its name, which it does not where this raises.
 
     Raises:
         OutputError: It cannot be written.
@@ -353,5 +389,6 @@ def write_text(path: Path, text: str) -> None:
             stream.write(text.encode())
             stream.flush()
             os.fsync(stream.fileno())
+        check()
         temporary.replace(path)
         sync_folder(path.parent)

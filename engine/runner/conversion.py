@@ -126,11 +126,15 @@ def _convert_part(
         raise
     rejects = None
     if entry.rejects:
-        rejects = data.copy_rejects(source.path(entry.rejects.file), target.out, name)
+        rejects = data.copy_rejects(
+            source.path(entry.rejects.file), target.out, name, target.check_held
+        )
         if rejects.sha256 != entry.rejects.sha256:
             raise _changed(source, entry.rejects.file)
     text = data.schema_text(schema, kind)
-    return dataclasses.replace(entry, part=writer.finish(), rejects=rejects, schema=text)
+    return dataclasses.replace(
+        entry, part=writer.finish(target.check_held), rejects=rejects, schema=text
+    )
 
 
 def checked_schema(source: Manifest, entry: Entry) -> pa.Schema:

@@ -101,7 +101,7 @@ def _run(
         return joining.run_to_file(out, settings, run_into)
     manifest = Manifest(Path(out))
     plan = make_plan(model, inputs, manifest, settings)
-    with manifest.held():
+    with manifest.held(guarded=plan.config.lock):
         return Coordinator(plan, manifest, on_progress).run()
 
 
@@ -129,7 +129,7 @@ def _run_to_scratch(
         return _run(model, inputs, out, on_progress, cast(RunArguments, settings))
     manifest = Manifest(out)
     plan = make_plan(model, inputs, manifest, settings)
-    with manifest.held():
+    with manifest.held(guarded=plan.config.lock):
         return Coordinator(plan, manifest, on_progress, publisher).run()
 
 
@@ -168,7 +168,7 @@ class Coordinator:
             self.plan.record, parts, overwrite=self.config.overwrite, is_input=self._is_input
         )
         if self.plan.passes:
-            data.write_text(self.manifest.folder / data.PASSES, self.plan.passes)
+            self.manifest.write(self.manifest.folder / data.PASSES, self.plan.passes)
         if self.publisher:
             self.publisher.begin()
         assignments = self._assignments()
@@ -251,6 +251,7 @@ class Coordinator:
             worker.answer(assignments)
 
     def _worker_settings(self, device: Device) -> WorkerSettings:
+        assert self.manifest.hold is not None
         config = sized(
             self.config,
             device,
@@ -265,6 +266,7 @@ class Coordinator:
             config,
             self.plan.record["fingerprint"],
             self.plan.columns,
+            self.manifest.hold,
         )
 
     def _spend(self, rows: int) -> None:

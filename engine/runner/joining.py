@@ -64,14 +64,14 @@ def run_to_file(
     folder = folder_of(path)
     # Parts of Arrow have every type, whatever becomes of them.
     report = run(folder, {**settings, "format": "arrow"})
-    _write(path, Manifest(folder), kind, compression)
+    _write(path, Manifest(folder), kind, compression, guarded=bool(settings.get("lock", True)))
     note = f"parts, bad rows and records are in {folder}, from where a later run goes on"
     return dataclasses.replace(
         report, out=str(path), files=(path.name,), notes=(*report.notes, note)
     )
 
 
-def _write(path: Path, manifest: Manifest, kind: str, compression: str) -> None:
+def _write(path: Path, manifest: Manifest, kind: str, compression: str, *, guarded: bool) -> None:
     """Write the file, unless it is there already and of the same parts."""
     success = manifest.read_success() or {}
     parts = [entry.part.sha256 for name in success["files"] if (entry := manifest.entry(name))]
@@ -81,6 +81,7 @@ def _write(path: Path, manifest: Manifest, kind: str, compression: str) -> None:
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if (earlier["of"], earlier["bytes"]) == (digest, path.stat().st_size):
             return
-    with manifest.held(), data.whole_file(path, manifest.out) as sink:
-        join(manifest, sink, kind=kind, compression=compression)
-    data.write_text(record, json.dumps({"of": digest, **sink.written}) + "\n")
+    with manifest.held(guarded=guarded):
+        with data.whole_file(path, manifest.out, manifest.check_held) as sink:
+            join(manifest, sink, kind=kind, compression=compression)
+        manifest.write(record, json.dumps({"of": digest, **sink.written}) + "\n")

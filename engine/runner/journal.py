@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,16 @@ class Journal:
     Args:
         file: Its path.
         header: What the answers depend on besides the batch; a file with another is dropped.
+        is_lost: Whether another run has taken the output folder, whose journals are left alone.
     """
 
-    def __init__(self, file: Path, header: Mapping[str, object]) -> None:
-        self._file, self._header = file, _header(header)
+    def __init__(
+        self,
+        file: Path,
+        header: Mapping[str, object],
+        is_lost: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._file, self._header, self._is_lost = file, _header(header), is_lost
         self._lock = threading.Lock()
         self._records: dict[bytes, _Record] = {}
         self._pending: list[bytes] = []
@@ -76,7 +82,8 @@ class Journal:
         self._end = self._resumed_end = 0
         self.failed = self._closed = False
         with suppress(OSError):
-            self._resume()
+            if not is_lost():
+                self._resume()
 
     def find(self, key: bytes) -> Arrays | None:
         """What an earlier start recorded under a key, or None."""
@@ -129,7 +136,8 @@ class Journal:
             self._pending.clear()
             self._release()
             with suppress(OSError):
-                self._file.unlink(missing_ok=True)
+                if not self._is_lost():
+                    self._file.unlink(missing_ok=True)
 
     def _resume(self) -> None:
         try:
@@ -154,7 +162,8 @@ class Journal:
         if self._handle is None and not created and waited < LAZY_SECONDS:
             return
         try:
-            self._append(b"".join(self._pending))
+            if not self._is_lost():
+                self._append(b"".join(self._pending))
         except OSError:
             self._fail()
         self._pending.clear()

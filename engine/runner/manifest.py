@@ -33,7 +33,7 @@ from engine.data import (
 )
 from engine.errors import OtherRunError, OutputError
 from engine.runner import clearing, journal
-from engine.runner.folder_lock import LOCK, locked
+from engine.runner.folder_lock import LOCK, Hold, locked
 from engine.runner.records import FOLDER, PART, SUCCESS, Entry, InputRecord, RunRecord
 
 __all__ = ["DATASET", "FOLDER", "PART", "SUCCESS", "Manifest"]
@@ -47,10 +47,16 @@ class Manifest:
     Args:
         out: The folder.
         fetch: Brings a file of parts or bad rows below it, where it is elsewhere as yet.
+        hold: The run's hold of the folder, in a process of its own.
     """
 
-    def __init__(self, out: Path, fetch: Callable[[str], None] = lambda name: None) -> None:
-        self.out, self._fetch = out, fetch
+    def __init__(
+        self,
+        out: Path,
+        fetch: Callable[[str], None] = lambda name: None,
+        hold: Hold | None = None,
+    ) -> None:
+        self.out, self._fetch, self.hold = out, fetch, hold
         # Whether parts of earlier starts are hashed before they count as finished.
         self.check_parts = False
         # Parts whose files are no longer what their records say.
@@ -62,8 +68,8 @@ class Manifest:
         self._others: dict[str, list[Entry]] = {}
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Lock the folder against other runs while the body runs.
+    def held(self, *, guarded: bool = True) -> Iterator[None]:
+        """Lock the folder against other runs while the body runs, unless it is not to be guarded.
 
         Raises:
             OutputError: Another run is writing here, or the folder cannot be written.
@@ -75,16 +81,34 @@ class Manifest:
             if made:
                 self._refuse_foreign()
             self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.out, self.folder), self._undone(made):
-            yield
+        with locked(self.out, self.folder, guarded=guarded) as hold, self._undone(made, hold):
+            self.hold = hold
+            try:
+                yield
+            finally:
+                self.hold = None
+
+    def check_held(self) -> None:
+        """Raise OutputError where another run has taken the folder: nothing may be changed."""
+        if self.hold:
+            self.hold.check()
+
+    def write(self, file: Path, text: str) -> None:
+        """Write a small file of the folder, complete or not at all.
+
+        Raises:
+            OutputError: It cannot be written, or the folder is no longer held.
+        """
+        self.check_held()
+        write_text(file, text, self.check_held)
 
     @contextmanager
-    def _undone(self, made: Sequence[Path]) -> Iterator[None]:
+    def _undone(self, made: Sequence[Path], hold: Hold) -> Iterator[None]:
         """Remove the folders made for a run where it fails before anything of it is kept."""
         try:
             yield
         except BaseException:
-            if made and not self.has_answers():
+            if made and not hold.is_lost() and not self.has_answers():
                 shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
                 records = (self.folder / name for name in ("run.json", LOCK, PASSES))
                 for path in (self.out / DATASET, *records):
@@ -120,14 +144,14 @@ class Manifest:
             if not overwrite and self.has_answers():
                 raise
             self._clear()  # another run's folder without an answer in it may be taken
-            write_text(self.folder / "run.json", _json(run))
+            self.write(self.folder / "run.json", _json(run))
         with writing(self.out):
             journal.drop_others(self.out, run["fingerprint"], parts)
             clearing.drop_half_written(self.out)
         if self.read_run() is None:
-            write_text(self.folder / "run.json", _json(run))
+            self.write(self.folder / "run.json", _json(run))
         if parts:
-            write_text(self.out / DATASET, _dataset(Path(min(parts)).suffix))
+            self.write(self.out / DATASET, _dataset(Path(min(parts)).suffix))
 
     def _check(self, run: RunRecord, parts: set[str], is_input: Callable[[Entry], bool]) -> None:
         surplus, self._others = self.compare(run, parts, is_input)
@@ -210,6 +234,7 @@ class Manifest:
                 "choose an empty or new folder with -o",
             )
         self._others = {}
+        self.check_held()
         clearing.clear(self.out, self.entries(), [_dataset(ending) for ending in FORMATS.values()])
 
     def read_run(self) -> dict[str, Any] | None:
@@ -306,6 +331,7 @@ class Manifest:
             surplus += [p for p in files if p.relative_to(self.out).as_posix() not in written]
         unnamed = [p for p in surplus if p.parent == self.out and p.stem not in recorded]
         self.unrecorded = sorted(path.name for path in unnamed)
+        self.check_held()
         with writing(self.out):
             if surplus:
                 clearing.drop_success(self.out)
@@ -316,6 +342,7 @@ class Manifest:
     def forget(self, part: str) -> None:
         """Remove a part and its records, and the run's success with it."""
         earlier = f"rejects/{Path(part).stem}.parquet"  # of an earlier version
+        self.check_held()
         with writing(self.folder):
             clearing.drop_success(self.out)
             (self.folder / f"{Path(part).stem}.json").unlink(missing_ok=True)
@@ -328,7 +355,7 @@ class Manifest:
     def commit(self, entry: Entry) -> None:
         """Write the record of a part that lies under its final name."""
         name = f"{Path(entry.part.file).stem}.json"
-        write_text(self.folder / name, _json(dataclasses.asdict(entry)))
+        self.write(self.folder / name, _json(dataclasses.asdict(entry)))
 
     def answered(self) -> list[str] | None:
         """Names of the parts of a finished run, in input order; None for one that has not."""
@@ -341,9 +368,10 @@ class Manifest:
 
     def succeed(self, content: Mapping[str, object]) -> None:
         """Write the record of a run that has finished."""
+        self.check_held()
         with writing(self.out):
             shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
-        write_text(self.out / SUCCESS, _json(content))
+        self.write(self.out / SUCCESS, _json(content))
 
 
 _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"

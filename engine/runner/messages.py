@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.types import Columns, Split
+from engine.runner.folder_lock import Hold
 from engine.runner.records import InputRecord
 
 
@@ -28,6 +29,7 @@ class WorkerSettings:
         config: Of the run, with every size filled in.
         fingerprint: Of the run, for the commit records.
         columns: What to read of every file.
+        hold: The run's, of the output folder.
     """
 
     bundle: Path
@@ -36,6 +38,7 @@ class WorkerSettings:
     config: RunConfig
     fingerprint: str
     columns: Columns
+    hold: Hold
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,13 +58,18 @@ class PartWriter:
         )
 
     def finish(
-        self, input_record: InputRecord, fingerprint: str, ran: Mapping[str, object]
+        self,
+        input_record: InputRecord,
+        fingerprint: str,
+        ran: Mapping[str, object],
+        check: Callable[[], None] = lambda: None,
     ) -> Entry:
-        """Give the files their names and return the commit record."""
+        """Give the files their names and return the commit record; `check` as in
+        `FileWriter.finish`."""
         assert self._answers is not None
-        rejects = self._rejects.finish() if self._rejects else None
+        rejects = self._rejects.finish(check) if self._rejects else None
         return Entry(
-            part=self._answers.finish(),
+            part=self._answers.finish(check),
             rejects=rejects,
             input=input_record,
             fingerprint=fingerprint,

@@ -168,6 +168,8 @@ def notes(
         lines.append(f"{halved} batches did not fit {device} and were halved")
     if counts.get("unrecorded", 0):
         lines.append("the disk had no space to record what is computed of parts before they finish")
+    if not config.lock:
+        lines.append("nothing guarded the output folder against other runs (--no-lock)")
     if config.device == AUTO and device == str(CPU) and (reason := why_no_gpu()):
         lines.append(f"auto took the CPU: {reason[0]}")
     if not config.keep:

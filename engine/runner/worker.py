@@ -62,7 +62,7 @@ class Worker:
         self, settings: WorkerSettings, send: Callable[[Message], None], model: Bundle | None = None
     ) -> None:
         self.settings, self.config, self.send = settings, settings.config, send
-        self.manifest = Manifest(settings.out)
+        self.manifest = Manifest(settings.out, hold=settings.hold)
         self.telemetry = Telemetry()
         self.threads = ThreadGroup()
         self._model = model
@@ -172,7 +172,8 @@ class Worker:
         batches = stages.workers if stages.context.model_config.decoder else 0
         batches = 0 if stages.by_row else batches
         header = {"run": self.settings.fingerprint, "batches": batches}
-        return Journal(journal_file(self.manifest.out, part), header)
+        file = journal_file(self.manifest.out, part)
+        return Journal(file, header, self.settings.hold.is_lost)
 
     def _send_rows_read(self, rows: Rows) -> None:
         bad = data.first_error(rows)
@@ -280,7 +281,9 @@ class Worker:
         if not window.rows.last:
             return
         proceed()  # what a stopped run has left behind commits nothing
-        entry = self._part.finish(assignment.input, self.settings.fingerprint, self._ran)
+        entry = self._part.finish(
+            assignment.input, self.settings.fingerprint, self._ran, self.manifest.check_held
+        )
         self._part = None
         del self._assigned[split]
         self.manifest.commit(entry)
@@ -297,6 +300,7 @@ class Worker:
         now = time.perf_counter()
         if now - self._counts_sent >= COUNTS_SECONDS:
             self._counts_sent = now
+            self.manifest.check_held()
             for journal in list(self._journals.values()):  # the reader opens others meanwhile
                 journal.sync()
             self.report()

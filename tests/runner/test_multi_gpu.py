@@ -34,6 +34,7 @@ from engine.errors import (
 from engine.pipeline import Bundle
 from engine.runner import coordinator, multi_gpu, plan
 from engine.runner.coordinator import run
+from engine.runner.folder_lock import Hold
 from engine.runner.manifest import Manifest
 from engine.runner.messages import Committed, WorkerSettings
 from engine.runner.threads import ThreadGroup
@@ -147,7 +148,13 @@ def test_a_killed_process_is_an_error_and_the_next_run_continues(
 def test_processes_do_not_outlive_their_run(tmp_path: Path) -> None:
     """Its input ends with the run, whatever ended that."""
     settings = WorkerSettings(
-        Path("nowhere"), tmp_path, CPU, RunConfig(), "", Columns((), pa.schema([]))
+        Path("nowhere"),
+        tmp_path,
+        CPU,
+        RunConfig(),
+        "",
+        Columns((), pa.schema([])),
+        Hold(tmp_path, tmp_path / ".lock"),
     )
     process = multi_gpu._start(settings)
     inner = process._process
