@@ -251,7 +251,6 @@ class Coordinator:
             worker.answer(assignments)
 
     def _worker_settings(self, device: Device) -> WorkerSettings:
-        assert self.manifest.hold is not None
         config = sized(
             self.config,
             device,

@@ -88,6 +88,10 @@ class Manifest:
             finally:
                 self.hold = None
 
+    def is_lost(self) -> bool:
+        """Whether another run has taken the folder."""
+        return self.hold is not None and self.hold.is_lost()
+
     def check_held(self) -> None:
         """Raise OutputError where another run has taken the folder: nothing may be changed."""
         if self.hold:

@@ -38,7 +38,7 @@ class WorkerSettings:
     config: RunConfig
     fingerprint: str
     columns: Columns
-    hold: Hold
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class Worker:
         batches = 0 if stages.by_row else batches
         header = {"run": self.settings.fingerprint, "batches": batches}
         file = journal_file(self.manifest.out, part)
-        return Journal(file, header, self.settings.hold.is_lost)
+        return Journal(file, header, self.manifest.is_lost)
 
     def _send_rows_read(self, rows: Rows) -> None:
         bad = data.first_error(rows)
