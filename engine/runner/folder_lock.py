@@ -134,8 +134,9 @@ def _take(out: Path, file: Path) -> tuple[Hold, int | None]:
 
 def _name(handle: int, record: bytes) -> None:
     """Have a lock file that has just been opened name its holder."""
-    if os.write(handle, record) < len(record):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    view = memoryview(record)
+    while view:  # a disk that is nearly full takes a part, and fails then
+        view = view[os.write(handle, view) :]
 
 
 def _opened(file: Path) -> tuple[int, bool]:
