@@ -23,7 +23,7 @@ from engine import data
 from engine.core.activity import beat, proceed, without_event
 from engine.core.device import Device
 from engine.core.telemetry import Progress
-from engine.errors import Stopped, TooManyRejects
+from engine.errors import OutputError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, joining, journal, multi_gpu, single_file, store_run
 from engine.runner.manifest import Manifest
@@ -156,6 +156,8 @@ class Coordinator:
         self.rows_left = plan.config.limit or sys.maxsize
         self.rejected: Counter[str] = Counter()
         self.rejected_before = self.skipped = 0
+        # Parts that must have a record at the end.
+        self.answered: list[str] = []
         self.ran: dict[str, object] = {}
         self._latest: dict[int, Counts] = {}
 
@@ -220,6 +222,7 @@ class Coordinator:
                 if self.manifest.entry(part):
                     self.manifest.forget(part)
                 continue
+            self.answered.append(part)
             limit = self.rows_left if self.config.limit else 0
             input_record = fingerprint.input_record(split, limit, self.plan.columns)
             entry = self.manifest.finished(part, self.plan.record["fingerprint"], input_record)
@@ -233,6 +236,20 @@ class Coordinator:
                 self.progress.finish(split, 0)
                 self.rejected_before += entry.counts["rows_rejected"]
                 self._spend(entry.counts["rows_in"])
+
+    def _entries(self) -> list[Entry]:
+        """The records of all parts within the limit, in input order.
+
+        Raises:
+            OutputError: One is gone that was written or read before.
+        """
+        entries = {part: self.manifest.entry(part) for part in self.plan.parts.values()}
+        if lost := [part for part in self.answered if not entries[part]]:
+            raise OutputError(
+                f"{self.manifest.out / lost[0]}: its record is gone",
+                "somebody has removed or changed it; run the same command again",
+            )
+        return [entry for entry in entries.values() if entry]
 
     def _is_input(self, entry: Entry) -> bool:
         """Whether a split of this run has the bytes that a record is of, under whatever name."""
@@ -283,7 +300,7 @@ class Coordinator:
             )
 
     def _report(self) -> Report:
-        entries = [e for e in map(self.manifest.entry, self.plan.parts.values()) if e]
+        entries = self._entries()
         removed = self.manifest.drop_surplus(entries)
         work = total(self._latest.values())
         report = Report.of(

@@ -421,8 +421,18 @@ def _json(content: object) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """The object in a file, or None where none is there. A disk that fails is another matter: a
+    record that is there must not be taken for none, and its part for surplus.
+
+    Raises:
+        OutputError: The file cannot be read.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be read: {error.strerror}", "check the folder's permissions and disk"
+        ) from error
     return content if isinstance(content, dict) else None

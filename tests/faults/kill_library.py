@@ -32,13 +32,13 @@ def is_loaded() -> bool:
     return bool(os.environ.get(_LOADED))
 
 
-def start_with(folder: Path) -> None:
-    """Start this command again with the library, which is made in a folder."""
+def start_with(folder: Path, name: str = "kill_points") -> None:
+    """Start a command of `faults` again with the library, which is made in a folder."""
     library = folder / "kill_at.so"
     command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"]
     subprocess.run(command, check=True)
     paths = {"LD_PRELOAD": str(library), _LOADED: str(folder)}
-    module = [sys.executable, "-m", "faults.kill_points", *sys.argv[1:]]
+    module = [sys.executable, "-m", f"faults.{name}", *sys.argv[1:]]
     os.execve(sys.executable, module, {**os.environ, **paths})
 
 

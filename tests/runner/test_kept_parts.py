@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ from support.fakes import write_jsonl
 
 import engine
 from engine.demo import BUNDLE
+from engine.errors import OutputError
+from engine.runner.manifest import Manifest
 from engine.runner.verify import verify
 
 TEXTS = [f"{n}" for n in ("uno", "dos", "tres", "cuatro", "cinco", "seis")]
@@ -116,3 +119,51 @@ def test_a_deep_check_of_an_earlier_version_says_what_it_cannot_do(corpus: Path)
     file.write_text(json.dumps(content))
     (problem,) = verify(corpus.parent / "out", deep=True).problems
     assert problem.startswith("run.json: is of an earlier version")
+
+
+@pytest.mark.parametrize("times", [1, 3, 9])
+def test_a_record_that_the_disk_does_not_give_is_not_taken_for_none(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Its part would be removed as one that no record names, beside a true-looking success."""
+    answer(corpus)
+    before = {file.name: file.read_bytes() for file in parts(corpus)}
+    read_text, left = Path.read_text, [times]
+
+    def failing(path: Path, *arguments: Any, **settings: Any) -> str:
+        if path.suffix == ".json" and path.name.startswith("part-"):
+            left[0] -= 1
+            if not left[0]:
+                raise OSError(errno.EIO, "Input/output error")
+        return read_text(path, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", failing)
+        with pytest.raises(OutputError, match="cannot be read: Input/output error"):
+            [answer(corpus) for _ in range(9)]
+    assert {file.name: file.read_bytes() for file in parts(corpus)} == before
+    assert answer(corpus).rows_in == 21
+
+
+def test_a_record_that_goes_while_a_run_answers_ends_it(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(corpus)
+
+    def dropping(manifest: Manifest, *arguments: Any) -> Any:
+        raise AssertionError("nothing is dropped")
+
+    first = next(iter(sorted((corpus.parent / "out" / "_manifest").glob("part-*.json"))))
+    finished = Manifest.finished
+
+    def losing(manifest: Manifest, *arguments: Any) -> Any:
+        entry = finished(manifest, *arguments)
+        first.unlink(missing_ok=True)
+        return entry
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "finished", losing)
+        patch.setattr(Manifest, "drop_surplus", dropping)
+        with pytest.raises(OutputError, match="its record is gone"):
+            answer(corpus)
+    assert answer(corpus).rows_in == 21
