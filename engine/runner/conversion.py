@@ -64,6 +64,8 @@ def convert(
     compression = default_compression(to, compression)
     settings = {**run["settings"], "format": to, "compression": compression}
     record = record_of(settings, run["bundle"])
+    if "inputs" in run:
+        record["inputs"] = run["inputs"]
     names = [Path(entry.part.file).stem + FORMATS[to] for entry in entries]
     skipped = 0
     with target.held():

@@ -430,7 +430,7 @@ def test_a_run_killed_between_any_two_renames_can_be_continued(
     finish, commit = writers.FileWriter.finish, Manifest.commit
     named: list[str] = []
 
-    def finish_then_die(self: writers.FileWriter) -> writers.OutputFile:
+    def finish_then_die(self: writers.FileWriter, *check: Any) -> writers.OutputFile:
         written = finish(self)
         wanted = "_manifest/rejects/" if moment == "rejects named" else "part-"
         named.extend([written.file] if written.file.startswith(wanted) else [])
