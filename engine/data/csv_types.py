@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,7 +84,10 @@ def _is_exact(text: str) -> bool:
         return False
     if not math.isfinite(number):
         return text in ("nan", "NaN", "inf", "-inf")
-    return Decimal(repr(number)) == Decimal(text)
+    try:
+        return Decimal(repr(number)) == Decimal(text)
+    except InvalidOperation:  # its exponent has dozens of digits
+        return False
 
 
 def _matches(texts: pa.Array, pattern: str) -> bool:

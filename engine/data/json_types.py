@@ -55,11 +55,9 @@ def _widen(settled: dict[str, pa.DataType], chunk: bytes, names: Names) -> None:
     """Take the keys of a chunk's lines, and the types of their values, into the settled ones."""
     # Beyond int64 pyarrow takes a whole number for a float or for text.
     by_row = has_long_number(chunk) or _is_wide(chunk)
-    table = None if by_row else _inferred(chunk)
-    if table is not None:
-        for name in _wanted(table.column_names, names):
-            # There is one; to join them fails for lists of nulls, whose lengths are wrong.
-            kind = _type_of_array(table.column(name).chunk(0))
+    kinds = None if by_row else _inferred(chunk, names)
+    if kinds is not None:
+        for name, kind in kinds.items():
             settled[name] = promoted(settled.get(name, pa.null()), kind)
         return
     objects = _objects(chunk)
@@ -98,12 +96,17 @@ def _wanted(keys: Iterable[str], names: Names) -> list[str]:
     return [key for key in keys if names is None or key in names]
 
 
-def _inferred(chunk: bytes) -> pa.Table | None:
-    """A chunk in pyarrow's types; None where some line is bad or the values of a key differ."""
+def _inferred(chunk: bytes, names: Names) -> dict[str, pa.DataType] | None:
+    """pyarrow's types of a chunk's keys; None where some line is bad or the values of a key
+    differ."""
     table = read_objects(chunk)
     try:
-        return table if table is not None and table.schema.names else None
-    except UnicodeError:  # a key is not UTF-8
+        if table is None or not table.schema.names:
+            return None
+        # There is one chunk; to join them fails for lists of nulls, whose lengths are wrong.
+        wanted = _wanted(table.column_names, names)
+        return {name: _type_of_array(table.column(name).chunk(0)) for name in wanted}
+    except UnicodeError:  # a key, at whatever depth, is not UTF-8
         return None
 
 

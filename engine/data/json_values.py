@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from math import isfinite
 from typing import Any, NamedTuple, TypeGuard
 
@@ -63,7 +63,12 @@ def _whole(digits: str) -> int | Decimal:
 
 def _number(digits: str) -> float | Decimal:
     value = float(digits)
-    return value if isfinite(value) else Decimal(digits)
+    if isfinite(value):
+        return value
+    try:
+        return Decimal(digits)
+    except InvalidOperation:  # its exponent has dozens of digits
+        return Decimal(value)
 
 
 def is_whole(value: object) -> TypeGuard[int]:

@@ -128,6 +128,7 @@ def test_a_file_without_records_gives_no_row(tmp_path: Path, content: bytes) -> 
         (["0.12345678901234567890"], pa.string()),
         (["1e400"], pa.string()),
         (["1e-400"], pa.string()),
+        (["1e-99999999999999999999"], pa.string()),
         (["1.5", "x"], pa.string()),
         (["true", "False", "TRUE"], pa.bool_()),
         (["true", "1"], pa.string()),
