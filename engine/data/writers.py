@@ -386,9 +386,21 @@ def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) 
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_new(temporary) as stream:
-            stream.write(text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        check()
-        temporary.replace(path)
+            inode = os.fstat(stream.fileno()).st_ino
+            try:
+                stream.write(text.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+                check()
+                temporary.replace(path)
+            except BaseException:
+                _drop(temporary, inode)
+                raise
         sync_folder(path.parent)
+
+
+def _drop(file: Path, inode: int) -> None:
+    """Remove a file that was not finished, unless the name is another's by now."""
+    with suppress(OSError):
+        if file.lstat().st_ino == inode:
+            file.unlink()

@@ -256,7 +256,8 @@ class Manifest:
 
     def entries(self) -> list[Entry]:
         """All records, by part name."""
-        names = sorted(p.stem for p in self.folder.glob("part-*.json"))
+        with writing(self.folder):
+            names = sorted(p.stem for p in self.folder.glob("part-*.json"))
         return [e for e in map(self.entry, names) if e]
 
     def finished(self, part: str, fingerprint: str, input_record: InputRecord) -> Entry | None:
