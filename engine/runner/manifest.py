@@ -329,10 +329,10 @@ class Manifest:
         surplus = [path for path in self.folder.glob("part-*.json") if path.stem not in stems]
         recorded = {path.stem for path in surplus}
         for folder in (self.out, self.out / REJECTS, self.out / "rejects"):
-            parts = (p for p in folder.glob("part-*") if PART.fullmatch(p.name))
-            files = (
-                p for p in parts if p.is_symlink() or not p.is_dir()
-            )  # a folder is nobody's part
+            with writing(folder):
+                parts = [p for p in folder.glob("part-*") if PART.fullmatch(p.name)]
+            # A folder is nobody's part.
+            files = (p for p in parts if p.is_symlink() or not p.is_dir())
             surplus += [p for p in files if p.relative_to(self.out).as_posix() not in written]
         unnamed = [p for p in surplus if p.parent == self.out and p.stem not in recorded]
         self.unrecorded = sorted(path.name for path in unnamed)
