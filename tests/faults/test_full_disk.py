@@ -1,19 +1,29 @@
-"""A full or failing disk ends a run with an error, and the next start finishes it: in short."""
+"""The short form of `faults.full_disk`."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from faults import full_disk
+from faults import kill_library
+from faults.network import ROOT
 
-pytest.importorskip("onnxruntime")
 
-
-def test_a_run_whose_disk_fails_says_so_and_can_be_continued(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # A folder that cannot be opened to be listed is for the long form.
-    monkeypatch.delitem(full_disk.ERRORS, "openat")
-    faults = full_disk.measure(calls=12, sizes=5, rows=100, seed=3)
-    assert faults
-    for kind, counts in faults.items():
-        assert set(counts) <= {"error", "whole"}, kind
+@pytest.mark.skipif(not kill_library.can_load(), reason="the library of faults needs gcc")
+def test_runs_whose_disk_fails_end_with_an_error_and_come_out_as_others(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    ways = ["size", "write ENOSPC", "fsync EIO", "read EIO", "open EROFS", "rename EROFS"]
+    command = [sys.executable, "-m", "faults.full_disk", "--save", str(file), "--points", "4",
+               "--scenarios", "resumed with journals", "overwrite", "--only", *ways]  # fmt: skip
+    paths = os.pathsep.join(str(ROOT / name) for name in (".", "tests", "benchmarks"))
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=240,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    ways_tried = json.loads(file.read_text())["ways"]
+    assert sum(figures["failed"] for figures in ways_tried.values()) > 20
