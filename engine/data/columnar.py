@@ -29,6 +29,10 @@ ROWS = 512
 BATCH_BYTES = 4 << 20
 """Bytes of a Parquet batch of average rows at most, unless it is one row."""
 _BUFFER = 1 << 20
+# Of Parquet's metadata, where a file of a few bytes may claim anything: a text (the longest is the
+# Arrow schema, some MB for tens of thousands of columns), and a list, such as its columns or row
+# groups, of which each takes some hundred bytes of memory before it is seen to be missing.
+THRIFT_LIMITS = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
 MOST_FIELDS = 10_000
 """Kept columns at most, the fields of structs counted as columns."""
 
@@ -50,9 +54,7 @@ def reading(path: InputPath, kind: str) -> Iterator[None]:
 
 def row_group_starts(path: InputPath) -> list[tuple[int, int]]:
     """(first byte, first row) of each row group of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    with reading(path, "parquet"), pq.ParquetFile(opened(path)) as file:
+    with reading(path, "parquet"), _open_parquet(path) as file:
         starts, row = [], 0
         for i in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(i)
@@ -63,9 +65,7 @@ def row_group_starts(path: InputPath) -> list[tuple[int, int]]:
 
 def row_count(path: InputPath, row_groups: tuple[int, int]) -> int:
     """Rows of the row groups [first, end) of a Parquet file; of all where end is 0."""
-    import pyarrow.parquet as pq
-
-    with reading(path, "parquet"), pq.ParquetFile(opened(path)) as file:
+    with reading(path, "parquet"), _open_parquet(path) as file:
         first, end = row_groups
         groups = range(first, end or file.metadata.num_row_groups)
         return int(sum(file.metadata.row_group(i).num_rows for i in groups))
@@ -164,10 +164,8 @@ def is_list(kind: pa.DataType) -> bool:
 
 def parquet_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:
     """Names and types of a Parquet file's columns; see `kinds.Kind.schema`."""
-    import pyarrow.parquet as pq
-
-    with reading(file.path, "parquet"):
-        return plain_schema(pq.read_schema(opened(file.path)), names)
+    with reading(file.path, "parquet"), _open_parquet(file.path) as parquet:
+        return plain_schema(parquet.schema.to_arrow_schema(), names)
 
 
 def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
@@ -251,7 +249,9 @@ def _open_parquet(path: InputPath) -> Any:
     a flipped bit is read as another value."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(opened(path), buffer_size=_BUFFER, page_checksum_verification=True)
+    return pq.ParquetFile(
+        opened(path), buffer_size=_BUFFER, page_checksum_verification=True, **THRIFT_LIMITS
+    )
 
 
 def needed(schema: pa.Schema, columns: Columns) -> list[str]:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from engine.core.config import FORMATS
 from engine.core.local_file import opened
 from engine.data import json_text
-from engine.data.columnar import reading
+from engine.data.columnar import THRIFT_LIMITS, reading
 from engine.data.text_types import read_back, restored
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def _arrow_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBa
 def _parquet_batches(file: Path, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(opened(file), page_checksum_verification=True) as parquet:
+    with pq.ParquetFile(opened(file), page_checksum_verification=True, **THRIFT_LIMITS) as parquet:
         for group in range(parquet.metadata.num_row_groups):
             for batch in parquet.read_row_group(group, use_threads=False).to_batches():
                 yield batch if schema is None else batch.cast(schema)  # a list's field has its name

@@ -48,6 +48,16 @@ def count_all(path: Path, keep: Sequence[str] = ("all",)) -> tuple[int, int]:
     return good, bad
 
 
+def first_rows(path: Path, most: int) -> int:
+    """How many rows of a file are read until there are `most`."""
+    count = 0
+    for window in _windows(path, ("all",), 1 << 28):
+        count += len(window) + len(window.rejects.rows)
+        if count >= most:
+            break
+    return count
+
+
 def _windows(path: Path, keep: Sequence[str], split_size: int) -> Iterator[Any]:
     files: list[CorpusFile] = data.find_files([path])
     columns = replace(
