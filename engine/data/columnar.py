@@ -28,6 +28,9 @@ Names = Sequence[str] | None
 ROWS = 512
 BATCH_BYTES = 4 << 20
 """Bytes of a Parquet batch of average rows at most, unless it is one row."""
+_LARGEST_BATCH = 64 << 20
+"""Bytes of a batch at most where each row may have as many as its column chunk."""
+_DENSE = 100  # times smaller than its content; text is some 5 to 20 times
 _BUFFER = 1 << 20
 # Of Parquet's metadata, where a file of a few bytes may claim anything: a text (the longest is the
 # Arrow schema, some MB for tens of thousands of columns), and a list, such as its columns or row
@@ -48,6 +51,8 @@ def reading(path: InputPath, kind: str) -> Iterator[None]:
         hint = hint or "the file is damaged, truncated or of another kind; copy or write it again"
         if isinstance(error, pa.ArrowNotImplementedError):
             hint = "pyarrow cannot read it; write it again without columns of that type"
+        if isinstance(error, MemoryError):
+            hint = "it claims more than there is memory for: the file is damaged, or has huge rows"
         message = f"{path}: cannot be read as {kind}: {reason}"
         raise InputError(message, hint) from without_quotes(error)
 
@@ -210,11 +215,19 @@ def _rows_of_batch(metadata: Any, groups: Sequence[int], names: Sequence[str]) -
     """Rows to read at a time, fewer where they are long on average."""
     most, starts = ROWS, tuple(f"{name}." for name in names)
     for group in map(metadata.row_group, groups):
-        chunks = map(group.column, range(group.num_columns))
-        wanted = (c for c in chunks if f"{c.path_in_schema}.".startswith(starts))
-        size = sum(chunk.total_uncompressed_size for chunk in wanted)
+        columns = map(group.column, range(group.num_columns))
+        chunks = [c for c in columns if f"{c.path_in_schema}.".startswith(starts)]
+        size = sum(chunk.total_uncompressed_size for chunk in chunks)
         most = min(most, max(1, BATCH_BYTES * group.num_rows // max(1, size)))
+        most = min(most, max(1, _LARGEST_BATCH // max(1, sum(map(_dense_size, chunks)))))
     return most
+
+
+def _dense_size(chunk: Any) -> int:
+    """Bytes of a column chunk that are packed so densely that it may be a bomb: a text of megabytes
+    that a dictionary holds once, and each row refers to."""
+    size = int(chunk.total_uncompressed_size)
+    return size if size > _DENSE * chunk.total_compressed_size else 0
 
 
 def arrow_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:

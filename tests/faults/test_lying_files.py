@@ -6,6 +6,9 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from faults.lying_files import PARQUET, arrow, lying_arrow, parquet
 from faults.reading_rows import first_rows, read_all
@@ -36,6 +39,25 @@ def test_parquet_that_claims_more_than_it_holds(tmp_path: Path, name: str) -> No
         assert f"{path}: cannot be read as parquet" in outcome.value
     elif name != "run_of_2_30":
         assert outcome.value >= 50_000
+
+
+@pytest.mark.parametrize("mib", [1, 16])
+def test_a_long_text_that_each_row_refers_to_is_not_read_for_hundreds_of_rows_at_once(
+    tmp_path: Path, mib: int
+) -> None:
+    texts = pa.DictionaryArray.from_arrays(np.zeros(600, np.int32), ["x" * (mib * MIB)])
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"text": texts}),
+        path,
+        compression="zstd",
+        write_statistics=False,
+        dictionary_pagesize_limit=1 << 30,
+    )
+    assert path.stat().st_size < 4096
+    outcome = call_apart(first_rows, path, 20, seconds=60)
+    assert outcome.state == OK, outcome
+    assert outcome.peak < 1024 * MIB
 
 
 @pytest.mark.parametrize("is_file", [True, False], ids=["file", "stream"])
