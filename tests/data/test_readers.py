@@ -715,7 +715,7 @@ def test_a_file_may_hold_nothing_but_bad_lines(tmp_path: Path, line: bytes, code
         b'{"text": "w1", "more": "\xff"}',
         b'{"text": "w1", "\xff": 1}',
         b'{"text": "w1", "more": %s}' % (b"1" * 5000),
-        b'{"text": "w1", "more": %s}' % (b"[" * 3000 + b"]" * 3000),
+        b'{"text": "w1", "more": %s}' % (b"[" * 400 + b"]" * 400),
         b'{"text": "w1", "more": NaN}',
         b'{"text": "w1", "more": "\\ud800"}',
         b'{"text": "w1", "more": 1, "more": 2}',
