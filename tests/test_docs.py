@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = [
     ROOT / "README.md",
-    *(ROOT / f"docs/{n}.md" for n in ("corpora", "generation", "embeddings")),
+    *(ROOT / f"docs/{n}.md" for n in ("corpora", "stores", "bad-days", "generation", "embeddings")),
 ]
 
 
