@@ -186,6 +186,7 @@ class FileWriter:
             self._inode = os.fstat(self._stream.fileno()).st_ino
             self._hashing = HashingFile(self._stream)
             try:
+                _check_columns(self._temporary, schema, kind, compression)
                 self._writer = _writer(self._hashing, schema, kind, compression)
             except BaseException:
                 self.abandon()
@@ -289,6 +290,19 @@ def _writer(sink: HashingFile, schema: pa.Schema, kind: str, compression: str) -
     if kind == "rejects":
         return RejectsWriter(sink)
     return part_writer(kind, sink, schema, compression)
+
+
+def _check_columns(path: Path, schema: pa.Schema, kind: str, compression: str) -> None:
+    """Raise OutputError for a column that a format of parts cannot hold, by its name."""
+    for field in schema if kind != "rejects" else ():
+        try:
+            with pa.BufferOutputStream() as sink:
+                part_writer(kind, sink, pa.schema([field]), compression).close()
+        except pa.ArrowException as error:
+            raise OutputError(
+                f"{path}: column {field.name!r} cannot be written as {kind}: {reason_of(error)}",
+                f"leave {field.name!r} out of --keep, or choose another --format",
+            ) from without_quotes(error)
 
 
 def part_name(ordinal: int, split: str, kind: str) -> str:
