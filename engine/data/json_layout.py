@@ -108,8 +108,9 @@ class _Splitter:
     def split(self, block: bytes) -> bytes:
         """The next bytes as lines, the last of which may go on."""
         if not self._strings.is_open and not block.strip(_SPACE):
-            self._offset += len(block)  # of spaces alone nothing is written
-            return b""
+            self._offset += len(block)
+            # Of spaces alone one is written where it keeps apart what stands around them.
+            return self._written(b" ") if self._depth > self._base else b""
         content = np.frombuffer(block, np.uint8).copy()
         inside = self._strings.inside(content)
         steps = np.where(inside, 0, STEPS[content])

@@ -238,6 +238,15 @@ def test_files_of_no_rows_and_of_one(tmp_path: Path, content: str, rows: int) ->
     assert len(good) == rows
 
 
+@pytest.mark.parametrize(
+    ("layout", "content"), [("array", b'[{"a":1 2}]'), ("objects", b'{"a":1 2}')]
+)
+def test_a_block_of_spaces_keeps_numbers_apart(layout: str, content: bytes) -> None:
+    blocks = [*content.partition(b" ")]
+    lines = b"".join(json_layout.as_lines(Path("f"), blocks, layout))
+    assert lines.strip() == b'{"a":1 2}'
+
+
 def test_an_array_is_one_split_and_lines_called_json_are_cut(tmp_path: Path) -> None:
     rows = [{"text": f"w{i}"} for i in range(400)]
     for name, content in {
