@@ -221,7 +221,7 @@ class FileWriter:
             os.fsync(self._stream.fileno())
             self._stream.close()
             check()
-            self._final.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._final.parent)
             self._temporary.replace(self._final)
             sync_folder(self._final.parent)
             modified = self._final.stat().st_mtime_ns
@@ -368,6 +368,19 @@ def read_rejects(file: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, with their names on the disk: what is synced in a folder
+    whose own name is lost in a power cut is lost, too.
+
+    Raises:
+        OSError: One of them cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Put a folder's names on the disk, so that a rename survives a power cut.
 
@@ -398,7 +411,7 @@ def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) 
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open_new(temporary) as stream:
             inode = os.fstat(stream.fileno()).st_ino
             try:

@@ -27,7 +27,9 @@ from engine.core.config import FORMATS
 from engine.data import (
     PASSES,
     REJECTS,
+    make_folder,
     rejects_name,
+    sync_folder,
     write_text,
     writing,
 )
@@ -80,7 +82,7 @@ class Manifest:
             made = [path for path in (self.folder, self.out) if not path.exists()]
             if made:
                 self._refuse_foreign()
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         with locked(self.out, self.folder, guarded=guarded) as hold, self._undone(made, hold):
             self.hold = hold
             try:
@@ -303,6 +305,7 @@ class Manifest:
             (self.folder / f"{Path(entry.part.file).stem}.json").unlink()
             for output, name in files:
                 (self.out / output.file).rename(self.out / name)
+            self._sync()
         renamed = [dataclasses.replace(output, file=name) for output, name in files]
         adopted = dataclasses.replace(
             entry,
@@ -371,11 +374,18 @@ class Manifest:
         """The content of _SUCCESS, or None where the run has not finished."""
         return _read(self.out / SUCCESS)
 
+    def _sync(self) -> None:
+        """Put on the disk what was renamed or removed, before a record says that it was."""
+        for folder in (self.out, self.folder, self.out / REJECTS):
+            if folder.is_dir():
+                sync_folder(folder)
+
     def succeed(self, content: Mapping[str, object]) -> None:
         """Write the record of a run that has finished."""
         self.check_held()
         with writing(self.out):
             shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
+            self._sync()
         self.write(self.out / SUCCESS, _json(content))
 
 

@@ -64,7 +64,7 @@ def can_trace() -> bool:
     if not shutil.which("strace"):
         return False
     child = fork(lambda: None, Path(os.devnull))
-    return _traced(child, Path(os.devnull), ["-e", "trace=exit_group"]) == 0
+    return traced(child, Path(os.devnull), ["-e", "trace=exit_group"]) == 0
 
 
 def fork(body: Callable[[], object], output: Path) -> Fork:
@@ -101,7 +101,7 @@ def points_of(body: Callable[[], object], paths: Sequence[str], output: Path) ->
     """The calls of an undisturbed run that name a path which begins with one of `paths`."""
     log = output.with_suffix(".trace")
     names = ",".join(f"?{call}" for call in CALLS)
-    code = _traced(fork(body, output), log, ["-y", "-e", f"trace={names}"])
+    code = traced(fork(body, output), log, ["-y", "-e", f"trace={names}"])
     if code:
         raise RuntimeError(f"a traced run ended with {code}: {output.read_text()}")
     lines = log.read_text(errors="replace").splitlines()
@@ -112,7 +112,7 @@ def killed(body: Callable[[], object], point: Point, output: Path) -> int:
     """Exit code of a run that strace kills at a point."""
     trace = ["-e", f"trace={point.call}"]
     inject = f"inject={point.call}:signal=SIGKILL:when={point.number}"
-    return _traced(fork(body, output), Path(os.devnull), [*trace, "-e", inject])
+    return traced(fork(body, output), Path(os.devnull), [*trace, "-e", inject])
 
 
 def killed_after(body: Callable[[], object], seconds: float, output: Path) -> int:
@@ -124,7 +124,8 @@ def killed_after(body: Callable[[], object], seconds: float, output: Path) -> in
     return child.wait()
 
 
-def _traced(child: Fork, log: Path, options: Sequence[str]) -> int:
+def traced(child: Fork, log: Path, options: Sequence[str]) -> int:
+    """Exit code of a fork that strace follows from its start; FAILED where strace failed."""
     command = ["strace", "-f", "-qq", "-o", str(log), "-e", "signal=none", *options]
     tracer = subprocess.Popen(
         [*command, "-p", str(child.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -77,11 +77,12 @@ class Killing:
         return self.scenario.settings if again is None else again
 
     def _run(self, settings: Mapping[str, Any], batches: int = 0) -> None:
-        code = forks.undisturbed(self._body(settings, batches), self.output)
+        code = forks.undisturbed(self.body(settings, batches), self.output)
         if code:
             raise RuntimeError(f"a run ended with {code}: {self.output.read_text()[-1500:]}")
 
-    def _body(self, settings: Mapping[str, Any], batches: int = 0) -> partial[None]:
+    def body(self, settings: Mapping[str, Any], batches: int = 0) -> partial[None]:
+        """A run in this process, to be forked."""
         return partial(self.place.run, self.scenario, settings, batches)
 
     def reset(self) -> None:
@@ -93,17 +94,17 @@ class Killing:
         """All points of the run in its output."""
         self.reset()
         find = kill_library.points_of if way == LIBRARY else forks.points_of
-        return find(self._body(self.scenario.settings), self._paths(), self.output)
+        return find(self.body(self.scenario.settings), self._paths(), self.output)
 
     def kill_at(self, way: str, point: forks.Point) -> tuple[bool, list[str]]:
         """Kill the run at a point, and start it again: whether it was killed, and what is wrong."""
         self.reset()
-        body = self._body(self.scenario.settings)
+        body = self.body(self.scenario.settings)
         if way == LIBRARY:
             code = kill_library.killed(body, point, self._paths(), self.output)
         else:
             code = forks.killed(body, point, self.output)
-        return code == forks.KILLED, self._after(code)
+        return code == forks.KILLED, self.after(code)
 
     def _paths(self) -> list[str]:
         names = (self.scenario.name, f".{self.scenario.name}.run")
@@ -112,20 +113,21 @@ class Killing:
     def kill_after(self, seconds: float) -> tuple[bool, list[str]]:
         """Kill the run's process group after some time, as `kill_at`."""
         self.reset()
-        code = forks.killed_after(self._body(self.scenario.settings), seconds, self.output)
-        return code == forks.KILLED, self._after(code)
+        code = forks.killed_after(self.body(self.scenario.settings), seconds, self.output)
+        return code == forks.KILLED, self.after(code)
 
-    def _after(self, code: int) -> list[str]:
+    def after(self, code: int) -> list[str]:
+        """Start the run again after it ended so: what is wrong before and after."""
         root, name = self.place.root, self.scenario.name
         if code not in (0, forks.KILLED):
             return [f"ended with {code}: {self.output.read_text()[-500:]}"]
         wrong = [p for p in problems(root, name) if p not in self.wrong_before]
         self.scenario.later(root)
         again = self._again()
-        code = forks.undisturbed(self._body(again), self.output)
+        code = forks.undisturbed(self.body(again), self.output)
         if code == REFUSED and (self.scenario.again is not None or self._has_later()):
             # The folder holds nothing but answers that the run has no input or settings for.
-            code = forks.undisturbed(self._body({**again, "overwrite": True}), self.output)
+            code = forks.undisturbed(self.body({**again, "overwrite": True}), self.output)
         if code:
             return [*wrong, f"started again, ended with {code}: {self.output.read_text()[-500:]}"]
         wrong += [f"finished: {problem}" for problem in problems(root, name)]
