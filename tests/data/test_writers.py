@@ -306,8 +306,10 @@ def test_a_part_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_after(
     assert not disk
     writer.finish()
     file = Path(name).name
-    folder = (tmp_path / name).parent.name
-    assert disk == [("fsync", file), ("rename", file), ("fsync", folder)]
+    folder = (tmp_path / name).parent
+    made = [path for path in (folder, *folder.parents) if path.is_relative_to(tmp_path)][1:]
+    names = [("fsync", path.name) for path in made]
+    assert disk == [("fsync", file), *names, ("rename", file), ("fsync", folder.name)]
 
 
 def test_a_record_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_after(
