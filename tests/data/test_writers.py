@@ -316,4 +316,9 @@ def test_a_record_is_on_the_disk_before_it_has_its_name_and_so_is_the_name_after
     tmp_path: Path, disk: list[tuple[str, str]]
 ) -> None:
     writers.write_text(tmp_path / "records/a.json", "{}")
-    assert disk == [("fsync", ".a.json.tmp"), ("rename", "a.json"), ("fsync", "records")]
+    assert disk == [
+        ("fsync", tmp_path.name),
+        ("fsync", ".a.json.tmp"),
+        ("rename", "a.json"),
+        ("fsync", "records"),
+    ]
