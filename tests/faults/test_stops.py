@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,14 @@ from engine.demo import BUNDLE
 
 pytest.importorskip("onnxruntime")
 WAIT = 60
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """SIGHUP as a terminal sends it, also where the tests run under nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def start(*arguments: object, **settings: object) -> subprocess.Popen[str]:
@@ -143,7 +152,10 @@ def test_a_main_thread_inside_of_a_library_cannot_hold_the_exit(
         assert process.stdout
         assert process.stdout.readline() == "inside\n"
         process.send_signal(number)
-        _, said = process.communicate(timeout=WAIT)
+        try:
+            _, said = process.communicate(timeout=WAIT)
+        finally:
+            process.kill()
     assert process.returncode == 75
     assert said.startswith("error: stopped")
     assert "run the same command again" in said
