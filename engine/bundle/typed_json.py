@@ -204,7 +204,7 @@ def _read_any(value: object, bounds: Bounds, key: str, depth: int = 0) -> object
             _read_text(name, bounds, f"a key of {key}")
         return {n: _read_any(v, bounds, _key(key, n), depth + 1) for n, v in value.items()}
     if isinstance(value, list):
-        return tuple(_read_any(each, bounds, f"{key}[]", depth + 1) for each in value)
+        return [_read_any(each, bounds, f"{key}[]", depth + 1) for each in value]
     if isinstance(value, (int, float)) and not abs(value) <= 1e300:
         raise _mismatch(key, "a number", value)
     return _read_text(value, bounds, key) if isinstance(value, str) else value

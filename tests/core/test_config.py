@@ -23,6 +23,7 @@ NEVER_SHAPING = {
     "overwrite": "what becomes of an earlier run, not of this one",
     "input_identity": "what is compared of an input, not what is read",
     "check_parts": "what is asked of finished parts",
+    "lock": "who else may write there",
     "stall_timeout": "how long a run that stands still goes on",
     "scratch": "where a run to a store works, not what",
     "gpu_memory": "where there is little, a batch is halved, and a row's answer is its own",

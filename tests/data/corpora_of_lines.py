@@ -114,6 +114,10 @@ FAULTS = [
     Corpus("two objects on a line", **broken(b'{"text": "w8"} {"text": "w9"}', "broken_json")),
     Corpus("trailing comma", **broken(b'{"text": "w9",}', "broken_json")),
     Corpus("single quotes", **broken(b"{'text': 'w9'}", "broken_json")),
+    Corpus(
+        "nested beyond the limit",
+        **broken(b'{"text": "w9", "id": 9, "m": ' + b"[" * 5000 + b"]" * 5000 + b"}", "too_deep"),
+    ),
     Corpus("a lone null", **broken(b"null", "not_object")),
     Corpus("a number as a line", **broken(b"7", "not_object")),
     Corpus("a text as a line", **broken(b'"w9"', "not_object")),
@@ -137,7 +141,7 @@ FAULTS = [
     Corpus("control character in a text", **broken(b'{"text": "w\x019", "id": 9}', "broken_json")),
     Corpus(
         "deep nesting that is not kept",
-        {"a.jsonl": BAD % (b'{"text": "w9", "id": 9, "m": ' + b"[" * 5000 + b"]" * 5000 + b"}")},
+        {"a.jsonl": BAD % (b'{"text": "w9", "id": 9, "m": ' + b"[" * 400 + b"]" * 400 + b"}")},
         [{"id": 1}, {"id": 9}, {"id": 2}],
         keep=("id",),
     ),

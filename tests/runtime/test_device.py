@@ -302,7 +302,7 @@ def test_a_bug_of_the_engine_keeps_its_own_traceback(
         raise bug
 
     monkeypatch.setattr(backends.OrtGraph, "_stage", broken)
-    monkeypatch.setattr(backends, "_ort_value", broken)
+    monkeypatch.setattr(backends, "ort_value", broken)
     for call in (lambda: graph.run(FEEDS, graph.outputs), lambda: graph.bind(FEEDS, {})):
         with pytest.raises(type(bug)) as failed:
             call()
@@ -315,7 +315,7 @@ def test_memory_that_python_cannot_have_is_out_of_memory(monkeypatch: pytest.Mon
     def full(value: Any) -> None:
         raise MemoryError("std::bad_alloc")
 
-    monkeypatch.setattr(backends, "_ort_value", full)
+    monkeypatch.setattr(backends, "ort_value", full)
     with pytest.raises(OutOfMemory, match=r"out of memory at \(2, 3\)"):
         graph.run(FEEDS, graph.outputs)
 

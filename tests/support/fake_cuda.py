@@ -132,8 +132,9 @@ class FarSession:
         self.released.append(number)
 
 
-class RunOptions:
+class RunOptions(onnxruntime.RunOptions):  # type: ignore[misc]  # it has no types
     def __init__(self) -> None:
+        super().__init__()
         self.entries: dict[str, str] = {}
 
     def add_run_config_entry(self, name: str, value: str) -> None:
