@@ -30,13 +30,19 @@ class Outcome:
             signal of its own; `HANG`, killed since its time was over.
         value: What the call returned, or the error in words.
         seconds: Until it ended.
-        peak: Most bytes of memory of the child.
+        peak: Most bytes of memory of the child, besides what it began with.
     """
 
     state: str
     value: Any
     seconds: float
     peak: int
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
 
 
 def call_apart(
@@ -50,7 +56,7 @@ def call_apart(
         seconds: After which the child is killed.
         space: Bytes of addresses that the child may take besides what it has.
     """
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resident()
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -62,7 +68,8 @@ def call_apart(
     if content is None:
         os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
-    spent, peak = time.perf_counter() - started, usage.ru_maxrss * 1024
+    # A fork begins with all of its parent's memory.
+    spent, peak = time.perf_counter() - started, max(0, usage.ru_maxrss * 1024 - before)
     if content is None:
         return Outcome(HANG, f"killed after {seconds} s", spent, peak)
     if not content or status:
