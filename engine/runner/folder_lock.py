@@ -89,9 +89,6 @@ def locked(out: Path, folder: Path, *, guarded: bool = True) -> Iterator[Hold]:
             hold, handle = _take(out, file)
     try:
         yield hold
-    except OutputError:
-        hold.check()  # what could not be written was another's by then
-        raise
     finally:
         with suppress(OSError):
             _let_go(hold, handle)

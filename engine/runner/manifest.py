@@ -87,6 +87,9 @@ class Manifest:
             self.hold = hold
             try:
                 yield
+            except OutputError:
+                hold.check()  # what could not be written was another's by then
+                raise
             finally:
                 self.hold = None
 

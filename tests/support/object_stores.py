@@ -42,8 +42,13 @@ class Store:
         return [upload["Key"] for upload in listed.get("Uploads", [])]
 
     def clear(self) -> None:
+        """Remove all keys, and end all uploads."""
         for key in self.contents():
             self.remove(key)
+        for upload in self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []):
+            self.client.abort_multipart_upload(
+                Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
 
 
 def environment(endpoint: str) -> dict[str, str]:
