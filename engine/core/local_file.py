@@ -4,9 +4,10 @@ stores."""
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.core.types import InputPath
+if TYPE_CHECKING:
+    from engine.core.types import InputPath
 
 
 def opened(path: InputPath | str) -> Any:
