@@ -153,10 +153,10 @@ class ChildChannel:
         Raises:
             Stopped: The run is gone, or has closed this process's input.
         """
-        if self._input.poll(0):
-            raise Stopped("the run has ended")
         try:
-            with self._lock:
+            with self._lock:  # of the poll, too, which no two threads may do at once
+                if self._input.poll(0):
+                    raise Stopped("the run has ended")
                 pickle.dump(message, self._out, protocol=5)
                 self._out.flush()
         except OSError as error:

@@ -197,6 +197,8 @@ def test_buffers_are_kept_for_the_next_call(opened: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(bundle.backend, "buffer", asked)
     assert bundle(texts, **LIMIT).equals(answers)
+    assert not any(fresh)
+    bundle(texts[:6], **LIMIT)  # fewer slots: the beginnings of the same buffers
     assert fresh
     assert not any(fresh)
 
