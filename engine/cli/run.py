@@ -56,6 +56,9 @@ def run(
         bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
+    rejects_ok: Annotated[
+        bool, typer.Option("--rejects-ok", help="End with exit code 0 where rows were rejected.")
+    ] = False,
 ) -> None:
     """Run a model over a corpus and write part files. Run it again to continue a stopped run."""
     from engine.export.cache import bundle_for
@@ -78,7 +81,7 @@ def run(
         terminal.show_json(report.to_dict(), err=out == pipe.STDOUT)
     else:
         terminal.show(*summary(report), err=out == pipe.STDOUT)
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(0 if rejects_ok else report.exit_code)
 
 
 def _check_early(

@@ -324,6 +324,7 @@ class Coordinator:
             )
             + damage_notes(self.manifest.damaged, self.manifest.unrecorded)
             + self.plan.notes,
+            fingerprint=self.plan.record["fingerprint"],
         )
         success = report.success(self.plan.record["fingerprint"])
         if self.publisher:

@@ -13,6 +13,7 @@ from engine.core import vendor_telemetry
 from engine.core.config import RunConfig
 from engine.core.device import AUTO, CPU
 from engine.runner import results
+from engine.runner.brief import brief
 from engine.runner.messages import Counts
 from engine.runner.records import COUNTS, Entry, total
 from engine.runtime.device import why_no_gpu
@@ -39,6 +40,8 @@ class Report:
         ran: What computed, in detail (see `device.ExecutionInfo`); empty where nothing did.
         files: Part files below `out`, in input order.
         notes: What the person should know.
+        fingerprint: Of the run: its settings, bundle, device and engine version. Two outputs of
+            one corpus with one fingerprint are equal.
     """
 
     out: str
@@ -66,6 +69,7 @@ class Report:
     ran: dict[str, object] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     @classmethod
     def of(
@@ -81,6 +85,7 @@ class Report:
         rejected: dict[str, int],
         ran: dict[str, object],
         notes: tuple[str, ...],
+        fingerprint: str = "",
     ) -> Report:
         """From the commit records of the folder and what this call's workers have counted."""
         counts = work.counts
@@ -108,6 +113,7 @@ class Report:
             ran=ran,
             files=tuple(entry.part.file for entry in entries),
             notes=notes,
+            fingerprint=fingerprint,
         )
 
     @property
@@ -126,6 +132,11 @@ class Report:
     def to_dict(self) -> dict[str, object]:
         """As JSON values."""
         return dataclasses.asdict(self)
+
+    def brief(self) -> dict[str, object]:
+        """As JSON values of at most 2,000 bytes, whatever the number of parts: the counts, without
+        `files`, `ran` and times by stage, the most frequent reasons and the first notes."""
+        return brief(dataclasses.asdict(self))
 
     def success(self, fingerprint: str) -> dict[str, object]:
         """The content of _SUCCESS: what the folder holds, whichever calls computed it."""

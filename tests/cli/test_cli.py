@@ -84,6 +84,11 @@ def test_rejected_rows_end_with_exit_code_3(tmp_path: Path) -> None:
     summary = json.loads(done.stdout)
     assert (summary["rows_in"], summary["rows_out"], summary["rows_rejected"]) == (4, 2, 2)
     assert summary["rejected"] == {"broken_json": 1, "null_text": 1}
+    again = call(
+        "run", BUNDLE, file, "-o", tmp_path / "out", "--on-error", "reject", "--rejects-ok"
+    )
+    assert again.returncode == 0
+    assert "2 rejected" in again.stdout
     rejects = [json.loads(line) for line in call("rejects", tmp_path / "out").stdout.splitlines()]
     assert [row["row"] for row in rejects] == [1, 2]
     assert [row["code"] for row in rejects] == ["broken_json", "null_text"]
