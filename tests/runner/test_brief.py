@@ -32,9 +32,9 @@ def report(**fields: Any) -> Report:
 @given(
     st.builds(
         report,
-        **{name: COUNT for name in ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated")},
-        **{name: COUNT for name in ("output_tokens", "splits", "splits_skipped", "rows_computed")},
-        **{name: SECONDS for name in ("seconds", "rows_per_second", "tokens_per_second")},
+        **dict.fromkeys(("rows_in", "rows_out", "rows_rejected", "tokens", "truncated"), COUNT),
+        **dict.fromkeys(("output_tokens", "splits", "splits_skipped", "rows_computed"), COUNT),
+        **dict.fromkeys(("seconds", "rows_per_second", "tokens_per_second"), SECONDS),
         padded_tokens=COUNT,
         repeats=COUNT,
         rows_resumed=COUNT,
