@@ -77,10 +77,7 @@ def run(
     with shown(quiet=as_json) as on_progress:
         run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
         report = pipe.run(run_into, out, arguments)
-    if as_json:
-        terminal.show_json(report.to_dict(), err=out == pipe.STDOUT)
-    else:
-        terminal.show(*summary(report), err=out == pipe.STDOUT)
+    _show(report, as_json, err=out == pipe.STDOUT)
     raise typer.Exit(0 if rejects_ok else report.exit_code)
 
 
@@ -174,6 +171,13 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 _DEFAULTS = RunConfig()
+
+
+def _show(report: Report, as_json: bool, *, err: bool) -> None:
+    if as_json:
+        terminal.show_json(report.to_dict(), err=err)
+    else:
+        terminal.show(*summary(report), err=err)
 
 
 def summary(report: Report) -> list[str]:
