@@ -88,8 +88,24 @@ def _is_wide(chunk: bytes) -> bool:
 
 
 def _objects(chunk: bytes) -> list[dict[str, Any]]:
-    values = (parse_line(line) for _, line in filled_lines(chunk))
+    values = (_leniently(line) for _, line in filled_lines(chunk))
     return [value for value in values if isinstance(value, dict)]
+
+
+def _leniently(line: bytes) -> Any:
+    """The value of a line, in whose texts any bytes may be: pyarrow takes them, too, and keys must
+    not depend on which of both reads a line. A key of such bytes has no name, and is left out."""
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return _with_names(parse_line(line.decode(errors="replace").encode()))
+    return parse_line(line)
+
+
+def _with_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _with_names(one) for k, one in value.items() if "\ufffd" not in k}
+    return [_with_names(one) for one in value] if isinstance(value, list) else value
 
 
 def _wanted(keys: Iterable[str], names: Names) -> list[str]:

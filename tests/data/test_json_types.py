@@ -16,7 +16,7 @@ from support.fakes import corpus_files
 
 from engine import data
 from engine.core.types import TEXT, Column
-from engine.data import json_values, line_chunks
+from engine.data import json_types, json_values, line_chunks
 
 Row = tuple[int, str, str, str, str]
 
@@ -226,3 +226,29 @@ def test_types_do_not_depend_on_how_the_values_are_cut(values: list[Any], cut: i
     whole = json_values.widened(null, values)
     assert whole == json_values.widened(json_values.widened(null, values[:cut]), values[cut:])
     assert whole == json_values.widened(whole, values)
+
+
+LATIN = [
+    b'{"text": "t", "a": "caf\xe9", "late": 1}',
+    b'{"text": "t", "m": {"x": "\xff", "deep": [1.5]}}',
+    b'{"text": "t", "k\xe9y": 1, "beside": true}',
+    b'{"text": "t", "a": "\xed\xa0\x80", "n": 123456789012345678901}',
+    b'{"text": "t", "l": ["\xc3", null], "q": "\xf0\x9f"}',
+]
+
+
+@pytest.mark.parametrize("line", LATIN, ids=range(len(LATIN)))
+@pytest.mark.parametrize("other", [b"{broken", b'{"text": "t", "n": -1}'])
+def test_keys_beside_bytes_that_are_no_text_do_not_depend_on_other_lines(
+    tmp_path: Path, line: bytes, other: bytes
+) -> None:
+    files = {"alone": [line], "beside": [line, other], "behind": [other, line]}
+    keys = {}
+    for name, lines in files.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(b"".join(line + b"\n" for line in lines))  # one chunk
+        (file,) = corpus_files([path])
+        schema = json_types.schema(file, None, True)
+        keys[name] = {f.name: str(f.type) for f in schema if f.name not in ("text", "n")}
+    assert keys["alone"] == keys["beside"] == keys["behind"]
+    assert all("\ufffd" not in name for name in keys["alone"])
