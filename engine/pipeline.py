@@ -23,6 +23,7 @@ from engine.bundle.tokenizer import Tokenizer
 from engine.core.activity import without_event
 from engine.core.device import Device
 from engine.core.hardware import cores
+from engine.core.keywords import TaskOptions
 from engine.core.settings import check_choice
 from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
 from engine.errors import (
@@ -39,7 +40,6 @@ from engine.runtime.device import resolve
 from engine.runtime.protocol import Backend
 from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
-from engine.tasks.keywords import TaskOptions
 
 # Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
 # to be few among them.

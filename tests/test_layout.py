@@ -68,7 +68,7 @@ HOMES = {
         "data/object_files.py", "data/page_cache.py",  # nor a download
         "runner/threads.py", "runner/child_process.py", "core/telemetry.py", "runtime/backend.py",
         "runtime/gpu_serialization.py", "bundle/chat_template.py",
-        "core/activity.py", "runner/supervision.py", "tasks/keywords.py",  # `stop`
+        "core/activity.py", "runner/supervision.py", "core/keywords.py",  # `stop`
         "cli/interrupt.py",  # a thread hears of signals while the main one is inside of a library
     },
     "queue": {"runner/threads.py", "runner/publisher.py"},

@@ -54,7 +54,7 @@ def _lines() -> Callable[[Progress], None]:
         nonlocal last
         if time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
-            terminal.tell(f"{progress.done:4.0%}  {describe(progress)}")
+            terminal.tell(f"{progress.done:4.0%}  {progress}")
 
     return update
 
@@ -79,36 +79,6 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("starting", total=1.0)
 
         def update(progress: Progress) -> None:
-            bar.update(task, completed=progress.done, description=printable(describe(progress)))
+            bar.update(task, completed=progress.done, description=printable(str(progress)))
 
         yield update
-
-
-def describe(progress: Progress) -> str:
-    """Rows, speed, padding, rejects and time left, in one line."""
-    seconds = progress.seconds or 1e-9
-    parts = [
-        f"{progress.rows:,} rows",
-        f"{progress.rows / seconds:,.0f} rows/s",
-        f"{progress.tokens / seconds:,.0f} tokens/s",
-    ]
-    if progress.tokens:
-        parts.append(f"padding {progress.padded / progress.tokens:.2f}")
-    if progress.rejects:
-        parts.append(f"{progress.rejects:,} rejected")
-    if progress.splits > 1:
-        parts.append(f"part {min(progress.split + 1, progress.splits)}/{progress.splits}")
-    if progress.seconds_left is not None:
-        parts.append(f"{duration(progress.seconds_left)} left")
-    if progress.stuck:
-        parts.append(progress.stuck)
-    return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """12s, 3m05s or 2h07m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    minutes, second = divmod(whole, 60)
-    return f"{minutes}m{second:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"

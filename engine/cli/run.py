@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli import pipe, terminal
-from engine.cli.progress import duration, shown
+from engine.cli.progress import shown
 from engine.core.config import RunConfig
 from engine.core.settings import declared, format_size
+from engine.core.telemetry import duration
 from engine.errors import OtherRunError
 
 if TYPE_CHECKING:

@@ -42,6 +42,35 @@ class Progress:
         """Estimated from the speed so far; None at the start."""
         return self.seconds * (1 - self.done) / self.done if self.done > 0 else None
 
+    def __str__(self) -> str:
+        """Rows, speed, padding, rejects and time left, in one line."""
+        seconds = self.seconds or 1e-9
+        parts = [
+            f"{self.rows:,} rows",
+            f"{self.rows / seconds:,.0f} rows/s",
+            f"{self.tokens / seconds:,.0f} tokens/s",
+        ]
+        if self.tokens:
+            parts.append(f"padding {self.padded / self.tokens:.2f}")
+        if self.rejects:
+            parts.append(f"{self.rejects:,} rejected")
+        if self.splits > 1:
+            parts.append(f"part {min(self.split + 1, self.splits)}/{self.splits}")
+        if self.seconds_left is not None:
+            parts.append(f"{duration(self.seconds_left)} left")
+        if self.stuck:
+            parts.append(self.stuck)
+        return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """12s, 3m05s or 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, second = divmod(whole, 60)
+    return f"{minutes}m{second:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
+
 
 _STAGES = {
     "read": "reading",

@@ -22,6 +22,7 @@ from typing import Any, Unpack, cast
 from engine import data
 from engine.core.activity import beat, proceed, without_event
 from engine.core.device import Device
+from engine.core.keywords import RunArguments
 from engine.core.telemetry import Progress
 from engine.errors import OutputError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
@@ -43,7 +44,6 @@ from engine.runner.records import Entry
 from engine.runner.report import Report, damage_notes, notes
 from engine.runner.supervision import STALL_SECONDS, Supervision
 from engine.runner.worker import Worker
-from engine.tasks.keywords import RunArguments
 
 
 def run(

@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from engine import data, tasks
+from engine.core.keywords import RunArguments
 from engine.core.types import Columns, Split
 from engine.errors import OtherRunError
 from engine.pipeline import Bundle
@@ -20,7 +21,6 @@ from engine.runner import fingerprint, stored_output
 from engine.runner.manifest import Manifest
 from engine.runner.plan import Early, Plan, check_early, make_plan, sized
 from engine.runner.records import Entry
-from engine.tasks.keywords import RunArguments
 
 NEW, DONE, CHANGED = "new", "done", "to do again"
 RENAMED, BEYOND = "done, under another name", "beyond the limit"

@@ -119,6 +119,9 @@ class Supervision(Generic[T]):
             if not self._ended or self._error is None:
                 raise self._stopped(doing) from None
             stalled = ""
+        except BaseException:  # of a signal handler of the caller's, such as one for a timeout
+            self._end(doing)
+            raise
         if stalled:
             raise self._stalled(doing, stalled)
         if self._error is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -263,3 +266,30 @@ def test_a_stall_timeout_is_checked_as_other_settings_are(tmp_path: Path) -> Non
     for value in (-1, "long"):
         with pytest.raises(SettingsError, match="stall_timeout"):
             engine.run(BUNDLE, corpus(tmp_path), tmp_path / "out", stall_timeout=value)  # type: ignore[arg-type]  # one is of a wrong type
+
+
+def test_a_run_ends_by_whatever_a_signal_handler_of_the_caller_raises() -> None:
+    class TimeoutOfATask(BaseException):
+        pass
+
+    def raises(number: int, frame: FrameType | None) -> None:
+        raise TimeoutOfATask
+
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            while True:
+                activity.proceed()
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    before = signal.signal(signal.SIGUSR1, raises)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    try:
+        with pytest.raises(TimeoutOfATask):
+            Supervision[None]().run(work)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ended.is_set()

@@ -28,11 +28,11 @@ import engine
 from engine import tasks
 from engine.bundle.format import GenerationConfig, ModelConfig
 from engine.core.config import RunSettings
+from engine.core.keywords import TaskOptions
 from engine.core.settings import declared, option
 from engine.core.types import Column, Encoded, Ragged, Rows
 from engine.errors import BundleError, SettingsError
 from engine.tasks import TASKS, Context, Task
-from engine.tasks.keywords import TaskOptions
 from engine.tasks.pooling import POOLINGS
 from engine.tasks.task import encode_texts
 from engine.tasks.text_classification import FUNCTIONS, sigmoid, softmax
