@@ -43,12 +43,13 @@ from prepare import operations
 from workloads import ANSWERS, MIXED, SENTENCES
 
 import engine
+from engine.answering.stages import GPU_TOKENS, Stages
 from engine.bench.profile import TimedBackend
 from engine.bundle import format as bundle_format
 from engine.core.device import ALL, Device
 from engine.core.types import Batch, Rows
 from engine.generation import device_cache
-from engine.pipeline import GPU_TOKENS, Bundle, Stages
+from engine.pipeline import Bundle
 from engine.runner import plan
 from engine.runtime import cuda
 from engine.runtime.device import devices, resolve

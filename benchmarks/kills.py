@@ -48,10 +48,10 @@ def write(file: Path, rows: int) -> None:
 
 def counted(log: str, arguments: list[str]) -> None:
     """`engine` with these arguments, where everything that is computed is logged."""
+    from engine.answering.stages import Stages
     from engine.bundle.batching import rows_ended
     from engine.cli import main as engine
     from engine.generation import scheduler
-    from engine.pipeline import Stages
 
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 

@@ -50,8 +50,8 @@ def write(corpus: Path, files: int, rows: int) -> None:
 
 def to_first_batch(arguments: list[str]) -> None:
     """`engine` with these arguments, until a batch is about to be computed."""
+    from engine.answering.stages import Stages
     from engine.cli import main as engine
-    from engine.pipeline import Stages
 
     def leave(*_: Any, **__: Any) -> None:
         os._exit(_DONE)

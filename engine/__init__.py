@@ -19,6 +19,8 @@ from engine.version import __version__
 vendor_telemetry.switch_off()
 
 if TYPE_CHECKING:
+    from engine.answering.answered import Answered
+    from engine.answering.table_columns import schema
     from engine.core.config import RunConfig
     from engine.export.cache import bundle_for
     from engine.pipeline import Bundle
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from engine.runner.results import open
 
 __all__ = [
+    "Answered",
     "Bundle",
     "EngineError",
     "Preview",
@@ -39,9 +42,11 @@ __all__ = [
     "open",
     "plan",
     "run",
+    "schema",
 ]
 
 _LATER = {
+    "Answered": "engine.answering.answered",
     "Bundle": "engine.pipeline",
     "Preview": "engine.runner.preview",
     "Report": "engine.runner.report",
@@ -50,6 +55,7 @@ _LATER = {
     "open": "engine.runner.results",
     "plan": "engine.runner.preview",
     "run": "engine.runner.coordinator",
+    "schema": "engine.answering.table_columns",
 }
 
 

@@ -1,161 +1,45 @@
-"""A bundle opened on a device, and its stages bound to one set of options.
+"""A bundle opened on a device: the public `engine.Bundle`.
 
-`Bundle` is the public `engine.Bundle`; `Stages` are what the runner connects: encode, cut, infer,
-finish. Neither knows input files, threads or output folders.
+It answers what is in memory, and binds the stages that a run connects. It knows no input files and
+no output folders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from engine import tasks
-from engine.bundle import batching, graph_checks, trial
+from engine.answering.answered import Answered
+from engine.answering.in_flight import answer_windows
+from engine.answering.stages import GPU_TOKENS, Stages
+from engine.answering.tables import answer_tables
 from engine.bundle import format as bundle_format
+from engine.bundle import graph_checks, trial
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.activity import without_event
+from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.keywords import TaskOptions
 from engine.core.settings import check_choice
-from engine.core.types import Answers, Arrays, Batch, Encoded, Ints, Output, Ragged, Rows
-from engine.errors import (
-    BundleError,
-    DeviceError,
-    InputError,
-    OutOfMemory,
-    SettingsError,
-    Stopped,
-)
-from engine.generation import BufferPool, Count, max_slots, uncounted
+from engine.core.types import Rows
+from engine.errors import BundleError, DeviceError, InputError, SettingsError
+from engine.generation import BufferPool, Count, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import resolve
 from engine.runtime.protocol import Backend
 from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
 
-# Rows that pass through each slot in one batch: enough for the last ones, which leave slots free,
-# to be few among them.
-_TURNS = 16
-# Padded tokens of a batch on a GPU, the default: on an H200 MiniLM is a quarter
-# faster with them than with half as many, and no model tried gains from more.
-GPU_TOKENS = 32768
-# Rows of such a batch at most: as many of the shortest as fill it.
-GPU_ROWS = 4096
-
 
 def never() -> bool:
     return False
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The stages between reading and writing. Every method may be called from any thread."""
-
-    backend: Backend
-    task: tasks.Task
-    context: tasks.Context
-    budget: int
-    max_length: int
-    workers: int = 1
-    dedupe: bool = True
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Names and types of the result columns."""
-        return self.task.schema(self.context.model_config, self.context.options)
-
-    def prepare(self, rows: Rows) -> Rows:
-        return self.task.prepare(rows, self.context)
-
-    def encode(self, rows: Rows) -> Encoded:
-        return self.task.encode_window(rows, self.context, dedupe=self.dedupe)
-
-    def cut(self, window: Encoded) -> Iterator[Batch]:
-        pad, decoder = self.context.model_config.pad_id, self.context.model_config.decoder
-        if decoder:
-            most = _TURNS * max_slots(decoder, self.backend.device)
-            return batching.deal(
-                window, workers=self.workers, most=most, limit=self.max_length, pad_id=pad
-            )
-        rows = GPU_ROWS if self.backend.device.is_gpu else batching.MAX_ROWS
-        return batching.cut(
-            window, budget=self.budget, limit=self.max_length, pad_id=pad, max_rows=rows
-        )
-
-    @property
-    def by_row(self) -> bool:
-        """Whether a row's results are the same in every batch, to the last bit: the tokens of a
-        decoder are; scores, and what an encoder gives, may differ there."""
-        options = self.context.options
-        scored = (getattr(options, f"return_{name}", False) for name in ("scores", "logprobs"))
-        return self.context.model_config.decoder is not None and not any(scored)
-
-    def infer(self, batch: Batch, finished: tasks.Finished | None = None) -> Output:
-        """A batch's results; `finished` is called as `Context.finished` says."""
-        if not len(batch.index):
-            return Output(batch, {})
-        return Output(batch, self._infer(batch.feeds, batch.numbers, batch.seeds, finished))
-
-    def _infer(
-        self,
-        feeds: Mapping[str, Ints],
-        numbers: Ints,
-        seeds: NDArray[np.uint64] | None,
-        finished: tasks.Finished | None,
-    ) -> Arrays:
-        """A batch's results; it is halved, again and again, where memory is full."""
-        try:
-            context = replace(self.context, numbers=numbers, seeds=seeds, finished=finished)
-            return self.task.infer(self.backend, feeds, context)
-        except OutOfMemory:
-            if len(numbers) < 2:
-                raise
-        self.context.spare.clear()
-        self.context.count(halved=1)
-        half = len(numbers) // 2
-        parts = (slice(None, half), slice(half, None))
-        return batching.joined(
-            [
-                self._infer(
-                    {name: array[part] for name, array in feeds.items()},
-                    numbers[part],
-                    None if seeds is None else seeds[part],
-                    finished and _from(part.start or 0, finished),
-                )
-                for part in parts
-            ]
-        )
-
-    def finish(self, outputs: Sequence[Output]) -> Answers:
-        """All outputs of one window to its result columns, in input order."""
-        window = outputs[0].batch.window
-        arrays = batching.gather(outputs)
-        columns = (
-            self.task.postprocess(window, arrays, self.context)
-            if len(window.rows)
-            else [pa.array([], field.type) for field in self.schema]
-        )
-        tokens = arrays.get("tokens")
-        return Answers(
-            window.rows,
-            pa.RecordBatch.from_arrays(columns, schema=self.schema),
-            tokens=len(window.ids.values),
-            truncated=int(window.truncated.sum()),
-            output_tokens=len(tokens.values) if isinstance(tokens, Ragged) else 0,
-        )
-
-
-def _from(start: int, finished: tasks.Finished) -> tasks.Finished:
-    """A `Context.finished` for the rows of a batch from `start` on."""
-    return lambda rows, arrays: finished(rows + start, arrays)
 
 
 class Bundle:
@@ -306,11 +190,78 @@ class Bundle:
         settled = stages.context.options
         columns = to_columns(texts, self.task, chats=self.task.chats(settled))
         self.task.check(self.model_config, settled, len(columns))
-        size = self.task.window(settled)
-        starts = range(0, len(columns[0]), size)
-        windows = (_window(columns, start, size) for start in starts)
-        answers = [answer(stages, rows).columns for rows in windows]
+        windows = _windows(columns, self.task.window(settled), stages)
+        answers = [window.columns for window in answer_windows(stages, windows)]
         return pa.Table.from_batches(answers, schema=stages.schema)
+
+    def answer(
+        self,
+        table: object,
+        *,
+        text: str | Sequence[str] = (),
+        keep: str | Sequence[str] = (),
+        result_prefix: str = "",
+        on_error: str = "reject",
+        batch_tokens: int = 0,
+        dedupe: bool = True,
+        max_length: int = 0,
+        truncation_side: str = "",
+        **options: Unpack[TaskOptions],
+    ) -> Answered:
+        """Answer a table in memory: Arrow in, Arrow out, with what `engine.run` makes of its rows.
+
+        Args:
+            table: A pyarrow.Table, RecordBatch, Array or ChunkedArray, or an object with the Arrow
+                PyCapsule interface, such as a frame of Polars or pandas. An array is the one column
+                of the task.
+            text: Input columns in the order of the task, as a run takes them.
+            keep: Input columns to hand back beside the results; "all" for every one. `_row` is a
+                row's place in the table.
+            result_prefix: What the names of the result columns begin with.
+            on_error: Bad rows: "reject" them, or "fail" at the first.
+            batch_tokens: Tokens in one batch, padding included; 0 for the default of task and
+                device.
+            dedupe: Compute equal texts of a window only once.
+            max_length, truncation_side: As for a call of the bundle.
+            options: The task's own, such as max_new_tokens=48 or top_k=3; `stop` may also be a
+                `threading.Event` that ends the call once it is set.
+
+        Returns:
+            The answered rows in order, and the rejected ones with their reasons.
+
+        Raises:
+            SettingsError: A setting is unknown or out of range.
+            ColumnError: A column is missing, or not what the task takes.
+            InputError: `table` has no Arrow columns, or a row is bad and `on_error` is "fail".
+            Stopped: `stop` is an event, and was set.
+        """
+        config = RunConfig.of(
+            {
+                "text": text,
+                "keep": keep,
+                "result_prefix": result_prefix,
+                "on_error": on_error,
+                "batch_tokens": batch_tokens,
+                "dedupe": dedupe,
+                "max_length": max_length,
+                "truncation_side": truncation_side,
+            }
+        )
+        return next(self._answered([table], config, options))
+
+    def _answered(
+        self, tables: Iterable[object], config: RunConfig, options: Mapping[str, Any]
+    ) -> Iterator[Answered]:
+        stop, rest = without_event(options)
+        stages = self.stages(
+            rest,
+            batch_tokens=config.batch_tokens,
+            max_length=config.max_length,
+            truncation_side=config.truncation_side,
+            dedupe=config.dedupe,
+            stopped=stop.is_set if stop else never,
+        )
+        return answer_tables(stages, tables, config)
 
     def _open_tokenizer(self, max_length: int, side: str) -> Tokenizer:
         file = self.folder.path / bundle_format.TOKENIZER
@@ -324,23 +275,26 @@ class Bundle:
             )
 
 
-def _window(columns: Sequence[pa.Array], start: int, size: int) -> Rows:
-    """Rows in memory from `start` on."""
-    texts = tuple(column.slice(start, size) for column in columns)
-    return Rows(None, texts, numbers=np.arange(start, start + len(texts[0])))
+def _windows(columns: Sequence[pa.Array], size: int, stages: Stages) -> Iterator[Rows]:
+    """Windows of rows in memory."""
+    for start in range(0, len(columns[0]), size):
+        texts = tuple(column.slice(start, size) for column in columns)
+        rows = Rows(None, texts, numbers=np.arange(start, start + len(texts[0])))
+        yield _without_rejects(stages.prepare(rows))
 
 
-def answer(stages: Stages, rows: Rows) -> Answers:
-    """One window through all stages, in this thread."""
-    if stages.context.stopped():
-        raise Stopped("stopped")
-    rows = stages.prepare(rows)
+def _without_rejects(rows: Rows) -> Rows:
+    """Rows none of which is bad.
+
+    Raises:
+        InputError: One is.
+    """
     if rows.rejects.codes:
         raise InputError(
             f"item {rows.rejects.rows[0]} of the list: {rows.rejects.messages[0]}",
             "mend the item, or leave it out",
         )
-    return stages.finish([stages.infer(batch) for batch in stages.cut(stages.encode(rows))])
+    return rows
 
 
 def _check_graphs(folder: bundle_format.BundleFolder, backend: OrtBackend) -> None:

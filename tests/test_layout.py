@@ -25,6 +25,7 @@ FLOORS: tuple[set[str], ...] = (
     {"demo", "bench"},
     {"runner", "export"},
     {"pipeline"},
+    {"answering"},
     {"tasks"},
     {"generation"},
     {"data", "bundle", "runtime"},
@@ -72,7 +73,10 @@ HOMES = {
         "cli/interrupt.py",  # a thread hears of signals while the main one is inside of a library
     },
     "queue": {"runner/threads.py", "runner/publisher.py"},
-    "concurrent": {"runner/threads.py", "data/object_files.py", "runtime/gpu_serialization.py"},
+    "concurrent": {
+        "runner/threads.py", "answering/in_flight.py", "data/object_files.py",
+        "runtime/gpu_serialization.py",
+    },
     "multiprocessing": set(),
     "asyncio": set(),
     "pickle": {"runner/child_process.py"},  # between a run and its own processes
@@ -302,8 +306,8 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert engine.__all__ == [
-        "Bundle", "EngineError", "Preview", "Report", "RunConfig", "__version__", "bundle_for",
-        "errors", "open", "plan", "run",
+        "Answered", "Bundle", "EngineError", "Preview", "Report", "RunConfig", "__version__",
+        "bundle_for", "errors", "open", "plan", "run", "schema",
     ]  # fmt: skip
     for name in engine.__all__:
         assert getattr(engine, name) is not None

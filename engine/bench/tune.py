@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine import tasks
+from engine.answering.stages import GPU_TOKENS
 from engine.bench.sweep import BUDGETS, GPU_BUDGETS, Sweep, sample, sweep
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
@@ -21,7 +22,7 @@ from engine.data import writing
 from engine.errors import SettingsError
 from engine.export.acceptance.sample import BUNDLED, bundled
 from engine.export.acceptance.sample import options as comparison_options
-from engine.pipeline import GPU_TOKENS, Bundle
+from engine.pipeline import Bundle
 from engine.runner.plan import MAX_WORKERS
 from engine.runtime.device import devices, gpu_name
 from engine.tasks.in_memory_inputs import to_columns

@@ -37,9 +37,11 @@ from engine.data.stored_folder import (
     placeholder,
 )
 from engine.data.stores import is_url, shown
+from engine.data.tables import table_file, table_split, to_table
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
     REJECTS,
+    REJECTS_SCHEMA,
     FileWriter,
     HashingFile,
     OutputFile,
@@ -63,6 +65,7 @@ __all__ = [
     "PASSES",
     "REASONS",
     "REJECTS",
+    "REJECTS_SCHEMA",
     "STREAM",
     "FileWriter",
     "HashingFile",
@@ -109,6 +112,9 @@ __all__ = [
     "shown",
     "split_files",
     "sync_folder",
+    "table_file",
+    "table_split",
+    "to_table",
     "value_of",
     "whole_file",
     "write_text",

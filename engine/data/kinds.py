@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
-from engine.data import columnar, csv_reader, json_types, text_lines
+from engine.data import columnar, csv_reader, json_types, tables, text_lines
 from engine.data.columnar import Names
 from engine.data.compression import COMPRESSIONS, MAGIC
 from engine.data.jsonl import read_jsonl
@@ -56,6 +56,7 @@ _PLAIN = {
     "tsv": _csv(".tsv"),
     "txt": Kind((".txt",), text_lines.text_schema, text_lines.read_text),
     "arrow": Kind((".arrow", ".ipc", ".feather"), columnar.arrow_schema, columnar.read_arrow),
+    tables.KIND: Kind((), tables.table_schema, tables.read_table),
 }
 _OF_TEXT = ("jsonl", "csv", "tsv", "txt")
 """Kinds that may be compressed in any way of `COMPRESSIONS`: read through `open_bytes`."""

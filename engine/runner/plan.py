@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from engine import data, tasks
+from engine.answering.table_columns import named_results
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.core.activity import working
@@ -23,7 +24,7 @@ from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
 from engine.core.settings import check_names, checked, declared
 from engine.core.types import Columns, CorpusFile, InputPath, Split
-from engine.errors import ColumnError, DeviceError, SettingsError
+from engine.errors import DeviceError, SettingsError
 from engine.pipeline import Bundle
 from engine.runner import fingerprint
 from engine.runner.manifest import Manifest
@@ -114,14 +115,13 @@ def _make_plan(
     file_states = {file.path: fingerprint.file_state(file.path) for file in files}
     task, model_config = tasks.of_bundle(folder), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
-    results = _prefixed(task.schema(model_config, options), config.result_prefix)
     inputs_of_task = tasks.input_columns(task, config.text, options)
     cache = data.SchemaCache(manifest.folder / data.PASSES)
     columns = data.settle(files, inputs_of_task, config.keep, types_of(config.schema), cache)
     columns = dataclasses.replace(
         columns, max_row_bytes=config.max_row_bytes, reject_text=config.reject_text
     )
-    _check_names(columns.kept, results)
+    results = named_results(columns.kept, task.schema(model_config, options), config.result_prefix)
     splits = tuple(data.split_files(files, config.split_size))
     facts = RunFacts(
         config,
@@ -268,20 +268,6 @@ def _with_sizes(
         "the last bits of answers"
     )
     return alike, (note,)
-
-
-def _check_names(kept: pa.Schema, results: pa.Schema) -> None:
-    """Raise ColumnError where a kept column has the name of a result column."""
-    if both := sorted(set(kept.names) & set(results.names)):
-        raise ColumnError(
-            f"kept column {both[0]!r} is also the name of a result column",
-            f"give the result columns other names, such as --result-prefix predicted_, or leave "
-            f"{both[0]!r} out of --keep",
-        )
-
-
-def _prefixed(results: pa.Schema, prefix: str) -> pa.Schema:
-    return pa.schema([field.with_name(prefix + field.name) for field in results])
 
 
 def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...]:

@@ -31,7 +31,7 @@ _NOTHING = Rows(None, ())
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """A bundle's folder, and what its `pipeline.Stages` are bound to."""
+    """A bundle's folder, and what its `Stages` are bound to."""
 
     folder: Path
     options: Mapping[str, Any]
@@ -63,7 +63,7 @@ class TokenizerPool:
         self._pool = ResourcePool([*self._processes, *([None] if local else [])], _is_ready)
 
     def __call__(self, rows: Rows) -> Encoded:
-        """As `pipeline.Stages.encode`.
+        """As `Stages.encode`.
 
         Raises:
             EngineError: What the process failed with.

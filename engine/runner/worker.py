@@ -17,12 +17,13 @@ from functools import partial
 import numpy as np
 
 from engine import data
+from engine.answering.stages import Stages
 from engine.bundle.batching import rows_ended, rows_ending, rows_without
 from engine.core.activity import current, proceed, working
 from engine.core.telemetry import Telemetry
 from engine.core.types import Answers, Arrays, Batch, Encoded, Output, Rows, Split
 from engine.errors import InputError, Stopped
-from engine.pipeline import Bundle, Stages
+from engine.pipeline import Bundle
 from engine.runner import fingerprint
 from engine.runner.journal import Journal, batch_key, journal_file
 from engine.runner.manifest import Manifest

@@ -444,7 +444,7 @@ def _few_retries() -> None:
 
 
 def _break_stage(stage: str) -> None:
-    from engine.pipeline import Stages
+    from engine.answering.stages import Stages
 
     def fail(*arguments: object, **more: object) -> object:
         raise ValueError(f"{TEXT}: {arguments!r}")

@@ -152,10 +152,10 @@ def corpus(folder: Path, count: int = 40) -> Path:
 
 
 STAGES = {
-    "computing a batch of": "engine.pipeline.Stages.infer",
-    "tokenizing": "engine.pipeline.Stages.encode",
+    "computing a batch of": "engine.answering.stages.Stages.infer",
+    "tokenizing": "engine.answering.stages.Stages.encode",
     "writing the answers for": "engine.runner.part.PartWriter.write",
-    "reading": "engine.pipeline.Stages.prepare",
+    "reading": "engine.answering.stages.Stages.prepare",
     "hashing": "engine.data.splits._content_hash",
     "loading": "engine.runner.worker.Bundle.load",
     "listing": "engine.data.discover",

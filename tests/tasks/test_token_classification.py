@@ -24,12 +24,12 @@ from support.fakes import MODEL_CONFIGS
 
 import engine
 from engine import tasks
+from engine.answering.stages import Stages
 from engine.bundle.format import ModelConfig
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.device import CPU, Device
 from engine.core.types import Rows
 from engine.errors import BundleError, SettingsError
-from engine.pipeline import Stages, answer
 from engine.tasks import TASKS, Context
 
 NER = TASKS["token-classification"]
@@ -199,7 +199,8 @@ class Rules:
     def mine(self, rows: Sequence[Any], budget: int = 4096, **options: Any) -> Found:
         stages = self.stages(budget, **options)
         kind = pa.list_(pa.string()) if isinstance(rows[0], list) else pa.string()
-        found = answer(stages, Rows(None, (pa.array(rows, kind),)))
+        window = stages.encode(Rows(None, (pa.array(rows, kind),)))
+        found = stages.finish([stages.infer(batch) for batch in stages.cut(window)])
         return found.columns["entities"].to_pylist()
 
     def stages(self, budget: int = 4096, **options: Any) -> Stages:

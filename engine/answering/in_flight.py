@@ -1,0 +1,99 @@
+"""Windows in memory on their way through the stages: two at a time, handed over in order.
+
+While one is computed the next is read, in the thread that asks, and tokenized, and the one before
+is finished. No thread pulls: what the windows come from is asked in the caller's thread only, and
+never for more than one window beyond the one that the caller waits for or holds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import replace
+
+from engine.answering.stages import Stages
+from engine.core.types import Answers, Batch, Output, Rows
+from engine.errors import Stopped
+
+IN_FLIGHT = 2
+_AHEAD = 3
+"""Batches submitted for each thread that computes."""
+_POLL_SECONDS = 0.1
+
+
+def answer_windows(stages: Stages, windows: Iterator[Rows]) -> Iterator[Answers]:
+    """The answers of windows, in order.
+
+    What the iterator raises is raised here as it is, once the windows before it are handed over.
+
+    Raises:
+        Stopped: `stages.context.stopped` says so.
+        EngineError: A window cannot be answered.
+    """
+    with closing(_Flight(stages)) as flight:
+        yield from flight.answers(windows)
+
+
+class _Flight:
+    """The threads of one call. They end with it: what they are in is interrupted."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._closed = False
+        self._stopped = stages.context.stopped
+        backend, self._interrupt = stages.backend.stoppable()
+        context = replace(stages.context, stopped=lambda: self._closed or self._stopped())
+        self._stages = replace(stages, backend=backend, context=context)
+        self._windows = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="window")
+        self._batches = ThreadPoolExecutor(stages.workers, thread_name_prefix="batch")
+
+    def answers(self, windows: Iterator[Rows]) -> Iterator[Answers]:
+        pending: deque[Future[Answers]] = deque()
+        failed: Exception | None = None
+        more = True
+        while more or pending:
+            while more and len(pending) < IN_FLIGHT:
+                try:
+                    rows = next(windows)
+                except StopIteration:
+                    more = False
+                except Exception as error:  # whatever it is, after the answers of what came before
+                    more, failed = False, error
+                else:
+                    pending.append(self._windows.submit(self._answer, rows))
+            if pending:
+                yield self._wait(pending.popleft())
+        if failed:
+            raise failed
+
+    def close(self) -> None:
+        self._closed = True
+        self._interrupt()
+        for pool in (self._windows, self._batches):
+            pool.shutdown(cancel_futures=True)
+
+    def _wait(self, future: Future[Answers]) -> Answers:
+        self._proceed()
+        while not wait([future], _POLL_SECONDS).done:
+            self._proceed()
+        return future.result()
+
+    def _proceed(self) -> None:
+        if self._stopped():
+            raise Stopped("stopped")
+
+    def _answer(self, rows: Rows) -> Answers:
+        """One window through all stages."""
+        self._proceed()
+        encoded = self._stages.encode(rows)
+        return self._stages.finish([*self._infer(self._stages.cut(encoded))])
+
+    def _infer(self, batches: Iterable[Batch]) -> Iterator[Output]:
+        pending: deque[Future[Output]] = deque()
+        for batch in batches:
+            pending.append(self._batches.submit(self._stages.infer, batch))
+            if len(pending) >= _AHEAD * self._stages.workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
