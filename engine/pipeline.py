@@ -6,9 +6,11 @@ no output folders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import numpy as np
@@ -26,8 +28,8 @@ from engine.core.activity import without_event
 from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.hardware import cores
-from engine.core.keywords import TaskOptions
-from engine.core.settings import check_choice
+from engine.core.keywords import TableArguments, TableSettings, TaskOptions
+from engine.core.settings import check_choice, check_names
 from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
 from engine.generation import BufferPool, Count, uncounted
@@ -48,7 +50,12 @@ class Bundle:
     engine.Bundle.load("models/minilm")(["a text", "another"])   # -> pyarrow.Table
     """
 
-    def __init__(self, folder: bundle_format.BundleFolder, backend: Backend) -> None:
+    def __init__(
+        self,
+        folder: bundle_format.BundleFolder,
+        backend: Backend,
+        loading: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder
         self.backend = backend
         self.task = tasks.of_bundle(folder)
@@ -57,6 +64,13 @@ class Bundle:
         self._chat_template = cache(partial(chats.template, self.model_config))
         # Decoding's buffers are reused by the next call: fresh memory costs about 1 ms a MiB.
         self._spare: list[BufferPool] = []
+        self._loading = dict(loading)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its path, its digest and how it was loaded: a copy, or what is unpickled in another
+        process, is loaded there."""
+        path = str(self.folder.path.absolute())
+        return _load_again, (path, self.folder.fingerprint, self._loading)
 
     @classmethod
     def load(
@@ -97,7 +111,8 @@ class Bundle:
                 gpu_memory=gpu_memory,
             )
         _check_graphs(folder, backend)
-        return cls(folder, backend)
+        loading = {"device": device, "threads": threads, "check": check, "gpu_memory": gpu_memory}
+        return cls(folder, backend, loading)
 
     def stages(
         self,
@@ -194,40 +209,22 @@ class Bundle:
         answers = [window.columns for window in answer_windows(stages, windows)]
         return pa.Table.from_batches(answers, schema=stages.schema)
 
-    def answer(
-        self,
-        table: object,
-        *,
-        text: str | Sequence[str] = (),
-        keep: str | Sequence[str] = (),
-        result_prefix: str = "",
-        on_error: str = "reject",
-        batch_tokens: int = 0,
-        dedupe: bool = True,
-        max_length: int = 0,
-        truncation_side: str = "",
-        **options: Unpack[TaskOptions],
-    ) -> Answered:
+    def answer(self, table: object, **settings: Unpack[TableArguments]) -> Answered:
         """Answer a table in memory: Arrow in, Arrow out, with what `engine.run` makes of its rows.
 
         Args:
             table: A pyarrow.Table, RecordBatch, Array or ChunkedArray, or an object with the Arrow
-                PyCapsule interface, such as a frame of Polars or pandas. An array is the one column
-                of the task.
-            text: Input columns in the order of the task, as a run takes them.
-            keep: Input columns to hand back beside the results; "all" for every one. `_row` is a
-                row's place in the table.
-            result_prefix: What the names of the result columns begin with.
-            on_error: Bad rows: "reject" them, or "fail" at the first.
-            batch_tokens: Tokens in one batch, padding included; 0 for the default of task and
-                device.
-            dedupe: Compute equal texts of a window only once.
-            max_length, truncation_side: As for a call of the bundle.
-            options: The task's own, such as max_new_tokens=48 or top_k=3; `stop` may also be a
-                `threading.Event` that ends the call once it is set.
+                PyCapsule interface, such as a frame of Polars or pandas. An array is the one input
+                column.
+            settings: As of `engine.run`, and the task's own options by name: `text`, the input
+                columns in the order of the task; `keep`, those to hand back beside the results,
+                "all" for every one, and `_row` for a row's place in the table; `result_prefix`;
+                `on_error`, here "reject" unless it is "fail"; `batch_tokens`, `dedupe`,
+                `max_length` and `truncation_side`. `stop` may also be a `threading.Event`: set by
+                whichever thread, it ends the call.
 
         Returns:
-            The answered rows in order, and the rejected ones with their reasons.
+            The answered rows in order, and the bad ones with their reasons.
 
         Raises:
             SettingsError: A setting is unknown or out of range.
@@ -235,26 +232,43 @@ class Bundle:
             InputError: `table` has no Arrow columns, or a row is bad and `on_error` is "fail".
             Stopped: `stop` is an event, and was set.
         """
-        config = RunConfig.of(
-            {
-                "text": text,
-                "keep": keep,
-                "result_prefix": result_prefix,
-                "on_error": on_error,
-                "batch_tokens": batch_tokens,
-                "dedupe": dedupe,
-                "max_length": max_length,
-                "truncation_side": truncation_side,
-            }
-        )
-        return next(self._answered([table], config, options))
+        with closing(self._answered([("the table", table)], settings)) as tables:
+            return next(tables)
+
+    def stream(
+        self, batches: Iterable[object], **settings: Unpack[TableArguments]
+    ) -> Generator[Answered, None, None]:
+        """Answer tables one after the other, while the next is read.
+
+        `batches` is asked by the thread that asks for answers, and for at most one table beyond
+        the one whose answers it waits for or holds. It may be closed at any time.
+
+        Args:
+            batches: Tables as for `answer`, or whatever iterates over such. The first one settles
+                the types of the kept columns.
+            settings: As for `answer`. A row is numbered within its table, and what is sampled for
+                it depends on its place among all rows.
+
+        Returns:
+            A generator of what `answer` returns for each table, in order.
+
+        Raises:
+            As `answer`, at the table that is at fault and once those before it are answered; and
+            what `batches` raises, as it is.
+        """
+        named = ((f"table {number} of the stream", t) for number, t in enumerate(batches))
+        return self._answered(named, settings)
 
     def _answered(
-        self, tables: Iterable[object], config: RunConfig, options: Mapping[str, Any]
-    ) -> Iterator[Answered]:
-        stop, rest = without_event(options)
+        self, tables: Iterable[tuple[str, object]], settings: TableArguments
+    ) -> Generator[Answered, None, None]:
+        stop, rest = without_event(settings)
+        own = TableSettings.__annotations__
+        check_names("setting", rest, {*own, *self.task.defaults(self.model_config)})
+        given = {name: value for name, value in rest.items() if name in own}
+        config = RunConfig.of({"on_error": "reject", **given})
         stages = self.stages(
-            rest,
+            {name: value for name, value in rest.items() if name not in own},
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
             truncation_side=config.truncation_side,
@@ -273,6 +287,25 @@ class Bundle:
             raise SettingsError(
                 f"max_length is {length}", f"4 to {limit or 'any number of'} tokens for this model"
             )
+
+
+def _load_again(path: str, fingerprint: str, loading: Mapping[str, Any]) -> Bundle:
+    """The bundle that was pickled.
+
+    Raises:
+        BundleError: Another one lies there, or none.
+    """
+    if not Path(path).exists():
+        raise BundleError(
+            f"{path}: no such bundle here",
+            "a pickled bundle is its path: put the same folder there on every machine",
+        )
+    if bundle_format.load(path).fingerprint != fingerprint:
+        raise BundleError(
+            f"{path}: is another bundle than the one that was pickled",
+            "put the same folder there on every machine, or load the bundle again and pickle that",
+        )
+    return Bundle.load(path, **loading)
 
 
 def _windows(columns: Sequence[pa.Array], size: int, stages: Stages) -> Iterator[Rows]:

@@ -8,7 +8,7 @@ never for more than one window beyond the one that the caller waits for or holds
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
@@ -23,7 +23,7 @@ _AHEAD = 3
 _POLL_SECONDS = 0.1
 
 
-def answer_windows(stages: Stages, windows: Iterator[Rows]) -> Iterator[Answers]:
+def answer_windows(stages: Stages, windows: Iterator[Rows]) -> Generator[Answers, None, None]:
     """The answers of windows, in order.
 
     What the iterator raises is raised here as it is, once the windows before it are handed over.

@@ -16,7 +16,7 @@ from engine.core.config import RunConfig
 from engine.core.types import Column, Columns, CorpusFile
 from engine.data.origins import FILE
 from engine.errors import ColumnError, InputError
-from engine.tasks.keywords import TaskOptions
+from engine.core.keywords import TaskOptions
 
 
 class Loaded(Protocol):
@@ -127,4 +127,4 @@ def _as_schema(value: object, column: str) -> pa.Schema:
             raise InputError(
                 f"{type(value).__name__} is no schema of a table", "give a pyarrow.Schema"
             ) from error
-    return data.to_table(value, column).schema
+    return data.to_table(value, column, "the schema").schema

@@ -72,3 +72,21 @@ class TaskOptions(TypedDict, total=False):
 
 class RunArguments(RunSettings, TaskOptions, total=False):
     """What `engine.run` takes: its own settings and the options of the bundle's task."""
+
+
+class TableSettings(TypedDict, total=False):
+    """The fields of `RunConfig` that matter for a table in memory."""
+
+    text: str | Sequence[str]
+    keep: str | Sequence[str]
+    result_prefix: str
+    on_error: str
+    batch_tokens: int
+    dedupe: bool
+    max_length: int
+    truncation_side: str
+
+
+class TableArguments(TableSettings, TaskOptions, total=False):
+    """What `Bundle.answer` takes: its own settings and the options of the bundle's task."""
+

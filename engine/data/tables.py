@@ -59,12 +59,13 @@ def table_split(file: CorpusFile) -> Split:
     return Split(file, 0, file.name, 0, 0)
 
 
-def to_table(value: object, column: str) -> pa.Table:
+def to_table(value: object, column: str, name: str) -> pa.Table:
     """What somebody has in memory as a table, without a copy.
 
     Args:
         value: A table, a batch, a column, or an object with the Arrow PyCapsule interface.
         column: The name of a column that has none itself.
+        name: What messages call it.
 
     Raises:
         InputError: It has no Arrow columns, or they cannot be taken over.
@@ -74,18 +75,18 @@ def to_table(value: object, column: str) -> pa.Table:
     if isinstance(value, pa.RecordBatch):
         return pa.Table.from_batches([value])
     try:
-        array = _as_array(value)
+        array = _as_array(value, name)
         if pa.types.is_struct(array.type):
             return pa.Table.from_struct_array(array)
         return pa.table({column: array})
     except pa.ArrowException as error:
         raise InputError(
-            f"{type(value).__name__} cannot be taken over as Arrow: {reason_of(error)}",
+            f"{name}: a {type(value).__name__} that cannot be taken over: {reason_of(error)}",
             "make a pyarrow.Table of it",
         ) from without_quotes(error)
 
 
-def _as_array(value: object) -> pa.ChunkedArray:
+def _as_array(value: object, name: str) -> pa.ChunkedArray:
     """Its column, or its columns as a struct."""
     if isinstance(value, pa.ChunkedArray):
         return value
@@ -96,7 +97,7 @@ def _as_array(value: object) -> pa.ChunkedArray:
     if hasattr(value, "__arrow_c_array__"):
         return pa.chunked_array([pa.array(value)])
     raise InputError(
-        f"a {type(value).__name__} has no Arrow columns",
+        f"{name}: a {type(value).__name__} has no Arrow columns",
         'give a pyarrow.Table, such as pyarrow.table({"text": ["..."]}), or a frame of Polars or '
         "pandas; bundle([...]) answers a list",
     )
