@@ -69,5 +69,5 @@ def test_changed_bytes_at_the_path_are_refused(folder: Path) -> None:
     content[len(content) // 2] ^= 1
     os.chmod(weights, 0o644)
     weights.write_bytes(content)
-    with pytest.raises(BundleError, match="weights.bin: its bytes are not the ones"):
+    with pytest.raises(BundleError, match=r"weights\.bin: its bytes are not the ones"):
         pickle.loads(pickled)

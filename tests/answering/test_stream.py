@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.fakes import FakeBackend, make_bundle, open_bundle, texts
 from support.runs import no_thread_left  # noqa: F401  # for every test here
 
+from engine.answering.answered import Answered
 from engine.errors import ColumnError, InputError, RowError, SettingsError, Stopped
 from engine.pipeline import Bundle
 
@@ -151,12 +152,11 @@ def test_what_the_source_raises_is_raised_as_it_is_after_what_came_before(
         yield from tables(at)
         raise error
 
-    stream, answers = bundle.stream(source()), 0
+    answers: list[Answered] = []
     with pytest.raises(type(error)) as caught:
-        for _ in stream:
-            answers += 1
+        answers.extend(bundle.stream(source()))
     assert caught.value is error
-    assert answers == at
+    assert len(answers) == at
 
 
 def test_a_table_that_is_at_fault_is_named(bundle: Bundle) -> None:
