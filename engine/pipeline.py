@@ -64,13 +64,12 @@ class Bundle:
         self._chat_template = cache(partial(chats.template, self.model_config))
         # Decoding's buffers are reused by the next call: fresh memory costs about 1 ms a MiB.
         self._spare: list[BufferPool] = []
-        self._loading = dict(loading)
+        self._path, self._loading = folder.path.absolute(), dict(loading)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its path, its digest and how it was loaded: a copy, or what is unpickled in another
         process, is loaded there."""
-        path = str(self.folder.path.absolute())
-        return _load_again, (path, self.folder.fingerprint, self._loading)
+        return _load_again, (str(self._path), self.folder.fingerprint, self._loading)
 
     @classmethod
     def load(

@@ -13,6 +13,7 @@ from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.activity import without_event
 from engine.core.config import RunConfig
+from engine.core.settings import check_names
 from engine.core.types import Column, Columns, CorpusFile
 from engine.data.origins import FILE
 from engine.errors import ColumnError, InputError
@@ -108,6 +109,7 @@ def schema(
     """
     folder = bundle_format.load(bundle) if isinstance(bundle, (str, Path)) else bundle.folder
     task, model_config = tasks.of_bundle(folder), folder.description.model_config
+    check_names("setting", options, task.defaults(model_config))
     config = RunConfig.of({"text": text, "keep": keep, "result_prefix": result_prefix})
     settled = tasks.resolve_options(task, model_config, without_event(options)[1])
     inputs = tasks.input_columns(task, config.text, settled)

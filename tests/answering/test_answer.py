@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fakes import FakeBackend, make_bundle, open_bundle, texts, write_arrow
 
@@ -22,11 +22,10 @@ BAD = (3, 511, 512, 699)
 ROWS = 700
 OPTIONS: dict[str, dict[str, Any]] = {
     "zero-shot-classification": {"candidate_labels": ("a", "b", "c")},
-    "question-answering": {"doc_stride": 4, "max_seq_len": 16},
 }
 TASKS = (
     "feature-extraction", "text-classification", "translation", "text-generation",
-    "question-answering", "zero-shot-classification", "rerank", "token-classification",
+    "zero-shot-classification", "rerank", "fill-mask",
 )  # fmt: skip
 
 
@@ -103,6 +102,7 @@ def test_chats_that_cannot_be_answered_are_rejected(tmp_path: Path) -> None:
     assert answered.rejects["code"].to_pylist() == ["bad_chat", "null_text"]
 
 
+@settings(deadline=None, max_examples=25)
 @given(borders=st.lists(st.integers(0, ROWS), max_size=8), empty=st.booleans())
 def test_chunks_change_nothing(
     bundle: Bundle, table: pa.Table, borders: list[int], empty: bool
@@ -188,7 +188,7 @@ def test_a_table_without_answers_has_their_columns(
     bundle: Bundle, table: pa.Table, kind: pa.DataType, rows: int
 ) -> None:
     wanted = bundle.answer(table, keep="id").table.schema
-    empty = pa.table({"text": pa.nulls(rows, kind), "id": pa.array(range(rows))})
+    empty = pa.table({"text": pa.nulls(rows, kind), "id": pa.array(range(rows), pa.int64())})
     for given_ in (empty, pa.Table.from_batches([], empty.schema)):
         answered = bundle.answer(given_, keep="id")
         assert answered.table.schema == wanted
@@ -211,7 +211,7 @@ def test_a_table_without_answers_has_their_columns(
         {"dedupe": "perhaps"},
         {"truncation_side": "middle"},
         {"max_length": 3},
-        {"top_k": 0},
+        {"top_k": -1},
         {"topk": 3},
     ],
     ids=str,

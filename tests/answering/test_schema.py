@@ -49,11 +49,11 @@ def test_the_answers_have_the_schema(task: str, keep: str, tmp_path: Path) -> No
 def test_what_answers_refuse_the_schema_refuses(tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "bundle", "text-classification")
     bundle = open_bundle(folder)
-    for settings in ({"text": "txt"}, {"keep": "x"}, {"topk": 1}, {"top_k": 0}, {"text": "id"}):
+    for wrong in ({"text": "txt"}, {"keep": "x"}, {"topk": 1}, {"top_k": -1}, {"text": "id"}):
         with pytest.raises(SettingsError) as of_schema:
-            engine.schema(folder, INPUT, **settings)  # type: ignore[arg-type]  # on purpose
+            engine.schema(folder, INPUT, **wrong)  # type: ignore[arg-type]  # on purpose
         with pytest.raises(SettingsError) as of_answers:
-            bundle.answer(INPUT.empty_table(), **settings)  # type: ignore[arg-type]  # likewise
+            bundle.answer(INPUT.empty_table(), **wrong)  # type: ignore[arg-type]  # likewise
         assert type(of_schema.value) is type(of_answers.value)
         assert of_schema.value.message == of_answers.value.message
     with pytest.raises(ColumnError, match="no column '_file'"):

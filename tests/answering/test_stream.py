@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fakes import FakeBackend, make_bundle, open_bundle, texts
 from support.runs import no_thread_left  # noqa: F401  # for every test here
@@ -52,6 +52,7 @@ class Source:
             yield table
 
 
+@settings(deadline=None, max_examples=25)
 @given(sizes=st.lists(st.integers(0, 9), max_size=12), cuts=st.randoms(use_true_random=False))
 def test_each_table_has_the_answers_that_it_has_alone(
     bundle: Bundle, sizes: list[int], cuts: Any
@@ -176,9 +177,9 @@ def test_a_table_that_is_at_fault_is_named(bundle: Bundle) -> None:
 
 def test_settings_are_refused_at_once(bundle: Bundle) -> None:
     source = Source(tables(1))
-    for settings in ({"topk": 3}, {"batch_tokens": -1}, {"text": ("a", "b")}, {"top_k": 0}):
+    for wrong in ({"topk": 3}, {"batch_tokens": -1}, {"text": ("a", "b")}, {"top_k": -1}):
         with pytest.raises(SettingsError):
-            bundle.stream(source, **settings)  # type: ignore[arg-type]  # on purpose
+            bundle.stream(source, **wrong)  # type: ignore[arg-type]  # on purpose
     assert source.taken == 0
 
 
