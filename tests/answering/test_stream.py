@@ -177,7 +177,7 @@ def test_a_table_that_is_at_fault_is_named(bundle: Bundle) -> None:
 
 def test_settings_are_refused_at_once(bundle: Bundle) -> None:
     source = Source(tables(1))
-    for wrong in ({"topk": 3}, {"batch_tokens": -1}, {"text": ("a", "b")}, {"top_k": -1}):
+    for wrong in ({"topk": 3}, {"batch_tokens": -1}, {"text": ("a", "b", "c")}, {"top_k": -1}):
         with pytest.raises(SettingsError):
             bundle.stream(source, **wrong)  # type: ignore[arg-type]  # on purpose
     assert source.taken == 0
