@@ -13,11 +13,11 @@ from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.activity import without_event
 from engine.core.config import RunConfig
+from engine.core.keywords import TaskOptions
 from engine.core.settings import check_names
 from engine.core.types import Column, Columns, CorpusFile
 from engine.data.origins import FILE
 from engine.errors import ColumnError, InputError
-from engine.core.keywords import TaskOptions
 
 
 class Loaded(Protocol):

@@ -89,4 +89,3 @@ class TableSettings(TypedDict, total=False):
 
 class TableArguments(TableSettings, TaskOptions, total=False):
     """What `Bundle.answer` takes: its own settings and the options of the bundle's task."""
-
