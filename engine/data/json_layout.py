@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.types import InputPath
-from engine.data.json_nesting import STEPS, StringScanner
+from engine.data.json_nesting import STEPS, StringScanner, is_blank
 from engine.data.json_values import parse_line
 from engine.errors import InputError
 
@@ -107,10 +107,14 @@ class _Splitter:
 
     def split(self, block: bytes) -> bytes:
         """The next bytes as lines, the last of which may go on."""
-        if not self._strings.is_open and not block.strip(_SPACE):
+        if not self._strings.is_open and is_blank(block):
             self._offset += len(block)
             # Of spaces alone one is written where it keeps apart what stands around them.
             return self._written(b" ") if self._depth > self._base else b""
+        if self._strings.goes_on(block):
+            lines = block.replace(b"\n", b"\1")
+            self._offset, self._last = self._offset + len(block), lines[-1:]
+            return lines
         content = np.frombuffer(block, np.uint8).copy()
         inside = self._strings.inside(content)
         steps = np.where(inside, 0, STEPS[content])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 LEVELS = 500
 """Levels of lists and objects in a line at most."""
 _BLOCK = 1 << 20
+_SPACE = b" \t\r\n"
 
 STEPS = np.zeros(256, np.int8)
 """Of each byte outside of strings, how much deeper what follows it lies."""
@@ -28,6 +29,15 @@ class StringScanner:
 
     def __init__(self) -> None:
         self.is_open = self._escaped = False
+
+    def goes_on(self, block: bytes) -> bool:
+        """Whether the whole next block lies in the string that is open; then it is passed."""
+        if not self.is_open or b'"' in block:
+            return False
+        slashes = len(block) - len(block.rstrip(b"\\"))
+        before = self._escaped and slashes == len(block)
+        self._escaped = (slashes - before) % 2 == 1
+        return True
 
     def inside(self, content: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which bytes of the next block lie in strings, their first quotation mark included."""
@@ -99,7 +109,8 @@ _IS_SPACE[list(b" \t\r\n")] = True
 
 def is_blank(chunk: bytes) -> bool:
     """Whether a chunk of lines has nothing but spaces."""
-    return chunk[:1] in b" \t\r\n" and not chunk.strip(b" \t\r\n")
+    # strip() takes 6 ms for a mebibyte of them, translate() less than one.
+    return not chunk[:64].strip(_SPACE) and not chunk.translate(None, _SPACE)
 
 
 def filled_lines(chunk: bytes) -> list[tuple[int, bytes]]:

@@ -105,7 +105,7 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "zeros.csv.gz": _filled(_HEADER, b"\0", b"\nt,2\n"),
     "long-text.jsonl.zst": _filled(b'{"text": "', b"word ", b'"}\n' + ROW),
     "long-other.jsonl.gz": _filled(b'{"text": "t", "b": "', b"word ", b'"}\n' + ROW),
-    "escapes.jsonl.gz": _filled(b'{"text": "', b"\\u0041", b'"}\n' + ROW),
+    "escapes.jsonl.gz": _filled(b'{"text": "', b"\\u0041", b'"}\n' + ROW, 192 * MIB),
     "open-lists.jsonl.gz": _filled(ROW, b"[", b"\n" + ROW),
     "nested-lists.jsonl.gz": _filled(b'{"text": "t", "a": ', b"[", b"}\n" + ROW, 64 * MIB),
     "spaces-before.json.gz": _filled(b"", b" ", b'[{"text": "t"}]'),
