@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.runner.preview import Preview, plan
     from engine.runner.report import Report
     from engine.runner.results import open
+    from engine.runner.split_values import splits
 
 __all__ = [
     "Answered",
@@ -43,6 +44,7 @@ __all__ = [
     "plan",
     "run",
     "schema",
+    "splits",
 ]
 
 _LATER = {
@@ -56,6 +58,7 @@ _LATER = {
     "plan": "engine.runner.preview",
     "run": "engine.runner.coordinator",
     "schema": "engine.answering.table_columns",
+    "splits": "engine.runner.split_values",
 }
 
 

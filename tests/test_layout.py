@@ -308,6 +308,7 @@ def test_the_public_names_are_these() -> None:
     assert engine.__all__ == [
         "Answered", "Bundle", "EngineError", "Preview", "Report", "RunConfig", "__version__",
         "bundle_for", "errors", "open", "plan", "run", "schema",
+        "splits",
     ]  # fmt: skip
     for name in engine.__all__:
         assert getattr(engine, name) is not None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.runner.report import Report
 
 STDOUT = "-"
-_OF_FOLDERS = ("reject_text", "overwrite")
+_OF_FOLDERS = ("reject_text", "overwrite", "share")
 """Settings that change nothing without a folder or a file."""
 
 

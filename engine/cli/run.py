@@ -189,7 +189,8 @@ def summary(report: Report) -> list[str]:
     ]
     if report.out != pipe.STDOUT:
         done = f"({report.splits_skipped} were already done)"
-        lines.append(f"{report.splits} parts in {report.out} {done}")
+        share = f"share {report.share}: " if report.share else ""
+        lines.append(f"{share}{report.splits} parts in {report.out} {done}")
     if report.rows_computed:
         lines.append(
             f"{duration(report.seconds)} on {report.device}: {report.rows_per_second:,.0f} rows/s, "

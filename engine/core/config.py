@@ -18,6 +18,7 @@ from engine.core.settings import (
     setting,
     split_commas,
 )
+from engine.core.share import read_share
 from engine.errors import SettingsError
 
 FORMATS = {"arrow": ".arrow", "parquet": ".parquet", "jsonl": ".jsonl", "csv": ".csv"}
@@ -236,6 +237,12 @@ class RunConfig:
         "dates are compared anyway.",
         flag=True,
     )
+    share: str = setting(
+        "",
+        "Compute one share of the parts only, such as 2/8, into a folder that others compute the "
+        "other shares of, at the same time or later; the last one writes _SUCCESS.",
+        read=read_share,
+    )
     stall_timeout: int = setting(
         300,
         "Seconds without progress after which a run is ended, with the stacks of its threads; ten "
@@ -260,6 +267,22 @@ class RunConfig:
                 f"gpu_memory is {self.gpu_memory}, and device is cpu", "leave one of them out"
             )
         check_compression(self.part_format, self.compression)
+        self._check_share()
+
+    def _check_share(self) -> None:
+        """Refuse settings that a share cannot have."""
+        if self.share and self.limit:
+            raise SettingsError(
+                f"share is {self.share}, and limit is {self.limit}: a limit counts the rows of all "
+                "inputs, of which a share reads its own only",
+                "leave one of them out",
+            )
+        if self.share and not self.lock:
+            raise SettingsError(
+                f"share is {self.share}, and lock is off: shares of a run know of each other by "
+                "their locks",
+                "leave one of them out",
+            )
 
     @property
     def part_format(self) -> str:
@@ -331,6 +354,7 @@ class RunSettings(TypedDict, total=False):
     overwrite: bool
     lock: bool
     check_parts: bool
+    share: str
     stall_timeout: int
     options: Mapping[str, object]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from engine.data import PASSES, REJECTS, sync_folder, writing
 from engine.errors import OutputError
 from engine.runner import journal
+from engine.runner.folder_lock import SHARES
 from engine.runner.records import FOLDER, SUCCESS, Entry
 
 EARLIER_REJECTS = "rejects"
@@ -28,7 +29,7 @@ def refuse_links(out: Path) -> None:
     Raises:
         OutputError: One of them is.
     """
-    for name in (FOLDER, REJECTS, journal.FOLDER, EARLIER_REJECTS):
+    for name in (FOLDER, REJECTS, f"{FOLDER}/{SHARES}", journal.FOLDER, EARLIER_REJECTS):
         if (out / name).is_symlink():
             raise OutputError(
                 f"{out / name}: is a symbolic link, and a run follows none in its output folder",
@@ -40,7 +41,7 @@ def drop_success(out: Path) -> None:
     """Make a run one that has not finished, on the disk, too, before anything of it goes."""
     success = out / SUCCESS
     if success.is_symlink() or success.exists():
-        success.unlink()
+        success.unlink(missing_ok=True)  # another share may have
         sync_folder(out)
 
 
@@ -102,6 +103,7 @@ def _others(out: Path, datasets: Collection[str]) -> Iterator[Path]:
     """Records that cannot be read, journals, and the run's small files but for run.json."""
     yield from sorted((out / FOLDER).glob("part-*.json"))
     yield from sorted((out / journal.FOLDER).glob(f"part-*{journal.ENDING}"))
+    yield from sorted((out / FOLDER / SHARES).glob("*.json"))
     yield out / FOLDER / PASSES
     dataset = out / ".huggingface.yaml"
     with suppress(OSError, ValueError):

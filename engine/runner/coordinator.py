@@ -37,11 +37,13 @@ from engine.runner.messages import (
     RowsRead,
     WorkerSettings,
 )
+from engine.runner.moved_inputs import MovedInputs
 from engine.runner.plan import Plan, make_plan, sized
 from engine.runner.progress import ProgressMeter, total
 from engine.runner.publisher import Publisher
-from engine.runner.records import Entry
+from engine.runner.records import Entry, success
 from engine.runner.report import Report, damage_notes, notes
+from engine.runner.shared_folder import NONE_OPEN, OpenParts, SharedFolder
 from engine.runner.supervision import STALL_SECONDS, Supervision
 from engine.runner.worker import Worker
 
@@ -91,6 +93,7 @@ def _run(
     on_progress: Callable[[Progress], None] | None,
     settings: RunArguments,
 ) -> Report:
+    single_file.check_share(out, settings)
     if data.is_url(out):
         store_run.check_apart(inputs, str(out))
         run_into = partial(_run_to_scratch, model, inputs, on_progress)
@@ -101,6 +104,10 @@ def _run(
         return joining.run_to_file(out, settings, run_into)
     manifest = Manifest(Path(out))
     plan = make_plan(model, inputs, manifest, settings)
+    if plan.share:
+        shared = SharedFolder(plan, manifest)
+        with shared.held():
+            return Coordinator(plan, manifest, on_progress, shared=shared).run()
     with manifest.held(guarded=plan.config.lock):
         return Coordinator(plan, manifest, on_progress).run()
 
@@ -141,6 +148,7 @@ class Coordinator:
         manifest: Of the output folder, which this process holds.
         on_progress: As for `run`.
         publisher: What puts the parts to a store.
+        shared: The folder, where other shares write into it.
     """
 
     def __init__(
@@ -149,10 +157,11 @@ class Coordinator:
         manifest: Manifest,
         on_progress: Callable[[Progress], None] | None,
         publisher: Publisher | None = None,
+        shared: SharedFolder | None = None,
     ) -> None:
-        self.publisher = publisher
+        self.publisher, self.shared = publisher, shared
         self.plan, self.manifest, self.config = plan, manifest, plan.config
-        self.progress = ProgressMeter(plan.splits, on_progress)
+        self.progress = ProgressMeter(plan.own, on_progress)
         self.rows_left = plan.config.limit or sys.maxsize
         self.rejected: Counter[str] = Counter()
         self.rejected_before = self.skipped = 0
@@ -165,12 +174,8 @@ class Coordinator:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
         # Of parts in a store the tags are compared: here are only placeholders of them.
         self.manifest.check_parts = self.config.check_parts and not self.publisher
-        parts = set(self.plan.parts.values())
-        self.manifest.begin(
-            self.plan.record, parts, overwrite=self.config.overwrite, is_input=self._is_input
-        )
-        if self.plan.passes:
-            self.manifest.write(self.manifest.folder / data.PASSES, self.plan.passes)
+        if not self.shared:
+            self._begin()
         if self.publisher:
             self.publisher.begin()
         assignments = self._assignments()
@@ -181,10 +186,19 @@ class Coordinator:
         except (KeyboardInterrupt, Stopped) as error:
             raise Stopped(self._stopped(), "run the same command again to go on") from error
 
+    def _begin(self) -> None:
+        """Take the output folder."""
+        parts, overwrite = set(self.plan.parts.values()), self.config.overwrite
+        is_input = MovedInputs(self.plan.splits).has
+        self.manifest.begin(self.plan.record, parts, overwrite=overwrite, is_input=is_input)
+        if self.plan.passes:
+            self.manifest.write(self.manifest.folder / data.PASSES, self.plan.passes)
+
     def _stopped(self) -> str:
-        kept = journal.rows_kept(self.manifest.out, self.plan.record["fingerprint"])
+        own = {self.plan.parts[split] for split in self.plan.own}
+        kept = journal.rows_kept(self.manifest.out, self.plan.record["fingerprint"], own)
         others = f" and {kept:,} rows of the others kept" if kept else ""
-        finished = f"{self.progress.finished} of {len(self.plan.splits)} parts finished"
+        finished = f"{self.progress.finished} of {len(self.plan.own)} parts finished"
         return f"stopped with {finished}{others}"
 
     def receive(self, number: int, message: Message) -> None:
@@ -214,7 +228,7 @@ class Coordinator:
 
     def _assignments(self) -> Iterator[Assignment]:
         """Splits that are not finished, their bytes hashed on the way, up to the limit of rows."""
-        for split in self.plan.splits:
+        for split in self.plan.own:
             proceed()
             part = self.plan.parts[split]
             if not self.rows_left:
@@ -223,6 +237,8 @@ class Coordinator:
                     self.manifest.forget(part)
                 continue
             self.answered.append(part)
+            if self.shared:
+                self.shared.look(split)
             limit = self.rows_left if self.config.limit else 0
             input_record = fingerprint.input_record(split, limit, self.plan.columns)
             entry = self.manifest.finished(part, self.plan.record["fingerprint"], input_record)
@@ -238,24 +254,19 @@ class Coordinator:
                 self._spend(entry.counts["rows_in"])
 
     def _entries(self) -> list[Entry]:
-        """The records of all parts within the limit, in input order.
+        """The records of its parts, those within the limit, in input order.
 
         Raises:
             OutputError: One is gone that was written or read before.
         """
-        entries = {part: self.manifest.entry(part) for part in self.plan.parts.values()}
+        parts = [self.plan.parts[split] for split in self.plan.own]
+        entries = {part: self.manifest.entry(part) for part in parts}
         if lost := [part for part in self.answered if not entries[part]]:
             raise OutputError(
                 f"{self.manifest.out / lost[0]}: its record is gone",
                 "somebody has removed or changed it; run the same command again",
             )
         return [entry for entry in entries.values() if entry]
-
-    def _is_input(self, entry: Entry) -> bool:
-        """Whether a split of this run has the bytes that a record is of, under whatever name."""
-        ranges = (entry.input.start, entry.input.stop)
-        alike = (split for split in self.plan.splits if (split.start, split.stop) == ranges)
-        return any(data.content_hash(split) == entry.input.sha256 for split in alike)
 
     def _answer(self, assignments: Iterator[Assignment]) -> None:
         """Have one worker for each device answer the splits."""
@@ -301,33 +312,37 @@ class Coordinator:
 
     def _report(self) -> Report:
         entries = self._entries()
+        if self.shared:
+            return self._reported(entries, (), self.shared.finish(entries))
         removed = self.manifest.drop_surplus(entries)
-        work = total(self._latest.values())
-        report = Report.of(
+        report = self._reported(entries, removed)
+        content = success(entries, self.plan.record["fingerprint"])
+        if self.publisher:
+            self.publisher.finish(entries, content)
+        self.manifest.succeed(content)
+        return report
+
+    def _reported(
+        self, entries: Sequence[Entry], removed: Sequence[str], open_parts: OpenParts = NONE_OPEN
+    ) -> Report:
+        work, plan = total(self._latest.values()), self.plan
+        folder, config = plan.folder.description, self.config
+        counts = work.counts
+        return Report.of(
             entries,
             work,
             seconds=time.perf_counter() - self.progress.started,
             out=str(self.manifest.out),
-            task=self.plan.folder.description.task,
-            device=self.plan.device,
+            task=folder.task,
+            device=plan.device,
             splits_skipped=self.skipped,
             rejected=dict(self.rejected),
             ran=self.ran,
-            notes=notes(
-                self.plan.folder.description,
-                self.config,
-                self.plan.device,
-                entries,
-                work.counts,
-                removed,
-                self.plan.unread,
-            )
+            notes=notes(folder, config, plan.device, entries, counts, removed, plan.unread)
             + damage_notes(self.manifest.damaged, self.manifest.unrecorded)
-            + self.plan.notes,
-            fingerprint=self.plan.record["fingerprint"],
+            + open_parts.notes
+            + plan.notes,
+            fingerprint=plan.record["fingerprint"],
+            share=config.share,
+            parts_open=open_parts.count,
         )
-        success = report.success(self.plan.record["fingerprint"])
-        if self.publisher:
-            self.publisher.finish(entries, success)
-        self.manifest.succeed(success)
-        return report

@@ -43,9 +43,10 @@ def record_of(settings: Mapping[str, object], bundle: str) -> RunRecord:
     )
 
 
-def input_record(split: Split, limit: int, columns: Columns) -> InputRecord:
+def input_record(split: Split, limit: int, columns: Columns, sha256: str = "") -> InputRecord:
     """`Entry.input` of a split as it is now; `limit` is the most rows to read, 0 for all, and
-    `columns` are the settled ones, of which the kept ones are in the part."""
+    `columns` are the settled ones, of which the kept ones are in the part. `sha256` is that of the
+    content where it is known."""
     kept = [(field.name, str(field.type)) for field in columns.kept]
     derived = (field for field in columns.kept if field.name in columns.derived)
     # Where a file's name is kept, a renamed file has other answers.
@@ -57,7 +58,7 @@ def input_record(split: Split, limit: int, columns: Columns) -> InputRecord:
         start=split.start,
         stop=split.stop,
         first_row=split.first_row,
-        sha256=data.content_hash(split),
+        sha256=sha256 or data.content_hash(split),
         limit=limit,
         columns=hashlib.sha256(text.encode()).hexdigest()[:16],
     )

@@ -3,7 +3,8 @@
     OUT/_manifest/.lock      who writes here: host, process, since when, and the token of its hold
 
 The file is locked by `flock`. Some network file systems have no such locks: there the file's
-existence is the lock, and one whose process has ended is taken over.
+existence is the lock, and one whose process has ended is taken over. Shares of a run have locks of
+the same kind (`share_locks`).
 
 A run that has lost its lock, since somebody removed the file while it was stopped, changes nothing
 any more: it looks for its token before it renames or removes anything.
@@ -26,6 +27,10 @@ from engine.errors import OutputError
 from engine.runner.lock_holder import SIZE, read_holder, this_process
 
 LOCK = ".lock"
+GATE = ".shares.lock"
+"""The lock that a share holds for a moment while it begins or ends."""
+SHARES = "shares"
+"""The folder below the records that has what shares of a run know of each other."""
 FLOCK, FILE = "flock", "file"
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What `flock` fails with where another process has the lock."""
@@ -35,6 +40,10 @@ without `-o flock`, FUSE."""
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 # How long a lock file may be without a content: whoever creates one writes it at once.
 _EMPTY_SECONDS = 1.0
+
+
+class LockHeldError(OutputError):
+    """Another process has the lock."""
 
 
 @dataclass(frozen=True)
@@ -71,29 +80,73 @@ class Hold:
 
 
 @contextmanager
-def locked(out: Path, folder: Path, *, guarded: bool = True) -> Iterator[Hold]:
+def locked(
+    out: Path, folder: Path, *, guarded: bool = True, name: str = LOCK, shared: bool = False
+) -> Iterator[Hold]:
     """Hold the lock of an output folder while the body runs.
 
     Args:
         out: The output folder.
         folder: Where its records are; it is there.
         guarded: Without it there is no lock, and nobody is kept out.
+        name: Of the lock file.
+        shared: Whether shares of a run may be writing here.
 
     Raises:
-        OutputError: Another run is writing here, or the folder cannot be locked.
+        OutputError: Another run, or a share of one, is writing here, or the folder cannot be
+            locked.
     """
-    file, handle = folder / LOCK, None
+    file, handle = folder / name, None
     hold = Hold(out, file)
     if guarded:
         with writing(file):
             hold, handle = _take(out, file)
     try:
+        if guarded and not shared:
+            _check_no_share(out, folder)
         yield hold
     finally:
         with suppress(OSError):
             _let_go(hold, handle)
         if handle is not None:
             os.close(handle)
+
+
+def shares_running(folder: Path) -> list[Path]:
+    """The lock files of the shares that write now; asked while none can begin.
+
+    Raises:
+        OutputError: One of the files cannot be read.
+    """
+    with writing(folder):
+        return [file for file in sorted((folder / SHARES).glob(f"*{LOCK}")) if way_held(file)]
+
+
+def _check_no_share(out: Path, folder: Path) -> None:
+    """Raise OutputError where a share of a run is writing."""
+    if files := shares_running(folder):
+        raise _refused(out, files[0], _content(files[0]), runs=way_held(files[0]) == FLOCK)
+
+
+def way_held(file: Path) -> str:
+    """How a lock file is held: FLOCK or FILE, or "" where nobody holds it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        handle = os.open(file, _FLAGS)
+    except FileNotFoundError:
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return FLOCK
+    finally:
+        os.close(handle)
+    holder = read_holder(_content(file) or b"")
+    return FILE if holder and holder.way == FILE and not holder.is_gone() else ""
 
 
 def _let_go(hold: Hold, handle: int | None) -> None:
@@ -188,7 +241,7 @@ def _take_over(out: Path, file: Path, record: bytes) -> bool:
         if holder and not holder.is_gone():
             raise _refused(out, file, content)
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        claim = file.with_name(f"{LOCK}.{digest}")
+        claim = file.with_name(f"{file.name}.{digest}")
         try:
             handle = os.open(claim, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
@@ -206,7 +259,7 @@ def _take_over(out: Path, file: Path, record: bytes) -> bool:
 
 
 def _remove_claims(file: Path) -> None:
-    for claim in file.parent.glob(f"{LOCK}.*"):
+    for claim in file.parent.glob(f"{file.name}.*"):
         claim.unlink(missing_ok=True)
 
 
@@ -241,14 +294,16 @@ def _is(handle: int, file: Path) -> bool:
     return False
 
 
-def _refused(out: Path, file: Path, content: bytes | None, *, runs: bool = False) -> OutputError:
+def _refused(out: Path, file: Path, content: bytes | None, *, runs: bool = False) -> LockHeldError:
     """The error for a folder in which another run is writing, and whether that is certain."""
     holder = read_holder(content or b"")
     who = f" ({holder})" if holder else ""
+    number, of, count = file.name.removesuffix(LOCK).partition("-of-")
+    writer = f"share {number}/{count}" if of else "another run"
     hint = "wait for it, or choose another folder with -o"
     if holder and holder.is_elsewhere() and not runs:
         hint = (
             f"wait for it; if it does not run any more, remove {file} and run the same command "
             "again; or choose another folder with -o"
         )
-    return OutputError(f"{out}: another run is writing here{who}", hint)
+    return LockHeldError(f"{out}: {writer} is writing here{who}", hint)

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import data
 from engine.runner import conversion, results
 from engine.runner.manifest import Manifest
+from engine.runner.share_locks import passing
 from engine.runner.single_file import FILE_RECORD, check_file, folder_of
 
 if TYPE_CHECKING:
@@ -64,14 +65,23 @@ def run_to_file(
     folder = folder_of(path)
     # Parts of Arrow have every type, whatever becomes of them.
     report = run(folder, {**settings, "format": "arrow"})
-    _write(path, Manifest(folder), kind, compression, guarded=bool(settings.get("lock", True)))
+    if report.parts_open:
+        return dataclasses.replace(report, out=str(path), files=())
+    manifest = Manifest(folder)
+    guarded = bool(settings.get("lock", True))
+    # Another share may be ending, which writes nothing any more.
+    shared = bool(settings.get("share"))
+    hold = passing(folder, manifest.folder) if shared else manifest.held(guarded=guarded)
+    _write(path, manifest, kind, compression, hold)
     note = f"parts, bad rows and records are in {folder}, from where a later run goes on"
     return dataclasses.replace(
         report, out=str(path), files=(path.name,), notes=(*report.notes, note)
     )
 
 
-def _write(path: Path, manifest: Manifest, kind: str, compression: str, *, guarded: bool) -> None:
+def _write(
+    path: Path, manifest: Manifest, kind: str, compression: str, hold: AbstractContextManager[None]
+) -> None:
     """Write the file, unless it is there already and of the same parts."""
     success = manifest.read_success() or {}
     parts = [entry.part.sha256 for name in success["files"] if (entry := manifest.entry(name))]
@@ -81,7 +91,7 @@ def _write(path: Path, manifest: Manifest, kind: str, compression: str, *, guard
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if (earlier["of"], earlier["bytes"]) == (digest, path.stat().st_size):
             return
-    with manifest.held(guarded=guarded):
+    with hold:
         with data.whole_file(path, manifest.out, manifest.check_held) as sink:
             join(manifest, sink, kind=kind, compression=compression)
         manifest.write(record, json.dumps({"of": digest, **sink.written}) + "\n")

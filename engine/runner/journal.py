@@ -213,9 +213,11 @@ def any_in(out: Path) -> bool:
     return bool(_files(out))
 
 
-def rows_kept(out: Path, run: str) -> int:
-    """Rows that the journals of a run's unfinished splits hold."""
-    return sum(map(_rows, (file for file in _files(out) if _is_of(file, run))))
+def rows_kept(out: Path, run: str, parts: set[str]) -> int:
+    """Rows that the journals of these parts of a run hold, which are not finished."""
+    stems = {Path(part).stem for part in parts}
+    files = (file for file in _files(out) if file.stem in stems)
+    return sum(map(_rows, (file for file in files if _is_of(file, run))))
 
 
 def drop_others(out: Path, run: str, parts: set[str]) -> None:

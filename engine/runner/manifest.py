@@ -35,8 +35,8 @@ from engine.data import (
 )
 from engine.errors import OtherRunError, OutputError
 from engine.runner import clearing, journal
-from engine.runner.folder_lock import LOCK, Hold, locked
-from engine.runner.records import FOLDER, PART, SUCCESS, Entry, InputRecord, RunRecord
+from engine.runner.folder_lock import GATE, LOCK, SHARES, Hold, locked
+from engine.runner.records import FOLDER, PART, SUCCESS, Entry, InputRecord, RunRecord, difference
 
 __all__ = ["DATASET", "FOLDER", "PART", "SUCCESS", "Manifest"]
 
@@ -83,7 +83,7 @@ class Manifest:
             if made:
                 self._refuse_foreign()
             make_folder(self.folder)
-        with locked(self.out, self.folder, guarded=guarded) as hold, self._undone(made, hold):
+        with locked(self.out, self.folder, guarded=guarded) as hold, self.undone(made, hold):
             self.hold = hold
             try:
                 yield
@@ -112,20 +112,27 @@ class Manifest:
         write_text(file, text, self.check_held)
 
     @contextmanager
-    def _undone(self, made: Sequence[Path], hold: Hold) -> Iterator[None]:
+    def undone(self, made: Sequence[Path], hold: Hold) -> Iterator[None]:
         """Remove the folders made for a run where it fails before anything of it is kept."""
         try:
             yield
         except BaseException:
-            if made and not hold.is_lost() and not self.has_answers():
-                shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
-                records = (self.folder / name for name in ("run.json", LOCK, PASSES))
-                for path in (self.out / DATASET, *records):
-                    path.unlink(missing_ok=True)
-                for folder in made:
-                    with suppress(OSError):  # somebody has put something there
-                        folder.rmdir()
+            if not hold.is_lost():
+                self.undo(made)
             raise
+
+    def undo(self, made: Sequence[Path]) -> None:
+        """Remove folders made for a run, unless they have answers."""
+        if not made or self.has_answers():
+            return
+        for folder in (self.out / journal.FOLDER, self.folder / SHARES):
+            shutil.rmtree(folder, ignore_errors=True)
+        records = (self.folder / name for name in ("run.json", LOCK, GATE, PASSES))
+        for path in (self.out / DATASET, *records):
+            path.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # somebody has put something there
+                folder.rmdir()
 
     def begin(
         self,
@@ -185,7 +192,7 @@ class Manifest:
             return [], {}
         if earlier.get("fingerprint") != run["fingerprint"]:
             raise OtherRunError(
-                f"{self.out}: holds a run with {_difference(earlier, run)}",
+                f"{self.out}: holds a run with {difference(earlier, run)}",
                 "use that run's settings, " + _CHOOSE,
             )
         names, entries = set(map(_split_name, parts)), self.entries()
@@ -229,7 +236,8 @@ class Manifest:
 
     def _refuse_foreign(self) -> None:
         paths = sorted(self.out.iterdir()) if self.out.is_dir() else []
-        if foreign := [p.name for p in paths if p.name != FOLDER]:
+        foreign = [path.name for path in paths if path.name != FOLDER]
+        if foreign and self.read_run() is None:  # else another share has just begun
             raise OtherRunError(
                 f"{self.out}: not empty, and not a run's output (it holds {foreign[0]!r})",
                 "choose an empty or new folder with -o",
@@ -319,6 +327,10 @@ class Manifest:
         self.commit(adopted)
         return adopted
 
+    def forget_others(self) -> None:
+        """Adopt no part of a renamed input: of equal files, several shares would."""
+        self._others = {}
+
     def drop_surplus(self, entries: Sequence[Entry]) -> list[str]:
         """Remove every part, file of bad rows and record but those of a run, before it succeeds.
 
@@ -383,13 +395,18 @@ class Manifest:
             if folder.is_dir():
                 sync_folder(folder)
 
-    def succeed(self, content: Mapping[str, object]) -> None:
-        """Write the record of a run that has finished."""
+    def succeed(self, content: Mapping[str, object], *, alone: bool = True) -> None:
+        """Write the record of a run that has finished, and, unless shares of it still run, remove
+        what only unfinished ones need."""
         self.check_held()
         with writing(self.out):
-            shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
+            if alone:
+                shutil.rmtree(self.out / journal.FOLDER, ignore_errors=True)
             self._sync()
         self.write(self.out / SUCCESS, _json(content))
+        if alone:
+            shutil.rmtree(self.folder / SHARES, ignore_errors=True)
+            (self.folder / GATE).unlink(missing_ok=True)
 
 
 _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"
@@ -407,27 +424,6 @@ def _dataset(ending: str) -> str:
 def _split_name(part: str) -> str:
     """The name that all parts of one input file share."""
     return part.split("-", 2)[-1]
-
-
-def _difference(earlier: Mapping[str, object], run: Mapping[str, object]) -> str:
-    """The settings in which two runs differ, in words."""
-    before, now = (_flat_settings(r) for r in (earlier, run))
-    names = [n for n in sorted(before | now) if before.get(n) != now.get(n)]
-    if not names:
-        return "another fingerprint"
-    shown = [f"{n} {_short(before.get(n))} (now {_short(now.get(n))})" for n in names[:3]]
-    return "other settings: " + ", ".join(shown)
-
-
-def _flat_settings(run: Mapping[str, Any]) -> dict[str, object]:
-    """The engine's settings, the task's options and the bundle, by name."""
-    settings = dict(run.get("settings", {}))
-    return {**settings.pop("options", {}), **settings, "bundle": run.get("bundle")}
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _json(content: object) -> str:

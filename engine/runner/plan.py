@@ -23,6 +23,7 @@ from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
 from engine.core.settings import check_names, checked, declared
+from engine.core.share import Share, share_of
 from engine.core.types import Columns, CorpusFile, InputPath, Split
 from engine.errors import DeviceError, SettingsError
 from engine.pipeline import Bundle
@@ -53,6 +54,7 @@ class Plan:
         columns: What is read of every file.
         results: Names and types of the result columns.
         splits: In input order; `parts` are the names of their part files.
+        share: Which of them are computed, or None for all; `own` are those.
         passes: What passes over large files found, for the next start.
         notes: What the person should know of how it was settled.
     """
@@ -69,6 +71,8 @@ class Plan:
     results: pa.Schema
     splits: tuple[Split, ...]
     parts: Mapping[Split, str]
+    own: tuple[Split, ...]
+    share: Share | None = None
     passes: str = ""
     notes: tuple[str, ...] = ()
 
@@ -123,6 +127,7 @@ def _make_plan(
     )
     results = named_results(columns.kept, task.schema(model_config, options), config.result_prefix)
     splits = tuple(data.split_files(files, config.split_size))
+    share = share_of(config.share)
     facts = RunFacts(
         config,
         task,
@@ -151,6 +156,8 @@ def _make_plan(
         results=results,
         splits=splits,
         parts={s: data.part_name(s.ordinal, s.name, config.part_format) for s in splits},
+        own=share.of(splits) if share else splits,
+        share=share,
         passes=cache.text(),
         notes=(*notes, *_long_numbers(columns, files), *unused_notes(facts, settings)),
     )

@@ -14,11 +14,13 @@ import pyarrow as pa
 
 from engine import data, tasks
 from engine.core.keywords import RunArguments
+from engine.core.share import share_of
 from engine.core.types import Columns, Split
 from engine.errors import OtherRunError
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, stored_output
 from engine.runner.manifest import Manifest
+from engine.runner.moved_inputs import MovedInputs
 from engine.runner.plan import Early, Plan, check_early, make_plan, sized
 from engine.runner.records import Entry
 
@@ -40,8 +42,9 @@ class Preview:
         rows_exact: Whether `rows` is counted and not estimated.
         reads, writes: Names and types of the input columns and of the columns of the parts.
         settings: Of the run, every size filled in.
-        parts: How many parts there are in each state: new, done, done under another name, to do
-            again (their input or what is kept of it has changed), beyond the limit of rows.
+        parts: How many parts, those of the share where one is given, there are in each state: new,
+            done, done under another name, to do again (their input or what is kept of it has
+            changed), beyond the limit of rows.
         removed: Input files whose answers would be removed, since they are no inputs any more.
         refused: Why the run would be refused by what its folder holds, with the hint; "" if not.
         notes: What the person should know.
@@ -91,7 +94,7 @@ def plan(
         task=settled.folder.description.task,
         recipe=settled.folder.description.recipe,
         device=settled.device,
-        **_inputs(settled, settled.splits),
+        **_inputs(settled, settled.own),
         writes=_types([*settled.columns.kept, *settled.results]),
         settings=_settings(settled),
         parts=dict(Counter(states)),
@@ -117,6 +120,8 @@ def plan_early(
     """
     early = check_early(task, inputs, out, settings)
     splits = tuple(data.split_files(early.files, early.config.split_size))
+    if share := share_of(early.config.share):
+        splits = share.of(splits)
     result = tasks.find(task).result
     return Preview(
         out=str(out),
@@ -148,19 +153,14 @@ def _inputs(plan: Plan | Early, splits: Sequence[Split]) -> dict[str, Any]:
 
 def _compare(plan: Plan, manifest: Manifest) -> tuple[str, tuple[str, ...], list[str]]:
     """Why the run would be refused, inputs whose answers would go, and the state of each part."""
-    hashes: set[str] = set()
-
-    def is_input(entry: Entry) -> bool:
-        if not hashes:
-            hashes.update(map(data.content_hash, plan.splits))
-        return entry.input.sha256 in hashes
-
+    is_input = MovedInputs(plan.splits).has
     try:
         _, others = manifest.compare(plan.record, set(plan.parts.values()), is_input)
     except OtherRunError as error:
         # Another run's folder without an answer in it may be taken, as `begin` does.
         is_taken = plan.config.overwrite or (manifest.read_run() and not manifest.has_answers())
-        return "" if is_taken else str(error), (), [NEW] * len(plan.splits)
+        return "" if is_taken else str(error), (), [NEW] * len(plan.own)
+    others = {} if plan.share else others  # of these a share takes and removes none
     states = list(_states(plan, manifest, others))
     left = {entry.input.path for entries in others.values() for entry in entries}
     return "", tuple(sorted(left)), states
@@ -170,7 +170,7 @@ def _states(plan: Plan, manifest: Manifest, others: dict[str, list[Entry]]) -> I
     """The state of each split's part. Entries of `others` that are found again are taken out."""
     run, limit = plan.record["fingerprint"], plan.config.limit
     left = limit or sys.maxsize
-    for split in plan.splits:
+    for split in plan.own:
         if left <= 0:
             yield BEYOND
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,3 +129,35 @@ class Entry:
 def total(entries: Sequence[Entry]) -> dict[str, int]:
     """Counts summed over records."""
     return {name: sum(e.counts[name] for e in entries) for name in COUNTS}
+
+
+def success(entries: Sequence[Entry], fingerprint: str) -> dict[str, object]:
+    """The content of _SUCCESS: what the folder holds, whichever calls computed it.
+
+    Args:
+        entries: All records of the run, in input order.
+        fingerprint: Of the run.
+    """
+    files = [entry.part.file for entry in entries]
+    return {"files": files, "fingerprint": fingerprint, **total(entries)}
+
+
+def difference(earlier: Mapping[str, object], run: Mapping[str, object]) -> str:
+    """The settings in which two runs differ, in words."""
+    before, now = (_flat_settings(r) for r in (earlier, run))
+    names = [n for n in sorted(before | now) if before.get(n) != now.get(n)]
+    if not names:
+        return "another fingerprint"
+    shown = [f"{n} {_short(before.get(n))} (now {_short(now.get(n))})" for n in names[:3]]
+    return "other settings: " + ", ".join(shown)
+
+
+def _flat_settings(run: Mapping[str, Any]) -> dict[str, object]:
+    """The engine's settings, the task's options and the bundle, by name."""
+    settings = dict(run.get("settings", {}))
+    return {**settings.pop("options", {}), **settings, "bundle": run.get("bundle")}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

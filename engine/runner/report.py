@@ -15,7 +15,7 @@ from engine.core.device import AUTO, CPU
 from engine.runner import results
 from engine.runner.brief import brief
 from engine.runner.messages import Counts
-from engine.runner.records import COUNTS, Entry, total
+from engine.runner.records import Entry, total
 from engine.runtime.device import why_no_gpu
 
 
@@ -42,6 +42,10 @@ class Report:
         notes: What the person should know.
         fingerprint: Of the run: its settings, bundle, device and engine version. Two outputs of
             one corpus with one fingerprint are equal.
+        share: Which share of the parts was to be computed, such as 2/8; "" for all. Counts "of the
+            whole folder" are of the share's parts then.
+        parts_open: Parts of all shares that have no record which is true of their input. With 0
+            the run has finished, and `_SUCCESS` is there.
     """
 
     out: str
@@ -70,6 +74,8 @@ class Report:
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fingerprint: str = ""
+    share: str = ""
+    parts_open: int = 0
 
     @classmethod
     def of(
@@ -86,6 +92,8 @@ class Report:
         ran: dict[str, object],
         notes: tuple[str, ...],
         fingerprint: str = "",
+        share: str = "",
+        parts_open: int = 0,
     ) -> Report:
         """From the commit records of the folder and what this call's workers have counted."""
         counts = work.counts
@@ -114,6 +122,8 @@ class Report:
             files=tuple(entry.part.file for entry in entries),
             notes=notes,
             fingerprint=fingerprint,
+            share=share,
+            parts_open=parts_open,
         )
 
     @property
@@ -137,11 +147,6 @@ class Report:
         """As JSON values of at most 2,000 bytes, whatever the number of parts: the counts, without
         `files`, `ran` and times by stage, the most frequent reasons and the first notes."""
         return brief(dataclasses.asdict(self))
-
-    def success(self, fingerprint: str) -> dict[str, object]:
-        """The content of _SUCCESS: what the folder holds, whichever calls computed it."""
-        counts = {name: getattr(self, name) for name in COUNTS}
-        return {"files": list(self.files), "fingerprint": fingerprint, **counts}
 
 
 def notes(

@@ -45,8 +45,19 @@ def check_out(out: str, settings: Mapping[str, object]) -> None:
     """Refuse what `check_local` or, of a URL, `store_access.check_output` refuses, and what
     `is_file` and `check_file` do."""
     (store_access.check_output if is_url(out) else check_local)(out)
+    check_share(out, settings)
     if is_file(out):
         check_file(Path(out), settings)
+
+
+def check_share(out: Path | str, settings: Mapping[str, object]) -> None:
+    """Raise SettingsError for a share of an output in an object store."""
+    if settings.get("share") and is_url(out):
+        raise SettingsError(
+            f"share is {settings['share']}, and {out} is in an object store, where one run at a "
+            "time writes",
+            "name a folder of a file system that all shares see, and copy it when they are done",
+        )
 
 
 def check_file(path: Path, settings: Mapping[str, object]) -> tuple[str, str]:

@@ -24,6 +24,7 @@ NEVER_SHAPING = {
     "input_identity": "what is compared of an input, not what is read",
     "check_parts": "what is asked of finished parts",
     "lock": "who else may write there",
+    "share": "which parts are computed, not what is in them",
     "stall_timeout": "how long a run that stands still goes on",
     "scratch": "where a run to a store works, not what",
     "gpu_memory": "where there is little, a batch is halved, and a row's answer is its own",

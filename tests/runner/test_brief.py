@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.runner.brief import MOST_BYTES, cut, size
@@ -13,7 +13,10 @@ from engine.runner.report import Report
 
 COUNT = st.integers(0, 1 << 63)
 SECONDS = st.floats(0, 1e12, allow_nan=False)
-TEXT = st.text(max_size=300) | st.text("\U0001f600", min_size=100, max_size=5000)
+# Long texts are repeated ones, which are drawn quickly.
+TEXT = st.text(max_size=20) | st.builds(
+    lambda text, count: text * count, st.text(min_size=1, max_size=5), st.integers(1, 900)
+)
 
 
 def report(**fields: Any) -> Report:
@@ -29,6 +32,7 @@ def report(**fields: Any) -> Report:
     return Report(**{**usual, **counts, **fields})
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a machine may be busy
 @given(
     st.builds(
         report,
@@ -42,8 +46,8 @@ def report(**fields: Any) -> Report:
         occupancy=st.none() | st.floats(0, 1),
         out=TEXT,
         device=TEXT,
-        rejected=st.dictionaries(TEXT, COUNT, max_size=40),
-        notes=st.lists(TEXT, max_size=40).map(tuple),
+        rejected=st.dictionaries(TEXT, COUNT, max_size=12),
+        notes=st.lists(TEXT, max_size=24).map(tuple),
         files=st.just(tuple(f"part-{n:05}-name.arrow" for n in range(20_000))),
         fingerprint=st.just("0" * 64),
     )

@@ -47,7 +47,7 @@ def _facts(task_name: str, given: dict[str, Any], **facts: Any) -> RunFacts:
 ALWAYS = {
     "text", "keep", "result_prefix", "limit", "format", "compression", "max_row_bytes",
     "batch_tokens", "workers", "tokenizers", "device", "on_error", "overwrite", "check_parts",
-    "lock", "options", "stall_timeout",
+    "lock", "options", "share", "stall_timeout",
 }  # fmt: skip
 """Settings that change something in every run, or whose misuse is refused."""
 
