@@ -29,7 +29,7 @@ from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.keywords import TableArguments, TableSettings, TaskOptions
-from engine.core.settings import check_choice, check_names
+from engine.core.settings import check_choice, check_names, values_of
 from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
 from engine.generation import BufferPool, Count, uncounted
@@ -95,23 +95,24 @@ class Bundle:
             BundleError: Not a bundle, its bytes have changed, or it cannot be opened within limits.
             DeviceError: The device asked for is not what would run.
         """
+        settings = {"device": device, "threads": threads, "gpu_memory": gpu_memory}
+        config = RunConfig(**values_of(settings, RunConfig))
         folder = bundle_format.load(path)
         with folder.unchanged():
             if check:
                 folder.check()
                 trial.check(folder)
-            chosen = resolve(device)
+            chosen = resolve(config.device)
             _check_device(folder, chosen)
             backend = OrtBackend(
                 folder.path,
                 folder.graphs_for(chosen),
                 device=chosen,
-                threads=threads or cores(),
-                gpu_memory=gpu_memory,
+                threads=config.threads or cores(),
+                gpu_memory=config.gpu_memory,
             )
         _check_graphs(folder, backend)
-        loading = {"device": device, "threads": threads, "check": check, "gpu_memory": gpu_memory}
-        return cls(folder, backend, loading)
+        return cls(folder, backend, {**settings, "check": check})
 
     def stages(
         self,
@@ -195,10 +196,11 @@ class Bundle:
             Stopped: `stop` is an event, and was set.
         """
         stop, rest = without_event(options)
+        config = RunConfig.of({"max_length": max_length, "truncation_side": truncation_side})
         stages = self.stages(
             rest,
-            max_length=max_length,
-            truncation_side=truncation_side,
+            max_length=config.max_length,
+            truncation_side=config.truncation_side,
             stopped=stop.is_set if stop else never,
         )
         settled = stages.context.options

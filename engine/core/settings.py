@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, nan
 from typing import Any, TypeVar, cast
@@ -81,9 +81,9 @@ def check_settings(settings: object) -> None:
         SettingsError: A value has another type or is out of range.
     """
     for name, (kind, setting) in declared(settings).items():
-        value = checked(name, getattr(settings, name), kind, setting)
-        if setting.read:
-            object.__setattr__(settings, name, value)
+        value = getattr(settings, name)
+        if (read := checked(name, value, kind, setting)) is not value:
+            object.__setattr__(settings, name, read)
 
 
 def checked(name: str, value: object, kind: str, setting: Setting) -> object:
@@ -94,11 +94,53 @@ def checked(name: str, value: object, kind: str, setting: Setting) -> object:
     """
     if setting.read:
         return setting.read(name, value)
+    value = from_text(value, kind, setting)
     if setting.choices:
         check_choice(name, value, setting.choices)
     else:
         _CHECKS[kind](name, value, setting)
     return value
+
+
+def from_text(value: object, kind: str, setting: Setting) -> object:
+    """The number, size, true or false that a text says, as on the command line; another value, or
+    a text that says none, as it is."""
+    if not isinstance(value, str) or setting.read:
+        return value
+    text = value.strip()
+    try:
+        if kind == "int":
+            return _read_size(text) if setting.size else int(text)
+        if kind == "float":
+            return float(text)
+    except ValueError:
+        return value
+    return _WORDS.get(text.lower(), value) if kind == "bool" else value
+
+
+_WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
+}
+
+
+def values_of(settings: Mapping[str, object], declared_by: object) -> dict[str, object]:
+    """Settings by name, with the values that texts say; those that are not declared as they are.
+
+    Args:
+        settings: As a person gave them.
+        declared_by: The dataclass that declares them.
+    """
+    known = declared(declared_by)
+    return {n: from_text(v, *known[n]) if n in known else v for n, v in settings.items()}
+
+
+def _read_size(text: str) -> int:
+    """A size, or a number such as 0 or -1."""
+    try:
+        return parse_size(text)
+    except SettingsError:
+        return int(text)
 
 
 def _check_bool(name: str, value: object, setting: Setting) -> None:

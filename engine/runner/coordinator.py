@@ -21,8 +21,10 @@ from typing import Any, Unpack, cast
 
 from engine import data
 from engine.core.activity import beat, proceed, without_event
+from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.keywords import RunArguments
+from engine.core.settings import values_of
 from engine.core.telemetry import Progress
 from engine.errors import OutputError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
@@ -77,8 +79,9 @@ def run(
         Stopped: Interrupted (SIGINT), or by `stop`; the same call goes on.
         Stalled: A stage has made no progress for `stall_timeout` seconds.
     """
-    stop, rest = without_event(settings)
-    timeout = settings.get("stall_timeout", STALL_SECONDS)  # it is checked with the others
+    stop, given = without_event(settings)
+    rest = values_of(given, RunConfig)
+    timeout = rest.get("stall_timeout", STALL_SECONDS)  # it is checked with the others
     supervision: Supervision[Report] = Supervision(
         on_progress, stop, timeout if isinstance(timeout, int) else 0
     )

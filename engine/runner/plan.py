@@ -22,7 +22,7 @@ from engine.core.column_types import types_of
 from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
-from engine.core.settings import check_names, checked, declared
+from engine.core.settings import check_names, checked, declared, values_of
 from engine.core.share import Share, share_of
 from engine.core.types import Columns, CorpusFile, InputPath, Split
 from engine.errors import DeviceError, SettingsError
@@ -100,7 +100,7 @@ def make_plan(
 ) -> Plan:
     """Settle a run; `coordinator.run` says what the arguments are and what is raised."""
     with working("planning"):
-        return _make_plan(model, inputs, manifest, settings)
+        return _make_plan(model, inputs, manifest, values_of(settings, RunConfig))
 
 
 def _make_plan(
@@ -180,10 +180,9 @@ def check_early(
     names = {f.name for f in dataclasses.fields(RunConfig)}
     check_names("setting", settings, names | set(options))
     config = RunConfig.of({n: v for n, v in settings.items() if n in names})
-    given = {n: v for n, v in settings.items() if n not in names} | dict(config.options)
-    check_names(f"option of {task.name}", given, options)
-    for name, value in given.items():
-        checked(name, value, *options[name])
+    named = {n: v for n, v in settings.items() if n not in names} | dict(config.options)
+    check_names(f"option of {task.name}", named, options)
+    given = {name: checked(name, value, *options[name]) for name, value in named.items()}
     columns = tasks.input_columns(task, config.text)
     if given.get("chat"):
         columns = (dataclasses.replace(columns[0], holds="chat"), *columns[1:])

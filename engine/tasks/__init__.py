@@ -13,7 +13,7 @@ from engine.bundle.format import (
     GenerationConfig,
     ModelConfig,
 )
-from engine.core.settings import check_names, declared
+from engine.core.settings import check_names, declared, values_of
 from engine.core.types import Column
 from engine.errors import BundleError, SettingsError
 from engine.tasks import (
@@ -144,6 +144,7 @@ def resolve_options(task: Task, model_config: ModelConfig, values: Mapping[str, 
     """
     defaults = task.defaults(model_config)
     check_names(f"option of {task.name}", values, defaults)
+    values = values_of(values, task.options)
     try:
         return task.options(**{**task.adapt(defaults, values), **values})
     except TypeError as error:

@@ -94,12 +94,17 @@ def test_a_setting_like_none_is_refused_with_all_names() -> None:
         ("limit", -1),
         ("limit", 1.5),
         ("limit", True),
-        ("limit", "5"),
+        ("limit", "five"),
+        ("limit", "1.5"),
+        ("limit", "-1"),
+        ("limit", ""),
         ("format", "orc"),
         ("format", None),
         ("compression", "gzip"),
         ("split_size", 0),
-        ("split_size", "256MB"),
+        ("split_size", "256 parsecs"),
+        ("split_size", "0"),
+        ("window", "true"),
         ("window", 0),
         ("batch_tokens", -1),
         ("max_length", -1),
@@ -112,7 +117,8 @@ def test_a_setting_like_none_is_refused_with_all_names() -> None:
         ("device", None),
         ("on_error", "skip"),
         ("max_rejects", -2),
-        ("overwrite", "yes"),
+        ("overwrite", "perhaps"),
+        ("overwrite", ""),
         ("options", 5),
         ("options", [("top_k", 3)]),
     ],
@@ -122,6 +128,41 @@ def test_a_value_out_of_range_is_refused_by_the_settings_name(name: str, value: 
         RunConfig.of({name: value})
     assert caught.value.message.startswith(name)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("limit", "300", 300),
+        ("limit", " 7 ", 7),
+        ("max_rejects", "-1", -1),
+        ("split_size", "256MB", 256 << 20),
+        ("split_size", "64KiB", 64 << 10),
+        ("split_size", "5", 5),
+        ("max_row_bytes", "0", 0),
+        ("gpu_memory", "1.5G", 3 << 29),
+        ("overwrite", "true", True),
+        ("overwrite", "False", False),
+        ("dedupe", "off", False),
+        ("lock", "1", True),
+        ("check_parts", "no", False),
+    ],
+)
+def test_a_text_is_taken_for_what_it_says_as_on_the_command_line(
+    name: str, text: str, value: object
+) -> None:
+    config = RunConfig.of({name: text})
+    assert getattr(config, name) == value
+    assert type(getattr(config, name)) is type(value)
+    assert config == RunConfig.of({name: value})
+    assert config.shaping() == RunConfig.of({name: value}).shaping()
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS - {"options", "schema"}))
+def test_every_default_may_be_given_as_text(name: str) -> None:
+    default = getattr(RunConfig(), name)
+    text = ",".join(default) if isinstance(default, tuple) else str(default)
+    assert RunConfig.of({name: text}) == RunConfig()
 
 
 @pytest.mark.parametrize(
