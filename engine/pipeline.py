@@ -29,7 +29,7 @@ from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.keywords import TableArguments, TableSettings, TaskOptions
-from engine.core.settings import check_choice, check_names, values_of
+from engine.core.settings import check_choice, check_names, checked, declared
 from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
 from engine.generation import BufferPool, Count, uncounted
@@ -95,21 +95,24 @@ class Bundle:
             BundleError: Not a bundle, its bytes have changed, or it cannot be opened within limits.
             DeviceError: The device asked for is not what would run.
         """
-        settings = {"device": device, "threads": threads, "gpu_memory": gpu_memory}
-        config = RunConfig(**values_of(settings, RunConfig))
+        arguments = {"device": device, "threads": threads, "gpu_memory": gpu_memory}
+        known = declared(RunConfig)
+        settings: dict[str, Any] = {
+            name: checked(name, value, *known[name]) for name, value in arguments.items()
+        }
         folder = bundle_format.load(path)
         with folder.unchanged():
             if check:
                 folder.check()
                 trial.check(folder)
-            chosen = resolve(config.device)
+            chosen = resolve(settings["device"])
             _check_device(folder, chosen)
             backend = OrtBackend(
                 folder.path,
                 folder.graphs_for(chosen),
                 device=chosen,
-                threads=config.threads or cores(),
-                gpu_memory=config.gpu_memory,
+                threads=settings["threads"] or cores(),
+                gpu_memory=settings["gpu_memory"],
             )
         _check_graphs(folder, backend)
         return cls(folder, backend, {**settings, "check": check})

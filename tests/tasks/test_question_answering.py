@@ -432,7 +432,7 @@ def logits(pieces: list[list[tuple[int, int, bool]]]) -> dict[str, Ragged]:
         ("doc_stride", -2),
         ("max_answer_len", 0),
         ("max_seq_len", -1),
-        ("handle_impossible_answer", "yes"),
+        ("handle_impossible_answer", "perhaps"),
         ("align_to_words", 2),
     ],
 )

@@ -395,7 +395,7 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
         (FEATURES, "dtype", "int4"),
         (FEATURES, "prompt", None),
         (FEATURES, "pooling", None),
-        (FEATURES, "normalize", "yes"),
+        (FEATURES, "normalize", "perhaps"),
         (CLASSES, "top_k", -1),
         (CLASSES, "top_k", 1.5),
         (CLASSES, "top_k", True),

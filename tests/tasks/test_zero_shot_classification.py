@@ -432,7 +432,7 @@ def test_labels_come_from_the_run_or_from_a_column(tmp_path: Path) -> None:
         ("hypothesis_template", "This {0} is {1}."),
         ("hypothesis_template", "This is {label}."),
         ("hypothesis_template", None),
-        ("multi_label", "yes"),
+        ("multi_label", "perhaps"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused_by_name(option: str, value: object) -> None:
