@@ -528,7 +528,7 @@ def test_a_call_equals_a_call_of_the_pipeline(family: Family) -> None:
         ("aggregation_strategy", "word"),
         ("aggregation_strategy", None),
         ("stride", -2),
-        ("stride", "9"),
+        ("stride", "nine"),
         ("ignore_labels", 7),
         ("ignore_labels", (7,)),
         ("delimiter", None),
