@@ -1,6 +1,8 @@
 # Sourced by the other scripts: makes .venv from Python 3.11+ and pip, once.
 #
-#   ensure cpu,test     installs the project with these extras, in the versions of constraints.txt
+#   ensure cpu,test              installs the project with these extras, in the versions of
+#                                constraints.txt
+#   ensure cpu,ray .venvs/ray    the same in another environment
 #
 # A stamp named by the hash of pyproject.toml and constraints.txt makes a second call take no time.
 
@@ -21,18 +23,18 @@ find_python() {
 }
 
 ensure() {
-  local extras=$1 python stamp
-  stamp=".venv/installed-$extras-$(cat pyproject.toml constraints.txt | cksum | tr ' ' -)"
+  local extras=$1 folder=${2:-.venv} python stamp
+  stamp="$folder/installed-$extras-$(cat pyproject.toml constraints.txt | cksum | tr ' ' -)"
   if [ -e "$stamp" ]; then
     return
   fi
-  if [ ! -x .venv/bin/python ]; then
+  if [ ! -x "$folder/bin/python" ]; then
     python=$(find_python)
-    echo "making .venv with $("$python" --version)" >&2
-    "$python" -m venv .venv
+    echo "making $folder with $("$python" --version)" >&2
+    "$python" -m venv "$folder"
   fi
-  echo "installing corpus-engine[$extras] into .venv" >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  echo "installing corpus-engine[$extras] into $folder" >&2
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".[$extras]"
   touch "$stamp"
 }

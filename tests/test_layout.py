@@ -70,6 +70,7 @@ HOMES = {
         "runner/threads.py", "runner/child_process.py", "core/telemetry.py", "runtime/backend.py",
         "runtime/gpu_serialization.py", "bundle/chat_template.py",
         "core/activity.py", "runner/supervision.py", "core/keywords.py",  # `stop`
+        "integrations",  # a task's end is another thread's
         "cli/interrupt.py",  # a thread hears of signals while the main one is inside of a library
     },
     "queue": {"runner/threads.py", "runner/publisher.py"},

@@ -10,9 +10,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from engine.core.types import Split
 from engine.errors import SettingsError
+
+if TYPE_CHECKING:
+    from engine.core.types import Split
 
 _TEXT = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 
