@@ -10,9 +10,29 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_in
 
 
 def cores() -> int:
-    """CPUs that this process may use: its affinity, limited by the quota of its cgroup."""
+    """CPUs that this process may use, the least of what it was given:
+
+    affinity              by taskset, a cpuset, Slurm with a task plugin
+    quota                 of its cgroup, in whole CPUs: containers, Kubernetes
+    SLURM_CPUS_PER_TASK   Slurm, also where it binds nothing
+    OMP_NUM_THREADS       in a worker of Ray or Spark, which set it to num_cpus of the task or actor
+                          and to spark.task.cpus; elsewhere it is for other libraries
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(allowed or 1, _cgroup_cores() or allowed or 1))
+    given = [allowed, _cgroup_cores(), _number("SLURM_CPUS_PER_TASK")]
+    if any(name in os.environ for name in _WORKERS):
+        given.append(_number("OMP_NUM_THREADS"))
+    return min(filter(None, given), default=1)
+
+
+_WORKERS = ("RAY_RAYLET_PID", "SPARK_PYTHON_RUNTIME", "SPARK_REUSE_WORKER")
+"""Of the environment that Ray and Spark give the processes of Python that they start."""
+
+
+def _number(variable: str) -> int:
+    """A number of the environment, 0 where there is none."""
+    text = os.environ.get(variable, "").strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
 
 
 def _cgroup_cores() -> int:
