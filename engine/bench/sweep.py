@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +25,7 @@ import pyarrow as pa
 
 from engine import data, tasks
 from engine.bundle import format as bundle_format
-from engine.core import hardware
+from engine.core import hardware, system_calls
 from engine.core.config import RunSettings
 from engine.core.settings import check_whole
 from engine.core.telemetry import Progress
@@ -429,14 +427,8 @@ def _summed(
         startup_seconds=round(loaded.startup, 3),
         first_answer_seconds=round(loaded.first_answer, 3),
         loaded=len(loaded.bundles),
-        peak_bytes=_peak(),
+        peak_bytes=system_calls.peak_memory(),
     )
-
-
-def _peak() -> int:
-    """Linux counts in KiB, macOS in bytes."""
-    unit = {"darwin": 1}.get(sys.platform, 1024)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _line(measured: Sequence[_Measured]) -> str:

@@ -29,6 +29,8 @@ import jinja2.ext
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from engine.core.system_calls import limits
+
 # Lines of Python that one chat may take: some thousand messages in the longest templates.
 STEPS = 2_000_000
 # Bytes that a template may take beyond what the process has at its start.
@@ -247,9 +249,7 @@ def _steps(most: int) -> Iterator[None]:
 
 def _shut_in() -> None:
     """From here on: no new file, socket or process, and so much memory."""
-    try:
-        import resource
-    except ImportError:  # not a system with such limits
+    if not (resource := limits()):
         return
     used = re.search(r"VmSize:\s+(\d+) kB", _status())
     if used:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -13,8 +12,9 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from engine.core.system_calls import ENVIRONMENT, NEW_GROUP, Incoming
 from engine.errors import BackendError, BundleError, SettingsError
 
 Message = Mapping[str, str]
@@ -117,14 +117,23 @@ class _Process:
     def __init__(self) -> None:
         # Nothing of the environment but where Python's modules are.
         paths = os.pathsep.join(path for path in sys.path if path)
+        needed = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env={"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"},
+            creationflags=NEW_GROUP,
+            env={
+                **needed,
+                "PYTHONPATH": paths,
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONHASHSEED": "0",
+            },
         )
+        assert self._process.stdout
+        self._incoming = Incoming(self._process.stdout.fileno())
         self.end = weakref.finalize(self, _end, self._process)
 
     def ask(self, message: object, seconds: float) -> dict[str, Any]:
@@ -134,11 +143,10 @@ class _Process:
             _SilentError: There is none, in time or at all.
         """
         assert self._process.stdin
-        assert self._process.stdout
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
-            line = b"".join(_line(self._process.stdout, time.monotonic() + seconds))
+            line = b"".join(_line(self._incoming, time.monotonic() + seconds))
             reply = json.loads(line)
         except TimeoutError as error:
             raise _SilentError(
@@ -149,14 +157,13 @@ class _Process:
         return reply if isinstance(reply, dict) else {}
 
 
-def _line(stream: IO[bytes], deadline: float) -> Iterator[bytes]:
-    """The bytes of the next line, as they come; all that there are where the stream ends."""
-    poll, size = select.poll(), 0
-    poll.register(stream, select.POLLIN)
+def _line(incoming: Incoming, deadline: float) -> Iterator[bytes]:
+    """The bytes of the next line, as they come; all that there are where the pipe ends."""
+    size = 0
     while size < _REPLY_BYTES:
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not incoming.has_come(deadline - time.monotonic()):
             raise TimeoutError
-        block = os.read(stream.fileno(), 1 << 16)
+        block = incoming.read()
         yield block
         size += len(block)
         if not block or block.endswith(b"\n"):

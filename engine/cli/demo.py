@@ -23,7 +23,8 @@ def demo(
     ] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Seed of the corpus.")] = 0,
     export: Annotated[
-        bool, typer.Option("--export", help="Export the checkpoint first, with Optimum.")
+        bool,
+        typer.Option("--export", help="Export the checkpoint first, with Optimum; in a clone."),
     ] = False,
     recipe: Annotated[str, typer.Option(help="Recipe of the export.")] = "fp32",
     workers: Annotated[
@@ -51,6 +52,14 @@ def demo(
 
 def _exported(out: Path, recipe: str, *, quiet: bool) -> Path:
     from engine.demo import CHECKPOINT
+    from engine.errors import SettingsError
+
+    if not CHECKPOINT.is_dir():
+        raise SettingsError(
+            "--export: the demo's checkpoint does not come with the package, only its bundle",
+            "it is in engine/demo/checkpoint of the repository: run scripts/demo --export in a "
+            "clone, or leave --export out",
+        )
     from engine.export import export
 
     folder = out / f"bundle-{recipe}"

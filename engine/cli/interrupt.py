@@ -1,4 +1,5 @@
-"""SIGINT, SIGTERM and SIGHUP end the process with exit code 75, whatever it is doing.
+"""SIGINT, SIGTERM and SIGHUP (on Windows Ctrl-Break) end the process with exit code 75, whatever it
+is doing.
 
     before the command     at once: nothing has been done yet
     within it              by a KeyboardInterrupt, so that it closes what it has open; where that
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import select
 import signal
 import sys
 import time
@@ -25,9 +25,12 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+from engine.core.system_calls import Incoming, write_now
+
 STOPPED = 75
 PATIENCE_SECONDS = 2.2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 _HINT = "run the same command again to go on"
 
 _received: list[int] = []
@@ -41,7 +44,7 @@ def install() -> None:
         return
     _state["installed"] = 1
     for number in _SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+        if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     sys.unraisablehook = _unraisable
     # Registered first and so called last: Python then gives handled signals back to the system.
@@ -108,29 +111,26 @@ def _say(text: str) -> None:
 
     text = "\n".join(map(printable, text.split("\n")))
     with suppress(OSError, ValueError):
-        poll = select.poll()
-        poll.register(2, select.POLLOUT)
-        if poll.poll(0):
-            os.write(2, f"error: {text}\n".encode(errors="replace"))
+        write_now(2, f"error: {text}\n".encode(errors="replace"))
 
 
 def _start_clock() -> None:
     import threading
 
     heard, told = os.pipe()
-    os.set_blocking(told, False)
+    if hasattr(os, "set_blocking"):  # on Windows from Python 3.12 on
+        os.set_blocking(told, False)
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    threading.Thread(target=_clock, args=(heard,), name="stop-clock", daemon=True).start()
+    threading.Thread(target=_clock, args=(Incoming(heard),), name="stop-clock", daemon=True).start()
 
 
-def _clock(heard: int) -> None:
+def _clock(heard: Incoming) -> None:
     """End the process some time after the first signal, or at a second Ctrl-C."""
-    while not set(os.read(heard, 64)) & set(_SIGNALS):
+    while not set(heard.read(64)) & set(_SIGNALS):
         pass
     end = time.monotonic() + PATIENCE_SECONDS
     while (left := end - time.monotonic()) > 0:
-        ready, _, _ = select.select([heard], [], [], left)
-        if ready and signal.SIGINT in os.read(heard, 64):
+        if heard.has_come(left) and signal.SIGINT in heard.read(64):
             break
     if "code" in _state:
         os._exit(_state["code"])

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.core.system_calls import ENVIRONMENT, NEW_GROUP, limits
 from engine.errors import BackendError
 
 _CHILD = "from engine.core.confined_process import main; main()"
@@ -103,6 +104,7 @@ def _replies(steps: Sequence[Step]) -> tuple[list[dict[str, Any]], int]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            creationflags=NEW_GROUP,
             env=_environment(),
         )
     except OSError as error:
@@ -122,7 +124,7 @@ def _replies(steps: Sequence[Step]) -> tuple[list[dict[str, Any]], int]:
 
 def _environment() -> dict[str, str]:
     """Where Python's modules are, and nothing else of this process's."""
-    kept = ("HOME", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY")
+    kept = ("HOME", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", *ENVIRONMENT)
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[2])]),
@@ -178,22 +180,18 @@ def _reason(error: BaseException) -> str:
 
 
 def _limit(step: Step) -> None:
-    try:
-        import resource
-    except ImportError:  # not a system with such limits
+    if not (resource := limits()):
         return
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = usage.ru_utime + usage.ru_stime
-    _lower(resource.RLIMIT_CPU, math.ceil(spent + step.seconds - 0.5))  # to the nearest
-    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource, resource.RLIMIT_CPU, math.ceil(spent + step.seconds - 0.5))  # to the nearest
+    _lower(resource, resource.RLIMIT_CORE, 0)
     if used := re.search(r"VmSize:\s+(\d+) kB", _status()):
-        _lower(resource.RLIMIT_AS, (int(used[1]) << 10) + step.memory)
+        _lower(resource, resource.RLIMIT_AS, (int(used[1]) << 10) + step.memory)
 
 
-def _lower(name: int, most: int) -> None:
+def _lower(resource: Any, name: int, most: int) -> None:
     """Set a soft limit, below the hard one."""
-    import resource
-
     hard = resource.getrlimit(name)[1]
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)

@@ -48,7 +48,7 @@ def memory() -> int:
     """Bytes of memory, or the cgroup's limit if that is lower; 0 if unknown."""
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 0
     try:
         return min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from engine.core.system_calls import limits
+
 NEEDED = 900 << 20
 """Bytes of addresses that the libraries of a run take, before a model is loaded."""
 NEEDED_RESIDENT = 200 << 20
@@ -27,8 +29,8 @@ HINT = (
 
 def address_space_left() -> int | None:
     """Bytes of addresses that RLIMIT_AS leaves; None where it sets no limit."""
-    import resource
-
+    if not (resource := limits()):
+        return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return None
@@ -36,7 +38,7 @@ def address_space_left() -> int | None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except (OSError, ValueError, IndexError):
         pages = 0
-    return max(0, int(limit) - pages * resource.getpagesize())
+    return max(0, int(limit) - pages * int(resource.getpagesize()))
 
 
 def cgroup_left(root: Path = Path("/")) -> int | None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from engine.core.system_calls import open_file
+
 
 def open_new(path: Path) -> BinaryIO:
     """An empty file to write, in place of a file or link of that name.
@@ -14,5 +16,4 @@ def open_new(path: Path) -> BinaryIO:
         OSError: It cannot be made.
     """
     path.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return os.fdopen(open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")

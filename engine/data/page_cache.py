@@ -7,12 +7,13 @@ left of it however the process ends; it is bounded, and where the disk is full n
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import IO
+
+from engine.core.system_calls import read_at, write_at
 
 PAGE = 128 << 10
 """Bytes of a page; the last one of an object may be shorter."""
@@ -42,7 +43,7 @@ class PageCache:
                 return None
             self._slots.move_to_end(key)
             slot, length = self._slots[key]
-            return os.pread(self._file.fileno(), length, slot * PAGE)
+            return read_at(self._file.fileno(), length, slot * PAGE)
 
     def keep(self, key: Hashable, content: memoryview) -> None:
         """Keep a page, unless there is no room for any."""
@@ -53,7 +54,7 @@ class PageCache:
             try:
                 if self._file is None:
                     self._file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
-                os.pwrite(self._file.fileno(), content, slot * PAGE)
+                write_at(self._file.fileno(), content, slot * PAGE)
             except OSError:
                 self._free = 0  # the disk is full: what is kept stays, and nothing is added
                 return

@@ -21,6 +21,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from engine.core.config import FORMATS
+from engine.core.system_calls import sync, sync_folder
 from engine.core.types import Rejects
 from engine.data.new_files import open_new
 from engine.data.parts import part_writer
@@ -41,17 +42,6 @@ REJECTS_SCHEMA = pa.schema(
         "found": pa.string(),
         "text": pa.string(),
     }
-)
-
-
-_FOLDERS_NOT_SYNCED = (
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EBADF,
-    errno.EACCES,
-    errno.EISDIR,
 )
 
 
@@ -218,7 +208,7 @@ class FileWriter:
         with writing(self._final):
             self._writer.close()
             self._stream.flush()
-            os.fsync(self._stream.fileno())
+            sync(self._stream.fileno())
             self._stream.close()
             check()
             make_folder(self._final.parent)
@@ -260,7 +250,7 @@ def whole_file(
             with open_new(temporary) as stream:
                 yield (sink := HashingFile(stream))
                 stream.flush()
-                os.fsync(stream.fileno())
+                sync(stream.fileno())
             check()
             temporary.replace(path)
             sync_folder(path.parent)
@@ -381,23 +371,6 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk, so that a rename survives a power cut.
-
-    Network file systems and FUSE refuse this for folders, or refuse to open one, and have no other
-    way to do it. What a disk fails with, such as EIO, is an error here as for a file.
-    """
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        if error.errno not in _FOLDERS_NOT_SYNCED:
-            raise
-
-
 def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) -> None:
     """Write a small file, complete or not at all.
 
@@ -417,7 +390,8 @@ def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) 
             try:
                 stream.write(text.encode())
                 stream.flush()
-                os.fsync(stream.fileno())
+                sync(stream.fileno())
+                stream.close()  # Windows renames nothing that is open
                 check()
                 temporary.replace(path)
             except BaseException:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from engine.core.system_calls import NEW_GROUP, Incoming
 from engine.errors import BackendError, Stopped, from_dict, to_dict
 
 PATIENCE_SECONDS = 20.0
@@ -55,11 +55,13 @@ class ChildProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {module} import main; main()"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, **env},
+            creationflags=NEW_GROUP, env={**os.environ, **env},
         )  # fmt: skip
         assert self._process.stdin
         assert self._process.stdout
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._stdin = self._process.stdin
+        self._incoming = Incoming(self._process.stdout.fileno())
+        self._messages = self._incoming.file()
         self.tell(settings)
 
     def tell(self, message: object) -> None:
@@ -70,9 +72,7 @@ class ChildProcess:
 
     def has_message(self) -> bool:
         """Whether `hear` would return at once, be it because the process is gone."""
-        poll = select.poll()
-        poll.register(self._stdout)
-        return bool(poll.poll(0))
+        return self._incoming.has_come()
 
     def hear(self) -> Any:
         """The next message, waited for.
@@ -82,7 +82,7 @@ class ChildProcess:
             BackendError: The process ended by itself.
         """
         try:
-            message = pickle.load(self._stdout)
+            message = pickle.load(self._messages)
         except Exception as error:  # half a pickle raises anything
             self.kill()
             raise BackendError(
@@ -113,7 +113,9 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._stdout.close()
+        self._messages.close()
+        assert self._process.stdout
+        self._process.stdout.close()
 
 
 def end(processes: Sequence[ChildProcess], seconds: float = PATIENCE_SECONDS) -> None:
@@ -133,8 +135,8 @@ class ChildChannel:
         self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         self._lock = threading.Lock()
-        self._input = select.poll()
-        self._input.register(0, 0)  # no more than that the other end is closed
+        self._incoming = Incoming(0)
+        self._messages = self._incoming.file()
 
     def hear(self) -> Any:
         """The next message.
@@ -143,7 +145,7 @@ class ChildChannel:
             Stopped: The run is gone.
         """
         try:
-            return pickle.load(sys.stdin.buffer)
+            return pickle.load(self._messages)
         except (EOFError, pickle.UnpicklingError) as error:  # a killed run leaves half a message
             raise Stopped("the run has ended") from error
 
@@ -154,8 +156,8 @@ class ChildChannel:
             Stopped: The run is gone, or has closed this process's input.
         """
         try:
-            with self._lock:  # of the poll, too, which no two threads may do at once
-                if self._input.poll(0):
+            with self._lock:
+                if self._incoming.has_ended():
                     raise Stopped("the run has ended")
                 pickle.dump(message, self._out, protocol=5)
                 self._out.flush()

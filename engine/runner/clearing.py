@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from engine.data import PASSES, REJECTS, sync_folder, writing
+from engine.core.system_calls import sync_folder
+from engine.data import PASSES, REJECTS, writing
 from engine.errors import OutputError
 from engine.runner import journal
 from engine.runner.folder_lock import SHARES

@@ -2,9 +2,9 @@
 
     OUT/_manifest/.lock      who writes here: host, process, since when, and the token of its hold
 
-The file is locked by `flock`. Some network file systems have no such locks: there the file's
-existence is the lock, and one whose process has ended is taken over. Shares of a run have locks of
-the same kind (`share_locks`).
+The file is locked by `flock`. Some network file systems have no such locks, nor has Windows: there
+the file's existence is the lock, and one whose process has ended is taken over. Shares of a run
+have locks of the same kind (`share_locks`).
 
 A run that has lost its lock, since somebody removed the file while it was stopped, changes nothing
 any more: it looks for its token before it renames or removes anything.
@@ -13,7 +13,6 @@ any more: it looks for its token before it renames or removes anything.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import time
@@ -22,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.core import system_calls
 from engine.data import writing
 from engine.errors import OutputError
 from engine.runner.lock_holder import SIZE, read_holder, this_process
@@ -37,7 +37,7 @@ _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What it fails with where the file system has no locks: NFS without its lock service, Lustre
 without `-o flock`, FUSE."""
-_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
 # How long a lock file may be without a content: whoever creates one writes it at once.
 _EMPTY_SECONDS = 1.0
 
@@ -108,8 +108,7 @@ def locked(
     finally:
         with suppress(OSError):
             _let_go(hold, handle)
-        if handle is not None:
-            os.close(handle)
+        _close(handle)
 
 
 def shares_running(folder: Path) -> list[Path]:
@@ -135,11 +134,11 @@ def way_held(file: Path) -> str:
         OSError: It cannot be read.
     """
     try:
-        handle = os.open(file, _FLAGS)
+        handle = system_calls.open_file(file, os.O_RDWR)
     except FileNotFoundError:
         return ""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system_calls.lock(handle)
     except OSError as error:
         if error.errno in _HELD:
             return FLOCK
@@ -161,6 +160,7 @@ def _let_go(hold: Hold, handle: int | None) -> None:
 def _take(out: Path, file: Path) -> tuple[Hold, int | None]:
     """The hold, and the handle that has the system's lock; None where there is no such lock."""
     while True:
+        handle: int | None
         handle, created = _opened(file)
         try:
             has_locks = _flock(out, file, handle)
@@ -169,20 +169,27 @@ def _take(out: Path, file: Path) -> tuple[Hold, int | None]:
             hold = Hold(out, file, me.to_bytes())
             if has_locks and _is(handle, file):
                 _check_no_file_lock(out, file)
-            elif has_locks or not (created or _take_over(out, file, hold.record)):
-                os.close(handle)  # it was removed meanwhile: its holder has finished
-                continue
-            if has_locks or created:
+            elif has_locks or not created:
+                os.close(handle)  # before it is replaced, which Windows does to no open file
+                handle = None
+                if has_locks or not _take_over(out, file, hold.record):
+                    continue  # it was removed meanwhile: its holder has finished
+            if handle is not None:
                 _name(handle, hold.record)
             if hold.is_lost():
                 raise _refused(out, file, _content(file))
         except BaseException:
-            os.close(handle)
+            _close(handle)
             raise
         if has_locks:
             return hold, handle
-        os.close(handle)
+        _close(handle)
         return hold, None
+
+
+def _close(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
 
 
 def _name(handle: int, record: bytes) -> None:
@@ -196,15 +203,15 @@ def _opened(file: Path) -> tuple[int, bool]:
     """A handle of the lock file, and whether it was created."""
     while True:
         with suppress(FileExistsError):
-            return os.open(file, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666), True
+            return system_calls.open_file(file, _NEW), True
         with suppress(FileNotFoundError):  # it has just been removed
-            return os.open(file, _FLAGS), False
+            return system_calls.open_file(file, os.O_RDWR), False
 
 
 def _flock(out: Path, file: Path, handle: int) -> bool:
-    """Lock a file; returns whether the file system has such locks."""
+    """Lock a file; returns whether there are such locks."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return system_calls.lock(handle)
     except OSError as error:
         if error.errno in _HELD:
             raise _refused(out, file, _settled(file), runs=True) from error
@@ -214,7 +221,6 @@ def _flock(out: Path, file: Path, handle: int) -> bool:
             f"{file}: cannot be locked: {error.strerror}",
             "choose a folder on another file system with -o, or see --no-lock of engine run",
         ) from error
-    return True
 
 
 def _check_no_file_lock(out: Path, file: Path) -> None:
@@ -243,7 +249,7 @@ def _take_over(out: Path, file: Path, record: bytes) -> bool:
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         claim = file.with_name(f"{file.name}.{digest}")
         try:
-            handle = os.open(claim, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+            handle = system_calls.open_file(claim, _NEW)
         except FileExistsError:
             content = _settled(claim)
             continue
@@ -277,7 +283,7 @@ def _settled(file: Path) -> bytes | None:
 def _content(file: Path) -> bytes | None:
     """The beginning of a lock file; None where it is gone or no file."""
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = system_calls.open_file(file, os.O_RDONLY, waits=False)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE):
             return None

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core.system_calls import open_file, read_at, sync_data, write_at
 from engine.core.types import Arrays, Batch, Ragged
 
 FOLDER = "_tmp"
@@ -91,7 +92,7 @@ class Journal:
         if record is None or handle is None:
             return None
         with suppress(OSError, ValueError, KeyError, TypeError):
-            body = bytearray(os.pread(handle, record.size, record.start))
+            body = bytearray(read_at(handle, record.size, record.start))
             if len(body) == record.size and zlib.crc32(body) == record.checksum:
                 return _from_body(body)
         return None
@@ -121,7 +122,7 @@ class Journal:
         if handle is not None:
             self._synced = time.monotonic()
             with suppress(OSError):
-                os.fdatasync(handle)
+                sync_data(handle)
 
     def close(self) -> None:
         """Write what waits, and let the file go."""
@@ -141,7 +142,7 @@ class Journal:
 
     def _resume(self) -> None:
         try:
-            handle = os.open(self._file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            handle = open_file(self._file, os.O_RDWR)
         except FileNotFoundError:
             return
         if not _starts_with(handle, self._header):
@@ -171,12 +172,12 @@ class Journal:
     def _append(self, content: bytes) -> None:
         if self._handle is None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._handle, self._synced = os.open(self._file, flags, 0o666), time.monotonic()
+            self._handle = open_file(self._file, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            self._synced = time.monotonic()
             content = self._header + content
         view = memoryview(content)
         while view:
-            written = os.pwrite(self._handle, view, self._end)
+            written = write_at(self._handle, view, self._end)
             self._end += written
             view = view[written:]
 
@@ -259,13 +260,13 @@ def _header(header: Mapping[str, object]) -> bytes:
 
 
 def _starts_with(handle: int, header: bytes) -> bool:
-    return os.pread(handle, len(header), 0) == header
+    return read_at(handle, len(header), 0) == header
 
 
 def _records(handle: int, start: int) -> Iterator[tuple[bytes, _Record]]:
     """The key and place of each record, up to the first that is torn or damaged."""
     end = os.fstat(handle).st_size
-    while len(prefix := os.pread(handle, _PREFIX.size, start)) == _PREFIX.size:
+    while len(prefix := read_at(handle, _PREFIX.size, start)) == _PREFIX.size:
         key, size, rows, checksum, own = _PREFIX.unpack(prefix)
         start += len(prefix)
         if own != zlib.crc32(prefix[: -_LENGTH.size]) or start + size > end:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+from engine.core import system_calls
+
 SIZE = 1024
 """Bytes of a lock file: always as many, so that one write replaces what was there."""
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
@@ -106,19 +108,9 @@ def process_start(pid: int) -> str | None:
     try:
         stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:  # it has ended, belongs to another user, or this is no Linux
-        return "" if _exists(pid) else None
+        return system_calls.process_start(pid)
     state, *fields = stat.rpartition(")")[2].split()
     return None if state in "ZX" else fields[18]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _host() -> str:

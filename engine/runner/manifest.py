@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.config import FORMATS
+from engine.core.system_calls import sync_folder
 from engine.data import (
     PASSES,
     REJECTS,
     make_folder,
     rejects_name,
-    sync_folder,
     write_text,
     writing,
 )

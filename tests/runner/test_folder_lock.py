@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.core import system_calls
 from engine.data import FileWriter, writers
 from engine.demo import BUNDLE
 from engine.errors import OutputError
@@ -294,7 +295,7 @@ def test_a_folder_whose_disk_fails_is_an_error(
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="Input/output"):
-        writers.sync_folder(tmp_path)
+        system_calls.sync_folder(tmp_path)
 
 
 def test_what_a_writer_drops_is_its_own(tmp_path: Path) -> None:
