@@ -5,23 +5,87 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from engine.cli import bench, convert, demo, export, gc, interrupt, run, show, terminal, tune
-from engine.cli.options import EVERY, taking
+from engine.cli import interrupt, terminal
 from engine.core import memory_limits
 from engine.errors import EngineError, Stalled, Stopped
 from engine.library_errors import DEBUG, code_of, describe_bug
 from engine.version import __version__
 
 _ONE_DEVICE = "auto, cpu, cuda or cuda:N."
+_ROOMS = {
+    "export": "export",
+    "quantize": "export",
+    "run": "run",
+    "bench": "bench",
+    "tune": "tune",
+    "demo": "demo",
+    "convert": "convert",
+    "gc": "gc",
+    "inspect": "show",
+    "head": "show",
+    "rejects": "show",
+    "verify": "show",
+    "tasks": "show",
+    "doctor": "show",
+}
+"""Modules of the commands, by the names that their functions have, too."""
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each loaded when it is asked for: imports are most of a start."""
+
+    def __getitem__(self, name: str) -> Any:
+        return _load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_ROOMS)
+
+    def __len__(self) -> int:
+        return len(_ROOMS)
+
+
+@cache
+def _load(name: str) -> Any:
+    """A command.
+
+    Raises:
+        KeyError: There is none of this name.
+    """
+    function = getattr(import_module(f"engine.cli.{_ROOMS[name]}"), name)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=_kind(name))(function)
+    return typer.main.get_command(alone)
+
+
+def _kind(name: str) -> Any:
+    """What takes the settings of a run from the command line, None where a command has none."""
+    if name not in ("run", "bench", "tune"):
+        return None
+    from engine.cli.options import EVERY, taking
+
+    if name == "run":
+        return taking(*EVERY)
+    names = ("text", "max_length") if name == "bench" else ("text",)
+    return taking(*names, device=_ONE_DEVICE)
 
 
 class Interruptible(TyperGroup):
     """The command line. An interrupt ends it with exit code 75; typer would exit with 130."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with terminal.usage_errors():
@@ -53,20 +117,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("export")(export.export)
-app.command("quantize")(export.quantize)
-app.command("run", cls=taking(*EVERY))(run.run)
-app.command("bench", cls=taking("text", "max_length", device=_ONE_DEVICE))(bench.bench)
-app.command("tune", cls=taking("text", device=_ONE_DEVICE))(tune.tune)
-app.command("demo")(demo.demo)
-app.command("convert")(convert.convert)
-app.command("gc")(gc.gc)
-app.command("inspect")(show.inspect)
-app.command("head")(show.head)
-app.command("rejects")(show.rejects)
-app.command("verify")(show.verify)
-app.command("tasks")(show.tasks)
-app.command("doctor")(show.doctor)
 
 
 def _version(requested: bool) -> None:

@@ -14,6 +14,20 @@ from numpy.typing import NDArray
 _QUOTE, _LF, _CR = b'"\n\r'
 
 
+def settle_marks(count: int, inside: bool, opens: bool) -> tuple[int, bool]:
+    """How many marks of a run mean the same whatever follows, and whether a field is open then.
+
+    Args:
+        count: Marks of the run, at least one.
+        inside: Whether a field with marks is open before them.
+        opens: Whether the first one opens such a field, where none is.
+    """
+    if not inside and not opens:
+        return count, False
+    first = 0 if inside else 1
+    return first + max(0, count - first - 1) // 2 * 2, True
+
+
 class QuoteScanner:
     """Follows the quotation marks of a file from block to block.
 
@@ -46,6 +60,7 @@ class QuoteScanner:
         whole = content.rstrip(b'"')
         self._rest = content[len(whole) :]
         if not whole:
+            self._settle()
             return
         # Within a field, pairs change nothing.
         if b'"' in (whole.replace(b'""', b"--") if self._inside else whole):
@@ -53,6 +68,16 @@ class QuoteScanner:
             self._follow(characters, np.flatnonzero(characters == _QUOTE))
         self._lines += whole.count(b"\n")
         self._previous = whole[-1]
+
+    def _settle(self) -> None:
+        """Take the marks at the end as far as they are clear: there may be any number of them."""
+        if not self._rest:
+            return
+        opens = self._previous in self._borders
+        settled, inside = settle_marks(len(self._rest), self._inside, opens)
+        if inside and not self._inside:
+            self._opened = self._lines + 1
+        self._rest, self._inside = self._rest[settled:], inside
 
     def _follow(self, characters: NDArray[np.uint8], marks: NDArray[np.int64]) -> None:
         before = np.where(marks > 0, characters[marks - 1], self._previous)

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
-from engine.data.columnar import ROWS, Names, check_type, empty_batch, reading
-from engine.data.csv_layout import CHUNK, Layout, blocks, layout_of
+from engine.data.columnar import ROWS, Names, check_fields, check_type, empty_batch, reading
+from engine.data.csv_layout import CHUNK, MOST_COLUMNS, Layout, blocks, layout_of
 from engine.data.csv_types import ColumnTyper, converted
 from engine.data.long_fields import LongFields, marks_in
 from engine.data.long_lines import LARGEST, LONGEST, fill
@@ -28,7 +28,10 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
     """Names and types of a file's columns; see `kinds.Kind.schema`."""
     with reading(file.path, file.kind):
         layout = layout_of(file)
-        wanted = [name for name in layout.names if names is None or name in names]
+        taken = None if names is None else set(names)
+        wanted = [name for name in layout.names if taken is None or name in taken]
+        if types:
+            check_fields(file.path, [pa.string()] * len(wanted))
         if not types or not wanted or len(set(wanted)) < len(wanted):
             return pa.schema([(name, pa.string()) for name in wanted])
         return pa.schema(_types(file, layout, wanted))
@@ -72,9 +75,8 @@ def read_csv(split: Split, columns: Columns) -> Iterator[Stretch]:
             for field in columns.kept
         }
         types |= input_types(file, columns.inputs)
-        needed = pa.schema(
-            [item for item in types.items() if item[0] in layout.names or item[0] in columns.texts]
-        )
+        known = {*layout.names, *columns.texts}
+        needed = pa.schema([item for item in types.items() if item[0] in known])
         yield Stretch(empty_batch(needed, needed.names), np.empty(0, np.int64), [])
         if not set(columns.texts) <= set(layout.names):
             return  # a file without a line
@@ -181,9 +183,16 @@ def _read(
     bad: list[Bad] = []
 
     def skip(row: Any) -> str:
-        fields = f"{row.expected_columns} fields", str(row.actual_columns)
         # Rows are counted from 1 there, with the header.
-        bad.append(Bad(row.number - 2, "fields", "", *fields, row.text if with_text else ""))
+        number, expected = row.number - 2, f"{row.expected_columns} fields"
+        why = long.dropped.get(row.text, "") if long else ""
+        if why == "too_long":
+            bad.append(Bad(number, why, "", f"at most {LONGEST} bytes", "more"))
+        elif why:
+            bad.append(Bad(number, why, "", expected, f"more than {MOST_COLUMNS}"))
+        else:
+            text = row.text if with_text else ""
+            bad.append(Bad(number, "fields", "", expected, str(row.actual_columns), text))
         return "skip"
 
     row = 0

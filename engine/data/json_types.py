@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.core.types import Column, CorpusFile
+from engine.core.types import Column, CorpusFile, InputPath
 from engine.data.columnar import Names, check_fields, reading
 from engine.data.json_nesting import filled_lines, is_blank, without_deep
 from engine.data.json_objects import has_long_number, read_objects
@@ -39,7 +39,7 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
                 continue
             try:
                 for block in _blocks(without_deep(chunk)[0]):
-                    _widen(settled, block, names)
+                    _widen(file.path, settled, block, names)
                     check_fields(file.path, settled.values())
             except RecursionError as error:
                 raise ColumnError(
@@ -51,7 +51,7 @@ def schema(file: CorpusFile, names: Names, types: bool) -> pa.Schema:
         return pa.schema([(name, _without_marks(kind)) for name, kind in settled.items()])
 
 
-def _widen(settled: dict[str, pa.DataType], chunk: bytes, names: Names) -> None:
+def _widen(path: InputPath, settled: dict[str, pa.DataType], chunk: bytes, names: Names) -> None:
     """Take the keys of a chunk's lines, and the types of their values, into the settled ones."""
     # Beyond int64 pyarrow takes a whole number for a float or for text.
     by_row = has_long_number(chunk) or _is_wide(chunk)
@@ -61,7 +61,9 @@ def _widen(settled: dict[str, pa.DataType], chunk: bytes, names: Names) -> None:
             settled[name] = promoted(settled.get(name, pa.null()), kind)
         return
     objects = _objects(chunk)
-    for key in _wanted(dict.fromkeys(key for o in objects for key in o), names):
+    keys = _wanted(dict.fromkeys(key for o in objects for key in o), names)
+    check_fields(path, [pa.null()] * len(settled.keys() | set(keys)))
+    for key in keys:
         settled[key] = widened(settled.get(key, pa.null()), [o.get(key) for o in objects])
 
 

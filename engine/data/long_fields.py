@@ -5,6 +5,7 @@ A mark stands for each field of `LONG_TEXT` bytes, as in `long_lines`; a reader 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count
 
@@ -14,9 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.core.types import Ints
-from engine.data.long_lines import LONG_TEXT, SALT
+from engine.data.csv_layout import MOST_COLUMNS
+from engine.data.csv_quotes import settle_marks
+from engine.data.long_lines import LONG_TEXT, LONGEST, SALT
 
 _QUOTE, _LF, _CR = b'"\n\r'
+_MARK = re.compile(rb"long text \d+ " + SALT.encode())
 
 
 class LongFields:
@@ -30,11 +34,13 @@ class LongFields:
     Attributes:
         texts: The text of each mark; the reader takes those out that it has used.
         too_long: The marks of fields that are longer.
+        dropped: Why a record is none of which anything is held, by the mark in its place.
     """
 
     def __init__(self, delimiter: str, is_quoted: bool, most: int) -> None:
         self.texts: dict[str, pa.Buffer] = {}
         self.too_long: set[str] = set()
+        self.dropped: dict[str, str] = {}
         self._delimiter, self._is_quoted, self._most = ord(delimiter), is_quoted, most
         self._numbers = count()
         self._records = bytearray()
@@ -42,6 +48,8 @@ class LongFields:
         self._is_long = self._has_marks = self._is_over = False
         self._inside = False
         self._previous = _LF
+        self._drops = ""  # the mark of an open record that is dropped
+        self._fields = 0  # of the open record, so far
 
     def records(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """Whole records with marks, those of about a block together."""
@@ -50,7 +58,12 @@ class LongFields:
             content = rest + block
             whole = content.rstrip(b'"')
             rest = content[len(whole) :]
-            if whole and (end := self._take(whole)):
+            if not whole and rest:
+                opens = self._previous in (self._delimiter, _LF, _CR)
+                settled, self._inside = settle_marks(len(rest), self._inside, opens)
+                self._add(rest[:settled])
+                rest = rest[settled:]
+            elif whole and (end := self._take(whole)):
                 yield bytes(self._records[:end])
                 del self._records[:end]
         if self._records:
@@ -68,16 +81,38 @@ class LongFields:
         ends = characters[borders] == _LF
         # A return at the end of a block may have its line feed in the next one.
         ends |= (characters[borders] == _CR) & (behind != _LF) & (borders + 1 < len(block))
+        if self._drops and ends.any():
+            first = int(np.flatnonzero(ends)[0])
+            block, borders, ends = block[borders[first] :], borders[first:], ends[first:]
+            borders = borders - borders[0]
+            self._records += self._drops.encode()
+            self._drops = ""
         last = int(np.flatnonzero(ends)[-1]) + 1 if ends.any() else 0
         cut = int(borders[last - 1]) + 1 if last else 0
         self._split(block[:cut], borders[:last])
         whole = len(self._records) if last else 0
         self._split(block[cut:], borders[last:] - cut)
         self._previous = block[-1]
+        self._fields = len(borders) - last + (0 if last else self._fields)
+        if self._fields > MOST_COLUMNS or len(self._records) - whole > LONGEST:
+            self._drop(whole)
         return whole
+
+    def _drop(self, start: int) -> None:
+        """Put a mark in the place of the open record, which begins at `start` of the records."""
+        for mark in _MARK.findall(self._records[start:]):
+            self.texts.pop(mark.decode(), None)
+        del self._records[start:]
+        self._field = bytearray()
+        self._is_long = self._has_marks = self._is_over = False
+        self._drops = f"long text {next(self._numbers)} {SALT}"
+        self.dropped[self._drops] = "fields" if self._fields > MOST_COLUMNS else "too_long"
+        self.too_long.add(self._drops)
 
     def _split(self, part: bytes, borders: Ints) -> None:
         """Add a part to the records, or to the field that it leaves open."""
+        if self._drops:
+            return
         done = 0
         if len(borders):
             self._add(part[: borders[0]])
@@ -95,6 +130,8 @@ class LongFields:
 
     def _add(self, piece: bytes) -> None:
         """Add to the open field."""
+        if self._drops:
+            return
         if not self._is_long:
             self._field += piece
             if len(self._field) < LONG_TEXT:

@@ -67,11 +67,12 @@ def settle(
     types |= hand
     keys = (name for name in derived if name not in (FILE, ROW))
     names = list(dict.fromkeys([*types, *keys, *keep[1:]] if is_every(keep) else keep))
-    if first and (absent := [name for name in names if name not in {**types, **derived}]):
+    every = types | derived
+    if first and (absent := [name for name in names if name not in every]):
         _refuse_missing(first, _schema(first, None, types=False), "--keep", absent)
     nested = {name: path for name, path in paths.items() if path[1:]}
     _check_not_nested(given, nested)
-    settled = {name: _writable((types | derived).get(name, pa.null())) for name in names}
+    settled = {name: _writable(every.get(name, pa.null())) for name in names}
     return Columns(
         tuple(inputs),
         pa.schema(list(settled.items())),

@@ -120,9 +120,10 @@ def locate(
 ) -> Located:
     """Find a model's bundle without exporting anything; `bundle_for` says what the arguments are
     and what is raised."""
-    from engine.export.recipes import table
+    if recipe is not None:
+        from engine.export.recipes import table
 
-    table.recipe(recipe or FP32)
+        table.recipe(recipe)
     path = Path(model).expanduser()
     if path.exists() and not any((path / name).is_file() for name in _OF_CHECKPOINTS):
         bundle_format.load(path)

@@ -362,6 +362,53 @@ def test_records_with_marks_are_those_without(
 
 
 @settings(max_examples=200, deadline=None)
+@given(
+    records=st.lists(st.lists(st.text('ab"\n', max_size=9), min_size=1, max_size=9), max_size=6),
+    size=st.integers(1, 40),
+    most=st.integers(1, 6),
+    longest=st.integers(5, 40),
+)
+def test_records_of_too_much_are_dropped_and_no_others(
+    records: list[list[str]], size: int, most: int, longest: int
+) -> None:
+    stream = io.StringIO(newline="")
+    csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(records)
+    raw = stream.getvalue().encode()
+    blocks = [raw[i : i + size] for i in range(0, len(raw), size)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_fields, "LONG_TEXT", 1000)
+        patch.setattr(long_fields, "MOST_COLUMNS", most)
+        patch.setattr(long_fields, "LONGEST", longest)
+        fields = LongFields(",", True, 1000)
+        text = "".join(piece.decode() for piece in fields.records(blocks)).removesuffix("\n")
+    read = [*csv.reader(io.StringIO(text, newline=""))]
+    assert len(read) == len(records)
+    for record, row in zip(records, read, strict=True):
+        written = sum(len(field) + field.count('"') + 3 for field in record)
+        if row == record:
+            continue
+        (mark,) = row
+        assert len(record) > most if fields.dropped[mark] == "fields" else written > longest
+
+
+def test_a_row_of_too_many_fields_or_bytes_is_a_bad_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_layout, "CHUNK", 2000)
+    monkeypatch.setattr(csv_reader, "CHUNK", 2000)
+    for module in (long_fields, csv_reader):
+        monkeypatch.setattr(module, "MOST_COLUMNS", 1000)
+        monkeypatch.setattr(module, "LONGEST", 20_000)
+    wide, long = "," * 9000, ",".join(["x" * 90] * 900)
+    windows = read_bytes(tmp_path, f"id,text\n1,a\n{wide}\n2,b\n{long}\n3,c\n".encode())
+    assert [(n, row["text"]) for n, row in rows_of(windows)] == [(0, "a"), (2, "b"), (4, "c")]
+    assert bad_of(windows) == [
+        (1, "fields", "", "2 fields", "more than 1000"),
+        (3, "too_long", "", "at most 20000 bytes", "more"),
+    ]
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from('a,"\n'), max_size=30), st.integers(1, 9))
 def test_marks_are_followed_over_blocks_as_over_the_whole(content: str, size: int) -> None:
     raw = content.encode()

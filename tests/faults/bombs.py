@@ -77,13 +77,13 @@ def _wide_csv() -> Iterator[bytes]:
 
 
 def _repeated_text(path: Path) -> None:
-    """A hundred gigabytes of text that Parquet's dictionary holds once."""
-    words = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), ["x" * MIB])
-    pq.write_table(pa.table({"text": words}), path, row_group_size=100_000)
+    """Four gigabytes of text that Parquet's dictionary holds once."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), ["x" * MIB])
+    pq.write_table(pa.table({"text": words}), path, row_group_size=4096)
 
 
 def _nulls(path: Path) -> None:
-    rows = 20_000_000
+    rows = 1_000_000
     pq.write_table(pa.table({"text": pa.nulls(rows, pa.string())}), path, row_group_size=rows)
 
 
