@@ -15,8 +15,6 @@ import dataclasses
 import importlib
 import inspect
 import json
-import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,9 +23,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from engine.core.config import RunConfig
 from engine.core.keywords import RunArguments
-from engine.core.settings import check_choice, check_names
+from engine.core.settings import check_choice, check_names, declared, split_commas
 from engine.errors import EngineError, MissingDependency, OtherRunError, SettingsError, Stopped
+from engine.integrations.airflow_supervisor import ended_with_supervisor
 
 try:
     from airflow.sdk import BaseOperator
@@ -47,7 +47,7 @@ EXPORT_SETTINGS = (
     "task", "revision", "subfolder", "recipe", "sample", "text", "force", "allow_pickle",
 )  # fmt: skip
 ON_REJECTS = ("succeed", "fail", "skip")
-_PROGRESS_SECONDS, _WATCH_SECONDS = 10.0, 0.5
+_PROGRESS_SECONDS = 10.0
 
 
 def engine_shares(count: int) -> list[str]:
@@ -106,7 +106,7 @@ class _EngineOperator(BaseOperator):  # type: ignore[misc]  # Airflow is not ins
         self._outside = OutsideProcess(self.python, arguments)
         if self._killed:  # before there was anything to end
             self._outside.stop()
-        with self._ended_with_parent():
+        with ended_with_supervisor(self.on_kill):
             return str(self._outside.run(lambda line: self.log.info("%s", line), accepted))
 
     @contextmanager
@@ -115,28 +115,14 @@ class _EngineOperator(BaseOperator):  # type: ignore[misc]  # Airflow is not ins
         self._stop = threading.Event()
         if self._killed:  # before there was anything to end
             self._stop.set()
-        with self._ended_with_parent():
+        with ended_with_supervisor(self.on_kill):
             yield self._stop
 
-    @contextmanager
-    def _ended_with_parent(self) -> Iterator[None]:
-        """End what runs once Airflow's supervisor of the task is gone: nobody else does then."""
-        parent, ended = os.getppid(), threading.Event()
-        if not _is_supervised():
-            yield
-            return
-
-        def watch() -> None:
-            while not ended.wait(_WATCH_SECONDS):
-                if os.getppid() != parent:
-                    self.on_kill()
-                    return
-
-        threading.Thread(target=watch, name="engine-parent-watch", daemon=True).start()
-        try:
-            yield
-        finally:
-            ended.set()
+    def _tell_stage(self, line: str) -> None:
+        """Log a line that comes before each stage of an export, where a kill ends it."""
+        self.log.info("%s", line)
+        if self._killed:
+            raise Stopped("stopped", "run the same task again to go on")
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -188,6 +174,8 @@ class EngineRunOperator(_EngineOperator):
         **kwargs: Any,
     ) -> None:
         self.settings = _settings_of(kwargs, SETTINGS)
+        if not getattr(self, "_BaseOperator__from_mapped", False):  # those are made in their task
+            _check_early(kwargs.get("task_id"), self.settings)
         super().__init__(**kwargs)
         self.model, self.inputs, self.out = model, inputs, out
         self.python, self.on_rejects = python, on_rejects
@@ -254,11 +242,6 @@ class EngineRunOperator(_EngineOperator):
 
     def _tell(self, progress: Progress) -> None:
         self.log.info("%4.0f%%  %s", 100 * progress.done, progress)
-
-    def _tell_stage(self, line: str) -> None:
-        self.log.info("%s", line)
-        if self._killed:
-            raise Stopped("stopped", "run the same task again to go on")
 
     def _judged(self, brief: dict[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
         """What the task returns; what becomes of it where rows were rejected."""
@@ -341,10 +324,16 @@ class EngineExportOperator(_EngineOperator):
 
     def _export_here(self) -> dict[str, Any]:
         from engine.export import export
+        from engine.integrations.command_line import EXPORT_FLAGS, is_set
 
-        settings = dict(self.settings)
+        settings = {"task": None, **self.settings}
+        for name in EXPORT_FLAGS:
+            if name in settings:
+                settings[name] = is_set(name, settings[name])
         if "sample" in settings:
             settings["sample"] = Path(settings["sample"])
+        if isinstance(settings.get("text"), str):
+            settings["text"] = split_commas(settings["text"])
         with self._stoppable():
             report = export(str(self.model), Path(self.out), progress=self._tell_stage, **settings)
         return dataclasses.asdict(report)
@@ -358,6 +347,8 @@ class EngineExportOperator(_EngineOperator):
 
 
 _EXPORTED = ("task", "recipe", "bytes", "largest_difference", "tolerance", "seconds")
+# A schema is a file, which need not be where DAGs are parsed.
+_CHECKED_EARLY = frozenset(declared(RunConfig)) - {"schema", "options"}
 _OF_AIRFLOW = frozenset(inspect.signature(BaseOperator.__init__).parameters)
 """What every operator takes."""
 
@@ -381,6 +372,28 @@ def _settings_of(arguments: dict[str, Any], known: Sequence[str]) -> dict[str, A
     return {name: value for name, value in settings.items() if value is not None}
 
 
+def _check_early(task: object, settings: Mapping[str, Any]) -> None:
+    """Refuse values of a run's settings while the DAG is parsed, but for those that are templates
+    or come from other tasks.
+
+    Raises:
+        SettingsError: Naming the task.
+    """
+    with _naming(f"task {task!r}"):
+        for name, value in settings.items():
+            if name in _CHECKED_EARLY and _is_plain(value):
+                RunConfig.of({name: value})
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is what it will be when the task executes."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return not any(mark in value for mark in ("{{", "{%", "{#"))
+    return isinstance(value, (bool, int, float))
+
+
 def _paths(inputs: object) -> list[str]:
     """One path or several, also those that another task has pushed."""
     several = isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes))
@@ -396,13 +409,6 @@ def _naming(where: str) -> Iterator[None]:
         error.message = f"{where}: {error.message}"
         error.args = (error.message,)
         raise
-
-
-def _is_supervised() -> bool:
-    """Whether the parent is Airflow's supervisor, to which a task's standard input is connected."""
-    with suppress(OSError):
-        return stat.S_ISSOCK(os.fstat(0).st_mode)
-    return False
 
 
 def _exception(name: str) -> Any:

@@ -11,6 +11,7 @@ from engine.core.settings import (
     Setting,
     as_texts,
     check_names,
+    checked,
     comma_separated,
     declared,
     join_commas,
@@ -18,7 +19,8 @@ from engine.core.settings import (
 from engine.errors import SettingsError
 
 _COLUMNS = ("text", "keep")
-_YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+EXPORT_FLAGS = ("force", "allow_pickle")
+_FLAG = Setting(help="")
 
 
 def run_options(settings: Mapping[str, object], folder: Path) -> list[str]:
@@ -53,8 +55,8 @@ def export_options(settings: Mapping[str, object]) -> list[str]:
     words: list[str] = []
     for name, value in settings.items():
         flag = _flag(name)
-        if name in ("force", "allow_pickle"):
-            words += [flag] * _as_bool(name, value)
+        if name in EXPORT_FLAGS:
+            words += [flag] * is_set(name, value)
         elif name == "text" and not isinstance(value, str):
             words += [f"{flag}={join_commas(_texts(name, value))}"] * bool(value)
         elif value is not None:
@@ -62,12 +64,21 @@ def export_options(settings: Mapping[str, object]) -> list[str]:
     return words
 
 
+def is_set(name: str, value: object) -> bool:
+    """Whether a flag is true, which a text may say.
+
+    Raises:
+        SettingsError: It is neither true nor false.
+    """
+    return value is not None and bool(checked(name, value, "bool", _FLAG))
+
+
 def _options(name: str, value: object, kind: str, setting: Setting) -> Iterator[str]:
     flag = _flag(name)
     if value is None:
         return
     if kind == "bool":
-        if _as_bool(name, value):
+        if is_set(name, value):
             yield flag
         elif not setting.flag:
             yield _flag(f"no_{name}")
@@ -88,10 +99,3 @@ def _flag(name: str) -> str:
 
 def _texts(name: str, value: object) -> list[str]:
     return list(as_texts(name, value))
-
-
-def _as_bool(name: str, value: object) -> bool:
-    text = str(value).strip().lower()
-    if text not in (*_YES, *_NO):
-        raise SettingsError(f"{name} is {value!r}", "true or false")
-    return text in _YES

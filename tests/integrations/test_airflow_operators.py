@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import logging
 import os
+import runpy
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,10 +27,12 @@ from support.fakes import write_jsonl
 
 import engine
 from engine.core.settings import declared
-from engine.demo import BUNDLE, corpus
+from engine.demo import BUNDLE, CHECKPOINT, corpus
 from engine.errors import EngineError, InputError, MissingDependency, SettingsError, Stopped
+from engine.export.report import ExportReport
+from engine.integrations import airflow_supervisor
 from engine.integrations.airflow_provider import get_provider_info
-from engine.integrations.command_line import run_options
+from engine.integrations.command_line import export_options, run_options
 from engine.runner.verify import verify
 
 ROOT = Path(engine.__file__).parents[1]
@@ -109,11 +115,10 @@ def test_what_becomes_of_a_task_with_rejects(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"workers": "-1"}, "workers"),
-        ({"batch_tokens": "many"}, "batch.tokens"),
+        ({"workers": "{{ -1 }}"}, "workers"),
+        ({"batch_tokens": "{{ many }}"}, "batch.tokens"),
         ({"text": "nothing"}, "nothing"),
         ({"candidate_labels": "a,b"}, "candidate_labels"),
-        ({"on_error": "ignore"}, "on_error"),
     ],
     ids=str,
 )
@@ -164,6 +169,11 @@ def test_an_unknown_setting_is_refused_while_the_dag_is_parsed(airflow: Any) -> 
     ) as raised:
         airflow.EngineRunOperator(task_id="embed", model="m", inputs="i", out="o", batch_token=3)
     assert "did you mean 'batch_tokens'?" in raised.value.hint
+    for name, value in (("workers", -1), ("batch_tokens", "many"), ("on_error", "ignore")):
+        with pytest.raises(SettingsError, match=f"task 'embed': {name} is "):
+            airflow.EngineRunOperator(
+                task_id="embed", model="m", inputs="i", out="o", **{name: value}
+            )
     with pytest.raises(SettingsError, match="task 'e': unknown setting 'recipes'"):
         airflow.EngineExportOperator(task_id="e", model="m", out="o", recipes="int8")
 
@@ -291,6 +301,38 @@ def test_a_kill_before_the_run_begins_is_not_lost(airflow: Any, long_run: dict[s
         assert not (long_run["out"] / "_SUCCESS").exists()
 
 
+def test_a_run_ends_once_nobody_supervises_its_task(
+    airflow: Any, long_run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(airflow_supervisor, "is_supervised", lambda: True)
+    parents = [7]
+    monkeypatch.setattr(airflow_supervisor.os, "getppid", lambda: parents[-1])
+    thread = when_parts(long_run["out"], 1, lambda: parents.append(1))
+    with pytest.raises(Stopped):
+        execute(airflow.EngineRunOperator(**long_run, workers=1, threads=1, window=32))
+    thread.join()
+
+
+def test_only_a_socket_at_standard_input_is_a_supervisor() -> None:
+    code = "from engine.integrations import airflow_supervisor as s; print(s.is_supervised())"
+    null = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert null.stdout.strip() == "False"
+    near, far = socket.socketpair()
+    with near, far:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=near,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+    assert done.stdout.strip() == "True"
+
+
 def test_the_other_interpreter_ends_with_its_task(tmp_path: Path) -> None:
     corpus.write(tmp_path / "corpus", 1200)
     code = (
@@ -416,3 +458,95 @@ def test_settings_as_options_mean_the_same(tmp_path: Path) -> None:
         run_options({"dedupe": "perhaps"}, tmp_path)
     with pytest.raises(SettingsError, match="unknown setting 'worker'"):
         run_options({"worker": 1}, tmp_path)
+
+
+def test_an_export_that_is_there_already_is_taken(
+    airflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "bundle")
+    calls: list[Any] = []
+    monkeypatch.setattr("engine.export.export", lambda *a, **k: calls.append((a, k)) or REPORT)
+    step = {"task_id": "e", "model": CHECKPOINT, "out": tmp_path / "bundle"}
+    done = execute(airflow.EngineExportOperator(**step, task="translation_es_to_pt"))
+    assert done["path"] == str(tmp_path / "bundle")
+    assert done["task"] == "translation"
+    assert len(json.dumps(done)) < 500
+    assert not calls
+    for other in ({"recipe": "int8"}, {"revision": "main"}, {"task": "summarization"},
+                  {"subfolder": "inner"}, {"model": "another"}):  # fmt: skip
+        execute(airflow.EngineExportOperator(**step | other))
+    assert len(calls) == 5
+
+
+REPORT = ExportReport(Path("b"), "translation", "int8", "", 0.1, 0.2, {"big": "x"}, 7, 1.5, ())
+
+
+def test_an_export_takes_the_settings_of_the_command(
+    airflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("engine.export.export", lambda *a, **k: calls.append((a, k)) or REPORT)
+    step = {
+        "task_id": "e", "model": "owner/name", "out": tmp_path / "b", "recipe": "int8",
+        "sample": "rows.jsonl", "text": "a,b", "force": "true", "allow_pickle": False,
+    }  # fmt: skip
+    brief = {"path": "b", "task": "translation", "recipe": "int8", "bytes": 7,
+             "largest_difference": 0.1, "tolerance": 0.2, "seconds": 1.5}  # fmt: skip
+    assert execute(airflow.EngineExportOperator(**step)) == brief
+    ((model, out), settings), = calls  # fmt: skip
+    assert (model, out) == ("owner/name", tmp_path / "b")
+    progress = settings.pop("progress")
+    assert settings == {
+        "task": None, "recipe": "int8", "sample": Path("rows.jsonl"), "text": ("a", "b"),
+        "force": True, "allow_pickle": False,
+    }  # fmt: skip
+    progress("loading")
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"print(json.dumps({{**{brief!r}, 'gate': sys.argv}}))"
+    )
+    python.chmod(0o755)
+    assert execute(airflow.EngineExportOperator(**step, python=str(python))) == brief
+    words = export_options(airflow.EngineExportOperator(**step).settings)
+    assert words == ["--recipe=int8", "--sample=rows.jsonl", "--text=a,b", "--force"]
+
+
+def test_a_killed_export_stops_at_its_next_stage(
+    airflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = airflow.EngineExportOperator(task_id="e", model="m", out=tmp_path / "b")
+
+    def export(*_: object, progress: Any, **settings: object) -> None:
+        progress("loading")
+        step.on_kill()
+        progress("comparing")
+
+    monkeypatch.setattr("engine.export.export", export)
+    with pytest.raises(Stopped):
+        execute(step)
+
+
+def test_the_example_of_one_step(airflow: Any) -> None:
+    names = runpy.run_path(str(ROOT / "examples/airflow/one_step.py"))
+    assert ast.get_docstring(ast.parse((ROOT / "examples/airflow/one_step.py").read_text()))
+    assert "EngineRunOperator" in names
+
+
+def test_the_example_of_mapped_shares(airflow: Any, tmp_path: Path) -> None:
+    names = runpy.run_path(str(ROOT / "examples/airflow/mapped_shares.py"))
+    shares = names["shares"]
+    assert [step.settings["share"] for step in shares] == ["1/4", "2/4", "3/4", "4/4"]
+    for number in range(6):
+        write_jsonl(tmp_path / f"in/{number}.jsonl", ["uno", "dos"], 2 * number)
+    out = tmp_path / "out"
+    finished = []
+    for step in shares:
+        step.inputs, step.out = str(tmp_path / "in"), str(out)  # as Airflow renders them
+        execute(step)
+        finished.append((out / "_SUCCESS").exists())
+    assert finished == [False, False, False, True]
+    names["check"](str(out))()
+    next(out.glob("*.arrow")).write_bytes(b"changed")
+    with pytest.raises(ValueError, match="arrow"):
+        names["check"](str(out))()

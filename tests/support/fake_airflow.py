@@ -5,6 +5,7 @@ The real ones are tried by `scripts/test-airflow`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import sys
@@ -54,6 +55,48 @@ class BaseOperator:
         cls.names = names  # type: ignore[attr-defined]  # what partial and expand accept
         cls.__init__ = with_defaults  # type: ignore[assignment]  # likewise
 
+    @classmethod
+    def partial(cls, **arguments: Any) -> Partial:
+        return Partial(cls, arguments)
+
+
+class Partial:
+    """An operator without the arguments that `expand` gives, one for each mapped task."""
+
+    def __init__(self, kind: Any, arguments: dict[str, Any]) -> None:
+        assert arguments.keys() <= kind.names | set(inspect.signature(BaseOperator).parameters)
+        self._kind, self._arguments = kind, arguments
+
+    def expand(self, **several: Any) -> Mapped:
+        ((name, values),) = several.items()
+        assert name in self._kind.names
+        return Mapped(self._kind(**self._arguments, **{name: value}) for value in values)
+
+
+class Mapped(list[Any]):
+    """The mapped tasks of a step."""
+
+    def __rshift__(self, other: Any) -> Any:
+        return other
+
+
+class DAG:
+    """Takes what a file of a DAG says of it."""
+
+    def __init__(self, dag_id: str, *, schedule: None, params: dict[str, Any]) -> None:
+        self.dag_id = dag_id
+
+    def __enter__(self) -> DAG:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def task(function: Any) -> Any:
+    """The decorator, whose result is called with templates."""
+    return functools.partial(functools.partial, function)
+
 
 class Asset:
     def __init__(self, uri: str) -> None:
@@ -87,7 +130,7 @@ def installed() -> Iterator[None]:
                      "airflow.sdk.definitions", "airflow.sdk.definitions.asset")
     }  # fmt: skip
     vars(modules["airflow.sdk"]).update(
-        BaseOperator=BaseOperator, Asset=Asset, AssetAlias=AssetAlias
+        BaseOperator=BaseOperator, Asset=Asset, AssetAlias=AssetAlias, DAG=DAG, task=task
     )
     vars(modules["airflow.sdk.definitions.asset"]).update(AssetRef=AssetRef)
     vars(modules["airflow.sdk.exceptions"]).update(
