@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from engine.core.types import Ints
 from engine.data.csv_layout import MOST_COLUMNS
-from engine.data.csv_quotes import settle_marks
+from engine.data.csv_quotes import settle_marks, without_end_marks
 from engine.data.long_lines import LONG_TEXT, LONGEST, SALT
 
 _QUOTE, _LF, _CR = b'"\n\r'
+_TURN = re.compile(rb'["\n\r]')
 _MARK = re.compile(rb"long text \d+ " + SALT.encode())
 
 
@@ -56,7 +57,7 @@ class LongFields:
         rest = b""  # quotation marks at the end of a block: what follows decides about them
         for block in chain(blocks, [b"\n"]):
             content = rest + block
-            whole = content.rstrip(b'"')
+            whole = without_end_marks(content)
             rest = content[len(whole) :]
             if not whole and rest:
                 opens = self._previous in (self._delimiter, _LF, _CR)
@@ -71,6 +72,9 @@ class LongFields:
 
     def _take(self, block: bytes) -> int:
         """Take a block; bytes of the whole records so far."""
+        if self._drops and not _TURN.search(block):
+            self._previous = block[-1]
+            return 0
         if self._inside and b'"' not in block.replace(b'""', b"--"):
             self._add(block)
             self._previous = block[-1]
