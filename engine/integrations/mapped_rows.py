@@ -9,7 +9,7 @@ column is null where the row was answered. Row text never gets into it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 import engine
-from engine.core.config import ON_ERROR
-from engine.core.settings import as_texts, check_choice
+from engine.core.config import RunConfig
+from engine.core.keywords import TableArguments, TableSettings
 from engine.core.types import Ints
 from engine.errors import BundleError, ColumnError, SettingsError
-from engine.tasks.keywords import TaskOptions
 
 if TYPE_CHECKING:
     from engine import Answered
@@ -33,18 +32,10 @@ REJECT = pa.struct([("column", pa.string()), ("code", pa.string()), ("message", 
 _SIZES = ("batch_tokens", "dedupe", "max_length", "truncation_side")
 
 
-class MapArguments(TaskOptions, total=False):
-    """What a mapper takes: how it handles rows, sizes, and the options of the bundle's task."""
+class MapArguments(TableArguments, total=False):
+    """What a mapper takes: the settings of `Bundle.answer`, and the name of the reasons' column."""
 
-    text: str | Sequence[str]
-    keep: str | Sequence[str]
-    result_prefix: str
-    on_error: str
     reject_column: str
-    batch_tokens: int
-    dedupe: bool
-    max_length: int
-    truncation_side: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +43,15 @@ class MapSettings:
     """How a mapper handles rows.
 
     Attributes:
-        text: Input columns in the order of the task; by default those that `engine tasks` names.
-        keep: Columns that come back beside the results; "all" for every one.
-        result_prefix: What the names of the result columns begin with.
-        on_error: "reject" gives bad rows back with nulls and a reason, "fail" raises at the first.
+        config: The settings of `Bundle.answer`. Of the given columns all are kept by default;
+            `on_error` is "reject", which gives bad rows back with nulls and a reason, or "fail",
+            which raises at the first.
         reject_column: The name of the column of reasons; with "fail" there is none.
-        sizes: batch_tokens, dedupe, max_length and truncation_side, as `Bundle.answer` has them.
         options: The task's own.
     """
 
-    text: tuple[str, ...] = ()
-    keep: tuple[str, ...] = (ALL,)
-    result_prefix: str = ""
-    on_error: str = "reject"
+    config: RunConfig
     reject_column: str = "reject"
-    sizes: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -76,28 +61,28 @@ class MapSettings:
         Raises:
             SettingsError: One is malformed; options are checked by `schema` and by the bundle.
         """
-        own = {n: arguments[n] for n in ("result_prefix", "on_error", "reject_column")
-               if n in arguments}  # fmt: skip
-        columns = {n: as_texts(n, arguments[n]) for n in ("text", "keep") if n in arguments}
-        sizes = {n: arguments[n] for n in _SIZES if n in arguments}
-        known = {*own, *columns, *sizes}
-        options = {n: value for n, value in arguments.items() if n not in known}
-        settings = cls(**own, **columns, sizes=sizes, options=options)
-        check_choice("on_error", settings.on_error, ON_ERROR)
-        for name in ("result_prefix", "reject_column"):
-            if not isinstance(value := getattr(settings, name), str):
-                raise SettingsError(f"{name} is {value!r}", "a text, such as 'predicted_'")
-        if settings.on_error == "reject" and not settings.reject_column:
+        given = {n: v for n, v in arguments.items() if n in TableSettings.__annotations__}
+        config = RunConfig.of({"keep": ALL, "on_error": "reject", **given})
+        column = arguments.get("reject_column", "reject")
+        if not isinstance(column, str) or not column:
             raise SettingsError(
-                "reject_column is empty, and on_error is reject",
-                "name the column that says why a row was not answered, or set on_error='fail'",
+                f"reject_column is {column!r}",
+                "a name for the column that says why a row was not answered",
             )
-        return settings
+        known = {*given, "reject_column"}
+        options = {name: value for name, value in arguments.items() if name not in known}
+        return cls(config=config, reject_column=column, options=options)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether bad rows are given back."""
+        return self.config.on_error == "reject"
 
     @property
     def answering(self) -> dict[str, Any]:
         """The keyword arguments of `Bundle.answer` and `Bundle.stream`."""
-        return {"text": self.text, "on_error": self.on_error, **self.sizes, **self.options}
+        own = {name: getattr(self.config, name) for name in ("text", "on_error", *_SIZES)}
+        return {**own, **self.options}
 
 
 def schema(bundle: Any, given: pa.Schema, settings: MapSettings) -> pa.Schema:
@@ -107,7 +92,7 @@ def schema(bundle: Any, given: pa.Schema, settings: MapSettings) -> pa.Schema:
         BundleError: It is not a bundle.
         SettingsError, ColumnError: An option or a column is unknown, or two have one name.
     """
-    results = engine.schema(bundle, given, text=settings.text, **settings.options)
+    results = engine.schema(bundle, given, text=settings.config.text, **settings.options)
     kept = pa.schema([given.field(name) for name in _kept(given, settings)])
     return _joined(kept, results, settings)
 
@@ -130,7 +115,7 @@ def whole(table: pa.Table, answered: Answered, settings: MapSettings) -> pa.Tabl
     if len(bad):
         results = results.take(_places(np.setdiff1d(np.arange(len(table)), bad), len(table)))
     columns = [*kept.columns, *results.columns]
-    if settings.on_error == "reject":
+    if settings.rejects:
         columns.append(_reasons(answered.rejects, bad, len(table)))
     return pa.Table.from_arrays(columns, schema=wanted)
 
@@ -141,9 +126,9 @@ def _joined(kept: pa.Schema, results: pa.Schema, settings: MapSettings) -> pa.Sc
     Raises:
         ColumnError: Two have one name.
     """
-    prefix = settings.result_prefix
+    prefix = settings.config.result_prefix
     fields = [pa.field(prefix + result.name, result.type) for result in results]
-    if settings.on_error == "reject":
+    if settings.rejects:
         fields.append(pa.field(settings.reject_column, REJECT))
     if both := sorted({f.name for f in fields} & set(kept.names)):
         raise ColumnError(
@@ -156,15 +141,16 @@ def _joined(kept: pa.Schema, results: pa.Schema, settings: MapSettings) -> pa.Sc
 
 def _kept(given: pa.Schema, settings: MapSettings) -> list[str]:
     """The names of the given columns that come back, in the order asked for."""
-    if settings.keep == (ALL,):
+    keep = settings.config.keep
+    if keep == (ALL,):
         return list(given.names)
-    for name in settings.keep:
+    for name in keep:
         if name not in given.names:
             raise ColumnError(
                 f"keep names column {name!r}, which the given rows do not have",
                 f"they have: {', '.join(given.names) or 'no columns'}",
             )
-    return list(settings.keep)
+    return list(keep)
 
 
 def _places(rows: Ints, count: int) -> pa.Array:

@@ -22,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def answered_here(corpus: Path, bundle: Path) -> pa.Table:
     return whole(table, loaded.answer(table, **settings.answering), settings)
 
 
-def killed_first(answer: Any) -> Any:
+def killed_first(answer: Any, file: str) -> Any:
     """The mapper in a worker that is killed in each partition's first attempt, after the first
-    rows have gone out."""
+    rows have gone out; a line of a file says so."""
 
     def killed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import os
@@ -89,14 +90,15 @@ def killed_first(answer: Any) -> Any:
         for batch in answer(batches):
             yield batch
             if TaskContext.get().attemptNumber() == 0:
+                note(file, f"{os.getpid()}\n")
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return killed
 
 
 def counting_loads(answer: Any, file: str) -> Any:
-    """The mapper in a worker that appends its process id to a file at every load of a bundle, and
-    a dot at every partition."""
+    """The mapper in a worker that says in a file which bundles it loads and which partitions it
+    has."""
 
     def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import os
@@ -107,27 +109,29 @@ def counting_loads(answer: Any, file: str) -> Any:
             Bundle.uncounted_load = Bundle.load
 
             def load(*arguments: Any, **named: Any) -> Any:
-                note(f"{os.getpid()}\n")
+                note(file, f"load {os.getpid()}\n")
                 return Bundle.uncounted_load(*arguments, **named)
 
             Bundle.load = load
-
-        note(".\n")
+        note(file, f"partition {os.getpid()}\n")
         yield from answer(batches)
-
-    def note(line: str) -> None:
-        import os
-
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(handle, line.encode())
-        os.close(handle)
 
     return counted
 
 
-def kill_workers(session: Any, corpus: Path, expected: pa.Table) -> dict[str, Any]:
-    answers = mapped(frame(session, corpus), BUNDLE, killed_first)
-    return {"partitions_killed": _FILES, **measuring.differences(answers, expected)}
+def note(file: str, line: str) -> None:
+    """Append a line to a file, whichever processes do."""
+    import os
+
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(handle, line.encode())
+    os.close(handle)
+
+
+def kill_workers(session: Any, corpus: Path, expected: pa.Table, file: Path) -> dict[str, Any]:
+    answers = mapped(frame(session, corpus), BUNDLE, partial(killed_first, file=str(file)))
+    kills = len(file.read_text().split())
+    return {"kills": kills, **measuring.differences(answers, expected)}
 
 
 def two_stages(session: Any, corpus: Path, file: Path, bundle: Path | str) -> dict[str, Any]:
@@ -140,12 +144,13 @@ def two_stages(session: Any, corpus: Path, file: Path, bundle: Path | str) -> di
     second = engine_spark.mapper(bundle, keep="id", result_prefix="again_")
     again = engine_spark.schema(rows, bundle, keep="id", result_prefix="again_")
     count = rows.mapInArrow(counting_loads(second, str(file)), again).toArrow().num_rows
-    lines = file.read_text().split()
-    loads = [line for line in lines if line != "."]
+    lines = [line.split() for line in file.read_text().splitlines()]
+    loads = [worker for what, worker in lines if what == "load"]
+    partitions = [worker for what, worker in lines if what == "partition"]
     return {
         "rows": count,
-        "partitions": lines.count("."),
-        "workers": len(set(loads)),
+        "partitions": len(partitions),
+        "workers": len(set(partitions)),
         "loads": len(loads),
     }
 
@@ -193,13 +198,13 @@ def main() -> int:
         expected = answered_here(corpus, BUNDLE)
         session = start_spark(folder)
         try:
+            if "stages" in arguments.only:  # first, in workers that have loaded nothing
+                figures["two_stages"] = two_stages(session, corpus, folder / "loads", BUNDLE)
             if "values" in arguments.only:
                 answers = mapped(frame(session, corpus), BUNDLE)
                 figures["values"] = measuring.differences(answers, expected)
             if "killed" in arguments.only:
-                figures["killed"] = kill_workers(session, corpus, expected)
-            if "stages" in arguments.only:
-                figures["two_stages"] = two_stages(session, corpus, folder / "loads", BUNDLE)
+                figures["killed"] = kill_workers(session, corpus, expected, folder / "kills")
             if "archive" in arguments.only:
                 figures["archive"] = by_archive(session, folder, corpus, expected)
             if "throughput" in arguments.only:

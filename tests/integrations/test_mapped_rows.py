@@ -89,10 +89,11 @@ def test_a_column_to_keep_that_is_not_there_is_refused() -> None:
     ("arguments", "message", "hint"),
     [
         ({"on_error": "skip"}, "on_error is 'skip'", "one of: fail, reject"),
-        ({"keep": 5}, "keep is 5", "texts"),
-        ({"text": [1]}, r"text is \[1\]", "texts"),
-        ({"reject_column": ""}, "reject_column is empty", "on_error='fail'"),
+        ({"keep": 5}, r"keep is \(5,\)", "column names"),
+        ({"text": [1]}, r"text is \(1,\)", "column names"),
+        ({"reject_column": ""}, "reject_column is ''", "a name for the column"),
         ({"result_prefix": 1}, "result_prefix is 1", "a text"),
+        ({"batch_tokens": -1}, "batch_tokens is -1", "0 or more"),
     ],
 )
 def test_a_malformed_setting_is_refused(arguments: dict[str, Any], message: str, hint: str) -> None:
@@ -104,7 +105,8 @@ def test_a_malformed_setting_is_refused(arguments: dict[str, Any], message: str,
 def test_what_is_no_setting_of_a_mapper_is_an_option_of_the_task() -> None:
     settings = MapSettings.of({"text": "body", "batch_tokens": 64, "num_beams": 2})
     assert settings.answering == {
-        "text": ("body",), "on_error": "reject", "batch_tokens": 64, "num_beams": 2,
+        "text": ("body",), "on_error": "reject", "batch_tokens": 64, "dedupe": True,
+        "max_length": 0, "truncation_side": "", "num_beams": 2,
     }  # fmt: skip
 
 
@@ -112,7 +114,7 @@ def test_the_schema_is_that_of_the_rows() -> None:
     bundle = engine.Bundle.load(BUNDLE, device="cpu", threads=1)
     for arguments in ({}, {"keep": "id", "return_scores": True, "on_error": "fail"}):
         settings = MapSettings.of(arguments)
-        given = TEXTS if settings.on_error == "reject" else TEXTS.filter(TEXTS["text"].is_valid())
+        given = TEXTS if settings.rejects else TEXTS.filter(TEXTS["text"].is_valid())
         rows = whole(given, bundle.answer(given, **settings.answering), settings)
         assert rows.schema == schema(BUNDLE, given.schema, settings)
         assert rows.num_rows == given.num_rows
