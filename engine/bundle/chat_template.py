@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.core.helper_process import command
 from engine.core.system_calls import ENVIRONMENT, NEW_GROUP, Incoming
 from engine.errors import BackendError, BundleError, SettingsError
 
@@ -23,7 +23,6 @@ DEFAULT = "default"
 # computes without end, which no number of steps can stop.
 SECONDS = 30.0
 _FILE_BYTES = _REPLY_BYTES = 1 << 28
-_CHILD = "from engine.bundle.chat_sandbox import main; main()"
 
 
 @dataclass(frozen=True)
@@ -115,22 +114,16 @@ class _SilentError(Exception):
 
 class _Process:
     def __init__(self) -> None:
-        # Nothing of the environment but where Python's modules are.
-        paths = os.pathsep.join(path for path in sys.path if path)
+        # Nothing of this process's environment but what a process needs.
         needed = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD],
+            command("engine.bundle.chat_sandbox"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             creationflags=NEW_GROUP,
-            env={
-                **needed,
-                "PYTHONPATH": paths,
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONHASHSEED": "0",
-            },
+            env={**needed, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"},
         )
         assert self._process.stdout
         self._incoming = Incoming(self._process.stdout.fileno())

@@ -1,4 +1,5 @@
-"""Progress of a run on standard error: a bar on a terminal, otherwise lines of text."""
+"""Progress of a run on standard error: a bar on a terminal, otherwise lines of text, which a
+scheduler keeps; these also beside JSON on standard output."""
 
 from __future__ import annotations
 
@@ -16,14 +17,18 @@ _LINE_SECONDS, _STALL_SECONDS = 10.0, 30.0
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A callback for progress; it raises KeyboardInterrupt once a signal has arrived."""
-    if quiet:
+    """A callback for progress; it raises KeyboardInterrupt once a signal has arrived.
+
+    Args:
+        quiet: Show no bar.
+    """
+    if not sys.stderr.isatty():
+        yield _interruptible(_lines())
+    elif quiet:
         yield _interruptible(_stalls())
-    elif sys.stderr.isatty():
+    else:
         with _bar() as update:
             yield _interruptible(update)
-    else:
-        yield _interruptible(_lines())
 
 
 def _interruptible(update: Callable[[Progress], None]) -> Callable[[Progress], None]:

@@ -19,13 +19,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from engine.core.helper_process import command
 from engine.core.system_calls import ENVIRONMENT, NEW_GROUP, limits
 from engine.errors import BackendError
 
-_CHILD = "from engine.core.confined_process import main; main()"
 # How C++, ONNX Runtime and Python say that memory is full.
 _FULL = re.compile(r"bad.alloc|failed to allocate|out of memory|MemoryError", re.IGNORECASE)
 # What a process is ended with that has used up its CPU time (SIGXCPU on Linux and macOS).
@@ -99,7 +98,7 @@ def _replies(steps: Sequence[Step]) -> tuple[list[dict[str, Any]], int]:
     seconds = _START_SECONDS + _PATIENCE * sum(step.seconds for step in steps)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD],
+            command(__name__),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -123,11 +122,10 @@ def _replies(steps: Sequence[Step]) -> tuple[list[dict[str, Any]], int]:
 
 
 def _environment() -> dict[str, str]:
-    """Where Python's modules are, and nothing else of this process's."""
+    """What libraries need, and nothing else of this process's."""
     kept = ("HOME", "LD_LIBRARY_PATH", "ORT_DISABLE_TELEMETRY", *ENVIRONMENT)
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
-        "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[2])]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "RAYON_NUM_THREADS": "1",
         # Each thread of a library may reserve 64 MiB of addresses otherwise.

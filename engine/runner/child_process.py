@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from engine.core.helper_process import command
 from engine.core.system_calls import NEW_GROUP, Incoming
 from engine.errors import BackendError, Stopped, from_dict, to_dict
 
@@ -53,7 +53,7 @@ class ChildProcess:
     ) -> None:
         self._name, self._hint = name, hint
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {module} import main; main()"],
+            command(module),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
             creationflags=NEW_GROUP, env={**os.environ, **env},
         )  # fmt: skip

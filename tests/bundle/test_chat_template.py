@@ -15,7 +15,7 @@ from support.checkpoints.chat_templates import CHATS, TEMPLATES, chat
 from engine.bundle import chat_template
 from engine.bundle.chat_sandbox import Sandbox
 from engine.bundle.chat_template import ChatTemplate, Refusal
-from engine.core import vendor_telemetry
+from engine.core import helper_process, vendor_telemetry
 from engine.errors import BundleError, SettingsError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": ["<a>"]}
@@ -179,8 +179,11 @@ def test_the_process_can_open_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         "c.main()"
     )
     monkeypatch.setenv("HF_TOKEN", "secret")
-    monkeypatch.setattr(chat_template, "_CHILD", hole)
-    names = "['PYTHONDONTWRITEBYTECODE', 'PYTHONHASHSEED', 'PYTHONPATH']"
+    *start, code = helper_process.command("engine.bundle.chat_sandbox")
+    own = code.replace("from engine.bundle.chat_sandbox import main\nmain()\n", hole)
+    assert own != code
+    monkeypatch.setattr(chat_template, "command", lambda module: [*start, own])
+    names = "['PYTHONDONTWRITEBYTECODE', 'PYTHONHASHSEED']"
     assert rendered("x") == f"refused refused refused refused{names}"
     assert not list(tmp_path.iterdir())
 

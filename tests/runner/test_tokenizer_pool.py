@@ -22,6 +22,7 @@ from support.bundles import checkpoint_of, export_once
 from engine.bundle import format as bundle_format
 from engine.core.config import RunConfig
 from engine.core.device import CPU, Device
+from engine.core.helper_process import command
 from engine.core.types import Rows
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
@@ -33,7 +34,7 @@ from engine.runner.tokenizer_pool import TokenizerPool, TokenizerSettings
 
 pytest.importorskip("onnxruntime")
 
-PROGRAM = "from engine.runner.tokenizer_pool import main; main()"
+PROGRAM = "from engine.runner.tokenizer_pool import main"
 
 TASKS: dict[str, dict[str, Any]] = {
     "feature-extraction": {},
@@ -64,7 +65,9 @@ def corpus(tmp_path: Path) -> Path:
 def pool_processes() -> list[psutil.Process]:
     """Processes of this one that tokenize."""
     return [
-        child for child in psutil.Process().children(recursive=True) if PROGRAM in child.cmdline()
+        child
+        for child in psutil.Process().children(recursive=True)
+        if PROGRAM in str(child.cmdline())
     ]
 
 
@@ -223,7 +226,7 @@ def test_no_process_outlives_a_killed_run(corpus: Path, tmp_path: Path) -> None:
 def test_a_process_whose_run_is_killed_within_a_window_ends_silently() -> None:
     settings = pickle.dumps(TokenizerSettings(BUNDLE, {}, 64, False, True))
     window = pickle.dumps(Rows(None, (pa.array(["a text"] * 1000),), numbers=np.arange(1000)))
-    code = [sys.executable, "-c", PROGRAM]
+    code = command("engine.runner.tokenizer_pool")
     gone = subprocess.run(code, input=settings + window[:-9], capture_output=True, check=True)
     assert (gone.stderr, gone.stdout) == (b"", b"")  # its input is closed: nobody would hear
 
