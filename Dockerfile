@@ -21,7 +21,7 @@ RUN useradd --uid 1000 --create-home engine && install --directory --mode 1777 /
 COPY --from=build /opt/engine /opt/engine
 # What is made again: any user may write it.
 ENV PATH=/opt/engine/bin:$PATH CORPUS_ENGINE_CACHE=/tmp/corpus-engine
-USER engine
+USER 1000:1000
 WORKDIR /data
 VOLUME /data
 STOPSIGNAL SIGTERM

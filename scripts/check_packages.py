@@ -84,7 +84,7 @@ def smoke(python: Path, wheel: Path) -> None:
         subprocess.run([python, "-m", "venv", folder / "env"], check=True)
         own = folder / "env/bin/python"
         constraints = str(ROOT / "constraints.txt")
-        pip = (own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        pip = (own, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
         subprocess.run([*pip, "--constraint", constraints, f"{wheel}[cpu]"], check=True)
         prefix, bundle = run(folder, own, "-c", _WHERE).split()
         assert Path(bundle).is_relative_to(prefix), f"{bundle} is not of the environment"
