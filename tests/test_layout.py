@@ -89,6 +89,17 @@ HOMES = {
     "select": {"core/system_calls.py"},
     **{name: set[str]() for name in ("grp", "pty", "pwd", "syslog", "termios", "tty")},
 }  # fmt: skip
+# The same of modules that it has.
+POSIX = {
+    "os": {
+        "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "chown", "fdatasync", "fork",
+        "fsync", "geteuid", "getpgid", "getuid", "kill", "killpg", "mkfifo", "nice", "pread",
+        "posix_fadvise", "pwrite", "sched_setaffinity", "sendfile", "setsid", "statvfs", "sync",
+        "sysconf", "uname",
+    },
+    "time": {"clock_gettime", "tzset"},
+    "signal": {"SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGSTOP", "pthread_sigmask"},
+}  # fmt: skip
 PURE = {"bundle/chunking.py", "bundle/batching.py", "tasks", "generation"}
 WORLD = {
     "os", "io", "time", "datetime", "pathlib", "shutil", "tempfile", "glob", "subprocess", "socket",
@@ -241,6 +252,19 @@ def test_heavy_and_risky_modules_stay_in_their_rooms() -> None:
         for path, tree in TREES.items()
         for line, name in imported(tree)
         if not within(path, HOMES.get(name.partition(".")[0], {room(path)}))
+    ]
+    assert not wrong
+
+
+def test_what_only_posix_has_stands_in_one_place() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}"
+        for path, tree in TREES.items()
+        if path.name != "system_calls.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.attr in POSIX.get(node.value.id, ())
     ]
     assert not wrong
 

@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from engine.core import system_calls
+
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
 
 
@@ -46,10 +48,7 @@ def _cgroup_cores() -> int:
 
 def memory() -> int:
     """Bytes of memory, or the cgroup's limit if that is lower; 0 if unknown."""
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 0
+    size = system_calls.memory()
     try:
         return min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):

@@ -1,16 +1,20 @@
 """What only POSIX systems have, and a second way for the others: the one place that knows both.
 
-                       POSIX                     elsewhere, as on Windows
-lock                   flock                     none: that the lock file exists is the lock
-sync, sync_data        fsync, fdatasync          fsync
-sync_folder            fsync of the folder       none: the file system keeps names by itself
-open_file              O_NOFOLLOW                a look at the name before
-read_at, write_at      pread, pwrite             a seek before, one thread at a time
-Incoming, write_now    poll                      a thread that waits
-process_start          signal 0                  a handle of the process
-limits                 resource                  none: nothing bounds a process
-NEW_GROUP              a session of its own      a group of its own
-ENVIRONMENT            nothing                   what Python does not start without
+                           POSIX                     elsewhere, as on Windows
+    lock                   flock                     none: that the lock file exists is the lock
+    sync, sync_data        fsync, fdatasync          fsync
+    sync_folder            fsync of the folder       none: the file system keeps names by itself
+    open_file              O_NOFOLLOW                a look at the name before
+    read_at, write_at      pread, pwrite             a seek before, one thread at a time
+    Incoming, write_now    poll                      a thread that waits
+    process_start          signal 0                  a handle of the process
+    clock                  CLOCK_BOOTTIME            its clock, which counts sleep anyway
+    memory                 sysconf                   none: it is unknown
+    limits                 resource                  none: nothing bounds a process
+    NEW_GROUP              a session of its own      a group of its own
+    ENVIRONMENT            nothing                   what Python does not start without
+
+On Linux each function makes the call of the middle column, and no other.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import os
 import select
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -303,6 +308,21 @@ if sys.platform == "win32":
             return str(times[0].value) if known else ""
         finally:
             kernel.CloseHandle(process)
+
+
+def clock() -> float:
+    """Seconds, those that the process or the machine sleeps among them."""
+    if not hasattr(time, "clock_gettime"):
+        return time.monotonic()
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def memory() -> int:
+    """Bytes of the machine's memory; 0 if unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def limits() -> Any:

@@ -15,12 +15,12 @@ import json
 import os
 import socket
 import threading
-import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engine.core.system_calls import clock
 from engine.data import KeyChangedError, StoredFolder, Version
 from engine.errors import EngineError, OutputError
 
@@ -66,7 +66,7 @@ class StoreLock:
             OutputError: Another run has it, or the store cannot be written.
         """
         self._check_conditions()
-        earlier, now = self._remembered(), _now()
+        earlier, now = self._remembered(), clock()
         self._memory.write_text(self._nonce, encoding="utf-8")
         for _ in range(_TRIES):
             try:
@@ -103,7 +103,7 @@ class StoreLock:
             OutputError: Another run has taken the lock.
         """
         self.check()
-        if _now() - self._renewed >= FRESH:
+        if clock() - self._renewed >= FRESH:
             self.renew()
 
     def renew(self) -> None:
@@ -116,7 +116,7 @@ class StoreLock:
             self.check()
             for _ in range(_TRIES):
                 assert self._version is not None
-                self._beat, now = self._beat + 1, _now()
+                self._beat, now = self._beat + 1, clock()
                 try:
                     self._version = self._folder.put(LOCK, self._content(), self._version)
                     self._renewed = now
@@ -206,11 +206,6 @@ class StoreLock:
 
     def _remembered(self) -> str:
         return self._memory.read_text(encoding="utf-8") if self._memory.is_file() else self._nonce
-
-
-def _now() -> float:
-    """Seconds, those that the process or the machine sleeps among them."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _owner(content: bytes) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         for name in WITHOUT:
             monkeypatch.delattr(os, name)
         monkeypatch.delattr(select, "poll")
+        monkeypatch.delattr(time, "clock_gettime")
         for module in ("fcntl", "resource"):
             monkeypatch.setitem(sys.modules, module, None)
     return request.param
@@ -196,6 +197,13 @@ def test_limits_are_those_of_the_system(way: str) -> None:
     assert (system_calls.limits() is None) == (way == "elsewhere")
     assert (system_calls.peak_memory() > 1 << 20) == (way == "posix")
     assert memory_limits.find_shortage() == ""
+    assert (system_calls.memory() > 1 << 28) == (way == "posix")
+
+
+def test_the_clock_goes_on() -> None:
+    before = system_calls.clock()
+    time.sleep(0.02)
+    assert 0.01 < system_calls.clock() - before < 60
 
 
 @pytest.mark.parametrize(
