@@ -100,14 +100,13 @@ class Airflow:
             )
 
     def stop(self, name: str, number: int) -> None:
-        """Signal a service; with SIGKILL its whole session, until all of it is gone."""
+        """Signal all processes of a service but its tasks, whose groups are their own; after
+        SIGKILL none is left."""
         service = self._services[name]
-        if number != signal.SIGKILL:
-            service.send_signal(number)
-            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(service.pid, number)
-        service.wait()
+        if number == signal.SIGKILL:
+            service.wait()
 
     def has_ended(self, name: str) -> bool:
         return self._services[name].poll() is not None
