@@ -16,6 +16,7 @@ import pyarrow as pa
 from engine.core.local_file import opened
 from engine.core.settings import for_shell
 from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
+from engine.data.parquet_footers import check_chunks, check_types
 from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type
 from engine.data.stretches import Stretch
 from engine.data.wrong_kinds import advice
@@ -61,6 +62,7 @@ def row_group_starts(path: InputPath) -> list[tuple[int, int]]:
     """(first byte, first row) of each row group of a Parquet file."""
     with reading(path, "parquet"), _open_parquet(path) as file:
         starts, row = [], 0
+        check_chunks(file.metadata)
         for i in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(i)
             starts.append((_first_byte(group), row))
@@ -170,6 +172,7 @@ def is_list(kind: pa.DataType) -> bool:
 def parquet_schema(file: CorpusFile, names: Names, types: bool = True) -> pa.Schema:
     """Names and types of a Parquet file's columns; see `kinds.Kind.schema`."""
     with reading(file.path, "parquet"), _open_parquet(file.path) as parquet:
+        check_types(parquet)
         return plain_schema(parquet.schema.to_arrow_schema(), names)
 
 
@@ -181,6 +184,7 @@ def read_parquet(split: Split, columns: Columns) -> Iterator[Stretch]:
         wanted = _leaves(columns.kept, file.schema_arrow, names)
         first, end = split.row_groups
         groups = list(range(first, end or file.metadata.num_row_groups))
+        check_chunks(file.metadata)
         rows = _rows_of_batch(file.metadata, groups, wanted)
         batches = file.iter_batches(rows, groups, columns=wanted, use_threads=False)
         yield from _numbered(split, names, file.schema_arrow, batches)
