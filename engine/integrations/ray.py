@@ -1,7 +1,13 @@
-"""Ray Data: a bundle as the actor class of `map_batches`.
+"""Ray: a bundle as the actor class of `map_batches`, and a run whose shares are Ray tasks.
 
-ds.map_batches(EngineMapper, fn_constructor_kwargs={"bundle": "/models/minilm"},
-               batch_format="pyarrow", batch_size=4096, num_cpus=2, concurrency=4)
+    ds.map_batches(EngineMapper, fn_constructor_kwargs={"bundle": "/models/minilm"},
+                   batch_format="pyarrow", batch_size=4096, num_cpus=2,
+                   compute=ray.data.ActorPoolStrategy(size=4))
+
+    run("/models/minilm", ["/corpus"], "/out", text=["text"], keep=["id"], num_cpus=2)
+
+`EngineMapper` answers tables that Ray Data has read. `run` has the engine read, answer and commit:
+its output is that of `engine.run`, and what an actor or a node that is lost costs is a window.
 """
 
 from __future__ import annotations
@@ -16,6 +22,9 @@ import engine
 from engine.errors import SettingsError
 from engine.integrations.mapped_rows import MapArguments, MapSettings, check_there, whole
 from engine.integrations.ray_cluster import assigned
+from engine.integrations.ray_shares import Output, run
+
+__all__ = ["EngineMapper", "Output", "run"]
 
 FEW_ROWS = 100
 """Below so many rows in a call padding and the call itself cost noticeably."""

@@ -23,6 +23,8 @@ from engine.demo import numerals
 
 SAMPLE_SECONDS = 0.1
 NULL_EVERY = 97
+SETTINGS: Any = {"text": ("text",), "keep": ("id",), "on_error": "reject"}
+"""Of every run."""
 _WORDS = ("the", "house", "is", "wonderful", "small", "boat", "islands", "far", "new", "sails")
 
 
@@ -156,7 +158,7 @@ def compared(name: str, local: Spent, other: Spent, rows: int) -> dict[str, Any]
 def local_run(bundle: Path, corpus: Path, out: Path, **settings: Any) -> Spent:
     """The same work by `engine.run` in this process, measured."""
     with measured() as spent:
-        engine.run(bundle, corpus, out, text=("text",), keep=("id",), device="cpu", **settings)
+        engine.run(bundle, corpus, out, device="cpu", **SETTINGS, **settings)
     return spent
 
 

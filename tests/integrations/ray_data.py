@@ -16,6 +16,7 @@ The exit code is 1 where rows are lost, doubled or of other values.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import signal
@@ -44,25 +45,28 @@ TASK, ACTOR = "ray::_run_share", "EngineMapper"
 _FILES = 12
 
 
-def start_ray() -> Any:
+def start_ray(cpus: int) -> Any:
+    """This machine as a cluster. Actors keep their CPUs: Ray Data needs one more to read."""
     import ray
 
-    ray.init(num_cpus=CORES, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.shutdown()
+    ray.init(num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 
 
-def mapped(corpus: Path, bundle: Path, actors: int = CORES) -> pa.Table:
+def mapped(corpus: Path, bundle: Path) -> pa.Table:
     """The corpus through `EngineMapper`, in whatever order."""
     import ray
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_parquet(str(corpus)).map_batches(
         engine_ray.EngineMapper,
         fn_constructor_kwargs={"bundle": str(bundle)},
         batch_format="pyarrow",
         batch_size=4096,
-        num_cpus=CORES / actors if actors > CORES else CORES // actors,
-        concurrency=actors,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=CORES),
     )
     tables = [ray.get(ref) for ref in rows.to_arrow_refs()]
     return pa.concat_tables([table for table in tables if len(table)])
@@ -111,23 +115,18 @@ def compare_values(folder: Path, bundle: Path, rows: int) -> dict[str, Any]:
     corpus = measuring.write_corpus(folder / "values", rows, _FILES)
     measuring.local_run(bundle, corpus, folder / "local")
     expected = answered_here(corpus, bundle)
-    start_ray()
-    output = engine_ray.run(bundle, corpus, folder / "ray", text=("text",), keep=("id",))
+    start_ray(CORES)
+    output = engine_ray.run(bundle, corpus, folder / "ray", **measuring.SETTINGS)
     local, shared = measuring.parts(folder / "local"), measuring.parts(folder / "ray")
-    answers = pa.concat_tables(pa_table(t) for t in output.answers().to_arrow_refs())
+    answers, rejects = output.answers().count(), output.rejects().count()
+    start_ray(CORES + 1)
     return {
         "rows": rows,
         "parts_equal": local == shared and len(local) == len(shared),
-        "rejects": output.rejects().count(),
-        "answers": len(answers),
+        "answers": answers,
+        "rejects": rejects,
         "mapper": measuring.differences(mapped(corpus, bundle), expected),
     }
-
-
-def pa_table(ref: Any) -> pa.Table:
-    import ray
-
-    return ray.get(ref)
 
 
 def kill_tasks(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, Any]:
@@ -135,12 +134,12 @@ def kill_tasks(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, A
     corpus = measuring.write_corpus(folder / "killed", rows, _FILES)
     measuring.local_run(bundle, corpus, folder / "unkilled", window=256)
     wanted = measuring.parts(folder / "unkilled")
+    start_ray(CORES)
     killed, runs, equal, resumed = 0, 0, 0, 0
     while killed < kills:
         out = folder / f"killed-out-{runs}"
         with killing(TASK, kills - killed, (0.5, 2.5)) as victims:
-            settings: Any = {"text": ("text",), "keep": ("id",), "window": 256}
-            output = engine_ray.run(bundle, corpus, out, **settings)
+            output = engine_ray.run(bundle, corpus, out, window=256, **measuring.SETTINGS)
         killed, runs = killed + len(victims), runs + 1
         equal += measuring.parts(out) == wanted
         resumed += output.report.rows_resumed
@@ -151,6 +150,7 @@ def kill_tasks(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, A
 def kill_actors(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, Any]:
     corpus = folder / "killed"
     expected = answered_here(corpus, bundle)
+    start_ray(CORES + 1)
     killed, runs, wrong = 0, 0, []
     while killed < kills:
         with killing(ACTOR, kills - killed, (1.0, 3.0)) as victims:
@@ -169,9 +169,11 @@ def throughput(folder: Path, bundle: Path, rows: int, words: int) -> dict[str, A
     """Local, `run` and `EngineMapper` over the same rows with the same cores."""
     corpus = measuring.write_corpus(folder / "timed", rows, _FILES, words=words)
     local = measuring.local_run(bundle, corpus, folder / "timed-local")
+    start_ray(CORES)
     with measuring.measured("ray::") as by_run:
-        engine_ray.run(bundle, corpus, folder / "timed-ray", text=("text",), keep=("id",))
+        engine_ray.run(bundle, corpus, folder / "timed-ray", **measuring.SETTINGS)
     equal = measuring.parts(folder / "timed-local") == measuring.parts(folder / "timed-ray")
+    start_ray(CORES + 1)
     with measuring.measured("ray::") as by_mapper:
         answers = mapped(corpus, bundle)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,15 @@ import pyarrow as pa
 import pytest
 from support.fakes import write_parquet
 
+import engine
 from engine.demo import BUNDLE
 from engine.errors import (
     BundleError,
     InputError,
     MissingDependency,
+    RowError,
     SettingsError,
+    Stopped,
 )
 from engine.integrations import ray as engine_ray
 from engine.integrations.mapped_rows import MapSettings, whole
@@ -167,8 +171,108 @@ def test_a_bundle_that_a_node_lacks_is_named_with_the_node(ray: Ray) -> None:
         engine_ray.EngineMapper("/nowhere/minilm")
 
 
+def test_a_run_has_the_parts_and_counts_of_a_local_run(
+    ray: Ray, corpus: Path, tmp_path: Path
+) -> None:
+    settings: Any = {"text": ("text",), "keep": ("id",), "on_error": "reject"}
+    local = engine.run(BUNDLE, corpus, tmp_path / "local", device="cpu", **settings)
+    output = engine_ray.run(BUNDLE, corpus, tmp_path / "out", num_cpus=2, **settings)
+    assert output.report.files == local.files
+    for file in local.files:
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "local" / file).read_bytes()
+    assert (tmp_path / "out/_SUCCESS").read_bytes() == (tmp_path / "local/_SUCCESS").read_bytes()
+    for name in ("rows_in", "rows_out", "rows_rejected", "splits", "rows_computed", "rejected",
+                 "tokens", "padded_tokens", "task", "device"):  # fmt: skip
+        assert getattr(output.report, name) == getattr(local, name), name
+    assert ray.options == {
+        "num_cpus": 2, "num_gpus": 0, "max_retries": -1, "scheduling_strategy": "SPREAD",
+    }  # fmt: skip
+    # One place for two of three CPUs: four shares.
+    assert [task[3] for task in ray.tasks] == ["1/4", "2/4", "3/4", "4/4"]
+
+
+def test_there_are_no_more_shares_than_splits(ray: Ray, corpus: Path, tmp_path: Path) -> None:
+    ray.cluster = {"CPU": 64.0}
+    engine_ray.run(BUNDLE, corpus, tmp_path / "out", keep=("id",), on_error="reject")
+    assert len(ray.tasks) == 5
+    engine_ray.run(BUNDLE, corpus, tmp_path / "two", shares=2, keep=("id",), on_error="reject")
+    assert [task[3] for task in ray.tasks[5:]] == ["1/2", "2/2"]
+
+
+def test_paths_reach_the_tasks_whatever_their_working_directory(
+    ray: Ray, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpus.parent)
+    engine_ray.run(BUNDLE, "corpus", "out", keep=("id",), on_error="reject")
+    assert {task[1:3] for task in ((t[0], tuple(t[1]), t[2]) for t in ray.tasks)} == {
+        ((str(corpus),), str(corpus.parent / "out"))
+    }
+
+
+def test_what_can_be_refused_is_refused_before_a_task_starts(
+    ray: Ray, corpus: Path, tmp_path: Path
+) -> None:
+    for settings, message in (
+        ({"text": ("nothing",)}, "nothing"),
+        ({"shares": -1}, "shares is -1"),
+        ({"num_cpus": 0.5}, "num_cpus is 0.5"),
+        ({"max_retries": -2}, "max_retries is -2"),
+        ({"beams": 2}, "beams"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            engine_ray.run(BUNDLE, corpus, tmp_path / "out", **settings)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(SettingsError, match="a loaded bundle cannot go"):
+        engine_ray.run(Bundle.load(BUNDLE, device="cpu"), corpus, tmp_path / "out")  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(SettingsError, match="standard input"):
+        engine_ray.run(BUNDLE, "-", tmp_path / "out")
+    assert ray.tasks == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_first_error_of_a_task_is_raised_as_it_was_and_the_others_are_cancelled(
+    ray: Ray, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RowError, match=r"rows-0.parquet: row 1 .*null") as error:
+        engine_ray.run(BUNDLE, corpus, tmp_path / "out", keep=("id",), on_error="fail")
+    assert error.value.row == 1
+    assert error.value.code == "null_text"
+    assert len(ray.cancelled) == len(ray.tasks) - 1
+
+
+def test_a_stopped_run_cancels_its_tasks_and_goes_on_with_the_same_call(
+    ray: Ray, corpus: Path, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    ray.before = lambda task: stop.set() if task == 1 else None
+    with pytest.raises(Stopped, match="2 of 5 shares finished"):
+        engine_ray.run(
+            BUNDLE, corpus, tmp_path / "out", shares=5, keep=("id",), on_error="reject", stop=stop
+        )
+    assert len(ray.cancelled) == 2  # the third had its result, as far as Ray knows
+    ray.before = lambda task: None
+    report = engine_ray.run(
+        BUNDLE, corpus, tmp_path / "out", shares=5, keep=("id",), on_error="reject"
+    ).report
+    assert (report.rows_in, report.splits) == (60, 5)
+    assert report.rows_computed < report.rows_out
+
+
+def test_the_rejects_are_a_second_output(ray: Ray, corpus: Path, tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    ray_data = ModuleType("ray.data")
+    ray_data.from_arrow = lambda table: table  # type: ignore[attr-defined]  # a stand-in
+    monkeypatch.setitem(sys.modules, "ray.data", ray_data)
+    output = engine_ray.run(BUNDLE, corpus, tmp_path / "out", keep=("id",), on_error="reject")
+    rows = output.rejects().to_pylist()
+    assert len(rows) == output.report.rows_rejected == 20
+    assert rows[0]["file"].endswith("rows-0.parquet")
+    assert [row["row"] for row in rows[:4]] == [1, 4, 7, 10]
+    assert {row["code"] for row in rows} == {"null_text"}
+
+
 def test_without_ray_the_hint_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingDependency, match="Ray is not installed") as error:
-        engine_ray.EngineMapper(BUNDLE)
-    assert error.value.hint == 'pip install "corpus-engine[cpu,ray]"'
+    for call in (lambda: engine_ray.EngineMapper(BUNDLE), lambda: engine_ray.run(BUNDLE, [], "o")):
+        with pytest.raises(MissingDependency, match="Ray is not installed") as error:
+            call()
+        assert error.value.hint == 'pip install "corpus-engine[cpu,ray]"'
