@@ -68,7 +68,11 @@ def stand_in(folder: Path) -> None:
         elif name == "RUN":
             print(f"+ {rest}")
             script = re.sub("|".join(_OWN), lambda match: str(below(folder, match[0])), rest)
-            subprocess.run(["sh", "-ec", script], cwd=place, env=tools(folder), check=True)
+            done = subprocess.run(
+                ["sh", "-ec", script], cwd=place, env=tools(folder), capture_output=True, text=True
+            )
+            if done.returncode:
+                sys.exit(f"error: exit code {done.returncode}\n{done.stderr[-2000:]}")
         elif name == "ENTRYPOINT":
             (entry,) = json.loads(rest)
     engine = below(folder, "/opt/engine/bin") / entry

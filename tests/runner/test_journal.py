@@ -236,9 +236,11 @@ def test_a_stop_says_what_is_kept(
     model = open_bundle(bundles["feature-extraction"], FakeBackend())
     with pytest.raises(Stopped) as caught:
         coordinator.run(model, file, out, on_progress=interrupt, **RUN)
-    (header,) = {f.read_bytes().splitlines()[0] for f in (out / "_tmp").glob("*.journal")}
+    (journal,) = (out / "_tmp").glob("*.journal")
+    header = journal.read_bytes().splitlines()[0]
     run = header.decode().split('"run": "')[1].split('"')[0]
-    rows = rows_kept(out, run)
+    rows = rows_kept(out, run, {f"{journal.stem}.arrow"})
+    assert rows_kept(out, run, {"another.arrow"}) == 0
     assert rows > 50
     assert f"0 of 1 parts finished and {rows:,} rows of the others kept" in caught.value.message
     assert go(bundles["feature-extraction"], file, out).rows_resumed == rows
