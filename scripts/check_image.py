@@ -69,8 +69,9 @@ def stand_in(folder: Path) -> None:
             print(f"+ {rest}")
             script = re.sub("|".join(_OWN), lambda match: str(below(folder, match[0])), rest)
             done = subprocess.run(
-                ["sh", "-ec", script], cwd=place, env=tools(folder), capture_output=True, text=True
-            )
+                ["sh", "-ec", script],
+                check=False, cwd=place, env=tools(folder), capture_output=True, text=True,
+            )  # fmt: skip
             if done.returncode:
                 sys.exit(f"error: exit code {done.returncode}\n{done.stderr[-2000:]}")
         elif name == "ENTRYPOINT":
