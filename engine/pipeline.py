@@ -39,6 +39,8 @@ from engine.runtime.protocol import Backend
 from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
 
+MAX_WORKERS = 4
+
 
 def never() -> bool:
     return False
@@ -86,7 +88,9 @@ class Bundle:
         Args:
             path: The folder that `engine export` wrote.
             device: auto, cpu, cuda or cuda:N.
-            threads: Threads for one batch; 0 takes all cores.
+            threads: Threads for one batch; 0 takes all cores. With fewer, `answer`, `stream` and a
+                call compute several batches at the same time, at most 4: of an encoder on several
+                cores that gives more rows a second, and each batch takes longer.
             check: Compare every file with its recorded hash first, and try what was not opened
                 here before in a process with limits.
             gpu_memory: Bytes of the GPU that each graph may take up; 0 for no limit.
@@ -204,13 +208,14 @@ class Bundle:
             rest,
             max_length=config.max_length,
             truncation_side=config.truncation_side,
+            workers=self._workers(),
             stopped=stop.is_set if stop else never,
         )
         settled = stages.context.options
         columns = to_columns(texts, self.task, chats=self.task.chats(settled))
         self.task.check(self.model_config, settled, len(columns))
         windows = _windows(columns, self.task.window(settled), stages)
-        answers = [window.columns for window in answer_windows(stages, windows)]
+        answers = [w.columns for w in answer_windows(stages, windows, one_table=True)]
         return pa.Table.from_batches(answers, schema=stages.schema)
 
     def answer(self, table: object, **settings: Unpack[TableArguments]) -> Answered:
@@ -236,7 +241,8 @@ class Bundle:
             InputError: `table` has no Arrow columns, or a row is bad and `on_error` is "fail".
             Stopped: `stop` is an event, and was set.
         """
-        with closing(self._answered([("the table", table)], settings)) as tables:
+        tables = self._answered([("the table", table)], settings, one_table=True)
+        with closing(tables):
             return next(tables)
 
     def stream(
@@ -264,7 +270,11 @@ class Bundle:
         return self._answered(named, settings)
 
     def _answered(
-        self, tables: Iterable[tuple[str, object]], settings: TableArguments
+        self,
+        tables: Iterable[tuple[str, object]],
+        settings: TableArguments,
+        *,
+        one_table: bool = False,
     ) -> Generator[Answered, None, None]:
         stop, rest = without_event(settings)
         own = TableSettings.__annotations__
@@ -276,10 +286,19 @@ class Bundle:
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
             truncation_side=config.truncation_side,
+            workers=self._workers(),
             dedupe=config.dedupe,
             stopped=stop.is_set if stop else never,
         )
-        return answer_tables(stages, tables, config)
+        return answer_tables(stages, tables, config, one_table=one_table)
+
+    def _workers(self) -> int:
+        """Batches that are computed at the same time: on a CPU as many as have a core for each of
+        their threads; on a GPU one is prepared while another is computed, and a decoder refills
+        its slots instead."""
+        if self.backend.device.is_gpu:
+            return 1 if self.model_config.decoder else 2
+        return max(1, min(MAX_WORKERS, cores() // (self._loading.get("threads") or cores())))
 
     def _open_tokenizer(self, max_length: int, side: str) -> Tokenizer:
         file = self.folder.path / bundle_format.TOKENIZER
@@ -316,7 +335,8 @@ def _windows(columns: Sequence[pa.Array], size: int, stages: Stages) -> Iterator
     """Windows of rows in memory."""
     for start in range(0, len(columns[0]), size):
         texts = tuple(column.slice(start, size) for column in columns)
-        rows = Rows(None, texts, numbers=np.arange(start, start + len(texts[0])))
+        numbers = np.arange(start, start + len(texts[0]))
+        rows = Rows(None, texts, last=start + size >= len(columns[0]), numbers=numbers)
         yield _without_rejects(stages.prepare(rows))
 
 

@@ -12,6 +12,8 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 
 from engine.answering.stages import Stages
 from engine.core.types import Answers, Batch, Output, Rows
@@ -23,16 +25,31 @@ _AHEAD = 3
 _POLL_SECONDS = 0.1
 
 
-def answer_windows(stages: Stages, windows: Iterator[Rows]) -> Generator[Answers, None, None]:
+def answer_windows(
+    stages: Stages, windows: Iterator[Rows], *, one_table: bool = False
+) -> Generator[Answers, None, None]:
     """The answers of windows, in order.
 
     What the iterator raises is raised here as it is, once the windows before it are handed over.
+
+    Args:
+        stages: Bound to the options.
+        windows: Of one table after the other, the last one of each marked.
+        one_table: There is one table only.
 
     Raises:
         Stopped: `stages.context.stopped` says so.
         EngineError: A window cannot be answered.
     """
     with closing(_Flight(stages)) as flight:
+        if one_table:
+            first = next(windows, None)
+            if first is None:
+                return
+            if first.last:
+                yield flight.answer(first, here=stages.workers == 1)
+                return
+            windows = chain([first], windows)
         yield from flight.answers(windows)
 
 
@@ -61,11 +78,24 @@ class _Flight:
                 except Exception as error:  # whatever it is, after the answers of what came before
                     more, failed = False, error
                 else:
-                    pending.append(self._windows.submit(self._answer, rows))
+                    pending.append(self._windows.submit(self.answer, rows))
             if pending:
                 yield self._wait(pending.popleft())
         if failed:
             raise failed
+
+    def answer(self, rows: Rows, *, here: bool = False) -> Answers:
+        """One window through all stages; its batches are computed here, or by threads."""
+        self._proceed()
+        stages = self._stages
+        infer = partial(map, stages.infer) if here else self._infer
+        batches = self._while_going(stages.cut(stages.encode(rows)))
+        return stages.finish([*infer(batches)])
+
+    def _while_going(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._proceed()
+            yield batch
 
     def close(self) -> None:
         self._closed = True
@@ -83,13 +113,8 @@ class _Flight:
         if self._stopped():
             raise Stopped("stopped")
 
-    def _answer(self, rows: Rows) -> Answers:
-        """One window through all stages."""
-        self._proceed()
-        encoded = self._stages.encode(rows)
-        return self._stages.finish([*self._infer(self._stages.cut(encoded))])
-
     def _infer(self, batches: Iterable[Batch]) -> Iterator[Output]:
+        """The results of batches, as many computed at a time as there are workers."""
         pending: deque[Future[Output]] = deque()
         for batch in batches:
             pending.append(self._batches.submit(self._stages.infer, batch))

@@ -15,12 +15,16 @@ from engine.answering.in_flight import answer_windows
 from engine.answering.stages import Stages
 from engine.answering.table_columns import TableColumns
 from engine.core.config import RunConfig
-from engine.core.types import Column, Columns, CorpusFile, Rows
+from engine.core.types import Answers, Column, Columns, CorpusFile, Rows
 from engine.errors import ColumnError
 
 
 def answer_tables(
-    stages: Stages, tables: Iterable[tuple[str, object]], config: RunConfig
+    stages: Stages,
+    tables: Iterable[tuple[str, object]],
+    config: RunConfig,
+    *,
+    one_table: bool = False,
 ) -> Generator[Answered, None, None]:
     """The answers of one table after the other.
 
@@ -28,6 +32,7 @@ def answer_tables(
         stages: Bound to the options.
         tables: What messages call each table, and the table.
         config: `text`, `keep`, `result_prefix` and `on_error`.
+        one_table: There is one only.
 
     Raises:
         SettingsError: Now, where the settings do not fit the task; `pipeline.Bundle.answer` says
@@ -36,13 +41,15 @@ def answer_tables(
     context = stages.context
     inputs = tasks.input_columns(stages.task, config.text, context.options)
     stages.task.check(context.model_config, context.options, len(inputs))
-    return _answer_tables(stages, tables, _Reader(stages, inputs, config))
+    reader = _Reader(stages, inputs, config)
+    windows = answer_windows(stages, reader.windows(tables), one_table=one_table)
+    return _of_tables(windows, reader)
 
 
-def _answer_tables(
-    stages: Stages, tables: Iterable[tuple[str, object]], reader: _Reader
+def _of_tables(
+    all_windows: Generator[Answers, None, None], reader: _Reader
 ) -> Generator[Answered, None, None]:
-    with closing(answer_windows(stages, reader.windows(tables))) as windows:
+    with closing(all_windows) as windows:
         for of_table in by_table(windows):
             yield answered(of_table, reader.columns)
 

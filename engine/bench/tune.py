@@ -22,8 +22,7 @@ from engine.data import writing
 from engine.errors import SettingsError
 from engine.export.acceptance.sample import BUNDLED, bundled
 from engine.export.acceptance.sample import options as comparison_options
-from engine.pipeline import Bundle
-from engine.runner.plan import MAX_WORKERS
+from engine.pipeline import MAX_WORKERS, Bundle
 from engine.runtime.device import devices, gpu_name
 from engine.tasks.in_memory_inputs import to_columns
 

@@ -26,14 +26,13 @@ from engine.core.settings import check_names, checked, declared, values_of
 from engine.core.share import Share, share_of
 from engine.core.types import Columns, CorpusFile, InputPath, Split
 from engine.errors import DeviceError, SettingsError
-from engine.pipeline import Bundle
+from engine.pipeline import MAX_WORKERS, Bundle
 from engine.runner import fingerprint
 from engine.runner.manifest import Manifest
 from engine.runner.records import RunRecord
 from engine.runner.unused_settings import RunFacts, unused_notes
 from engine.runtime.device import devices, gpu_name
 
-MAX_WORKERS = 4
 # Processes that tokenize for a GPU, one for every two cores: each gives 1 to 2 million tokens a
 # second then, and can hand over several times that.
 GPU_TOKENIZERS = 8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fakes import FakeBackend, make_bundle, open_bundle, texts, write_arrow
 
-from engine import data
+from engine import data, pipeline
 from engine.answering.answered import REJECTS
+from engine.bundle import format as bundle_format
 from engine.errors import ColumnError, InputError, RowError, SettingsError
 from engine.pipeline import Bundle
 from engine.runner import coordinator, results
@@ -306,3 +309,29 @@ def test_sampled_tokens_are_those_of_a_run(tmp_path: Path) -> None:
     wanted, _ = run(bundle, table, tmp_path, **drawing)
     assert len(set(wanted["translation_text"].to_pylist())) > 5
     assert bundle.answer(table, **drawing).table.equals(wanted)
+
+
+def test_a_few_texts_start_no_thread_and_many_are_computed_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, threads, both = FakeBackend(), set(), threading.Barrier(2)
+
+    def called(graph: str, shape: tuple[int, ...]) -> None:
+        threads.add(threading.get_ident())
+        if next(meeting) in (0, 1):
+            both.wait(30)
+
+    meeting = itertools.count(2)
+    backend.called = called  # type: ignore[method-assign]  # what the fake offers for this
+    folder = bundle_format.load(make_bundle(tmp_path / "bundle", "text-classification"))
+    bundle = Bundle(folder, backend)
+    assert bundle([]).num_rows == 0
+    assert bundle(texts(9)).num_rows == bundle.answer(pa.array(texts(9))).table.num_rows == 9
+    assert threads == {threading.get_ident()}
+    monkeypatch.setattr(pipeline, "cores", lambda: 6)
+    side_by_side = Bundle(folder, backend, {"threads": 3})
+    meeting = itertools.count()
+    table = pa.table({"text": texts(40)})
+    answered = side_by_side.answer(table, batch_tokens=100, dedupe=False)
+    assert len(threads) == 3
+    assert answered.table.equals(bundle.answer(table).table)
