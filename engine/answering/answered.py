@@ -32,11 +32,11 @@ class Answered:
     rejects: pa.Table
 
 
-def answered(windows: Iterable[Answers], columns: TableColumns) -> Answered:
-    """All windows of a table as one."""
+def answered(windows: Iterable[Answers], columns: TableColumns, prefix: str) -> Answered:
+    """All windows of a table as one; `prefix` is that of the names of results."""
     answers, rejects = [], []
     for window in windows:
-        answers.append(with_kept(window, columns.answers))
+        answers.append(kept_and_results(window, prefix))
         bad = window.rows.rejects
         if len(bad.rows):
             rejects.append(data.rejects_columns(bad).select(REJECTS.names))
@@ -45,11 +45,14 @@ def answered(windows: Iterable[Answers], columns: TableColumns) -> Answered:
     )
 
 
-def with_kept(window: Answers, schema: pa.Schema) -> pa.RecordBatch:
-    """The kept input columns of a window, then its results, under the names of a schema."""
+def kept_and_results(window: Answers, prefix: str) -> pa.RecordBatch:
+    """The kept input columns of a window, then its results with a prefix before their names."""
+    results = [field.with_name(prefix + field.name) for field in window.columns.schema]
     kept = window.rows.kept
-    columns = [*(kept.columns if kept is not None else ()), *window.columns.columns]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    if kept is None or not kept.num_columns:
+        return pa.RecordBatch.from_arrays(window.columns.columns, schema=pa.schema(results))
+    columns = [*kept.columns, *window.columns.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*kept.schema, *results]))
 
 
 def by_table(windows: Iterator[Answers]) -> Iterator[list[Answers]]:

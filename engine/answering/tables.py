@@ -43,15 +43,15 @@ def answer_tables(
     stages.task.check(context.model_config, context.options, len(inputs))
     reader = _Reader(stages, inputs, config)
     windows = answer_windows(stages, reader.windows(tables), one_table=one_table)
-    return _of_tables(windows, reader)
+    return _of_tables(windows, reader, config.result_prefix)
 
 
 def _of_tables(
-    all_windows: Generator[Answers, None, None], reader: _Reader
+    all_windows: Generator[Answers, None, None], reader: _Reader, prefix: str
 ) -> Generator[Answered, None, None]:
     with closing(all_windows) as windows:
         for of_table in by_table(windows):
-            yield answered(of_table, reader.columns)
+            yield answered(of_table, reader.columns, prefix)
 
 
 class _Reader:

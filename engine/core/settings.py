@@ -182,11 +182,16 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     known = sorted(known)
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]!r}? " if near else ""
             raise SettingsError(
-                f"unknown {what} {name!r}", f"{meant}known: {', '.join(known) or 'none'}"
+                f"unknown {what} {name!r}",
+                f"{did_you_mean(name, known)}known: {', '.join(known) or 'none'}",
             )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """For a hint: the known name that is nearest to one that is not known; "" where none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:

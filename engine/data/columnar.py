@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.core.local_file import opened
-from engine.core.settings import for_shell
+from engine.core.settings import did_you_mean, for_shell
 from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
 from engine.data.parquet_footers import check_chunks, check_types
 from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type
@@ -91,10 +91,11 @@ def _first_byte(group: Any) -> int:
 
 def check_columns(path: InputPath, names: Sequence[str], flag: str, wanted: Sequence[str]) -> None:
     """Raise ColumnError where a column that `flag` names is not among a file's columns `names`; the
-    hint lists the columns that exist."""
+    hint has the nearest, and lists the columns that exist."""
     if missing := next((name for name in wanted if name not in names), None):
         listed = ", ".join(map(for_shell, names[:30])) or "it has no columns"
-        raise ColumnError(f"{path}: no column {missing!r}", f"{flag} one of: {listed}")
+        near = did_you_mean(missing, names)
+        raise ColumnError(f"{path}: no column {missing!r}", f"{near}{flag} one of: {listed}")
 
 
 def check_fields(path: InputPath, kinds: Iterable[pa.DataType]) -> None:

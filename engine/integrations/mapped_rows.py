@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 import engine
+from engine.answering.answered import REJECTS
 from engine.core.config import RunConfig
 from engine.core.keywords import TableArguments, TableSettings
 from engine.core.types import Ints
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from engine import Answered
 
 ALL = "all"
-REJECT = pa.struct([("column", pa.string()), ("code", pa.string()), ("message", pa.string())])
+REJECT = pa.struct([field for field in REJECTS if field.name != "row"])
 """Why a row was not answered; null where it was."""
 _SIZES = ("batch_tokens", "dedupe", "max_length", "truncation_side")
 
@@ -165,7 +166,7 @@ def _reasons(rejects: pa.Table, bad: Ints, count: int) -> pa.Array:
     """A value of `REJECT` for each of `count` rows."""
     if not len(bad):
         return pa.nulls(count, REJECT)
-    reasons = rejects.select(REJECT.names).cast(pa.schema(list(REJECT)))
+    reasons = rejects.select(REJECT.names)
     return reasons.to_struct_array().combine_chunks().take(_places(bad, count))
 
 

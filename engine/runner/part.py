@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pyarrow as pa
-
 from engine import data
+from engine.answering.answered import kept_and_results
 from engine.core.config import RunConfig
 from engine.core.types import Answers
 from engine.runner.records import Entry, InputRecord
@@ -38,8 +37,7 @@ class PartWriter:
         Raises:
             OutputError: They cannot be written.
         """
-        results = prefixed(window.columns, self._config.result_prefix)
-        columns = _with_kept(window.rows.kept, results)
+        columns = kept_and_results(window, self._config.result_prefix)
         if self._answers is None:
             config = self._config
             self._schema = data.schema_text(columns.schema, config.part_format)
@@ -85,16 +83,3 @@ class PartWriter:
         for part in (self._answers, self._rejects):
             if part:
                 part.abandon()
-
-
-def prefixed(columns: pa.RecordBatch, prefix: str) -> pa.RecordBatch:
-    """Result columns as they are called in the parts of a run."""
-    return columns.rename_columns([prefix + name for name in columns.schema.names])
-
-
-def _with_kept(kept: pa.RecordBatch | None, columns: pa.RecordBatch) -> pa.RecordBatch:
-    """The kept input columns, then the results."""
-    if kept is None or not kept.num_columns:
-        return columns
-    fields = [*kept.schema, *columns.schema]
-    return pa.RecordBatch.from_arrays([*kept.columns, *columns.columns], schema=pa.schema(fields))
