@@ -20,6 +20,7 @@ from engine import tasks
 from engine.answering.answered import Answered
 from engine.answering.in_flight import answer_windows
 from engine.answering.stages import GPU_TOKENS, Stages
+from engine.answering.table_columns import divided
 from engine.answering.tables import answer_tables
 from engine.bundle import format as bundle_format
 from engine.bundle import graph_checks, trial
@@ -28,8 +29,8 @@ from engine.core.activity import without_event
 from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.hardware import cores
-from engine.core.keywords import TableArguments, TableSettings, TaskOptions
-from engine.core.settings import check_choice, check_names, checked, declared
+from engine.core.keywords import TableArguments, TaskOptions
+from engine.core.settings import check_choice, checked, declared
 from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
 from engine.generation import BufferPool, Count, uncounted
@@ -276,13 +277,10 @@ class Bundle:
         *,
         one_table: bool = False,
     ) -> Generator[Answered, None, None]:
-        stop, rest = without_event(settings)
-        own = TableSettings.__annotations__
-        check_names("setting", rest, {*own, *self.task.defaults(self.model_config)})
-        given = {name: value for name, value in rest.items() if name in own}
-        config = RunConfig.of({"on_error": "reject", **given})
+        stop, _ = without_event(settings)
+        config, options = divided(settings, self.task.defaults(self.model_config))
         stages = self.stages(
-            {name: value for name, value in rest.items() if name not in own},
+            options,
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
             truncation_side=config.truncation_side,

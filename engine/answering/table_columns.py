@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import pyarrow as pa
 
@@ -13,7 +13,7 @@ from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.activity import without_event
 from engine.core.config import RunConfig
-from engine.core.keywords import TaskOptions
+from engine.core.keywords import TableArguments, TableSettings
 from engine.core.settings import check_names
 from engine.core.types import Column, Columns, CorpusFile
 from engine.data.origins import FILE
@@ -87,13 +87,7 @@ def named_results(kept: pa.Schema, results: pa.Schema, prefix: str) -> pa.Schema
 
 
 def schema(
-    bundle: Loaded | Path | str,
-    input_schema: object,
-    *,
-    text: str | Sequence[str] = (),
-    keep: str | Sequence[str] = (),
-    result_prefix: str = "",
-    **options: Unpack[TaskOptions],
+    bundle: Loaded | Path | str, input_schema: object, **settings: Unpack[TableArguments]
 ) -> pa.Schema:
     """Names and types of the columns that `Bundle.answer` gives, without loading a model.
 
@@ -101,22 +95,39 @@ def schema(
         bundle: A bundle's folder, or a loaded bundle.
         input_schema: Of the table: a pyarrow.Schema or what has the Arrow PyCapsule interface of
             one, or a table itself.
-        text, keep, result_prefix, options: As for `Bundle.answer`.
+        settings: As for `Bundle.answer`; `text`, `keep`, `result_prefix` and the task's own matter.
 
     Raises:
         SettingsError, ColumnError: As `Bundle.answer`.
+        InputError: `input_schema` is none.
         BundleError: Not a bundle.
     """
     folder = bundle_format.load(bundle) if isinstance(bundle, (str, Path)) else bundle.folder
     task, model_config = tasks.of_bundle(folder), folder.description.model_config
-    check_names("setting", options, task.defaults(model_config))
-    config = RunConfig.of({"text": text, "keep": keep, "result_prefix": result_prefix})
-    settled = tasks.resolve_options(task, model_config, without_event(options)[1])
+    config, options = divided(settings, task.defaults(model_config))
+    settled = tasks.resolve_options(task, model_config, options)
     inputs = tasks.input_columns(task, config.text, settled)
     task.check(model_config, settled, len(inputs))
     table = _as_schema(input_schema, inputs[0].name).empty_table()
     file = data.table_file(table, "the table")
     return settle(file, inputs, config, task.schema(model_config, settled)).answers
+
+
+def divided(
+    settings: Mapping[str, Any], options: Iterable[str]
+) -> tuple[RunConfig, dict[str, object]]:
+    """The settings of a table, checked, and the options of the task, of which these are the names;
+    an event that stops is neither.
+
+    Raises:
+        SettingsError: A name is unknown, or a setting out of range.
+    """
+    _, rest = without_event(settings)
+    own = TableSettings.__annotations__
+    check_names("setting", rest, {*own, *options})
+    given = {name: value for name, value in rest.items() if name in own}
+    config = RunConfig.of({"on_error": "reject", **given})
+    return config, {name: value for name, value in rest.items() if name not in own}
 
 
 def _as_schema(value: object, column: str) -> pa.Schema:

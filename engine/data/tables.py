@@ -81,7 +81,7 @@ def to_table(value: object, column: str, name: str) -> pa.Table:
         if pa.types.is_struct(array.type):
             return pa.Table.from_struct_array(array)
         return pa.table({column: array})
-    except pa.ArrowException as error:
+    except (pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(
             f"{name}: a {type(value).__name__} that cannot be taken over: {reason_of(error)}",
             "make a pyarrow.Table of it",
