@@ -26,9 +26,9 @@ from engine.core.settings import check_whole
 from engine.errors import EngineError, OutputError, SettingsError, Stopped
 from engine.integrations.mapped_rows import check_there
 from engine.integrations.ray_cluster import assigned, ray_module
+from engine.pipeline import MAX_WORKERS
 from engine.runner import results
 from engine.runner.folder_lock import LockHeldError
-from engine.runner.plan import MAX_WORKERS
 from engine.runner.records import total
 from engine.runner.report import Report
 
