@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=9.0)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the services, too
-    results = json.loads(arguments.save.read_text()) if _there(arguments.save) else {}
+    results = json.loads(arguments.save.read_text())["cases"] if _there(arguments.save) else {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         dags = prepare(work, arguments.rows, arguments.timeout)
@@ -306,9 +307,15 @@ def main() -> int:
                 results[name] = _result(call)
                 print(name, json.dumps(results[name]), flush=True)
                 if arguments.save:
-                    arguments.save.parent.mkdir(parents=True, exist_ok=True)
-                    arguments.save.write_text(json.dumps(results, indent=1) + "\n")
+                    save(arguments.save, results)
     return int(not all(result["holds"] for result in results.values()))
+
+
+def save(file: Path, results: dict[str, Any]) -> None:
+    versions = {name: version(name) for name in ("apache-airflow", "onnxruntime", "pyarrow")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {"executor": "LocalExecutor", "versions": versions, "cases": results}
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def cases(airflow: Airflow, work: Path, parts: int) -> dict[str, Callable[[], dict[str, Any]]]:
