@@ -117,7 +117,7 @@ class Manifest:
         try:
             yield
         except BaseException:
-            if not hold.is_lost():
+            if made and not hold.is_lost():
                 self.undo(made)
             raise
 

@@ -124,7 +124,7 @@ def test_chats_are_rendered_in_a_process(away: Mapping[str, str]) -> None:
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, away: Mapping[str, str]) -> None:
-    corpus.write(tmp_path / "corpus", 1200)
+    corpus.write(tmp_path / "corpus", 700)
     arguments = (BUNDLE, tmp_path / "corpus", "--text", "text", "--on-error", "reject")
     out = tmp_path / "out"
     process = start(away, "run", *arguments, "-o", out, "--window", 50)
