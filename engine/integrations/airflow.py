@@ -90,6 +90,7 @@ class _EngineOperator(BaseOperator):  # type: ignore[misc]  # Airflow is not ins
     _stop: threading.Event | None = None
     _outside: Any = None
     _killed = False
+    _brief: Mapping[str, Any] | None = None
 
     def on_kill(self) -> None:
         """End what runs; Airflow calls this from its handler of SIGTERM, and after a timeout."""
@@ -189,7 +190,8 @@ class EngineRunOperator(_EngineOperator):
         return self._judged(brief, context)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """The corpus and the output, for the OpenLineage provider, which calls this."""
+        """The corpus and the output, for the OpenLineage provider, which calls this at the end of
+        a task, also of one that has failed."""
         from engine.integrations import airflow_lineage
 
         return airflow_lineage.facets(_paths(self.inputs), str(self.out), self._brief)

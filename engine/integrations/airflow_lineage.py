@@ -35,21 +35,22 @@ def tell_assets(outlets: Sequence[Any], events: Any, out: str, brief: Mapping[st
             events[outlet].extra.update(extra)
 
 
-def facets(inputs: Sequence[str], out: str, brief: Mapping[str, Any]) -> Any:
-    """The lineage of a run that has ended well, or None where the OpenLineage provider is not
-    installed."""
+def facets(inputs: Sequence[str], out: str, brief: Mapping[str, Any] | None) -> Any:
+    """The lineage of a run, whose report is None where it has failed; None where the OpenLineage
+    provider is not installed."""
     try:
         from airflow.providers.openlineage.extractors import OperatorLineage
         from openlineage.client.event_v2 import InputDataset, OutputDataset
         from openlineage.client.facet_v2 import output_statistics_output_dataset
     except ImportError:
         return None
-    statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-        rowCount=brief["rows_out"], fileCount=brief["splits"]
-    )
+    facet = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet
+    statistics = brief and {
+        "outputStatistics": facet(rowCount=brief["rows_out"], fileCount=brief["splits"])
+    }
     return OperatorLineage(
         inputs=[InputDataset(*name_of(path)) for path in inputs],
-        outputs=[OutputDataset(*name_of(out), outputFacets={"outputStatistics": statistics})],
+        outputs=[OutputDataset(*name_of(out), outputFacets=statistics or {})],
     )
 
 

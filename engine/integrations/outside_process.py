@@ -7,6 +7,7 @@ also ends when its standard input does, and so whenever this process does, whate
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import tempfile
 import threading
@@ -42,7 +43,7 @@ class OutsideProcess:
     """
 
     def __init__(self, python: str, arguments: Sequence[str]) -> None:
-        self.python, self._arguments = python, tuple(arguments)
+        self.python, self._arguments = os.path.expanduser(python), tuple(arguments)
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -400,6 +400,36 @@ def test_assets_among_the_outlets_learn_what_the_run_did(
     assert task.events[asset].extra == extra
     assert task.events[alias].added == [((tmp_path / "out").as_uri(), extra)]
     assert step.get_openlineage_facets_on_complete(None) is None  # its provider is not there
+
+
+def test_lineage_names_the_places_of_a_run(
+    airflow: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    facet = SimpleNamespace(OutputStatisticsOutputDatasetFacet=dict)
+    for name, values in {
+        "airflow.providers": {},
+        "airflow.providers.openlineage": {},
+        "airflow.providers.openlineage.extractors": {"OperatorLineage": dict},
+        "openlineage": {},
+        "openlineage.client": {},
+        "openlineage.client.event_v2": {
+            "InputDataset": lambda *names: names,
+            "OutputDataset": lambda *names, **facets: (*names, *facets.values()),
+        },
+        "openlineage.client.facet_v2": {"output_statistics_output_dataset": facet},
+    }.items():
+        module = ModuleType(name)
+        vars(module).update(values)
+        monkeypatch.setitem(sys.modules, name, module)
+    step = airflow.EngineRunOperator(
+        task_id="t", model="m", inputs=["s3://bucket/a/b/", tmp_path / "c"], out="gs://b"
+    )
+    inputs = [("s3://bucket", "a/b"), ("file", str(tmp_path / "c"))]
+    failed = step.get_openlineage_facets_on_complete(None)
+    assert failed == {"inputs": inputs, "outputs": [("gs://b", "/", {})]}
+    step._brief = {"rows_out": 3, "splits": 2}
+    done = step.get_openlineage_facets_on_complete(None)
+    assert done["outputs"][0][2] == {"outputStatistics": {"rowCount": 3, "fileCount": 2}}
 
 
 def test_without_airflow_the_extra_is_named() -> None:
