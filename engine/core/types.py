@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 import numpy as np
@@ -139,7 +140,8 @@ class CorpusFile:
     """One input file of a corpus.
 
     Attributes:
-        path: Absolute, or an object of a store.
+        place: An object of a store, a path, or as text the absolute folder below which `name` lies:
+            of a million files each path would take as much memory as all else.
         name: Path relative to the input that named it, with `/`; no other file of the corpus has
             it. It stays the same where the corpus is moved or mounted elsewhere.
         kind: A key of `data.kinds.KINDS`.
@@ -148,11 +150,21 @@ class CorpusFile:
             rows, a pyarrow.Scalar: those by which a table is partitioned.
     """
 
-    path: InputPath
+    place: InputPath | str
     name: str
     kind: str
     partition: tuple[tuple[str, str], ...] = ()
     constants: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def path(self) -> InputPath:
+        """Where it is; a new value each time."""
+        return self.place if not isinstance(self.place, str) else Path(self.text)
+
+    @property
+    def text(self) -> str:
+        """Its path in text."""
+        return f"{self.place}/{self.name}" if isinstance(self.place, str) else str(self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +223,9 @@ class Split:
     stop: int
     row_groups: tuple[int, int] = (0, 0)
     first_row: int = 0
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.ordinal))
 
     @property
     def path(self) -> InputPath:

@@ -76,8 +76,17 @@ ENDINGS = {ending: name for name, kind in KINDS.items() for ending in kind.endin
 
 def kind_of(path: InputPath) -> str | None:
     """The kind of a file by its ending, a key of `KINDS`; None for an unknown ending."""
-    name = path.name.lower()
-    return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
+    return kind_of_name(path.name)
+
+
+def kind_of_name(name: str) -> str | None:
+    """`kind_of` a file of this name."""
+    start, dot, last = name.lower().rpartition(".")
+    if not dot:
+        return None
+    _, dot, before = start.rpartition(".")
+    kind = ENDINGS.get(f".{before}.{last}") if dot else None
+    return kind or ENDINGS.get(f".{last}")
 
 
 def kind_as(path: InputPath, input_format: str) -> str:

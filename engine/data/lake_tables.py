@@ -94,6 +94,11 @@ class Tables:
         self._folders: dict[Path, list[Path]] = {}
         self._outside: set[Path] = set()
 
+    @property
+    def were_found(self) -> bool:
+        """Whether there are any."""
+        return bool(self._folders)
+
     def below(self, folder: Path) -> list[Path] | None:
         """The files of a table and, behind them, others of its folder; None for another folder.
 

@@ -90,7 +90,7 @@ class ObjectPath:
 
 def is_stored(file: CorpusFile) -> bool:
     """Whether a file of a corpus is an object of a store."""
-    return isinstance(file.path, ObjectPath)
+    return isinstance(file.place, ObjectPath)
 
 
 def fetch(path: ObjectPath, start: int, stop: int) -> memoryview:

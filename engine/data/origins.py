@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 
-from engine.core.types import Columns, CorpusFile, InputPath, Rows
+from engine.core.types import Columns, CorpusFile, Rows
 from engine.errors import ColumnError
 from engine.printable import encodable
 
@@ -32,6 +32,8 @@ _WHOLE = re.compile(r"-?[1-9]\d{0,17}|0")
 def partition_of(name: str) -> tuple[tuple[str, str], ...]:
     """Keys and values, as text, of the folders called key=value in a file's name; of a key that
     comes twice the last."""
+    if "=" not in name:
+        return ()
     folders = (_FOLDER.fullmatch(folder) for folder in name.split("/")[:-1])
     return tuple({unquote(f[1]): unquote(f[2]) for f in folders if f}.items())
 
@@ -47,7 +49,7 @@ def derived_types(files: Sequence[CorpusFile]) -> dict[str, pa.DataType]:
     return keys | {name: kind for name, kind in _ALWAYS.items() if name not in keys}
 
 
-def check_alike(name: str, own: CorpusFile, files: Mapping[InputPath, frozenset[str]]) -> None:
+def check_alike(name: str, own: CorpusFile, files: Mapping[str, frozenset[str]]) -> None:
     """Raise ColumnError where a kept column is one of a file, and a key in the folders of another.
 
     Args:

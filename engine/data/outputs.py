@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,21 +34,32 @@ def check_finished(folder: Path) -> None:
         )
 
 
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Paths sorted, but for the parts of a run, which are in the order of its inputs, and for the
-    shards of a dataset."""
-    ranks: dict[Path, dict[str, int]] = {}
+def in_order(paths: Iterable[str]) -> list[str]:
+    """Absolute paths sorted by their parts, but for the parts of a run, which are in the order of
+    its inputs, and for the shards of a dataset."""
+    paths = list(paths)
+    folders = set(map(os.path.dirname, paths))
+    ranks = {folder: own for folder in folders if (own := _ranks_in(Path(folder)))}
+    if not ranks:
+        return sorted(paths, key=_by_parts)
 
-    def place(path: Path) -> tuple[Path, int, str]:
-        folder = path.parent
-        if folder not in ranks:
-            ranks[folder] = _ranks(folder) or dataset_folders.ranks(folder)
-        rank = ranks[folder].get(path.name)
-        return (
-            (path, 0, "") if rank is None else (folder / next(iter(ranks[folder])), rank, path.name)
-        )
+    def place(path: str) -> tuple[str, int, str]:
+        folder, name = os.path.split(path)
+        own = ranks.get(folder, {})
+        if name not in own:
+            return _by_parts(path), 0, ""
+        return _by_parts(os.path.join(folder, next(iter(own)))), own[name], name
 
     return sorted(paths, key=place)
+
+
+def _by_parts(path: str) -> str:
+    """What sorts as the parts of a path do: no character comes before this one."""
+    return path.replace("/", "\0")
+
+
+def _ranks_in(folder: Path) -> dict[str, int]:
+    return _ranks(folder) or dataset_folders.ranks(folder)
 
 
 def _ranks(folder: Path) -> dict[str, int]:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from engine.core.types import Column, Columns, CorpusFile, InputPath
+from engine.core.types import Column, Columns, CorpusFile
 from engine.data.columnar import Names, check_columns, check_fields, check_type, is_text, unify
 from engine.data.json_values import LONG, LONGEST
 from engine.data.kinds import KINDS
@@ -99,12 +99,18 @@ def _types_of_files(
     open_types = [name for name in keep if name not in given or heads(name)]
     paths: dict[str, tuple[FieldPath, CorpusFile]] = {}
     kept: dict[str, tuple[pa.DataType, CorpusFile]] = {}
-    in_folders: dict[InputPath, frozenset[str]] = {}
+    in_folders: dict[str, frozenset[str]] = {}
     first: CorpusFile | None = None
+    alike = _Alike()
     for file in files:
         of_lines = KINDS[file.kind].inputs
         wanted = None if every else [*texts, *(open_types if of_lines else keep)]
-        schema = _schema(file, wanted, texts, types=bool(open_types), cache=cache)
+        read = _read_schema(file, wanted, texts, types=bool(open_types), cache=cache)
+        known = None if of_lines or file.constants else alike.types(file, read)
+        if known is not None:
+            _note_keys(in_folders, file, known)
+            continue
+        schema = _checked_schema(file, read, wanted, texts)
         take_paths(paths, file, schema, [*texts, *open_types])
         types = {field.name: field.type for field in schema}
         if missing := [name for name in texts if name not in types]:
@@ -113,7 +119,7 @@ def _types_of_files(
                 continue  # no line of it names a column
             _refuse_missing(file, columns, "--text", missing)
         first = first or file
-        in_folders[file.path] = frozenset(key for key, _ in file.partition if key not in types)
+        _note_keys(in_folders, file, types)
         if of_lines:
             types = with_inner(types | of_lines(file, inputs), schema, texts)
         else:
@@ -124,6 +130,7 @@ def _types_of_files(
                 if name in given and not of_lines:
                     _check_cast(file, name, types[name], given[name])
                 _promote(kept, name, given.get(name, types[name]), file, paths.get(name))
+        alike.add(file, read, types)
     if first:
         check_fields(first.path, (kind for kind, _ in kept.values()))
     for name, (kind, own) in kept.items():
@@ -131,6 +138,36 @@ def _types_of_files(
         check_alike(name, own, in_folders)
     places = {name: path for name, (path, _) in paths.items()}
     return {name: kind for name, (kind, _) in kept.items()}, first, places
+
+
+class _Alike:
+    """Schemas of files that were settled, each with its types: another file of one of these changes
+    nothing."""
+
+    def __init__(self) -> None:
+        self._schemas: dict[str, list[tuple[pa.Schema, Mapping[str, pa.DataType]]]] = {}
+
+    def types(self, file: CorpusFile, schema: pa.Schema) -> Mapping[str, pa.DataType] | None:
+        """The types of a file with this schema, where one of its kind was settled."""
+        schemas = self._schemas.get(file.kind, ())
+        return next((types for other, types in schemas if schema.equals(other)), None)
+
+    def add(self, file: CorpusFile, schema: pa.Schema, types: Mapping[str, pa.DataType]) -> None:
+        """Remember a file that was settled."""
+        schemas = self._schemas.setdefault(file.kind, [])
+        if len(schemas) < _MOST_ALIKE and not file.constants:
+            schemas.append((schema, types))
+
+
+_MOST_ALIKE = 8
+
+
+def _note_keys(
+    in_folders: dict[str, frozenset[str]], file: CorpusFile, types: Mapping[str, pa.DataType]
+) -> None:
+    """Note the keys in the names of a file's folders that are no columns of it."""
+    if file.partition:
+        in_folders[file.text] = frozenset(key for key, _ in file.partition if key not in types)
 
 
 def _refuse_missing(
@@ -182,11 +219,30 @@ def _schema(
 ) -> pa.Schema:
     """Names and types of a file's columns, each once, and of the fields of nested ones that the
     names, or those of texts, reach."""
+    read = _read_schema(file, names, texts, types=types, cache=cache)
+    return _checked_schema(file, read, names, texts)
+
+
+def _read_schema(
+    file: CorpusFile,
+    names: Names,
+    texts: Sequence[str],
+    *,
+    types: bool,
+    cache: SchemaCache | None,
+) -> pa.Schema:
+    """Names and types of a file's columns as it has them."""
     types = types or may_be_nested(file, [*(names or ()), *texts])
     outer = outer_names(names)
     read = partial(KINDS[file.kind].schema, file, outer, types)
     passes = cache is not None and types and KINDS[file.kind].inputs is not None
-    schema = cache.schema(file, outer and sorted(outer), read) if cache and passes else read()
+    return cache.schema(file, outer and sorted(outer), read) if cache and passes else read()
+
+
+def _checked_schema(
+    file: CorpusFile, schema: pa.Schema, names: Names, texts: Sequence[str]
+) -> pa.Schema:
+    """As `_schema`, of what was read of a file."""
     for name, value in file.constants:
         if name not in schema.names and (names is None or name in names):
             schema = schema.append(pa.field(name, value.type))

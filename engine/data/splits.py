@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from engine.core.activity import proceed, working
 from engine.core.types import CorpusFile, InputPath, Split
@@ -23,38 +24,61 @@ _OF_LINES = ("jsonl", "txt")
 """Kinds that are cut between lines."""
 
 
-def split_files(files: Sequence[CorpusFile], split_size: int) -> Iterator[Split]:
+def split_files(
+    files: Sequence[CorpusFile],
+    split_size: int,
+    states: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+) -> Iterator[Split]:
     """Cut files into splits, in order.
 
     Where a file is larger than `split_size` bytes, Parquet is cut between row groups, and plain
     text or JSON lines between lines; every other file is one split.
+
+    Args:
+        files: The files.
+        split_size: Bytes.
+        states: Their sizes and dates by name, of those that have been looked at already.
 
     Raises:
         InputError: A file cannot be opened.
     """
     for file in files:
         try:
-            yield from _split_file(file, split_size)
+            state = states.get(file.name)
+            yield from _split_file(file, state[0] if state else _size(file), split_size)
         except OSError as error:
             raise InputError(f"{file.path}: {error.strerror or error}", "check the file") from error
 
 
-def _split_file(file: CorpusFile, split_size: int) -> Iterator[Split]:
-    path, kind = file.path, file.kind
-    size = path.stat().st_size
+def _split_file(file: CorpusFile, size: int, split_size: int) -> Iterator[Split]:
+    kind = file.kind
     # The hash is of the whole name, so that a/x.parquet and b/x.parquet have parts of their own;
     # it does not depend on the other inputs, so that adding one does not rename the rest.
     digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:8]
-    name = f"{plain_name(path.name.split('.')[0][:50])}-{digest}"
-    if size > split_size and kind == "parquet":
+    name = f"{plain_name(_last(file).split('.')[0][:50])}-{digest}"
+    if size <= split_size:
+        yield Split(file, 0, name, 0, size)
+        return
+    path = file.path
+    if kind == "parquet":
         groups = _row_group_ranges(row_group_starts(path), size, split_size)
         for i, (first, end, row, start, stop) in enumerate(groups):
             yield Split(file, i, name, start, stop, (first, end), row)
-    elif size > split_size and kind in _OF_LINES and layout(path, kind) == LINES:
+    elif kind in _OF_LINES and layout(path, kind) == LINES:
         for i, (start, stop, row) in enumerate(_line_ranges(path, size, split_size)):
             yield Split(file, i, name, start, stop, first_row=row)
     else:
         yield Split(file, 0, name, 0, size)
+
+
+def _size(file: CorpusFile) -> int:
+    place = file.place
+    return (os.stat(file.text) if isinstance(place, str) else place.stat()).st_size
+
+
+def _last(file: CorpusFile) -> str:
+    """The last part of a file's path."""
+    return os.path.basename(file.name) if isinstance(file.place, str) else file.path.name
 
 
 def _row_group_ranges(
@@ -111,7 +135,7 @@ def identities(split: Split) -> Iterator[str]:
     are read only where its e-tag is not what is looked for."""
     yield content_hash(split)
     if isinstance(path := split.path, ObjectPath):
-        file = replace(split.file, path=replace(path, by_content=True))
+        file = replace(split.file, place=replace(path, by_content=True))
         yield content_hash(replace(split, file=file))
 
 

@@ -247,7 +247,7 @@ class Coordinator:
             entry = self.manifest.finished(part, self.plan.record["fingerprint"], input_record)
             if entry is None:
                 self.progress.assign(split)
-                yield Assignment(split, part, input_record, self.plan.file_states[split.path])
+                yield Assignment(split, part, input_record, self.plan.file_states[split.file.name])
             else:
                 if self.publisher:
                     self.publisher.publish(entry)

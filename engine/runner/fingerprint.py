@@ -13,7 +13,7 @@ from engine import data, tasks
 from engine.bundle import format as bundle_format
 from engine.core.config import RunConfig
 from engine.core.device import Kind
-from engine.core.types import Columns, CorpusFile, InputPath, Split
+from engine.core.types import Columns, CorpusFile, Split
 from engine.errors import InputError
 from engine.runner.records import InputRecord, RunRecord
 from engine.runner.single_file import FILE_RECORD, file_of
@@ -64,16 +64,17 @@ def input_record(split: Split, limit: int, columns: Columns, sha256: str = "") -
     )
 
 
-def file_state(file: InputPath) -> tuple[int, int]:
+def file_state(file: CorpusFile) -> tuple[int, int]:
     """Size and date of a file, by which a run notices that it changes meanwhile.
 
     Raises:
         InputError: The file is gone.
     """
+    place = file.place
     try:
-        status = file.stat()
+        status = os.stat(file.text) if isinstance(place, str) else place.stat()
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}", "check the file") from error
+        raise InputError(f"{file.text}: {error.strerror}", "check the file") from error
     return status.st_size, status.st_mtime_ns
 
 
@@ -84,11 +85,13 @@ def inputs_outside(files: list[CorpusFile], out: Path) -> list[CorpusFile]:
         InputError: All of them lie there, or one of them is the file to be written.
     """
     folder = Path(os.path.abspath(out))
-    single, paths = file_of(folder), [file.path for file in files]
-    if single in paths and not (folder / FILE_RECORD).is_file():
+    single, text = file_of(folder), str(folder)
+    alone = str(single) if single else ""
+    local = [file for file in files if isinstance(file.place, (str, Path))]
+    if alone and any(file.text == alone for file in local) and not (folder / FILE_RECORD).is_file():
         raise InputError(f"{single}: is an input and the output", "choose another file with -o")
-    local = (f.path for f in files if isinstance(f.path, Path))
-    inside = {path for path in local if path.is_relative_to(folder) or path == single}
-    if outside := [f for f in files if f.path not in inside]:
+    below, names = f"{text.rstrip('/')}/", {text, alone}
+    inside = {f.name for f in local if f.text.startswith(below) or f.text in names}
+    if outside := [f for f in files if f.name not in inside] if inside else files:
         return outside
     raise InputError(f"{out}: every input lies in the output folder", "choose another with -o")

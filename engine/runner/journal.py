@@ -229,8 +229,9 @@ def drop_others(out: Path, run: str, parts: set[str]) -> None:
         run: The run's fingerprint.
         parts: Names of its part files.
     """
-    stems = {Path(part).stem for part in parts}
-    for file in _files(out):
+    files = _files(out)
+    stems = {Path(part).stem for part in parts} if files else set()
+    for file in files:
         if file.stem not in stems or not _is_of(file, run):
             file.unlink(missing_ok=True)
 

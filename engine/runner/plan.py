@@ -7,7 +7,7 @@ types, the device. Nothing is written, so that a refused run leaves nothing behi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from engine.core.device import ALL, AUTO, Device
 from engine.core.hardware import cores
 from engine.core.settings import check_names, checked, declared, values_of
 from engine.core.share import Share, share_of
-from engine.core.types import Columns, CorpusFile, InputPath, Split
+from engine.core.types import Columns, CorpusFile, Split
 from engine.errors import DeviceError, SettingsError
 from engine.pipeline import MAX_WORKERS, Bundle
 from engine.runner import fingerprint
@@ -48,7 +48,8 @@ class Plan:
         config: Settings of the run, the tuned and the kept ones among them.
         devices: What will compute, one worker for each.
         record: What makes it the same run as another.
-        files: The input files, and `file_states` what they were when they were found.
+        files: The input files, and `file_states` what they were when they were found,
+            by name.
         unread: How many files the inputs have besides, by ending.
         columns: What is read of every file.
         results: Names and types of the result columns.
@@ -64,12 +65,12 @@ class Plan:
     devices: tuple[Device, ...]
     record: RunRecord
     files: tuple[CorpusFile, ...]
-    file_states: Mapping[InputPath, tuple[int, int]]
+    file_states: Mapping[str, tuple[int, int]]
     unread: Mapping[str, int]
     columns: Columns
     results: pa.Schema
     splits: tuple[Split, ...]
-    parts: Mapping[Split, str]
+    parts: PartNames
     own: tuple[Split, ...]
     share: Share | None = None
     passes: str = ""
@@ -79,6 +80,28 @@ class Plan:
     def device(self) -> str:
         """The device in words; `cuda:all` for several."""
         return str(self.devices[0]) if len(self.devices) == 1 else ALL
+
+
+class PartNames(Mapping[Split, str]):
+    """Names of the part files of splits, made when they are asked for: a million of them take as
+    much memory as all else that is known of their splits.
+
+    Args:
+        splits: In input order.
+        format: Of the parts.
+    """
+
+    def __init__(self, splits: Sequence[Split], format: str) -> None:
+        self._splits, self._format = splits, format
+
+    def __getitem__(self, split: Split) -> str:
+        return data.part_name(split.ordinal, split.name, self._format)
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter(self._splits)
+
+    def __len__(self) -> int:
+        return len(self._splits)
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,7 @@ def _make_plan(
     chosen = _devices(model, config)
     config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
     files, unread = _files(inputs, manifest.out, config)
-    file_states = {file.path: fingerprint.file_state(file.path) for file in files}
+    file_states = {file.name: fingerprint.file_state(file) for file in files}
     task, model_config = tasks.of_bundle(folder), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
     inputs_of_task = tasks.input_columns(task, config.text, options)
@@ -125,7 +148,7 @@ def _make_plan(
         columns, max_row_bytes=config.max_row_bytes, reject_text=config.reject_text
     )
     results = named_results(columns.kept, task.schema(model_config, options), config.result_prefix)
-    splits = tuple(data.split_files(files, config.split_size))
+    splits = tuple(data.split_files(files, config.split_size, file_states))
     share = share_of(config.share)
     facts = RunFacts(
         config,
@@ -154,7 +177,7 @@ def _make_plan(
         columns=columns,
         results=results,
         splits=splits,
-        parts={s: data.part_name(s.ordinal, s.name, config.part_format) for s in splits},
+        parts=PartNames(splits, config.part_format),
         own=share.of(splits) if share else splits,
         share=share,
         passes=cache.text(),

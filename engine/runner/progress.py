@@ -11,6 +11,9 @@ from engine.core.telemetry import Progress
 from engine.core.types import Split
 from engine.runner.messages import Counts
 
+_MANY = 1000
+"""Splits of which each may be opened once more to be weighed."""
+
 
 class ProgressMeter:
     """Weighs splits, by their rows or else by their bytes, and shows what share is answered.
@@ -23,7 +26,9 @@ class ProgressMeter:
     def __init__(self, splits: Sequence[Split], show: Callable[[Progress], None] | None) -> None:
         self._show = show
         self._count = len(splits)
-        self._weights, self._in_rows = _weigh(splits) if show else ({}, False)
+        self._weight = _weigh(splits) if show else _bytes
+        self._in_rows = self._weight is not _bytes
+        self._whole = max(1, sum(map(self._weight, splits))) if show else 1
         self._assigned: set[Split] = set()
         self._weight_finished = self._rows_finished = self.finished = 0
         self.started = time.perf_counter()
@@ -38,7 +43,7 @@ class ProgressMeter:
         self._assigned.discard(split)
         self.finished += 1
         self._rows_finished += rows
-        self._weight_finished += self._weights.get(split, 0)
+        self._weight_finished += self._weight(split)
 
     def show(self, sums: Counts, rejects: int) -> None:
         """Show where the run is."""
@@ -67,9 +72,9 @@ class ProgressMeter:
         answered = self._weight_finished
         if self._in_rows:
             # Another thread assigns splits meanwhile.
-            largest = max((self._weights[split] for split in list(self._assigned)), default=0)
+            largest = max(map(self._weight, list(self._assigned)), default=0)
             answered += min(max(0, rows - self._rows_finished), largest)
-        return min(1.0, answered / max(1, sum(self._weights.values())))
+        return min(1.0, answered / self._whole)
 
 
 def total(workers: Iterable[Counts]) -> Counts:
@@ -85,9 +90,15 @@ def total(workers: Iterable[Counts]) -> Counts:
     return Counts(counts, seconds, stuck)
 
 
-def _weigh(splits: Sequence[Split]) -> tuple[dict[Split, int], bool]:
-    """Rows of each split (and True) or, if some split cannot tell them, bytes."""
-    rows = {split: data.estimate_rows(split) for split in splits}
-    if all(rows.values()):
-        return rows, True
-    return {split: split.stop - split.start for split in splits}, False
+def _weigh(splits: Sequence[Split]) -> Callable[[Split], int]:
+    """The rows of a split, or its bytes where some split cannot tell its rows, or there are so many
+    that a finished one is hardly seen and opening all takes long."""
+    if len(splits) <= _MANY:
+        rows = {split: data.estimate_rows(split) for split in splits}
+        if all(rows.values()):
+            return rows.__getitem__
+    return _bytes
+
+
+def _bytes(split: Split) -> int:
+    return split.stop - split.start

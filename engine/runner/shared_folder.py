@@ -180,7 +180,8 @@ class SharedFolder:
             raise OtherRunError(
                 f"{out}: shares are writing here, of a run with "
                 f"{difference(earlier, self._plan.record)}",
-                f"use that run's settings, {wait}",
+                f"use that run's settings, {wait}; where engine tune chose batch_tokens on each "
+                "machine, run the same command again, which takes the folder's",
             )
         theirs = _read(file)
         if theirs.get("shares") != listing["shares"]:

@@ -163,7 +163,7 @@ class Worker:
             for rows in read:
                 self._send_rows_read(rows)
                 self._ahead.add(rows.text_bytes())
-                if rows.last and fingerprint.file_state(split.path) != assignment.file_state:
+                if rows.last and fingerprint.file_state(split.file) != assignment.file_state:
                     raise InputError(f"{split.path}: changed during the run", "run again")
                 yield rows
                 self._ahead.wait(self.threads.stopping.is_set)
