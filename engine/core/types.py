@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.core.rejects import NO_REJECTS, Rejects
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -234,42 +236,6 @@ class Split:
     @property
     def kind(self) -> str:
         return self.file.kind
-
-
-@dataclass(frozen=True, slots=True)
-class Rejects:
-    """Rows that cannot be answered: their numbers, int64 (n,), reason codes and messages.
-
-    `columns` has the column at fault of each row, `expected` and `found` the type it should have
-    and the one it has; "" where there is nothing to say. `texts` has the text of each row, where a
-    run asks for it. All four may be empty.
-    """
-
-    rows: Ints
-    codes: tuple[str, ...] = ()
-    messages: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    expected: tuple[str, ...] = ()
-    found: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
-
-    def joined(self, other: Rejects) -> Rejects:
-        """These and others, in the order of their numbers."""
-        rows = np.concatenate([self.rows, other.rows])
-        order = np.argsort(rows, kind="stable")
-        names = ("codes", "messages", "columns", "expected", "found", "texts")
-        texts = {
-            name: tuple((self._texts(name) + other._texts(name))[i] for i in order)
-            for name in names
-        }
-        return Rejects(rows[order], **texts)
-
-    def _texts(self, name: str) -> list[str]:
-        """A field of texts with one for each row."""
-        return list(getattr(self, name)) or [""] * len(self.rows)
-
-
-NO_REJECTS = Rejects(np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)

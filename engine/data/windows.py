@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.core.types import Column, Columns, CorpusFile, Ints, Rejects, Rows, Split
+from engine.core.rejects import Rejects
+from engine.core.types import Column, Columns, CorpusFile, Ints, Rows, Split
 from engine.data.columnar import empty_batch, is_chat, is_text, is_texts, reading
 from engine.data.invalid_text import find_invalid
 from engine.data.json_layout import LINES

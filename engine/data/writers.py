@@ -21,8 +21,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from engine.core.config import FORMATS
+from engine.core.rejects import Rejects
 from engine.core.system_calls import sync, sync_folder
-from engine.core.types import Rejects
 from engine.data.new_files import open_new
 from engine.data.parts import part_writer
 from engine.data.store_access import WRITTEN

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from engine.bundle.chat_template import ChatTemplate, Refusal, chosen, read_source
 from engine.bundle.format import ModelConfig
+from engine.core.rejects import Rejects
 from engine.core.settings import as_texts, option
-from engine.core.types import Rejects, Rows
+from engine.core.types import Rows
 from engine.errors import SettingsError
 from engine.tasks.task import Context
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.core.config import COMPRESSIONS, FORMATS, TEXT_FORMATS
-from engine.core.types import NO_REJECTS, Rejects
+from engine.core.rejects import NO_REJECTS, Rejects
 from engine.data import parts, writers
 from engine.errors import OutputError
 
