@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import Stopped
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +115,14 @@ def proceed() -> None:
     activity.beat()
     if activity.stop.is_set():
         raise Stopped("stopped", "run the same command again to go on")
+
+
+def proceeding(items: Iterable[T]) -> Iterator[T]:
+    """The items, as of a corpus of a million files; at some of them as `proceed`."""
+    for number, item in enumerate(items):
+        if number % _EVERY == 0:
+            proceed()
+        yield item
+
+
+_EVERY = 64

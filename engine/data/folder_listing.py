@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.core.activity import proceed
 from engine.core.types import InputPath
 from engine.data import dataset_folders
 from engine.data.kinds import kind_of, kind_of_name
@@ -58,6 +59,7 @@ class Search:
         skipped = {folder / "rejects"} if (folder / RUN).is_file() else set()
         waiting = [str(folder)]
         while waiting:
+            proceed()
             parent = waiting.pop()
             folders, files = _names(parent)
             here = Path(parent)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
+from engine.core.activity import proceeding
 from engine.core.types import Column, Columns, CorpusFile
 from engine.data.columnar import Names, check_columns, check_fields, check_type, is_text, unify
 from engine.data.json_values import LONG, LONGEST
@@ -102,7 +103,7 @@ def _types_of_files(
     in_folders: dict[str, frozenset[str]] = {}
     first: CorpusFile | None = None
     alike = _Alike()
-    for file in files:
+    for file in proceeding(files):
         of_lines = KINDS[file.kind].inputs
         wanted = None if every else [*texts, *(open_types if of_lines else keep)]
         read = _read_schema(file, wanted, texts, types=bool(open_types), cache=cache)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from engine.core.activity import proceed, working
+from engine.core.activity import proceed, proceeding, working
 from engine.core.types import CorpusFile, InputPath, Split
 from engine.data.columnar import row_count, row_group_starts
 from engine.data.json_layout import LINES
@@ -42,7 +42,7 @@ def split_files(
     Raises:
         InputError: A file cannot be opened.
     """
-    for file in files:
+    for file in proceeding(files):
         try:
             state = states.get(file.name)
             yield from _split_file(file, state[0] if state else _size(file), split_size)

@@ -17,7 +17,7 @@ from engine import data, tasks
 from engine.answering.table_columns import named_results
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
-from engine.core.activity import working
+from engine.core.activity import proceeding, working
 from engine.core.column_types import types_of
 from engine.core.config import RunConfig
 from engine.core.device import ALL, AUTO, Device
@@ -138,7 +138,7 @@ def _make_plan(
     chosen = _devices(model, config)
     config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
     files, unread = _files(inputs, manifest.out, config)
-    file_states = {file.name: fingerprint.file_state(file) for file in files}
+    file_states = {file.name: fingerprint.file_state(file) for file in proceeding(files)}
     task, model_config = tasks.of_bundle(folder), folder.description.model_config
     options = tasks.resolve_options(task, model_config, config.options)
     inputs_of_task = tasks.input_columns(task, config.text, options)
