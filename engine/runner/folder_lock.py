@@ -62,13 +62,19 @@ class Hold:
     record: bytes = b""
 
     def is_lost(self) -> bool:
-        """Whether the lock file is gone or another's."""
+        """Whether the lock file is gone or another's, or cannot be read: nobody knows then."""
+        try:
+            return self._is_other()
+        except OSError:
+            return True
+
+    def _is_other(self) -> bool:
         return bool(self.record) and _content(self.file) != self.record
 
     def check(self) -> None:
         """Raise OutputError where the hold is lost: nothing may be changed any more."""
         with writing(self.file):
-            if not self.is_lost():
+            if not self._is_other():
                 return
             holder = read_holder(_content(self.file) or b"")
         taken = f"another run has taken the folder ({holder})" if holder else "it is gone or empty"

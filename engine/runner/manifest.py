@@ -117,8 +117,9 @@ class Manifest:
         try:
             yield
         except BaseException:
-            if made and not hold.is_lost():
-                self.undo(made)
+            with suppress(OSError, OutputError):  # it may be the disk that fails
+                if made and not hold.is_lost():
+                    self.undo(made)
             raise
 
     def undo(self, made: Sequence[Path]) -> None:

@@ -38,7 +38,7 @@ from faults.kill_scenarios import SCENARIOS, Scenario, Workplace, write_inputs
 
 from engine.errors import EngineError
 
-STEP = 16 << 10
+STEP = 4 << 10
 SOME = ("fresh", "fresh with journals", "resumed with journals", "overwrite", "two workers",
         "fresh, jsonl", "one file", "all changes, resumed")  # fmt: skip
 SPACE, SIZE = "space", "size"
