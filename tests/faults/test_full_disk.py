@@ -18,7 +18,8 @@ def test_runs_whose_disk_fails_end_with_an_error_and_come_out_as_others(tmp_path
     file = tmp_path / "figures.json"
     ways = ["size", "write ENOSPC", "fsync EIO", "read EIO", "open EROFS", "unlink EROFS"]
     command = [sys.executable, "-m", "faults.full_disk", "--save", str(file), "--points", "4",
-               "--scenarios", "fresh", "resumed with journals", "overwrite", "--only", *ways]  # fmt: skip
+               "--scenarios", "fresh", "resumed with journals", "overwrite",
+               "--only", *ways]  # fmt: skip
     paths = os.pathsep.join(str(ROOT / name) for name in (".", "tests", "benchmarks"))
     run = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=240,
