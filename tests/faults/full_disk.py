@@ -34,14 +34,27 @@ from typing import Any
 
 from faults import forks, kill_library
 from faults.kill_checks import contents, differences, problems
-from faults.kill_scenarios import SCENARIOS, Scenario, Workplace, write_inputs
+from faults.kill_scenarios import SCENARIOS as SMALL
+from faults.kill_scenarios import Scenario, Workplace, write_inputs
 
 from engine.errors import EngineError
 
-STEP = 4 << 10
-SOME = ("fresh", "fresh with journals", "resumed with journals", "overwrite", "two workers",
+STEP, LARGE_STEP = 4 << 10, 64 << 10
+SOME = ("large", "fresh", "fresh with journals", "resumed with journals", "overwrite", "two workers",
         "fresh, jsonl", "one file", "all changes, resumed")  # fmt: skip
 SPACE, SIZE = "space", "size"
+
+
+def _enlarged(folder: Path) -> None:
+    """A file more, whose kept texts make parts of a megabyte."""
+    lines = (json.dumps({"id": 1000 + n, "text": f"word{n} " * 300}) for n in range(800))
+    (folder / "in" / "large.jsonl").write_text("\n".join(lines))
+
+
+LARGE = "large"
+SCENARIOS = SMALL | {
+    LARGE: Scenario({"keep": ("id", "text"), "compression": "none"}, change=_enlarged)
+}
 
 
 @dataclass(frozen=True)
@@ -179,7 +192,8 @@ def mounted(folder: Path) -> Iterator[Callable[[int], None]]:
 def fill(failing: Failing, figures: dict[str, Any], limits: Limits) -> None:
     """Run on a disk of each size, from what is there before on."""
     with mounted(failing.place.root) as resize:
-        for size in limits.some([n * STEP for n in range(1, 200)]):
+        step = LARGE_STEP if failing.scenario is SCENARIOS[LARGE] else STEP
+        for size in limits.some([n * step for n in range(1, 200)]):
             resize(64 << 20)
             failing.reset()
             taken = shutil.disk_usage(failing.place.root).used
@@ -192,7 +206,7 @@ def fill(failing: Failing, figures: dict[str, Any], limits: Limits) -> None:
 
 def limit_size(failing: Failing, figures: dict[str, Any], limits: Limits) -> None:
     """Run with a largest size of files."""
-    for size in limits.some([n * STEP // 16 for n in range(1, 100)]):
+    for size in limits.some([n * STEP // 16 for n in range(1, 400)]):
         failing.reset()
         both = (size, resource.RLIM_INFINITY)
         wrong = failing.attempt(partial(resource.setrlimit, resource.RLIMIT_FSIZE, both), _nothing)
