@@ -16,7 +16,7 @@ from typing import Any, Unpack
 import numpy as np
 import pyarrow as pa
 
-from engine import tasks
+from engine import data, tasks
 from engine.answering.answered import Answered
 from engine.answering.in_flight import answer_windows
 from engine.answering.stages import GPU_TOKENS, Stages
@@ -255,8 +255,9 @@ class Bundle:
         the one whose answers it waits for or holds. It may be closed at any time.
 
         Args:
-            batches: Tables as for `answer`, or whatever iterates over such. The first one settles
-                the types of the kept columns.
+            batches: Whatever iterates over tables as for `answer`; or what has an Arrow stream
+                itself, such as a pyarrow.RecordBatchReader, whose batches are taken. The first
+                table settles the types of the kept columns.
             settings: As for `answer`. A row is numbered within its table, and what is sampled for
                 it depends on its place among all rows.
 
@@ -267,7 +268,8 @@ class Bundle:
             As `answer`, at the table that is at fault and once those before it are answered; and
             what `batches` raises, as it is.
         """
-        named = ((f"table {number} of the stream", t) for number, t in enumerate(batches))
+        tables = enumerate(data.tables_of(batches))
+        named = ((f"table {number} of the stream", table) for number, table in tables)
         return self._answered(named, settings)
 
     def _answered(

@@ -37,7 +37,7 @@ from engine.data.stored_folder import (
     placeholder,
 )
 from engine.data.stores import is_url, shown
-from engine.data.tables import table_file, table_split, to_table
+from engine.data.tables import table_file, table_split, tables_of, to_table
 from engine.data.windows import REASONS, first_error, read, read_first
 from engine.data.writers import (
     REJECTS,
@@ -112,6 +112,7 @@ __all__ = [
     "split_files",
     "table_file",
     "table_split",
+    "tables_of",
     "to_table",
     "value_of",
     "whole_file",

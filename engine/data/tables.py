@@ -88,6 +88,17 @@ def to_table(value: object, column: str, name: str) -> pa.Table:
         ) from without_quotes(error)
 
 
+def tables_of(value: Iterable[object]) -> Iterable[object]:
+    """The tables of a stream: what is iterated over, or the batches of what has an Arrow stream
+    itself, such as a pyarrow.Table, whose iteration would give columns."""
+    if hasattr(value, "__arrow_c_stream__"):
+        try:
+            return pa.RecordBatchReader.from_stream(value)
+        except pa.ArrowException:  # a stream of columns
+            return [value]
+    return [value] if hasattr(value, "__arrow_c_array__") else value
+
+
 def _as_array(value: object, name: str) -> pa.ChunkedArray:
     """Its column, or its columns as a struct."""
     if isinstance(value, pa.ChunkedArray):

@@ -62,6 +62,18 @@ def test_what_answers_refuse_the_schema_refuses(tmp_path: Path) -> None:
         engine.schema(tmp_path, INPUT)
 
 
+def test_it_takes_all_settings_of_answers(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle", "translation")
+    settings: dict[str, Any] = {
+        "text": "view", "keep": "id", "result_prefix": "", "on_error": "fail", "batch_tokens": "64",
+        "dedupe": False, "max_length": 8, "truncation_side": "left", "max_new_tokens": "4",
+    }  # fmt: skip
+    answered = open_bundle(folder).answer(INPUT.empty_table(), **settings)
+    assert engine.schema(folder, INPUT, **settings) == answered.table.schema
+    with pytest.raises(SettingsError, match="batch_tokens is -1"):
+        engine.schema(folder, INPUT, batch_tokens=-1)
+
+
 def test_schemas_of_other_libraries_are_taken(tmp_path: Path) -> None:
     class Schema:
         def __arrow_c_schema__(self) -> object:

@@ -175,6 +175,27 @@ def test_a_table_that_is_at_fault_is_named(bundle: Bundle) -> None:
         assert len(answers) == 1
 
 
+def test_what_is_a_stream_itself_has_its_batches_taken(bundle: Bundle) -> None:
+    class Frame:
+        """As of Polars: to iterate over it gives columns."""
+
+        def __iter__(self) -> Iterator[pa.ChunkedArray]:
+            return iter(table.columns)
+
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            return table.__arrow_c_stream__(requested_schema)
+
+    table = pa.concat_tables(tables(3)).append_column("other", pa.array(["w9"] * 15))
+    table = pa.concat_tables([table[:5], table[5:10], table[10:]])
+    wanted = bundle.answer(table).table
+    forms: list[Any] = [table, Frame(), table.to_reader(), table.to_reader(4), table.to_batches()]
+    forms += [table.combine_chunks().to_batches()[0], table["text"], [table]]
+    for form in forms:
+        answers = [answered.table for answered in bundle.stream(form)]
+        assert pa.concat_tables(answers).equals(wanted)
+    assert [a.table.num_rows for a in bundle.stream(table.to_reader(4))] == [4, 1, 4, 1, 4, 1]
+
+
 def test_settings_are_refused_at_once(bundle: Bundle) -> None:
     source = Source(tables(1))
     for wrong in ({"topk": 3}, {"batch_tokens": -1}, {"text": ("a", "b", "c")}, {"top_k": -1}):
