@@ -93,7 +93,8 @@ def tables_of(value: Iterable[object]) -> Iterable[object]:
     itself, such as a pyarrow.Table, whose iteration would give columns."""
     if hasattr(value, "__arrow_c_stream__"):
         try:
-            return pa.RecordBatchReader.from_stream(value)
+            batches: Iterable[object] = pa.RecordBatchReader.from_stream(value)
+            return batches
         except pa.ArrowException:  # a stream of columns
             return [value]
     return [value] if hasattr(value, "__arrow_c_array__") else value
