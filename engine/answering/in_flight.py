@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import Self
 
 from engine.answering.stages import Stages
 from engine.core.types import Answers, Batch, Output, Rows
@@ -41,7 +41,7 @@ def answer_windows(
         Stopped: `stages.context.stopped` says so.
         EngineError: A window cannot be answered.
     """
-    with closing(_Flight(stages)) as flight:
+    with _Flight(stages) as flight:
         if one_table:
             first = next(windows, None)
             if first is None:
@@ -54,10 +54,11 @@ def answer_windows(
 
 
 class _Flight:
-    """The threads of one call. They end with it: what they are in is interrupted."""
+    """The threads of one call. They end with it: what they are in is interrupted then."""
 
     def __init__(self, stages: Stages) -> None:
         self._closed = False
+        self._pending: deque[Future[Answers]] = deque()
         self._stopped = stages.context.stopped
         backend, self._interrupt = stages.backend.stoppable()
         context = replace(stages.context, stopped=lambda: self._closed or self._stopped())
@@ -65,8 +66,21 @@ class _Flight:
         self._windows = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="window")
         self._batches = ThreadPoolExecutor(stages.workers, thread_name_prefix="batch")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._closed = True
+        if self._pending or kind not in (None, GeneratorExit):
+            self._interrupt()
+            # Steps of a decoder that are bound to what was interrupted compute no more.
+            self._stages.context.spare.clear()
+        for pool in (self._windows, self._batches):
+            pool.shutdown(cancel_futures=True)
+
     def answers(self, windows: Iterator[Rows]) -> Iterator[Answers]:
-        pending: deque[Future[Answers]] = deque()
+        """The answers of windows, in order; several are in flight."""
+        pending = self._pending
         failed: Exception | None = None
         more = True
         while more or pending:
@@ -80,7 +94,9 @@ class _Flight:
                 else:
                     pending.append(self._windows.submit(self.answer, rows))
             if pending:
-                yield self._wait(pending.popleft())
+                answers = self._wait(pending[0])
+                pending.popleft()
+                yield answers
         if failed:
             raise failed
 
@@ -96,12 +112,6 @@ class _Flight:
         for batch in batches:
             self._proceed()
             yield batch
-
-    def close(self) -> None:
-        self._closed = True
-        self._interrupt()
-        for pool in (self._windows, self._batches):
-            pool.shutdown(cancel_futures=True)
 
     def _wait(self, future: Future[Answers]) -> Answers:
         self._proceed()
