@@ -298,7 +298,8 @@ class Bundle:
         its slots instead."""
         if self.backend.device.is_gpu:
             return 1 if self.model_config.decoder else 2
-        return max(1, min(MAX_WORKERS, cores() // (self._loading.get("threads") or cores())))
+        threads = self._loading.get("threads", 0)
+        return max(1, min(MAX_WORKERS, cores() // threads)) if threads else 1
 
     def _open_tokenizer(self, max_length: int, side: str) -> Tokenizer:
         file = self.folder.path / bundle_format.TOKENIZER
