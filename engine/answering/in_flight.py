@@ -8,7 +8,7 @@ never for more than one window beyond the one that the caller waits for or holds
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
@@ -41,16 +41,36 @@ def answer_windows(
         Stopped: `stages.context.stopped` says so.
         EngineError: A window cannot be answered.
     """
+    if one_table and stages.workers == 1:
+        first = next(windows, None)
+        if first is None or first.last:
+            # A window alone is not worth a thread.
+            if first is not None:
+                yield _answer(stages, first, partial(map, stages.infer))
+            return
+        windows = chain([first], windows)
     with _Flight(stages) as flight:
-        if one_table:
-            first = next(windows, None)
-            if first is None:
-                return
-            if first.last:
-                yield flight.answer(first, here=stages.workers == 1)
-                return
-            windows = chain([first], windows)
         yield from flight.answers(windows)
+
+
+def _answer(
+    stages: Stages, rows: Rows, infer: Callable[[Iterator[Batch]], Iterator[Output]]
+) -> Answers:
+    """One window through all stages; `infer` computes its batches."""
+    _proceed(stages)
+    batches = _while_going(stages, stages.cut(stages.encode(rows)))
+    return stages.finish([*infer(batches)])
+
+
+def _while_going(stages: Stages, batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        _proceed(stages)
+        yield batch
+
+
+def _proceed(stages: Stages) -> None:
+    if stages.context.stopped():
+        raise Stopped("stopped")
 
 
 class _Flight:
@@ -59,9 +79,9 @@ class _Flight:
     def __init__(self, stages: Stages) -> None:
         self._closed = False
         self._pending: deque[Future[Answers]] = deque()
-        self._stopped = stages.context.stopped
+        stopped = stages.context.stopped
         backend, self._interrupt = stages.backend.stoppable()
-        context = replace(stages.context, stopped=lambda: self._closed or self._stopped())
+        context = replace(stages.context, stopped=lambda: self._closed or stopped())
         self._stages = replace(stages, backend=backend, context=context)
         self._windows = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="window")
         self._batches = ThreadPoolExecutor(stages.workers, thread_name_prefix="batch")
@@ -71,12 +91,14 @@ class _Flight:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._closed = True
-        if self._pending or kind not in (None, GeneratorExit):
+        interrupted = bool(self._pending) or kind not in (None, GeneratorExit)
+        if interrupted:
             self._interrupt()
-            # Steps of a decoder that are bound to what was interrupted compute no more.
-            self._stages.context.spare.clear()
         for pool in (self._windows, self._batches):
             pool.shutdown(cancel_futures=True)
+        if interrupted:
+            # Steps of a decoder that are bound to what was interrupted compute no more.
+            self._stages.context.spare.clear()
 
     def answers(self, windows: Iterator[Rows]) -> Iterator[Answers]:
         """The answers of windows, in order; several are in flight."""
@@ -92,7 +114,8 @@ class _Flight:
                 except Exception as error:  # whatever it is, after the answers of what came before
                     more, failed = False, error
                 else:
-                    pending.append(self._windows.submit(self.answer, rows))
+                    call = partial(_answer, self._stages, rows, self._infer)
+                    pending.append(self._windows.submit(call))
             if pending:
                 answers = self._wait(pending[0])
                 pending.popleft()
@@ -100,28 +123,11 @@ class _Flight:
         if failed:
             raise failed
 
-    def answer(self, rows: Rows, *, here: bool = False) -> Answers:
-        """One window through all stages; its batches are computed here, or by threads."""
-        self._proceed()
-        stages = self._stages
-        infer = partial(map, stages.infer) if here else self._infer
-        batches = self._while_going(stages.cut(stages.encode(rows)))
-        return stages.finish([*infer(batches)])
-
-    def _while_going(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self._proceed()
-            yield batch
-
     def _wait(self, future: Future[Answers]) -> Answers:
-        self._proceed()
+        _proceed(self._stages)
         while not wait([future], _POLL_SECONDS).done:
-            self._proceed()
+            _proceed(self._stages)
         return future.result()
-
-    def _proceed(self) -> None:
-        if self._stopped():
-            raise Stopped("stopped")
 
     def _infer(self, batches: Iterable[Batch]) -> Iterator[Output]:
         """The results of batches, as many computed at a time as there are workers."""
