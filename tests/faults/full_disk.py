@@ -40,8 +40,8 @@ from faults.kill_scenarios import Scenario, Workplace, write_inputs
 from engine.errors import EngineError
 
 STEP, LARGE_STEP = 4 << 10, 64 << 10
-SOME = ("large", "fresh", "fresh with journals", "resumed with journals", "overwrite", "two workers",
-        "fresh, jsonl", "one file", "all changes, resumed")  # fmt: skip
+SOME = ("large", "fresh", "fresh with journals", "resumed with journals", "overwrite",
+        "two workers", "fresh, jsonl", "one file", "all changes, resumed")  # fmt: skip
 SPACE, SIZE = "space", "size"
 
 
