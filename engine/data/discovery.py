@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.core.activity import proceeding
 from engine.core.types import CorpusFile
 from engine.data.compression import COMPRESSIONS, plain_kind
 from engine.data.folder_listing import OUTPUT, Search, why_name
@@ -81,14 +82,15 @@ def discover(
         del local.unread[path]
     straight = _without_doubles(in_order(local.roots), local.links)
     depths: dict[str | ObjectPath, int] = {
-        path: path.count("/") - local.roots[path].rstrip("/").count("/") for path in straight
+        path: path.count("/") - local.roots[path].rstrip("/").count("/")
+        for path in proceeding(straight)
     }
     depths |= {path: file.depth for path, file in stored.files.items()}
     files = [
         _local_file(place, name, local)
         if isinstance(place, str)
         else CorpusFile(place, name, stored.files[place].kind, partition_of(name))
-        for place, name in _unique_names(depths).items()
+        for place, name in proceeding(_unique_names(depths).items())
     ]
     counts = _unread_counts(local) + stored.unread
     return Discovery(files, dict(sorted(counts.items(), key=lambda one: (-one[1], one[0]))))
@@ -118,14 +120,16 @@ class _Local:
         root, paths = _match(name, search)
         is_named = list(paths) == [str(Path(name).expanduser())] or name == DASH
         above = os.path.abspath(root)
-        for path, why in paths.items():
+        for path, why in proceeding(paths.items()):
             is_absolute = str(root) == above and "/../" not in path
             absolute = path if is_absolute else os.path.abspath(path)
             if why:
                 self.unread[absolute] = why
                 continue
             self.roots[absolute] = above
-            if path in search.looked_at and os.path.islink(absolute):
+            if path not in search.looked_at:
+                continue
+            if os.path.islink(absolute):
                 self.links.add(absolute)
             if (is_named and input_format) or kind_of_name(os.path.basename(path)) is None:
                 self.kinds[absolute] = kind_as(Path(absolute), input_format)
@@ -231,6 +235,7 @@ def _match(name: str, search: Search) -> tuple[Path, dict[str, str]]:
         if not input_format:
             raise InputError(f"{DASH}: its format is not known", _NO_FORMAT)
         path = spool()
+        search.looked_at.add(str(path))
         return path.parent, {str(path): ""}
     path = Path(name).expanduser()
     if path.is_dir():
@@ -272,8 +277,9 @@ def _without_notes(matches: dict[str, str]) -> dict[str, str]:
 
 
 def _is_text(path: str) -> bool:
-    name = os.path.basename(path).lower()
-    return ".txt" in name and plain_kind(kind_of_name(name) or "") == "txt"
+    if ".txt" not in path.lower():
+        return False
+    return plain_kind(kind_of_name(os.path.basename(path)) or "") == "txt"
 
 
 def _root_of(pattern: Path) -> Path:
