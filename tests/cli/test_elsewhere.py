@@ -157,6 +157,18 @@ def test_a_folder_is_held_by_one_and_taken_from_one_that_has_ended(
     assert not (out / "_manifest/.lock").exists()
 
 
+def test_shares_write_at_once(tmp_path: Path, away: Mapping[str, str]) -> None:
+    corpus.write(tmp_path / "corpus", 60)
+    out = tmp_path / "out"
+    run_of = ("run", BUNDLE, tmp_path / "corpus", "--text", "text", "--on-error", "reject")
+    shares = [start(away, *run_of, "-o", out, "--share", f"{n}/2") for n in (1, 2)]
+    for share in shares:
+        ended(share, 3)
+    assert (out / "_SUCCESS").exists()
+    assert not list(out.rglob("*.lock"))
+    assert len(parts(out)) == 3
+
+
 def test_no_process_outlives_a_killed_run(tmp_path: Path, away: Mapping[str, str]) -> None:
     corpus.write(tmp_path / "corpus", 3000)
     process = start(away, "run", BUNDLE, tmp_path / "corpus", "-o", tmp_path / "out",
