@@ -23,8 +23,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,21 @@ def answered_here(corpus: Path, bundle: Path) -> pa.Table:
 
 
 @contextmanager
-def killing(word: str, kills: int, between: tuple[float, float]) -> Iterator[list[int]]:
-    """Kill a process with a word in its name again and again while the body runs; the list has the
-    ids of those that were."""
+def killing(
+    word: str,
+    kills: int,
+    between: tuple[float, float],
+    may: Callable[[], bool] = lambda: True,
+) -> Iterator[list[int]]:
+    """Kill a process with a word in its name again and again while the body runs, where it `may`;
+    the list has the ids of those that were."""
     killed: list[int] = []
     ended, dice = threading.Event(), random.Random(5)
 
     def kill() -> None:
         while len(killed) < kills and not ended.wait(dice.uniform(*between)):
             alive = [p for p in psutil.Process().children(recursive=True) if _is(p, word)]
-            if alive:
+            if alive and may():
                 victim = dice.choice(alive)
                 victim.send_signal(signal.SIGKILL)
                 killed.append(victim.pid)
@@ -138,7 +144,7 @@ def kill_tasks(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, A
     killed, runs, equal, resumed = 0, 0, 0, 0
     while killed < kills:
         out = folder / f"killed-out-{runs}"
-        with killing(TASK, kills - killed, (0.5, 2.5)) as victims:
+        with killing(TASK, kills - killed, (0.2, 1.5), partial(_has_begun, out)) as victims:
             output = engine_ray.run(bundle, corpus, out, window=256, **measuring.SETTINGS)
         killed, runs = killed + len(victims), runs + 1
         equal += measuring.parts(out) == wanted
@@ -147,8 +153,15 @@ def kill_tasks(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, A
             "rows_resumed": resumed}  # fmt: skip
 
 
+def _has_begun(out: Path) -> bool:
+    """Whether rows of parts that have not finished are recorded."""
+    with suppress(OSError):  # one has just finished
+        return any(file.stat().st_size for file in out.glob("_tmp/*.journal"))
+    return False
+
+
 def kill_actors(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, Any]:
-    corpus = folder / "killed"
+    corpus = measuring.write_corpus(folder / "killed-map", rows, _FILES)
     expected = answered_here(corpus, bundle)
     start_ray(CORES + 1)
     killed, runs, wrong = 0, 0, []
@@ -190,7 +203,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--long", action="store_true", help="20 kills, 20,000 rows")
-    parser.add_argument("--only", default="values,kills,throughput")
+    parser.add_argument("--only", default="values,killed_run,killed_map,throughput")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="of the throughput")
     parser.add_argument("--words", type=int, default=0, help="of each text of the throughput")
     parser.add_argument("--rows", type=int, default=0, help="of the throughput")
@@ -203,9 +216,10 @@ def main() -> int:
         folder = Path(name)
         if "values" in arguments.only:
             figures["values"] = compare_values(folder, BUNDLE, 3_000)
-        if "kills" in arguments.only:
-            figures["killed_run"] = kill_tasks(folder, BUNDLE, 60_000, kills)
-            figures["killed_map"] = kill_actors(folder, BUNDLE, 60_000, kills)
+        if "killed_run" in arguments.only:
+            figures["killed_run"] = kill_tasks(folder, BUNDLE, 24_000, kills)
+        if "killed_map" in arguments.only:
+            figures["killed_map"] = kill_actors(folder, BUNDLE, 24_000, kills)
         if "throughput" in arguments.only:
             figures["throughput"] = throughput(folder, arguments.bundle, rows, arguments.words)
     measuring.save(arguments.save, figures, ("ray", "onnxruntime", "pyarrow", "numpy"))

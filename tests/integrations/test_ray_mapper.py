@@ -20,13 +20,17 @@ from engine.errors import (
     BundleError,
     InputError,
     MissingDependency,
+    OutputError,
     RowError,
     SettingsError,
     Stopped,
 )
 from engine.integrations import ray as engine_ray
+from engine.integrations import ray_shares
 from engine.integrations.mapped_rows import MapSettings, whole
 from engine.pipeline import Bundle
+from engine.runner import coordinator
+from engine.runner.folder_lock import LockHeldError
 
 ROWS = pa.table({"id": range(120), "text": [None if i % 50 == 7 else "veinte" for i in range(120)]})
 
@@ -268,6 +272,67 @@ def test_the_rejects_are_a_second_output(ray: Ray, corpus: Path, tmp_path: Path,
     assert rows[0]["file"].endswith("rows-0.parquet")
     assert [row["row"] for row in rows[:4]] == [1, 4, 7, 10]
     assert {row["code"] for row in rows} == {"null_text"}
+
+
+def test_a_task_waits_for_a_lost_one_to_let_its_share_go(
+    ray: Ray, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, refused = coordinator.run, [1, 2, 3]
+
+    def held_at_first(*arguments: Any, **settings: Any) -> Any:
+        if refused:
+            refused.pop()
+            raise LockHeldError("another run is writing here")
+        return run(*arguments, **settings)
+
+    monkeypatch.setattr(coordinator, "run", held_at_first)
+    monkeypatch.setattr(ray_shares, "_POLL_SECONDS", 0.01)
+    settings: Any = {"keep": ("id",), "on_error": "reject"}
+    assert engine_ray.run(BUNDLE, corpus, tmp_path / "out", **settings).report.rows_in == 60
+    refused[:] = [1]
+    monkeypatch.setattr(ray_shares, "_LOCK_SECONDS", -1.0)
+    with pytest.raises(OutputError, match="another run is writing here"):
+        engine_ray.run(BUNDLE, corpus, tmp_path / "other", **settings)
+
+
+class PickledType(pa.ExtensionType):
+    """As that of ray.data, whose values are unpickled as they are read."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.large_binary(), "ray.data.arrow_pickled_object")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: object, serialized: bytes) -> PickledType:
+        return cls()
+
+
+def test_a_share_knows_no_type_whose_values_are_unpickled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = SimpleNamespace(
+        ARROW_PYTHON_OBJECT_EXTENSION_NAME="ray.data.arrow_pickled_object",
+        ArrowPythonObjectType=PickledType,
+    )
+    name = "ray.data._internal.object_extensions.arrow"
+    monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]  # a stand-in
+    values = pa.ExtensionArray.from_storage(PickledType(), pa.array([b"."], pa.large_binary()))
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, pa.schema([("column", PickledType())])) as writer:
+        writer.write(pa.record_batch([values], ["column"]))
+
+    def kind() -> Any:
+        return pa.ipc.open_stream(stream.getvalue()).read_all().schema.field("column").type
+
+    pa.register_extension_type(PickledType())
+    try:
+        with ray_shares._without_pickled_columns():
+            assert kind() == pa.large_binary()
+        assert isinstance(kind(), PickledType)
+    finally:
+        pa.unregister_extension_type("ray.data.arrow_pickled_object")
 
 
 def test_without_ray_the_hint_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
