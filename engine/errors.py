@@ -147,14 +147,15 @@ class Stopped(EngineError):
 
 
 def to_dict(error: BaseException) -> dict[str, str | int]:
-    """An error as plain values, to travel between processes; a bug of ours as a BackendError that
-    names its class."""
+    """An error as plain values, to travel between processes; a class of another module as that of
+    this tree which it is of, and a bug of ours as a BackendError that names its class."""
     if not isinstance(error, EngineError):
         message, hint = describe_bug(error)
         return {"kind": "BackendError", "message": message[:_LONGEST], "hint": hint}
     fields = {n: v for n, v in vars(error).items() if isinstance(v, (str, int))}
     cut = {n: v[:_LONGEST] if isinstance(v, str) else v for n, v in fields.items()}
-    return {"kind": type(error).__name__, **cut}
+    kind = next(kind for kind in type(error).__mro__ if globals().get(kind.__name__) is kind)
+    return {"kind": kind.__name__, **cut}
 
 
 def from_dict(fields: Mapping[str, str | int]) -> EngineError:
