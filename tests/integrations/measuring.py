@@ -25,7 +25,6 @@ SAMPLE_SECONDS = 0.1
 NULL_EVERY = 97
 SETTINGS: Any = {"text": ("text",), "keep": ("id",), "on_error": "reject"}
 """Of every run."""
-_WORDS = ("the", "house", "is", "wonderful", "small", "boat", "islands", "far", "new", "sails")
 
 
 def write_corpus(folder: Path, rows: int, files: int, *, words: int = 0) -> Path:
@@ -42,10 +41,12 @@ def write_corpus(folder: Path, rows: int, files: int, *, words: int = 0) -> Path
 
 
 def _text(row: int, words: int) -> str:
-    if not words:
-        return numerals.spanish(row * 7919 % 1_000_000)
-    count = max(1, words // 3 + row * 7919 % (words * 4 // 3))
-    return " ".join(_WORDS[(row * 31 + n * n) % len(_WORDS)] for n in range(count))
+    """A text that no other row has: equal ones of a window are computed once."""
+    spoken = numerals.spanish(row * 7919 % 1_000_000)
+    count = max(1, words // 3 + row * 7919 % max(1, words * 4 // 3))
+    while words and spoken.count(" ") < count:
+        spoken += f" {numerals.spanish((row * 31 + len(spoken)) * 104_729 % 1_000_000)}"
+    return spoken
 
 
 def read_corpus(folder: Path) -> pa.Table:
