@@ -17,6 +17,8 @@ from support.fakes import FakeBackend, make_bundle, open_bundle, texts, write_ar
 from engine import data, pipeline
 from engine.answering.answered import REJECTS
 from engine.bundle import format as bundle_format
+from engine.demo import BUNDLE
+from engine.demo.numerals import spanish
 from engine.errors import ColumnError, InputError, RowError, SettingsError
 from engine.pipeline import Bundle
 from engine.runner import coordinator, results
@@ -335,3 +337,15 @@ def test_a_few_texts_start_no_thread_and_many_are_computed_side_by_side(
     answered = side_by_side.answer(table, batch_tokens=100, dedupe=False)
     assert len(threads) == 3
     assert answered.table.equals(bundle.answer(table).table)
+
+
+def test_a_real_model_answers_as_in_a_run(tmp_path: Path) -> None:
+    numerals: list[str | None] = [spanish(n) for n in range(0, 90000, 1500)]
+    table = pa.table({"text": [*numerals, None], "id": range(61)})
+    bundle = Bundle.load(BUNDLE, threads=1)
+    wanted, rejects = run(bundle, table, tmp_path, keep="id")
+    answered = bundle.answer(table, keep="id")
+    assert answered.table.equals(wanted)
+    assert answered.rejects.to_pylist() == rejects
+    streamed = [part.table for part in bundle.stream(table.to_reader(25), keep="id")]
+    assert pa.concat_tables(streamed).equals(wanted)
