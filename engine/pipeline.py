@@ -81,6 +81,7 @@ class Bundle:
         *,
         device: str = "auto",
         threads: int = 0,
+        workers: int = 0,
         check: bool = True,
         gpu_memory: int = 0,
     ) -> Bundle:
@@ -89,9 +90,10 @@ class Bundle:
         Args:
             path: The folder that `engine export` wrote.
             device: auto, cpu, cuda or cuda:N.
-            threads: Threads for one batch; 0 takes all cores. With fewer, `answer`, `stream` and a
-                call compute several batches at the same time, at most 4: of an encoder on several
-                cores that gives more rows a second, and each batch takes longer.
+            threads: CPU threads; 0 takes all cores.
+            workers: Batches that `answer`, `stream` and a call compute at the same time, each with
+                its share of the threads; 0 for one with all of `threads`, and as many as there are
+                cores for, at most 4. Several give more rows a second, and each batch takes longer.
             check: Compare every file with its recorded hash first, and try what was not opened
                 here before in a process with limits.
             gpu_memory: Bytes of the GPU that each graph may take up; 0 for no limit.
@@ -100,11 +102,7 @@ class Bundle:
             BundleError: Not a bundle, its bytes have changed, or it cannot be opened within limits.
             DeviceError: The device asked for is not what would run.
         """
-        arguments = {"device": device, "threads": threads, "gpu_memory": gpu_memory}
-        known = declared(RunConfig)
-        settings: dict[str, Any] = {
-            name: checked(name, value, *known[name]) for name, value in arguments.items()
-        }
+        settings = _checked(device=device, threads=threads, workers=workers, gpu_memory=gpu_memory)
         folder = bundle_format.load(path)
         with folder.unchanged():
             if check:
@@ -116,7 +114,7 @@ class Bundle:
                 folder.path,
                 folder.graphs_for(chosen),
                 device=chosen,
-                threads=settings["threads"] or cores(),
+                threads=max(1, (settings["threads"] or cores()) // max(1, settings["workers"])),
                 gpu_memory=settings["gpu_memory"],
             )
         _check_graphs(folder, backend)
@@ -296,6 +294,8 @@ class Bundle:
         """Batches that are computed at the same time: on a CPU as many as have a core for each of
         their threads; on a GPU one is prepared while another is computed, and a decoder refills
         its slots instead."""
+        if workers := int(self._loading.get("workers", 0)):
+            return workers
         if self.backend.device.is_gpu:
             return 1 if self.model_config.decoder else 2
         threads = self._loading.get("threads", 0)
@@ -311,6 +311,12 @@ class Bundle:
             raise SettingsError(
                 f"max_length is {length}", f"4 to {limit or 'any number of'} tokens for this model"
             )
+
+
+def _checked(**arguments: object) -> dict[str, Any]:
+    """Values of settings of a run."""
+    known = declared(RunConfig)
+    return {name: checked(name, value, *known[name]) for name, value in arguments.items()}
 
 
 def _load_again(path: str, fingerprint: str, loading: Mapping[str, Any]) -> Bundle:

@@ -23,6 +23,7 @@ from engine.errors import SettingsError
 from engine.integrations.mapped_rows import MapArguments, MapSettings, check_there, whole
 from engine.integrations.ray_cluster import assigned
 from engine.integrations.ray_shares import Output, run
+from engine.pipeline import MAX_WORKERS
 
 __all__ = ["EngineMapper", "Output", "run"]
 
@@ -62,10 +63,13 @@ class EngineMapper:
         self._settings = MapSettings.of(arguments)
         cpus, has_gpu = assigned()
         check_there(bundle, "copy it there, or name a folder that every node has at this path")
+        device = device or ("cuda" if has_gpu else "cpu" if cpus else "auto")
+        threads = threads or cpus
         self._bundle = engine.Bundle.load(
             bundle,
-            device=device or ("cuda" if has_gpu else "cpu" if cpus else "auto"),
-            threads=threads or cpus,
+            device=device,
+            threads=threads,
+            workers=min(MAX_WORKERS, threads) if device == "cpu" else 0,
             gpu_memory=gpu_memory,
         )
         self._has_warned = False

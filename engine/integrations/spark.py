@@ -24,6 +24,7 @@ from engine.core.settings import check_whole
 from engine.errors import BundleError, MissingDependency
 from engine.integrations import mapped_rows
 from engine.integrations.mapped_rows import MapArguments, MapSettings, whole
+from engine.pipeline import MAX_WORKERS
 
 ROWS = 4096
 """Rows that are answered together, as in a window of a run."""
@@ -157,7 +158,11 @@ def _loaded(
         while len(_LOADED) >= _MOST_LOADED:
             del _LOADED[next(iter(_LOADED))]
         _LOADED[key] = engine.Bundle.load(
-            folder, device=device, threads=threads, gpu_memory=gpu_memory
+            folder,
+            device=device,
+            threads=threads,
+            workers=min(MAX_WORKERS, threads) if device == "cpu" else 0,
+            gpu_memory=gpu_memory,
         )
     return _LOADED[key]
 

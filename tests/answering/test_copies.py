@@ -11,10 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import engine
-from engine.errors import BundleError
+from engine.errors import BundleError, SettingsError
 
 DEMO = Path(engine.__file__).parent / "demo" / "bundle"
 TEXTS = ["dos mil tres", "cinco"]
@@ -36,6 +37,17 @@ def test_copies_answer_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert other is not bundle
         assert other(TEXTS).equals(wanted)
         assert pickle.dumps(other) == pickled
+
+
+def test_batches_side_by_side_share_the_threads(folder: Path) -> None:
+    wanted = engine.Bundle.load(folder, threads=1)(TEXTS * 9)
+    bundle = engine.Bundle.load(folder, threads=4, workers=2)
+    for other in (bundle, copy.deepcopy(bundle)):
+        assert other._workers() == 2
+        assert other(TEXTS * 9).equals(wanted)
+        assert other.answer(pa.table({"text": TEXTS * 9})).table.equals(wanted)
+    with pytest.raises(SettingsError, match="workers is -1"):
+        engine.Bundle.load(folder, workers=-1)
 
 
 def test_another_process_loads_it(folder: Path) -> None:

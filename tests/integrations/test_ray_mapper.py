@@ -144,7 +144,8 @@ def test_threads_and_device_are_those_of_the_actor(
 ) -> None:
     ray.resources = resources
     engine_ray.EngineMapper(BUNDLE, **arguments)
-    assert loads == [{"device": device, "threads": threads, "gpu_memory": 0}]
+    workers = threads if device == "cpu" else 0
+    assert loads == [{"device": device, "threads": threads, "workers": workers, "gpu_memory": 0}]
 
 
 def test_calls_of_few_rows_are_warned_of_once(ray: Ray) -> None:

@@ -107,7 +107,7 @@ def test_a_worker_loads_a_bundle_once_for_all_partitions_and_stages(
         # As Spark sends it: a copy for every task.
         answer = pickle.loads(pickle.dumps(spark.mapper(BUNDLE, **arguments)))
         assert sum(batch.num_rows for batch in answer(batches(ROWS))) == 9
-    assert loads == [{"device": "cpu", "threads": 3, "gpu_memory": 0}]
+    assert loads == [{"device": "cpu", "threads": 3, "workers": 3, "gpu_memory": 0}]
     list(spark.mapper(BUNDLE, threads=1)(batches(ROWS)))
     assert len(loads) == 2
 
