@@ -19,6 +19,7 @@ from typing import Unpack
 import pyarrow as pa
 
 import engine
+from engine.core.settings import check_whole
 from engine.errors import SettingsError
 from engine.integrations.mapped_rows import MapArguments, MapSettings, check_there, whole
 from engine.integrations.ray_cluster import assigned
@@ -64,6 +65,7 @@ class EngineMapper:
         cpus, has_gpu = assigned()
         check_there(bundle, "copy it there, or name a folder that every node has at this path")
         device = device or ("cuda" if has_gpu else "cpu" if cpus else "auto")
+        check_whole("threads", threads, 0)
         threads = threads or cpus
         self._bundle = engine.Bundle.load(
             bundle,
