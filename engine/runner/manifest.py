@@ -407,7 +407,8 @@ class Manifest:
         self.write(self.out / SUCCESS, _json(content))
         if alone:
             shutil.rmtree(self.folder / SHARES, ignore_errors=True)
-            (self.folder / GATE).unlink(missing_ok=True)
+            with suppress(OSError):  # the run has finished, and a gate alone keeps nobody out
+                (self.folder / GATE).unlink()
 
 
 _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"
