@@ -96,18 +96,26 @@ def _objects(chunk: bytes) -> list[dict[str, Any]]:
 
 def _leniently(line: bytes) -> Any:
     """The value of a line, in whose texts any bytes may be: pyarrow takes them, too, and keys must
-    not depend on which of both reads a line. A key of such bytes has no name, and is left out."""
+    not depend on which of both reads a line. A key of such bytes has no name, and is left out; an
+    object with one further in says nothing of its column's type."""
     try:
         line.decode()
     except UnicodeDecodeError:
-        return _with_names(parse_line(line.decode(errors="replace").encode()))
+        value = parse_line(line.decode(errors="replace").encode())
+        if not isinstance(value, dict):
+            return value
+        named = {key: one for key, one in value.items() if _NO_NAME not in key}
+        return {key: one if _has_names(one) else None for key, one in named.items()}
     return parse_line(line)
 
 
-def _with_names(value: Any) -> Any:
+_NO_NAME = "\ufffd"
+
+
+def _has_names(value: Any) -> bool:
     if isinstance(value, dict):
-        return {k: _with_names(one) for k, one in value.items() if "\ufffd" not in k}
-    return [_with_names(one) for one in value] if isinstance(value, list) else value
+        return all(_NO_NAME not in key and _has_names(one) for key, one in value.items())
+    return not isinstance(value, list) or all(map(_has_names, value))
 
 
 def _wanted(keys: Iterable[str], names: Names) -> list[str]:

@@ -126,7 +126,10 @@ def _parse_any(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str]) -
 
 def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
     """Whether pyarrow may take content for good and change it: leave out keys, or the
-    last digits of a whole number among floats, or take text for a decimal."""
+    last digits of a whole number among floats, or take text for a decimal; in objects it leaves out
+    keys that are not UTF-8."""
+    if any(_has(kind, pa.types.is_struct) for kind in schema.types) and not _is_utf8(content):
+        return True
     if _of_chats(schema, text) or any(_has(kind, pa.types.is_decimal) for kind in schema.types):
         return True
     if any(_is_given(field) and _has(field.type, pa.types.is_struct) for field in schema):
@@ -134,6 +137,14 @@ def _may_lose(content: bytes, schema: pa.Schema, text: Sequence[str]) -> bool:
     return any(_has(kind, pa.types.is_floating) for kind in schema.types) and has_long_number(
         content
     )
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _has(kind: pa.DataType, is_kind: Callable[[pa.DataType], bool]) -> bool:
@@ -165,7 +176,7 @@ def _parse_lines(chunk: bytes, row: int, schema: pa.Schema, text: Sequence[str])
     parts = [*_parse_halves([pair for pair in lines if pair[0] not in suspect], schema, text)]
     for number, line in (pair for pair in lines if pair[0] in suspect):
         # A line that the standard library refuses may yet be good.
-        readable = _of_chats(schema, text) or parse_line(line) is not None
+        readable = _of_chats(schema, text) or parse_line(line) is not None or not _is_utf8(line)
         if _may_lose(line, schema, text) and readable:
             parts.append(_parse_one(number, line, schema, text))
         else:

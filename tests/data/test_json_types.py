@@ -252,3 +252,18 @@ def test_keys_beside_bytes_that_are_no_text_do_not_depend_on_other_lines(
         keys[name] = {f.name: str(f.type) for f in schema if f.name not in ("text", "n")}
     assert keys["alone"] == keys["beside"] == keys["behind"]
     assert all("\ufffd" not in name for name in keys["alone"])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_object_with_a_key_that_is_no_text_is_a_bad_row_and_loses_nothing(
+    tmp_path: Path, first: bool
+) -> None:
+    bad, good = b'{"text": "t", "v": {"\xe9": 1, "x": 2}}', b'{"text": "t", "v": {"x": 3}}'
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join([bad, good] if first else [good, bad]))
+    files = corpus_files([path])
+    columns = data.settle(files, [TEXT], ["v"])
+    (split,) = data.split_files(files, 1 << 28)
+    rows = list(data.read(split, columns, window=100))
+    assert [v for window in rows for v in window.kept.column("v").to_pylist()] == [{"x": 3}]
+    assert [code for window in rows for code in window.rejects.codes] == ["invalid_utf8"]
