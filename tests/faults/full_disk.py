@@ -46,14 +46,15 @@ SPACE, SIZE = "space", "size"
 
 
 def _enlarged(folder: Path) -> None:
-    """A file more, whose kept texts make parts of a megabyte."""
-    lines = (json.dumps({"id": 1000 + n, "text": f"word{n} " * 300}) for n in range(800))
+    """A file more, whose kept column makes a part of a megabyte."""
+    rows = ({"id": 1000 + n, "text": "uno", "body": f"word{n} " * 2500} for n in range(64))
+    lines = map(json.dumps, rows)
     (folder / "in" / "large.jsonl").write_text("\n".join(lines))
 
 
 LARGE = "large"
 SCENARIOS = SMALL | {
-    LARGE: Scenario({"keep": ("id", "text"), "compression": "none"}, change=_enlarged)
+    LARGE: Scenario({"keep": ("id", "body"), "compression": "none"}, change=_enlarged)
 }
 
 
