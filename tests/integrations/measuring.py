@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 
 import engine
 from engine.core import hardware
-from engine.demo import numerals
+from engine.demo import BUNDLE, numerals
 
 SAMPLE_SECONDS = 0.1
 NULL_EVERY = 97
@@ -145,15 +147,26 @@ def measured(*words: str) -> Iterator[Spent]:
         spent.cpu, spent.of_workers = meter.total(workers=False), meter.total(workers=True)
 
 
-def compared(name: str, local: Spent, other: Spent, rows: int) -> dict[str, Any]:
-    """The figures of two pieces of work over the same rows, and throughputs as ratios."""
+def compared(name: str, local: list[Spent], other: list[Spent], rows: int) -> dict[str, Any]:
+    """The figures of two pieces of work over the same rows, done in turns, and throughputs as
+    ratios: the median of the rounds' own."""
+
+    def ratio(of_local: str, of_other: str) -> float:
+        pairs = zip(local, other, strict=True)
+        both = [(vars(one)[of_local], vars(two)[of_other]) for one, two in pairs]
+        return round(statistics.median(one / max(two, 1e-9) for one, two in both), 3)
+
     return {
-        "local": {**local.rounded(), "rows_per_second": round(rows / local.wall, 1)},
-        name: {**other.rounded(), "rows_per_second": round(rows / other.wall, 1)},
-        "throughput_by_wall": round(local.wall / other.wall, 3),
-        "throughput_by_cpu": round(local.cpu / other.cpu, 3),
-        "throughput_by_cpu_of_workers": round(local.cpu / max(other.of_workers, 1e-9), 3),
+        "local": [_figures(spent, rows) for spent in local],
+        name: [_figures(spent, rows) for spent in other],
+        "throughput_by_wall": ratio("wall", "wall"),
+        "throughput_by_cpu": ratio("cpu", "cpu"),
+        "throughput_by_cpu_of_workers": ratio("cpu", "of_workers"),
     }
+
+
+def _figures(spent: Spent, rows: int) -> dict[str, float]:
+    return {**spent.rounded(), "rows_per_second": round(rows / spent.wall, 1)}
 
 
 def local_run(bundle: Path, corpus: Path, out: Path, **settings: Any) -> Spent:
@@ -163,7 +176,16 @@ def local_run(bundle: Path, corpus: Path, out: Path, **settings: Any) -> Spent:
     return spent
 
 
+def add_throughput(parser: argparse.ArgumentParser) -> None:
+    """The options of what is timed."""
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="of the throughput")
+    parser.add_argument("--words", type=int, default=0, help="of each text of the throughput")
+    parser.add_argument("--rows", type=int, default=0, help="of the throughput")
+    parser.add_argument("--rounds", type=int, default=1, help="of the throughput")
+
+
 def save(file: Path | None, figures: dict[str, Any], packages: tuple[str, ...]) -> None:
+    """Write figures beside those that the file has of other parts."""
     cpu, features = hardware.cpu()
     versions = {name: metadata.version(name) for name in packages}
     machine = {
@@ -174,7 +196,8 @@ def save(file: Path | None, figures: dict[str, Any], packages: tuple[str, ...]) 
     }
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"machine": machine, **figures}, indent=2) + "\n")
+        others = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps({**others, "machine": machine, **figures}, indent=2) + "\n")
 
 
 def eventually(condition: Callable[[], bool], seconds: float) -> bool:

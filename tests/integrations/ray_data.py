@@ -58,14 +58,16 @@ def start_ray(cpus: int) -> Any:
 
 
 def mapped(corpus: Path, bundle: Path) -> pa.Table:
-    """The corpus through `EngineMapper`, in whatever order."""
+    """The corpus through `EngineMapper`, in whatever order. Ray Data reads so small a corpus as
+    one block, which one actor would get."""
     import ray
 
-    rows = ray.data.read_parquet(str(corpus)).map_batches(
+    rows = ray.data.read_parquet(str(corpus))
+    rows = rows.repartition(target_num_rows_per_block=1024).map_batches(
         engine_ray.EngineMapper,
         fn_constructor_kwargs={"bundle": str(bundle)},
         batch_format="pyarrow",
-        batch_size=4096,
+        batch_size=1024,
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=CORES),
     )
@@ -178,22 +180,28 @@ def kill_actors(folder: Path, bundle: Path, rows: int, kills: int) -> dict[str, 
     }
 
 
-def throughput(folder: Path, bundle: Path, rows: int, words: int) -> dict[str, Any]:
-    """Local, `run` and `EngineMapper` over the same rows with the same cores."""
+def throughput(folder: Path, bundle: Path, rows: int, words: int, rounds: int) -> dict[str, Any]:
+    """Local, `run` and `EngineMapper` over the same rows with the same cores, in turns."""
     corpus = measuring.write_corpus(folder / "timed", rows, _FILES, words=words)
-    local = measuring.local_run(bundle, corpus, folder / "timed-local")
-    start_ray(CORES)
-    with measuring.measured("ray::") as by_run:
-        engine_ray.run(bundle, corpus, folder / "timed-ray", **measuring.SETTINGS)
-    equal = measuring.parts(folder / "timed-local") == measuring.parts(folder / "timed-ray")
-    start_ray(CORES + 1)
-    with measuring.measured("ray::") as by_mapper:
-        answers = mapped(corpus, bundle)
+    local, by_run, by_mapper = [], [], []
+    equal, answered = True, set()
+    for n in range(rounds):
+        outs = folder / f"timed-local-{n}", folder / f"timed-ray-{n}"
+        local.append(measuring.local_run(bundle, corpus, outs[0]))
+        start_ray(CORES)
+        with measuring.measured("ray::") as spent:
+            engine_ray.run(bundle, corpus, outs[1], **measuring.SETTINGS)
+        by_run.append(spent)
+        equal &= measuring.parts(outs[0]) == measuring.parts(outs[1])
+        start_ray(CORES + 1)
+        with measuring.measured("ray::") as spent:
+            answered.add(len(mapped(corpus, bundle)))
+        by_mapper.append(spent)
     return {
         "rows": rows,
         "words": words,
         "parts_equal": equal,
-        "mapper_rows": len(answers),
+        "mapper_rows": sorted(answered),
         "run": measuring.compared("ray", local, by_run, rows),
         "mapper": measuring.compared("ray", local, by_mapper, rows),
     }
@@ -204,9 +212,7 @@ def main() -> int:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--long", action="store_true", help="20 kills, 20,000 rows")
     parser.add_argument("--only", default="values,killed_run,killed_map,throughput")
-    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="of the throughput")
-    parser.add_argument("--words", type=int, default=0, help="of each text of the throughput")
-    parser.add_argument("--rows", type=int, default=0, help="of the throughput")
+    measuring.add_throughput(parser)
     arguments = parser.parse_args()
     kills = 20 if arguments.long else 3
     rows = arguments.rows or (20_000 if arguments.long else 4_000)
@@ -221,7 +227,9 @@ def main() -> int:
         if "killed_map" in arguments.only:
             figures["killed_map"] = kill_actors(folder, BUNDLE, 24_000, kills)
         if "throughput" in arguments.only:
-            figures["throughput"] = throughput(folder, arguments.bundle, rows, arguments.words)
+            figures["throughput"] = throughput(
+                folder, arguments.bundle, rows, arguments.words, arguments.rounds
+            )
     measuring.save(arguments.save, figures, ("ray", "onnxruntime", "pyarrow", "numpy"))
     sys.stdout.write(measuring.json.dumps(figures, indent=2) + "\n")
     return 0 if is_right(figures) else 1

@@ -167,17 +167,22 @@ def by_archive(session: Any, folder: Path, corpus: Path, expected: pa.Table) -> 
     return measuring.differences(answers, expected)
 
 
-def throughput(session: Any, folder: Path, bundle: Path, rows: int, words: int) -> dict[str, Any]:
-    """A local run and `mapper` over the same rows with the same cores."""
+def throughput(
+    session: Any, folder: Path, bundle: Path, rows: int, words: int, rounds: int
+) -> dict[str, Any]:
+    """A local run and `mapper` over the same rows with the same cores, in turns."""
     corpus = measuring.write_corpus(folder / "timed", rows, _FILES, words=words)
-    local = measuring.local_run(bundle, corpus, folder / "timed-local")
-    with measuring.measured("pyspark") as spent:
-        answers = mapped(frame(session, corpus), bundle)
+    local, by_mapper, answered = [], [], set()
+    for n in range(rounds):
+        local.append(measuring.local_run(bundle, corpus, folder / f"timed-local-{n}"))
+        with measuring.measured("pyspark") as spent:
+            answered.add(len(mapped(frame(session, corpus), bundle)))
+        by_mapper.append(spent)
     return {
         "rows": rows,
         "words": words,
-        "mapper_rows": len(answers),
-        **measuring.compared("spark", local, spent, rows),
+        "mapper_rows": sorted(answered),
+        **measuring.compared("spark", local, by_mapper, rows),
     }
 
 
@@ -186,9 +191,7 @@ def main() -> int:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--long", action="store_true", help="20,000 rows")
     parser.add_argument("--only", default="values,killed,stages,archive,throughput")
-    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="of the throughput")
-    parser.add_argument("--words", type=int, default=0, help="of each text of the throughput")
-    parser.add_argument("--rows", type=int, default=0, help="of the throughput")
+    measuring.add_throughput(parser)
     arguments = parser.parse_args()
     rows = arguments.rows or (20_000 if arguments.long else 4_000)
     figures: dict[str, Any] = {}
@@ -209,7 +212,12 @@ def main() -> int:
                 figures["archive"] = by_archive(session, folder, corpus, expected)
             if "throughput" in arguments.only:
                 figures["throughput"] = throughput(
-                    session, folder, arguments.bundle, rows, arguments.words
+                    session,
+                    folder,
+                    arguments.bundle,
+                    rows,
+                    arguments.words,
+                    arguments.rounds,
                 )
         finally:
             session.stop()
