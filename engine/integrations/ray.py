@@ -1,7 +1,8 @@
 """Ray: a bundle as the actor class of `map_batches`, and a run whose shares are Ray tasks.
 
+    ds = ds.repartition(target_num_rows_per_block=1024)  # a block is answered by one actor
     ds.map_batches(EngineMapper, fn_constructor_kwargs={"bundle": "/models/minilm"},
-                   batch_format="pyarrow", batch_size=4096, num_cpus=2,
+                   batch_format="pyarrow", batch_size=1024, num_cpus=2,
                    compute=ray.data.ActorPoolStrategy(size=4))
 
     run("/models/minilm", ["/corpus"], "/out", text=["text"], keep=["id"], num_cpus=2)
@@ -30,6 +31,8 @@ __all__ = ["EngineMapper", "Output", "run"]
 
 FEW_ROWS = 100
 """Below so many rows in a call padding and the call itself cost noticeably."""
+CALLS = 3
+"""So many calls say whether they are small."""
 
 
 class EngineMapper:
@@ -74,7 +77,7 @@ class EngineMapper:
             workers=min(MAX_WORKERS, threads) if device == "cpu" else 0,
             gpu_memory=gpu_memory,
         )
-        self._has_warned = False
+        self._calls, self._rows, self._has_warned = 0, 0, False
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The table's rows with their answers."""
@@ -83,16 +86,20 @@ class EngineMapper:
                 f"EngineMapper was given a {type(batch).__name__}, not an Arrow table",
                 'map_batches(EngineMapper, batch_format="pyarrow", ...)',
             )
-        if len(batch) < FEW_ROWS and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(_few_rows(len(batch)), stacklevel=2)
+        self._warn_of_few(len(batch))
         answered = self._bundle.answer(batch, **self._settings.answering)
         return whole(batch, answered, self._settings)
 
-
-def _few_rows(rows: int) -> str:
-    return (
-        f"EngineMapper answers {rows} rows in this call: calls of fewer than {FEW_ROWS} rows cost "
-        "up to 1.7 times as much for each row; map_batches(..., batch_size=4096) hands over more, "
-        "from blocks that have as many"
-    )
+    def _warn_of_few(self, rows: int) -> None:
+        """Say once that calls have few rows; the last block of a file may."""
+        self._calls, self._rows = self._calls + 1, self._rows + rows
+        mean = self._rows // self._calls
+        if self._calls < CALLS or mean >= FEW_ROWS or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"EngineMapper answers {mean} rows a call: calls of fewer than {FEW_ROWS} rows cost up "
+            "to 1.7 times as much for each row; repartition(target_num_rows_per_block=1024) before "
+            "map_batches(..., batch_size=1024) hands over more",
+            stacklevel=3,
+        )
