@@ -1,7 +1,9 @@
 """The operators in a real Airflow: the examples, and tasks that are ended in five ways.
 
     PYTHONPATH=tests python -m integrations.real_airflow [--only NAME ...] [--save FILE] [--long]
+        [--export-python PYTHON]
 
+With an interpreter that has the extra `export` a checkpoint is exported, too, and its bundle run.
 It needs Airflow, the engine and its extra `cpu` in one environment (scripts/test-airflow). A task
 that was ended must leave no process after five seconds, its folder must be free by then, and in
 the end the output must be that of a run that nobody disturbed, byte for byte.
@@ -33,6 +35,7 @@ from engine.runner.verify import verify
 
 ROOT = Path(engine.__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "airflow"
+CHECKPOINT = ROOT / "engine" / "demo" / "checkpoint"
 SECONDS = 5.0
 """After which nothing of an ended task may be left."""
 SETTINGS = {
@@ -55,6 +58,19 @@ for name, python in (("here", ""), ("outside", {python!r})):
             )
 """
 TASK = "translate"
+EXPORT_DAG = """
+from airflow.sdk import DAG
+from engine.integrations.airflow import EngineExportOperator, EngineRunOperator
+
+with DAG("exported", schedule=None, params={{"bundle": "", "corpus": "", "out": ""}}):
+    EngineExportOperator(
+        task_id="export", model={checkpoint!r}, out="{{{{ params.bundle }}}}", task="translation",
+        recipe="int8", python={python!r},
+    ) >> EngineRunOperator(
+        task_id="translate", model="{{{{ ti.xcom_pull('export')['path'] }}}}",
+        inputs="{{{{ params.corpus }}}}", out="{{{{ params.out }}}}", **{settings!r},
+    )
+"""
 
 
 class Case:
@@ -186,6 +202,27 @@ def try_one_step(airflow: Airflow, work: Path) -> dict[str, Any]:
     return {"asset_extra": extra, "xcom_bytes": len(json.dumps(brief)), "holds": holds}
 
 
+def try_export(airflow: Airflow, work: Path) -> dict[str, Any]:
+    """A checkpoint that one task exports and the next one runs; the second time it is there."""
+    briefs = []
+    for n in range(2):
+        out = work / f"exported-out-{n}"
+        run = airflow.trigger(
+            "exported",
+            {"bundle": str(work / "bundle"), "corpus": str(work / "corpus"), "out": str(out)},
+        )
+        wait_for(lambda run=run: airflow.state("exported", run) == "success", 300, "an export")
+        briefs.append(airflow.xcom("exported", run, "export"))
+    engine.run(work / "bundle", work / "corpus", work / "exported-here", **SETTINGS)
+    equal = all(
+        hashes(work / f"exported-out-{n}") == hashes(work / "exported-here") for n in range(2)
+    )
+    first, second = briefs
+    there = second == {**first, "seconds": 0.0}
+    return {"export": {**first, "path": ""}, "there_the_second_time": there, "equal": equal,
+            "holds": equal and there and first["recipe"] == "int8"}  # fmt: skip
+
+
 def try_mapped_shares(airflow: Airflow, work: Path) -> dict[str, Any]:
     """The example of mapped shares, which checks its output."""
     out = work / "shares"
@@ -270,7 +307,7 @@ def _group(pid: int) -> int:
     return int(_stat(pid)[2])
 
 
-def prepare(work: Path, rows: int, timeout: float) -> Path:
+def prepare(work: Path, rows: int, timeout: float, export_python: str) -> Path:
     """The corpus, an undisturbed run of it, and the folder of the DAGs."""
     corpus.write(work / "corpus", rows)
     start = time.monotonic()
@@ -283,6 +320,11 @@ def prepare(work: Path, rows: int, timeout: float) -> Path:
     (dags / "endings.py").write_text(
         DAG.format(python=sys.executable, model=str(BUNDLE), settings=SETTINGS, timeout=timeout)
     )
+    if export_python:
+        checkpoint = str(CHECKPOINT)
+        (dags / "exported.py").write_text(
+            EXPORT_DAG.format(checkpoint=checkpoint, python=export_python, settings=SETTINGS)
+        )
     return dags
 
 
@@ -293,15 +335,19 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="20,000 parts instead of 200")
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--timeout", type=float, default=9.0)
+    parser.add_argument("--export-python", default="", help="with the engine's extra export")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the services, too
     results = json.loads(arguments.save.read_text())["cases"] if _there(arguments.save) else {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        dags = prepare(work, arguments.rows, arguments.timeout)
+        dags = prepare(work, arguments.rows, arguments.timeout, arguments.export_python)
         (work / "home").mkdir()
         with Airflow(work / "home", dags) as airflow:
-            for name, call in cases(airflow, work, 20_000 if arguments.long else 200).items():
+            tried = cases(airflow, work, 20_000 if arguments.long else 200)
+            if arguments.export_python:
+                tried["export"] = lambda: try_export(airflow, work)
+            for name, call in tried.items():
                 if arguments.only and not name.startswith(tuple(arguments.only)):
                     continue
                 results[name] = _result(call)
