@@ -34,6 +34,7 @@ class Airflow:
 
     def __init__(self, home: Path, dags: Path) -> None:
         self.home, self.port = home, _free_port()
+        self.lineage = home / "lineage.jsonl"
         self._token = ""
         self._services: dict[str, subprocess.Popen[bytes]] = {}
         address = f"http://127.0.0.1:{self.port}"
@@ -61,6 +62,10 @@ class Airflow:
             "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,
             "DAG_PROCESSOR__REFRESH_INTERVAL": 10,
             "USAGE_DATA_COLLECTION__ENABLED": False,
+            "OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": str(self.lineage), "append": True}
+            ),
+            "OPENLINEAGE__NAMESPACE": "harness",
         }
         self.env = {
             **os.environ, "AIRFLOW_HOME": str(home),

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,38 @@ def try_one_step(airflow: Airflow, work: Path) -> dict[str, Any]:
     return {"asset_extra": extra, "xcom_bytes": len(json.dumps(brief)), "holds": holds}
 
 
+def try_lineage(airflow: Airflow, work: Path) -> dict[str, Any]:
+    """The event that the OpenLineage provider sends at the end of the example of one step."""
+    out = work / "lineage"
+    run = airflow.trigger("translate_corpus", {"corpus": str(work / "corpus"), "out": str(out)})
+    wait_for(lambda: airflow.state("translate_corpus", run) == "success", 300, "one step")
+    wait_for(lambda: _completed(airflow.lineage, out), 60, "its event")
+    event = _completed(airflow.lineage, out)[0]
+    brief = airflow.xcom("translate_corpus", run, TASK)
+    (given,), (made,) = event["inputs"], event["outputs"]
+    statistics = made["outputFacets"]["outputStatistics"]
+    return {
+        "job": event["job"]["name"],
+        "rows": statistics["rowCount"],
+        "files": statistics["fileCount"],
+        "holds": given["name"] == str(work / "corpus")
+        and (statistics["rowCount"], statistics["fileCount"])
+        == (brief["rows_out"], brief["splits"]),
+    }
+
+
+def _completed(file: Path, out: Path) -> list[dict[str, Any]]:
+    """The events of finished tasks that have an output."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    return [
+        event
+        for event in events
+        if event["eventType"] == "COMPLETE"
+        and [one["name"] for one in event.get("outputs", ())] == [str(out)]
+    ]
+
+
 def try_export(airflow: Airflow, work: Path) -> dict[str, Any]:
     """A checkpoint that one task exports and the next one runs; the second time it is there."""
     briefs = []
@@ -345,6 +378,8 @@ def main() -> int:
         (work / "home").mkdir()
         with Airflow(work / "home", dags) as airflow:
             tried = cases(airflow, work, 20_000 if arguments.long else 200)
+            if _has_lineage():
+                tried["lineage"] = lambda: try_lineage(airflow, work)
             if arguments.export_python:
                 tried["export"] = lambda: try_export(airflow, work)
             for name, call in tried.items():
@@ -381,6 +416,12 @@ def cases(airflow: Airflow, work: Path, parts: int) -> dict[str, Callable[[], di
         **ways,
         "parts": lambda: try_parts(airflow, work, parts),
     }
+
+
+def _has_lineage() -> bool:
+    with suppress(ModuleNotFoundError):
+        return find_spec("airflow.providers.openlineage") is not None
+    return False
 
 
 def _result(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
