@@ -92,8 +92,9 @@ class Bundle:
             device: auto, cpu, cuda or cuda:N.
             threads: CPU threads; 0 takes all cores.
             workers: Batches that `answer`, `stream` and a call compute at the same time, each with
-                its share of the threads; 0 for one with all of `threads`, and as many as there are
-                cores for, at most 4. Several give more rows a second, and each batch takes longer.
+                its share of the threads; 0 for as many as a run has: one for each core, at most 4,
+                or with `threads` given as many as there are cores for, each with all of these.
+                With 1 a single batch is computed sooner, and many take longer.
             check: Compare every file with its recorded hash first, and try what was not opened
                 here before in a process with limits.
             gpu_memory: Bytes of the GPU that each graph may take up; 0 for no limit.
@@ -114,7 +115,7 @@ class Bundle:
                 folder.path,
                 folder.graphs_for(chosen),
                 device=chosen,
-                threads=max(1, (settings["threads"] or cores()) // max(1, settings["workers"])),
+                threads=_batch_threads(settings["threads"], settings["workers"]),
                 gpu_memory=settings["gpu_memory"],
             )
         _check_graphs(folder, backend)
@@ -207,7 +208,7 @@ class Bundle:
             rest,
             max_length=config.max_length,
             truncation_side=config.truncation_side,
-            workers=self._workers(),
+            workers=self.workers,
             stopped=stop.is_set if stop else never,
         )
         settled = stages.context.options
@@ -284,13 +285,14 @@ class Bundle:
             batch_tokens=config.batch_tokens,
             max_length=config.max_length,
             truncation_side=config.truncation_side,
-            workers=self._workers(),
+            workers=self.workers,
             dedupe=config.dedupe,
             stopped=stop.is_set if stop else never,
         )
         return answer_tables(stages, tables, config, one_table=one_table)
 
-    def _workers(self) -> int:
+    @property
+    def workers(self) -> int:
         """Batches that are computed at the same time: on a CPU as many as have a core for each of
         their threads; on a GPU one is prepared while another is computed, and a decoder refills
         its slots instead."""
@@ -298,8 +300,7 @@ class Bundle:
             return workers
         if self.backend.device.is_gpu:
             return 1 if self.model_config.decoder else 2
-        threads = self._loading.get("threads", 0)
-        return max(1, min(MAX_WORKERS, cores() // threads)) if threads else 1
+        return max(1, min(MAX_WORKERS, cores() // (self._loading.get("threads", 0) or 1)))
 
     def _open_tokenizer(self, max_length: int, side: str) -> Tokenizer:
         file = self.folder.path / bundle_format.TOKENIZER
@@ -311,6 +312,13 @@ class Bundle:
             raise SettingsError(
                 f"max_length is {length}", f"4 to {limit or 'any number of'} tokens for this model"
             )
+
+
+def _batch_threads(threads: int, workers: int) -> int:
+    """CPU threads of each batch, as `Bundle.load` divides them."""
+    if not workers:
+        return threads or max(1, cores() // min(MAX_WORKERS, cores()))
+    return max(1, (threads or cores()) // workers)
 
 
 def _checked(**arguments: object) -> dict[str, Any]:

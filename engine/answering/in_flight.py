@@ -8,10 +8,9 @@ never for more than one window beyond the one that the caller waits for or holds
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from typing import Self
 
@@ -41,29 +40,32 @@ def answer_windows(
         Stopped: `stages.context.stopped` says so.
         EngineError: A window cannot be answered.
     """
-    if one_table and stages.workers == 1:
+    if one_table:
         first = next(windows, None)
-        if first is None or first.last:
-            # A window alone is not worth a thread.
-            if first is not None:
-                yield _answer(stages, first, partial(map, stages.infer))
+        if first is None:
+            return
+        if first.last:
+            yield _answer_alone(stages, first)
             return
         windows = chain([first], windows)
     with _Flight(stages) as flight:
         yield from flight.answers(windows)
 
 
-def _answer(
-    stages: Stages, rows: Rows, infer: Callable[[Iterator[Batch]], Iterator[Output]]
-) -> Answers:
-    """One window through all stages; `infer` computes its batches."""
+def _answer_alone(stages: Stages, rows: Rows) -> Answers:
+    """The only window, which is not worth threads unless batches are computed side by side."""
+    batches = _batches(stages, rows)
+    first = next(batches)
+    if stages.workers == 1 or first.last:
+        return stages.finish([*map(stages.infer, chain([first], batches))])
+    with _Flight(stages) as flight:
+        return flight.answer(chain([first], batches))
+
+
+def _batches(stages: Stages, rows: Rows) -> Iterator[Batch]:
+    """The batches of a window, tokenized now."""
     _proceed(stages)
-    batches = _while_going(stages, stages.cut(stages.encode(rows)))
-    return stages.finish([*infer(batches)])
-
-
-def _while_going(stages: Stages, batches: Iterable[Batch]) -> Iterator[Batch]:
-    for batch in batches:
+    for batch in stages.cut(stages.encode(rows)):
         _proceed(stages)
         yield batch
 
@@ -100,6 +102,13 @@ class _Flight:
             # Steps of a decoder that are bound to what was interrupted compute no more.
             self._stages.context.spare.clear()
 
+    def answer(self, batches: Iterator[Batch]) -> Answers:
+        """The answers of a window that is tokenized."""
+        self._pending.append(self._windows.submit(self._finish, batches))
+        answers = self._wait(self._pending[0])
+        self._pending.popleft()
+        return answers
+
     def answers(self, windows: Iterator[Rows]) -> Iterator[Answers]:
         """The answers of windows, in order; several are in flight."""
         pending = self._pending
@@ -114,8 +123,8 @@ class _Flight:
                 except Exception as error:  # whatever it is, after the answers of what came before
                     more, failed = False, error
                 else:
-                    call = partial(_answer, self._stages, rows, self._infer)
-                    pending.append(self._windows.submit(call))
+                    batches = _batches(self._stages, rows)
+                    pending.append(self._windows.submit(self._finish, batches))
             if pending:
                 answers = self._wait(pending[0])
                 pending.popleft()
@@ -128,6 +137,9 @@ class _Flight:
         while not wait([future], _POLL_SECONDS).done:
             _proceed(self._stages)
         return future.result()
+
+    def _finish(self, batches: Iterator[Batch]) -> Answers:
+        return self._stages.finish([*self._infer(batches)])
 
     def _infer(self, batches: Iterable[Batch]) -> Iterator[Output]:
         """The results of batches, as many computed at a time as there are workers."""

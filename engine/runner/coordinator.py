@@ -287,7 +287,7 @@ class Coordinator:
             device,
             len(self.plan.devices),
             decoder=self.plan.folder.description.model_config.decoder is not None,
-            loaded=isinstance(self.plan.model, Bundle),
+            loaded=self.plan.model if isinstance(self.plan.model, Bundle) else None,
         )
         return WorkerSettings(
             self.plan.folder.path,

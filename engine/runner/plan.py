@@ -319,15 +319,16 @@ def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...
 
 
 def sized(
-    config: RunConfig, device: Device, count: int, *, decoder: bool, loaded: bool
+    config: RunConfig, device: Device, count: int, *, decoder: bool, loaded: Bundle | None
 ) -> RunConfig:
-    """Settings of one of `count` workers, with every size that was 0 filled in."""
+    """Settings of one of `count` workers, with every size that was 0 filled in; a bundle that is
+    loaded already has its own number of workers."""
     workers, tokenizers = config.workers, config.tokenizers
     if device.is_gpu:
         # One batch is prepared while another is computed; a decoder refills its slots instead.
         workers = workers or (1 if decoder else 2)
         tokenizers = tokenizers or min(GPU_TOKENIZERS, max(1, cores() // (2 * count)))
     else:
-        workers = workers or (1 if loaded else min(MAX_WORKERS, cores()))
+        workers = workers or (loaded.workers if loaded else min(MAX_WORKERS, cores()))
     threads = config.threads or max(1, cores() // (count * workers))
     return dataclasses.replace(config, workers=workers, tokenizers=tokenizers, threads=threads)

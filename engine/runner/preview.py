@@ -213,7 +213,7 @@ def _types(fields: Sequence[pa.Field] | pa.Schema) -> dict[str, str]:
 
 def _settings(plan: Plan) -> dict[str, object]:
     decoder = plan.folder.description.model_config.decoder is not None
-    loaded = isinstance(plan.model, Bundle)
+    loaded = plan.model if isinstance(plan.model, Bundle) else None
     config = sized(plan.config, plan.devices[0], len(plan.devices), decoder=decoder, loaded=loaded)
     settings = dataclasses.asdict(config)
     options = plan.record["settings"]["options"]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 import engine
+from engine import pipeline
 from engine.errors import BundleError, SettingsError
 
 DEMO = Path(engine.__file__).parent / "demo" / "bundle"
@@ -43,11 +44,39 @@ def test_batches_side_by_side_share_the_threads(folder: Path) -> None:
     wanted = engine.Bundle.load(folder, threads=1)(TEXTS * 9)
     bundle = engine.Bundle.load(folder, threads=4, workers=2)
     for other in (bundle, copy.deepcopy(bundle)):
-        assert other._workers() == 2
+        assert other.workers == 2
         assert other(TEXTS * 9).equals(wanted)
         assert other.answer(pa.table({"text": TEXTS * 9})).table.equals(wanted)
     with pytest.raises(SettingsError, match="workers is -1"):
         engine.Bundle.load(folder, workers=-1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "settings", "workers", "threads"),
+    [
+        (1, {}, 1, 1),
+        (2, {}, 2, 1),
+        (8, {}, 4, 2),
+        (8, {"workers": 1}, 1, 8),
+        (8, {"threads": 4}, 2, 4),
+        (8, {"threads": 6, "workers": 3}, 3, 2),
+    ],
+)
+def test_the_cores_are_divided_as_in_a_run(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    settings: dict[str, int],
+    workers: int,
+    threads: int,
+) -> None:
+    monkeypatch.setattr(pipeline, "cores", lambda: cores)
+    bundle = engine.Bundle.load(folder, device="cpu", **settings)
+    session = bundle.backend.graph("step").session  # type: ignore[attr-defined]  # of this backend
+    assert (bundle.workers, session.get_session_options().intra_op_num_threads) == (
+        workers,
+        threads,
+    )
 
 
 def test_another_process_loads_it(folder: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_on_a_gpu_there_are_as_many_as_keep_it_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     def tokenizers(device: Device) -> int:
         config = RunConfig()
-        return plan.sized(config, device, 1, decoder=False, loaded=False).tokenizers
+        return plan.sized(config, device, 1, decoder=False, loaded=None).tokenizers
 
     counts = {}
     for cores in (1, 2, 16, 64):
@@ -139,13 +140,13 @@ def test_cores_are_shared_out_among_workers_and_gpus(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(plan, "cores", lambda: 16)
 
     def sizes(device: Device, count: int = 1, **settings: Any) -> tuple[int, int, int]:
-        bound = {"decoder": settings.pop("decoder", False), "loaded": settings.pop("loaded", False)}
+        bound = {"decoder": settings.pop("decoder", False), "loaded": settings.pop("loaded", None)}
         config = plan.sized(RunConfig(**settings), device, count, **bound)
         return config.workers, config.threads, config.tokenizers
 
     gpu = Device("cuda")
     assert sizes(CPU) == (4, 4, 0)
-    assert sizes(CPU, loaded=True) == (1, 16, 0)
+    assert sizes(CPU, loaded=SimpleNamespace(workers=2)) == (2, 8, 0)
     assert sizes(CPU, workers=3, tokenizers=2) == (3, 5, 2)
     assert sizes(CPU, threads=5) == (4, 5, 0)
     assert sizes(gpu) == (2, 8, 8)
