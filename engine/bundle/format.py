@@ -92,6 +92,7 @@ GRAPHS: Mapping[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "last.N.value",
             "picks",
             "scored",
+            "whole_logits (if a shortlist is scored)",
         ),
         (
             "logits",

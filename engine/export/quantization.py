@@ -18,7 +18,7 @@ from engine.export.acceptance import gate, limits, packing, parity, sample
 from engine.export.acceptance.gate import GateReport
 from engine.export.acceptance.sample import Sample
 from engine.export.acceptance.worst_layers import worst_layers
-from engine.export.graphs import remove_padding, step_cpu, storage
+from engine.export.graphs import remove_padding, shortlist, storage
 from engine.export.graphs.records import DEVICE_DECODING, OUTPUT_HEADS, PACKED, records
 from engine.export.recipes import smoothquant, step_smoothing, table
 from engine.export.recipes.table import GraphContext, Recipe
@@ -143,7 +143,7 @@ def _rewritten(
         watched = step_smoothing.activation_ranges(plain.path, file, model_config)
         smoothed = step_smoothing.smooth(model, watched) > 0
     if graph.role == "step" and recipe.shortlist:
-        step_cpu.shortlist(model, recipe.shortlist)
+        shortlist.add(model, recipe.shortlist)
     context = GraphContext(graph.role, smoothed, ranges, on_gpu)
     if recipe.for_gpu and file in PACKED:
         return _padded_and_packed(file, model, recipe, context, plain)

@@ -154,7 +154,10 @@ def generate_sequences(
 
     def decode(ended: Callable[[], bool]) -> DecodedRows:
         pool, count = _take(options.spare), options.count
-        work = _Work(backend, feeds, request, request.picks, pool, options.batch_tokens, count)
+        work = _Work(
+            backend, feeds, request, request.picks, request.reads_logits, pool,
+            options.batch_tokens, count,
+        )  # fmt: skip
         cache, search = work.search(choose, options.stop, options.tail)
         retired: scheduler.Retired = unnoticed
         if options.finished and config.num_return_sequences == 1 and not options.scored:
@@ -210,7 +213,7 @@ def trace_steps(
     """
     request = Request.of(feeds, decoder, GenerationConfig(), steps)
     trace = StepTrace.empty(len(request.prompt), steps)
-    _forced(_Work(backend, feeds, request, picks=2), tracing(trace, along))
+    _forced(_Work(backend, feeds, request, picks=2, whole=False), tracing(trace, along))
     return trace
 
 
@@ -255,6 +258,7 @@ class _Work:
     feeds: Mapping[str, Ints]
     request: Request
     picks: int
+    whole: bool = True
     pool: BufferPool = field(default_factory=BufferPool)
     budget: int = 1024
     count: Count = uncounted
@@ -276,13 +280,15 @@ class _Work:
         return cache, GreedySearch(request, cache, choose, stop, tail)
 
     def cache(self) -> KVCache:
-        return self._open(DeviceCache) if self._on_device else self._open(HostCache)
+        if self._on_device:
+            return self._open(DeviceCache)
+        return self._open(HostCache, whole=self.whole)
 
     @property
     def _on_device(self) -> bool:
         return "device_step" in self.backend.roles
 
-    def _open(self, kind: type[_Cache]) -> _Cache:
+    def _open(self, kind: type[_Cache], **more: Any) -> _Cache:
         beams = self.request.config.num_beams
         return kind(
             self.backend,
@@ -297,6 +303,7 @@ class _Work:
             budget=self.budget,
             count=self.count,
             max_slots=self.max_slots,
+            **more,
         )
 
 

@@ -50,6 +50,7 @@ class GreedySearch:
         self.request, self.cache, self.choose = request, cache, choose
         self.stop, self.tail = stop, tail
         self.output = DecodedRows.empty(request)
+        self.ends = np.array(request.decoder.end_ids, np.int64)[:, None]
         # What every slot is fed next.
         self.tokens = np.full(cache.slots, request.decoder.pad_id, np.int64)
 
@@ -61,14 +62,16 @@ class GreedySearch:
         self.cache.step(self.tokens)
         output = self.output
         chosen = self.choose(self, groups, rows)
-        self.tokens[groups] = output.ids[rows, output.lengths[rows]] = chosen
-        output.lengths[rows] += 1
-        ended = np.isin(chosen, self.request.decoder.end_ids)
+        lengths = output.lengths[rows]
+        self.tokens[groups] = output.ids[rows, lengths] = chosen
+        lengths += 1
+        output.lengths[rows] = lengths
+        # np.isin takes twenty times as long for so few.
+        ended = (chosen == self.ends).any(axis=0)
         if self.stop is not None:
             self._ask(self.stop, rows, ended)
         output.ended[rows] = ended
-        full = output.lengths[rows] == self.request.limits[rows]
-        return StepResult(ended | full, len(groups))
+        return StepResult(ended | (lengths == self.request.limits[rows]), len(groups))
 
     def note(self, rows: Ints, logprobs: Scores) -> None:
         """Log-probabilities of the tokens that rows are about to get, float32 (rows,)."""

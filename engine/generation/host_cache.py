@@ -25,6 +25,8 @@ from engine.runtime.protocol import Backend, Value
 PARTS = ("key", "value")
 # Numbers of a slot that go with its row.
 _OF_SLOTS = ("lengths", "source_last", "rotary_offset")
+# Asks a step graph for the logits of all tokens.
+_WHOLE = "whole_logits"
 # Multiplications that a step should have for its overhead not to matter: 48 slots of t5-small.
 # More gain nothing, and their last rows leave more of them free.
 WORK = 48 * 36_000_000
@@ -59,6 +61,7 @@ class HostCache:
         positions: That a row may fill.
         picks: How many of the likeliest tokens `best` gives.
         scored: Whether with their log-probabilities rather than with logits.
+        whole: Whether `logits` is called; a graph may spare itself those.
         pool: Memory of earlier calls, and of this one for the next.
         budget: Padded tokens of one batch of the encoder at most.
         count: Told of the `padded` tokens of each of them.
@@ -75,12 +78,16 @@ class HostCache:
         positions: int,
         picks: int,
         scored: bool = False,
+        whole: bool = True,
         pool: BufferPool | None = None,
         budget: int = 1024,
         count: Count = uncounted,
         max_slots: int = 0,
     ) -> None:
         self.backend, self.decoder, self.feeds, self.width = backend, decoder, feeds, width
+        # An older graph always gives all logits.
+        self.spares = _WHOLE in backend.graph("step").inputs
+        self.whole = whole or scored or not self.spares
         self.pool = pool or BufferPool()
         compute = self._prefill if decoder.causal else self._encode
         self.batches = EncoderBatches(feeds, compute, budget=budget, mixed=MIXED, count=count)
@@ -97,6 +104,8 @@ class HostCache:
             self.host[name][:] = 0
         self.host["picks"][:] = picks
         self.host["scored"][...] = scored
+        if self.spares:
+            self.host[_WHOLE][...] = self.whole
         if decoder.causal:
             self.host["logit_rows"][:] = np.arange(self.slots)
         else:
@@ -130,8 +139,9 @@ class HostCache:
     def step(self, tokens: Ints) -> None:
         lengths = self.host["lengths"]
         self.host["tokens"].reshape(-1)[:] = tokens
-        self._reserve(int(lengths.max()) + 1)
-        self.host["total"][...] = lengths.max() + 1
+        total = int(lengths.max()) + 1
+        self._reserve(total)
+        self.host["total"][...] = total
         if self.long_rows:
             offsets = self.host["rotary_offset"]
             counts = lengths.astype(np.int64)
@@ -166,7 +176,7 @@ class HostCache:
         self._move(moved, order[moved])
         self.slots = len(order)
         for name, array in list(self.host.items()):
-            if array.ndim and name != "picks":
+            if array.ndim and len(array) and name != "picks":
                 self._hold(name, (self.slots, *array.shape[1:]), array.dtype)
         self.bases, self.taken = self.bases[: self.slots], self.taken[: self.slots]
         self._bind()
@@ -226,12 +236,14 @@ class HostCache:
             "total": ((), np.int32),
             "picks": ((1,), np.int64),
             "scored": ((), np.bool_),
-            "logits": ((count, d.vocabulary), np.float32),
+            "logits": ((count if self.whole else 0, d.vocabulary), np.float32),
             "best": ((count, picks), np.int64),
             "best_scores": ((count, picks), np.float32),
         }
         layers = [f"{n}.{part}" for n in range(d.layers) for part in PARTS]
         shapes |= {f"past.{layer}": (past, np.float32) for layer in layers}
+        if self.spares:
+            shapes[_WHOLE] = ((), np.bool_)
         if d.long_from:
             shapes["rotary_offset"] = ((count,), np.int64)
         if d.causal:
@@ -314,6 +326,8 @@ class HostCache:
         }
         if self.long_rows:
             inputs["rotary_offset"] = self.long_rows.offsets(lengths)
+        if self.spares:
+            inputs[_WHOLE] = np.array(False)
         return inputs
 
     @property
@@ -325,7 +339,7 @@ class HostCache:
         """Buffers of what a chunk computes besides keys and values."""
         buffer = self.backend.buffer
         return {
-            "logits": buffer((1, self.decoder.vocabulary), np.float32),
+            "logits": buffer((0 if self.spares else 1, self.decoder.vocabulary), np.float32),
             "best": buffer((1, 1), np.int64),
             "best_scores": buffer((1, 1), np.float32),
         }
@@ -333,9 +347,18 @@ class HostCache:
     def _fill(self, slots: Ints, at: Ints) -> None:
         """Copy keys and values of the latest batch's rows `at` into slots, padding included: a slot
         hides what is behind its length."""
+        into, of = _as_slices(slots, at)
         for name, values in self.batches.values.items():
             width = min(values.shape[2], self.host[name].shape[2])
-            self.host[name][slots, :, :width] = values[at, :, :width]
+            self.host[name][into, :, :width] = values[of, :, :width]
             if not self.decoder.causal:
                 lasts = values[at, :, self.host["source_last"][slots]]
                 self.host[name.replace("cross", "last")][slots, 0] = lasts.reshape(len(at), -1)
+
+
+def _as_slices(*indices: Ints) -> tuple[Any, ...]:
+    """Indices as slices where all of them are consecutive numbers: NumPy copies once then, not
+    twice."""
+    if all((np.diff(index) == 1).all() for index in indices):
+        return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in indices)
+    return indices

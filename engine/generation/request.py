@@ -93,6 +93,12 @@ class Request:
         return 1
 
     @property
+    def reads_logits(self) -> bool:
+        """Whether the search looks at the logits of all tokens."""
+        sampled = self.config.do_sample and not self.config.top_k
+        return bool(self.processors) or sampled
+
+    @property
     def candidates(self) -> int:
         """Of a step of beam search: enough for `num_beams` of them not to end the row."""
         return max(2, 1 + len(self.decoder.end_ids)) * self.config.num_beams

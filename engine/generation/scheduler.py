@@ -120,27 +120,37 @@ def run(
         Stopped: `stopped` said so.
     """
     owners = np.full(cache.slots // search.width, FREE)
-    admitted = 0
+    groups = running = np.empty(0, np.int64)
+    admitted, changed = 0, True
     while True:
-        free = np.flatnonzero(owners == FREE)[: rows - admitted]
-        if len(free):
-            owners[free] = np.arange(admitted, admitted + len(free))
-            search.admit(free, owners[free])
-            admitted += len(free)
-        if not (owners != FREE).any():
-            return
-        if admitted == rows:
-            owners = _narrow(cache, search, owners)
+        # Between two rows that come or go a step has nothing to look for.
+        if changed:
+            admitted += _admit(search, owners, admitted, rows)
+            before = len(owners)
+            if admitted == rows and (owners != FREE).any():
+                owners = _narrow(cache, search, owners)
+            groups, changed = np.flatnonzero(owners != FREE), len(owners) != before
+            running = owners[groups]
+            if not len(groups):
+                return
         if stopped():
             raise Stopped("stopped while decoding")
-        groups = np.flatnonzero(owners != FREE)
-        result = search.step(groups, owners[groups])
+        result = search.step(groups, running)
         count(group_steps=result.steps * len(owners), busy=result.tokens)
-        finished = groups[result.finished]
-        cache.retire(slots_of(finished, search.width))
-        if len(finished):
+        if result.finished.any():
+            finished, changed = groups[result.finished], True
+            cache.retire(slots_of(finished, search.width))
             retired(owners[finished])
-        owners[finished] = FREE
+            owners[finished] = FREE
+
+
+def _admit(search: SearchStrategy, owners: Ints, admitted: int, rows: int) -> int:
+    """Begin the next rows in the free groups; how many."""
+    free = np.flatnonzero(owners == FREE)[: rows - admitted]
+    if len(free):
+        owners[free] = np.arange(admitted, admitted + len(free))
+        search.admit(free, owners[free])
+    return len(free)
 
 
 def slots_of(groups: Ints, width: int) -> Ints:

@@ -49,7 +49,10 @@ SMALLEST_SCALE = 1e-12
 
 
 def quantize_per_token(
-    model: Any, smoothed: bool = False, ranges: Mapping[str, NDArray[np.float32]] | None = None
+    model: Any,
+    smoothed: bool = False,
+    ranges: Mapping[str, NDArray[np.float32]] | None = None,
+    matrices: bool = False,
 ) -> int:
     """Multiply in 8 bits: weights with a scale per output channel, activations one per token.
 
@@ -68,12 +71,14 @@ def quantize_per_token(
             `SIGNED` then, else `UNSIGNED`.
         ranges: See `smoothquant.activation_ranges`: these activations are smoothed here,
             A / s @ s W, at the price of a Mul, and all weights are `SIGNED`.
+        matrices: Every product reads a matrix, (tokens, width), as in a step graph: nothing is
+            reshaped around it then.
 
     Returns:
         How many matrix products became integer ones.
     """
     weight = SIGNED if smoothed or ranges else UNSIGNED
-    return _Quantizer(model, weight, dict(ranges or {})).run()
+    return _Quantizer(model, weight, dict(ranges or {}), matrices=matrices).run()
 
 
 def quantize_per_tensor(model: Any) -> int:
@@ -92,9 +97,12 @@ class _Quantizer:
     weight_type: Integers
     ranges: dict[str, NDArray[np.float32]]
     per_tensor: bool = False
+    matrices: bool = False
     nodes: list[Any] = field(default_factory=list)
     # By activation: the names of its integers, of their scale and of their zero point.
     activations: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    # Zero points of all tokens of a matrix, by what selects these tokens.
+    zero_points: dict[str, str] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
 
     def run(self) -> int:
@@ -174,12 +182,16 @@ class _Quantizer:
         of A."""
         if source not in self.activations:
             scale, smooth = self._token_scales(source)
-            q = self._integers(smooth, scale, f"{source}/int8")
+            if self.matrices:
+                q, scale = self._integers_of_matrix(source, smooth, scale)
+            else:
+                q = self._integers(smooth, scale, f"{source}/int8")
             self.activations[source] = (q, scale, "int8.zero_point")
         return self.activations[source]
 
     def _token_scales(self, source: str) -> tuple[str, str]:
-        """Names of A's scales, (..., 1), and of A, smoothed where its range is known."""
+        """Names of A's scales, (..., 1) or of a matrix (tokens,), and of A, smoothed where its range
+        is known."""
         prefix, smooth = f"{source}/int8", source
         if (factors := self._factors(source)) is not None:
             inverse = self._store(f"{prefix}/factors", 1 / factors)
@@ -188,7 +200,8 @@ class _Quantizer:
         magnitude = smooth if smallest is not None else self._add("Abs", [smooth], f"{prefix}/abs")
         least = max(SMALLEST_SCALE, (smallest or 0.0) / -LEVELS)
         bound = self._store(f"{prefix}/smallest", np.array(least, np.float32))
-        largest = self._add("ReduceMax", [magnitude, "int8.last_axis"], f"{prefix}/max", keepdims=1)
+        axes, keepdims = [magnitude, "int8.last_axis"], int(not self.matrices)
+        largest = self._add("ReduceMax", axes, f"{prefix}/max", keepdims=keepdims)
         rough = self._add("Div", [largest, "int8.levels"], f"{prefix}/rough")
         return self._add("Max", [rough, bound], f"{prefix}/scale"), smooth
 
@@ -207,6 +220,29 @@ class _Quantizer:
         zeros = self._add("ConstantOfShape", [count], f"{prefix}/zero_points", value=value)
         tokens = self._add("QuantizeLinear", [flat, vector, zeros], f"{prefix}/tokens", axis=0)
         return self._add("Reshape", [tokens, shape], f"{prefix}/q")
+
+    def _integers_of_matrix(self, source: str, smooth: str, scales: str) -> tuple[str, str]:
+        """Names of A in uint8 and of its scales (tokens, 1), where these are (tokens,)."""
+        from onnx import numpy_helper
+
+        prefix, selected = f"{source}/int8", self._selection(source)
+        if selected not in self.zero_points:
+            count = self._add("Shape", [scales], f"{prefix}/count")
+            value = numpy_helper.from_array(np.array([ZERO_POINT], np.uint8))
+            zeros = self._add("ConstantOfShape", [count], f"{prefix}/zero_points", value=value)
+            self.zero_points[selected] = zeros
+        inputs = [smooth, scales, self.zero_points[selected]]
+        q = self._add("QuantizeLinear", inputs, f"{prefix}/q", axis=0)
+        return q, self._add("Unsqueeze", [scales, "int8.last_axis"], f"{prefix}/column")
+
+    def _selection(self, source: str) -> str:
+        """What selects the tokens of a matrix: the Gather of some of all tokens' states that it
+        comes from, or "" for all."""
+        while (maker := self.makers.get(source)) is not None and maker.input:
+            source = maker.input[0]
+            if maker.op_type == "Gather":
+                return "" if source in self.weights else str(maker.name)
+        return ""
 
     def _smallest_value(self, source: str) -> float | None:
         """The smallest value that an activation can have, where its op bounds it near zero."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.core.graphs import Role
 from engine.errors import SettingsError
+from engine.export.graphs import shortlist
 from engine.export.graphs.records import DEVICE_DECODING
 from engine.export.recipes import blockwise, fp16, int8
 from engine.export.recipes.quantizable_layers import quantizable_products, weighted_products
@@ -58,7 +59,10 @@ def _fp32(model: Any, context: GraphContext) -> Any:
 
 
 def _int8(model: Any, context: GraphContext) -> Any:
-    int8.quantize_per_token(model, context.smoothed, context.ranges)
+    decodes = context.role == "step"
+    int8.quantize_per_token(model, context.smoothed, context.ranges, matrices=decodes)
+    if decodes:
+        shortlist.rank_unscaled(model)
     return model
 
 
