@@ -146,7 +146,7 @@ def test_the_same_row_has_the_same_logits_to_the_bit() -> None:
     model_config = bundle_format.load(folder).description.model_config
     model = step(folder)
     feeds, real = step_smoothing._prompts(folder, model_config, model)
-    feeds["logit_rows"] = np.flatnonzero(real)
+    feeds |= {"logit_rows": np.flatnonzero(real), "whole_logits": np.array(True)}
     rows = real.reshape(feeds["tokens"].shape)
     whole = storage.watch(deepcopy(model), feeds, ["logits"])["logits"]
     first = 0
@@ -157,7 +157,7 @@ def test_the_same_row_has_the_same_logits_to_the_bit() -> None:
             for name, value in feeds.items()
             if value.ndim and name not in ("logit_rows", "picks")
         }
-        one |= {name: feeds[name] for name in ("picks", "scored")}
+        one |= {name: feeds[name] for name in ("picks", "scored", "whole_logits")}
         one["total"] = np.array(count, np.int32)
         one["logit_rows"] = np.arange(count)
         alone = storage.watch(deepcopy(model), one, ["logits"])["logits"]
