@@ -29,7 +29,7 @@ def add(model: Any, count: int) -> None:
     whole_logits, bool (), says whether the output logits is wanted; else it has no rows.
     """
     import numpy as np
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     graph = model.graph
     nodes = {node.name: node for node in graph.node}

@@ -190,8 +190,8 @@ class _Quantizer:
         return self.activations[source]
 
     def _token_scales(self, source: str) -> tuple[str, str]:
-        """Names of A's scales, (..., 1) or of a matrix (tokens,), and of A, smoothed where its range
-        is known."""
+        """Names of A's scales, (..., 1) or of a matrix (tokens,), and of A, smoothed where its
+        range is known."""
         prefix, smooth = f"{source}/int8", source
         if (factors := self._factors(source)) is not None:
             inverse = self._store(f"{prefix}/factors", 1 / factors)
