@@ -91,7 +91,7 @@ class OrtGraph:
         }
         self._page_locked = threading.local()
         self._captures = itertools.count(1)
-        self._options = _run_options(device)
+        self._options = _run_options()
 
     def under(self, options: Any) -> OrtGraph:
         """This graph, each call of which has these options of the runtime."""
@@ -177,7 +177,7 @@ class OrtGraph:
             return _BoundCall(self, binding, (inputs, outputs), self._options)
         # A captured step is too short for a stop to end it.
         number = next(self._captures)
-        options = _run_options(self._device, number)
+        options = _run_options(number)
         bound = _BoundCall(self, binding, (inputs, outputs), options, captures=True)
         # For CUDA this does nothing in ONNX Runtime 1.31.1: a capture lives as long as its session.
         release = getattr(self._session, "release_captured_graph", None)
@@ -308,7 +308,7 @@ class OrtBackend:
     def stoppable(self) -> tuple[OrtBackend, Callable[[], None]]:
         """See `protocol.Backend.stoppable`. The runtime looks between two nodes of a graph, so that
         a stop takes as long as the largest of them."""
-        backend, options = copy.copy(self), _run_options(self.device)
+        backend, options = copy.copy(self), _run_options()
         backend._graphs = {role: graph.under(options) for role, graph in self._graphs.items()}
         return backend, partial(setattr, options, "terminate", True)
 
@@ -428,10 +428,11 @@ class OrtBackend:
         return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
 
 
-def _run_options(device: Device, capture: int = -1) -> Any:
+def _run_options(capture: int = -1) -> Any:
     options = runtime().RunOptions()
-    if device.is_gpu:
-        options.add_run_config_entry("gpu_graph_id", str(capture))
+    # Also on a CPU, where it means nothing: each bound run asks for it, and what the runtime raises
+    # and catches where it is not set takes 50 microseconds.
+    options.add_run_config_entry("gpu_graph_id", str(capture))
     return options
 
 
