@@ -79,7 +79,6 @@ class OrtGraph:
 
     def __init__(self, file: Path, record: GraphRecord, session: Any, device: Device) -> None:
         self._file, self._record, self._session = file, record, session
-        self._device = device
         self._gpu = device.index if device.is_gpu else None
         self.inputs: tuple[str, ...] = tuple(i.name for i in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in session.get_outputs())
