@@ -67,7 +67,9 @@ WEIGHTS: Mapping[str, Callable[[Ints], Floats]] = {
 
 def divisor(pooling: str, weights: Floats) -> Floats:
     """What divides the weighted sum of `WEIGHTS`: (rows, 1)."""
-    total = np.maximum(weights.sum(axis=1, keepdims=True), np.float32(1e-9))
+    # Whole numbers, which float64 adds up exactly in any order.
+    whole = weights.sum(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+    total = np.maximum(whole, np.float32(1e-9))
     return np.asarray(np.sqrt(total) if pooling == "mean_sqrt_len_tokens" else total)
 
 
