@@ -117,7 +117,8 @@ class Candidates:
 
     def picked(self, index: Ints) -> Candidates:
         """Those at `index` of each group, int64 (groups, k)."""
-        return Candidates(*(_picked(getattr(self, f.name), index) for f in fields(self)))
+        at = _flat(index, self.tokens.shape[1])
+        return Candidates(*(getattr(self, f.name).take(at) for f in fields(self)))
 
 
 class BeamSearch:
@@ -181,7 +182,7 @@ class BeamSearch:
         running &= ~_has_enough(taken, config) & ~candidates.ending.all(axis=1)
         if not running.all():
             self._store(rows[~running], self.finished.take(groups[~running]))
-        self._assign_slots(beams, going_on.parents, running)
+        self._assign_slots(beams, going_on.parents, running, int(ages.max()))
         self._append(beams.slots, going_on, ages)
         self.beams.put(groups, beams)
         return StepResult(~running, len(groups))
@@ -204,13 +205,12 @@ class BeamSearch:
         options = sums.shape[2]
         sums = sums.reshape(len(rows), -1)
         best = top(sums, self.request.candidates)
+        at = _flat(best, sums.shape[1])
         parents = best // options
-        flat = None if tokens is None else tokens.reshape(len(rows), -1)
-        chosen = best % options if flat is None else _picked(flat, best)
+        chosen = best % options if tokens is None else tokens.take(at)
         ending = (chosen[..., None] == self.ends).any(axis=2)
         ending |= (ages >= self.request.limits[rows])[:, None]
-        logprobs = _picked(scores.reshape(len(rows), -1), best)
-        return Candidates(chosen, parents, _picked(sums, best), logprobs, ending)
+        return Candidates(chosen, parents, sums.take(at), scores.take(at), ending)
 
     def _ask(self, stop: Stop, beams: Beams, candidates: Candidates, rows: Ints) -> None:
         """Add to `ending` the candidates that `stop` ends; it is shown only those that go on."""
@@ -282,8 +282,9 @@ class BeamSearch:
             history = self.request.history(owners, output.ids[at], output.lengths[at])
             output.ended[at] |= self.stop(tails(history, self.tail))
 
-    def _assign_slots(self, beams: Beams, parents: Ints, running: Flags) -> None:
-        """Find every beam a slot with its parent's cache and tokens.
+    def _assign_slots(self, beams: Beams, parents: Ints, running: Flags, most: int) -> None:
+        """Find every beam a slot with its parent's cache and tokens, of which there are `most` at
+        most.
 
         The only beam of a parent stays in the parent's slot. Of several, the others go into slots
         that nobody continues; there only what differs has to be copied, from the first position on
@@ -292,7 +293,7 @@ class BeamSearch:
         stays = _first_of_equals(parents)
         parent_slots = _picked(beams.slots, parents)
         continued = np.zeros(parents.shape, np.bool_)
-        np.put_along_axis(continued, parents, True, axis=1)
+        continued.ravel()[_flat(parents, parents.shape[1])] = True
         slots = np.where(stays, parent_slots, 0)
         slots[~stays] = beams.slots[~continued]
         copied = ~stays & running[:, None]
@@ -300,11 +301,11 @@ class BeamSearch:
         beams.slots = slots
         if not len(targets):
             return
-        differ = self.origins[targets] != self.origins[sources]
-        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), self.request.most)
+        differ = self.origins[targets, :most] != self.origins[sources, :most]
+        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), most)
         self.cache.copy(targets, sources, starts)
         for of_slots in (self.origins, self.ids, self.logprobs):
-            of_slots[targets] = of_slots[sources]
+            of_slots[targets, :most] = of_slots[sources, :most]
 
     def _append(self, slots: Ints, chosen: Candidates, ages: Ints) -> None:
         """Give each slot, (groups, beams), its token."""
@@ -317,7 +318,8 @@ class BeamSearch:
 def _first_of_equals(values: Ints) -> Flags:
     """Which values have no equal before them in their row; int64 (rows, n)."""
     same = values[:, :, None] == values[:, None, :]
-    return np.asarray(~np.tril(same, -1).any(axis=2))
+    same &= np.tri(values.shape[1], k=-1, dtype=np.bool_)
+    return np.asarray(~same.any(axis=2))
 
 
 def _best_going_on(beams: Beams, candidates: Candidates) -> Candidates:
@@ -360,6 +362,11 @@ def _has_enough(taken: Flags, config: GenerationConfig) -> Flags:
 def _picked(array: NDArray[Any], index: Ints) -> NDArray[Any]:
     """Elements (rows, k, ...) of an array (rows, n, ...) at `index`, int64 (rows, k)."""
     return array[np.arange(len(array))[:, None], index]
+
+
+def _flat(index: Ints, width: int) -> Ints:
+    """Where elements (rows, k) of an array (rows, width) are in the flat array: int64 (rows, k)."""
+    return np.asarray(index + width * np.arange(len(index))[:, None])
 
 
 def top(scores: Scores, count: int) -> Ints:
