@@ -128,6 +128,19 @@ def test_positions(made: Path, family: str) -> None:
     assert model_config.position_limit == (0 if family in ("t5", "mt5") else 512)
 
 
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_beams_of_a_row_are_the_same_bits_alone_and_beside_longer_sources(
+    made: Path, family: str
+) -> None:
+    bundle = Bundle.load(made / f"{family}-int8")
+    texts = ["La", " ".join(PROMPTS * 3), PROMPTS[2], PROMPTS[0], "dog"]
+    settings: dict[str, Any] = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 9}
+    settings |= {"return_scores": True, "return_logprobs": True}
+    together = bundle(texts, **settings)
+    alone = [bundle([text], **settings) for text in texts]
+    assert together.to_pylist() == [row for table in alone for row in table.to_pylist()]
+
+
 # --- other configurations of a family
 
 
