@@ -198,7 +198,7 @@ class TimedBackend:
     def __init__(self, backend: Backend) -> None:
         self.backend, self.device = backend, backend.device
         self.ran, self.roles, self.cache_bytes = backend.ran, backend.roles, backend.cache_bytes
-        self.host, self.buffer = backend.host, backend.buffer
+        self.host, self.buffer, self.parts = backend.host, backend.buffer, backend.parts
         self.put, self.serially = backend.put, backend.serially
         self.telemetry = Telemetry()
 

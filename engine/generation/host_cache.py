@@ -97,6 +97,7 @@ class HostCache:
         self.positions = min(positions, max(POSITIONS, self._allocated()))
         self.buffers: dict[str, Value] = {}
         self.host: dict[str, NDArray[Any]] = {}
+        self.past = self._hold_past()
         for name, (shape, dtype) in self._shapes(picks).items():
             self._hold(name, shape, dtype)
         # A slot without a row is as short as can be.
@@ -159,12 +160,11 @@ class HostCache:
     def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
         starts = self.bases[sources] + starts
         stops = self.host["lengths"][sources]
-        caches = [array for name, array in self.host.items() if name.startswith("past.")]
+        past = self.past
         for slot, source, start, stop in zip(
             slots.tolist(), sources.tolist(), starts.tolist(), stops.tolist(), strict=True
         ):
-            for cache in caches:
-                cache[slot, :, start:stop] = cache[source, :, start:stop]
+            past[:, slot, :, start:stop] = past[:, source, :, start:stop]
         if self.long_rows:
             self.long_rows.copy(slots, sources)
 
@@ -175,8 +175,12 @@ class HostCache:
         moved = np.flatnonzero(order != np.arange(len(order)))
         self._move(moved, order[moved])
         self.slots = len(order)
+        self.past = self.past[:, : self.slots]
         for name, array in list(self.host.items()):
-            if array.ndim and len(array) and name != "picks":
+            if name.startswith("past."):
+                shape = (self.slots, *array.shape[1:])
+                self._take(name, self.backend.buffer(shape, array.dtype, self.buffers[name]))
+            elif array.ndim and len(array) and name != "picks":
                 self._hold(name, (self.slots, *array.shape[1:]), array.dtype)
         self.bases, self.taken = self.bases[: self.slots], self.taken[: self.slots]
         self._bind()
@@ -204,13 +208,26 @@ class HostCache:
 
     def _allocated(self) -> int:
         """Positions for which there is memory already."""
-        if (old := self.pool.allocations.get("past.0.key")) is None:
+        if (old := self.pool.allocations.get("past")) is None:
             return 0
-        return old.size // (4 * self.slots * self.decoder.cache_heads * self.decoder.head_dim)
+        d = self.decoder
+        return old.size // (8 * d.layers * self.slots * d.cache_heads * d.head_dim)
 
     def _hold(self, name: str, shape: Shape, dtype: DTypeLike) -> None:
-        self.buffers[name] = self.pool.buffer(self.backend, name, shape, dtype)
-        self.host[name] = self.backend.host(self.buffers[name])
+        self._take(name, self.pool.buffer(self.backend, name, shape, dtype))
+
+    def _take(self, name: str, buffer: Value) -> None:
+        self.buffers[name], self.host[name] = buffer, self.backend.host(buffer)
+
+    def _hold_past(self) -> NDArray[np.float32]:
+        """Self-attention's keys and values of all layers in one buffer, so that a slot's are copied
+        at once; float32 (2 x layers, slots, heads, positions, head_dim)."""
+        d = self.decoder
+        shape = (2 * d.layers, self.slots, d.cache_heads, self.positions, d.head_dim)
+        whole = self.pool.buffer(self.backend, "past", shape, np.float32)
+        for layer, part in zip(self._layers, self.backend.parts(whole), strict=True):
+            self._take(f"past.{layer}", part)
+        return self.backend.host(whole)
 
     def _reserve(self, positions: int) -> None:
         """See that every slot holds as many."""
@@ -218,17 +235,15 @@ class HostCache:
             return
         filled = self.positions
         self.positions = min(self.most, max(positions, 2 * filled))
-        for name in [name for name in self.host if name.startswith("past.")]:
-            old = self.host[name]
-            self._hold(name, (*old.shape[:2], self.positions, old.shape[3]), old.dtype)
-            # The larger buffer may be over the same memory: NumPy copies as if it were not.
-            self.host[name][:, :, :filled] = old[:, :, :filled]
+        old, self.past = self.past, self._hold_past()
+        # The larger buffer may be over the same memory: NumPy copies as if it were not.
+        self.past[:, :, :, :filled] = old[:, :, :, :filled]
         self._bind()
 
     def _shapes(self, picks: int) -> dict[str, tuple[Shape, DTypeLike]]:
-        """Shape and dtype of every buffer by its name as an input or output of the graph."""
+        """Shape and dtype of every buffer besides `past`, by its name as an input or output of the
+        graph."""
         d, count = self.decoder, self.slots
-        past = (count, d.cache_heads, self.positions, d.head_dim)
         cross = (count, d.cache_heads, self.feeds["input_ids"].shape[1], d.head_dim)
         shapes: dict[str, tuple[Shape, DTypeLike]] = {
             "tokens": ((count, 1) if d.causal else (count,), np.int64),
@@ -240,17 +255,15 @@ class HostCache:
             "best": ((count, picks), np.int64),
             "best_scores": ((count, picks), np.float32),
         }
-        layers = [f"{n}.{part}" for n in range(d.layers) for part in PARTS]
-        shapes |= {f"past.{layer}": (past, np.float32) for layer in layers}
         if self.spares:
             shapes[_WHOLE] = ((), np.bool_)
         if d.long_from:
             shapes["rotary_offset"] = ((count,), np.int64)
         if d.causal:
             return {**shapes, "logit_rows": ((count,), np.int64)}
-        shapes |= {f"cross.{layer}": (cross, np.float32) for layer in layers}
+        shapes |= {f"cross.{layer}": (cross, np.float32) for layer in self._layers}
         last = (count, 1, d.heads * d.head_dim)
-        shapes |= {f"last.{layer}": (last, np.float32) for layer in layers}
+        shapes |= {f"last.{layer}": (last, np.float32) for layer in self._layers}
         return {**shapes, "source_last": ((count,), np.int32), "source_total": ((), np.int32)}
 
     def _bind(self) -> None:
@@ -331,8 +344,12 @@ class HostCache:
         return inputs
 
     @property
+    def _layers(self) -> list[str]:
+        return [f"{n}.{part}" for n in range(self.decoder.layers) for part in PARTS]
+
+    @property
     def _pasts(self) -> list[str]:
-        return [name for name in self.host if name.startswith("past.")]
+        return [f"past.{layer}" for layer in self._layers]
 
     @cached_property
     def _unread(self) -> dict[str, Value]:

@@ -343,6 +343,10 @@ class OrtBackend:
         assert memory is not None
         return OrtBuffer(memory, memory[:size].view(dtype).reshape(shape))
 
+    def parts(self, buffer: OrtBuffer) -> list[OrtBuffer]:
+        assert buffer.array is not None, "a buffer on a GPU has no parts"
+        return [OrtBuffer(part.reshape(-1).view(np.uint8), part) for part in buffer.array]
+
     def _gpu_buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None) -> OrtBuffer:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if old and old.value.tensor_size_in_bytes() >= size:

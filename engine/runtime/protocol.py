@@ -71,6 +71,9 @@ class Backend(Protocol):
         with its content, or else zeros. On a GPU only `Graph.bind` takes a buffer in an old one's
         memory."""
 
+    def parts(self, buffer: Value) -> list[Value]:
+        """The entries of a buffer on the host along its first axis, as buffers in its memory."""
+
     def put(self, buffer: Value, array: NDArray[Any]) -> None:
         """Overwrite a whole buffer."""
 

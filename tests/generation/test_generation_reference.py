@@ -150,7 +150,7 @@ class TorchBackend:
         assert name == "step"
         return TorchStep(self.model, self.layers)
 
-    buffer, serially = FakeBackend.buffer, FakeBackend.serially
+    buffer, parts, serially = FakeBackend.buffer, FakeBackend.parts, FakeBackend.serially
 
     def host(self, value: Any) -> NDArray[Any]:
         return value.array if isinstance(value, Buffer) else np.asarray(value.numpy())

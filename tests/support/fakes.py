@@ -227,6 +227,9 @@ class FakeBackend:
             memory = old.memory
         return Buffer(memory[:size].reshape(shape), memory)
 
+    def parts(self, buffer: Buffer) -> list[Buffer]:
+        return [Buffer(part, part.reshape(-1)) for part in buffer.array]
+
     def put(self, buffer: Buffer, array: NDArray[Any]) -> None:
         buffer.array[...] = array
 
