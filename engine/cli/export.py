@@ -26,7 +26,7 @@ _Force = Annotated[
     typer.Option("--force", help="Write the bundle although a check failed; it is marked."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-_RECIPES = "fp32, int8, int8-tensor, int8-weight, int4-weight or fp16."
+_RECIPES = "fp32, int8, int8-static, int8-tensor, int8-weight, int4-weight or fp16."
 
 
 def export(

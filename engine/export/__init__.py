@@ -138,9 +138,11 @@ def _planned(
         task_head,
         task_inference,
     )
+    from engine.export.recipes import table
 
     kinds = (embedding_modules.embeds(checkpoint), reranker.reranks(checkpoint))
     resolved = task_inference.resolve_task(task, checkpoint.config, *kinds)
+    table.check_applies(recipe, resolved.decodes, resolved.name)
     notes += task_head.check(checkpoint, resolved, force)
     conversion.check_supported(checkpoint, resolved)
     if resolved.name == "feature-extraction":

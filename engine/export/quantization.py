@@ -54,10 +54,12 @@ def write_bundle(
         progress: Called with one line before each stage.
 
     Raises:
-        SettingsError: The recipe changes no graph of the bundle.
+        SettingsError: The recipe changes no graph of the bundle, or is not for such models.
         ExportError: The bundle exceeds the limits.
         InputError: A row is not what the task takes.
     """
+    decodes = plain.description.model_config.decoder is not None
+    table.check_applies(recipe, decodes, plain.description.task)
     progress(f"writing the graphs ({recipe})")
     graphs = rewritten_graphs(recipe, plain)
     storage.save(graphs, folder)
@@ -144,7 +146,9 @@ def _rewritten(
         smoothed = step_smoothing.smooth(model, watched) > 0
     if graph.role == "step" and recipe.shortlist:
         shortlist.add(model, recipe.shortlist)
-    context = GraphContext(graph.role, smoothed, ranges, on_gpu)
+    texts = encode(plain.path, model_config) if recipe.encoders_only else {}
+    length = model_config.max_length
+    context = GraphContext(graph.role, smoothed, ranges, on_gpu, texts, length)
     if recipe.for_gpu and file in PACKED:
         return _padded_and_packed(file, model, recipe, context, plain)
     return {file: recipe.rewrite(model, context)}

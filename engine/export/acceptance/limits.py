@@ -58,6 +58,7 @@ _PER_TOKEN = Limit(BATCH_EFFECT, 0.0 if "avx2" in hardware.cpu()[1] else 1e-4, i
 # By the recipe's name.
 LIMITS: Mapping[str, tuple[Limit, ...]] = {
     "int8": (*_INT8, _PER_TOKEN),
+    "int8-static": (*_INT8, _PER_TOKEN),
     "int8-tensor": _INT8,
     "int8-weight": _INT8,
     "int4-weight": _INT4,

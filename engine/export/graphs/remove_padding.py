@@ -42,13 +42,14 @@ _PACKING = {
 _TO_SUM = ("MatMul", "Add", "Mul", "Cast", "SkipLayerNormalization")
 
 
-def remove_padding(model: Any, max_length: int) -> bool:
+def remove_padding(model: Any, max_length: int, *, fused: bool = True) -> bool:
     """Rewrite an encoder's float32 graph in place.
 
     Args:
         model: An ONNX ModelProto whose inputs are input_ids, attention_mask and, if it has them,
             token_type_ids, int64 (rows, length), rows padded on the right.
         max_length: Tokens of a row at most.
+        fused: Make one node of a sum with its norm, and of a bias with its activation.
 
     Returns:
         False, with the graph unchanged, where its attention is of another kind (DeBERTa's, or that
@@ -57,7 +58,8 @@ def remove_padding(model: Any, max_length: int) -> bool:
     copy = type(model)()
     copy.CopyFrom(model)
     _bypass_identities(copy.graph)
-    _fuse(copy)
+    if fused:
+        _fuse(copy)
     index = GraphIndex(copy.graph)
     try:
         _PaddingRemover(copy.graph, index).run(find_attentions(copy, index, max_length))

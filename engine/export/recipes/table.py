@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.graphs import Role
+from engine.core.types import Ints
 from engine.errors import SettingsError
-from engine.export.graphs import shortlist
+from engine.export.graphs import flat_tokens, shortlist
 from engine.export.graphs.records import DEVICE_DECODING
-from engine.export.recipes import blockwise, fp16, int8
+from engine.export.recipes import blockwise, fp16, int8, int8_static
 from engine.export.recipes.quantizable_layers import quantizable_products, weighted_products
 
 
@@ -26,12 +27,17 @@ class GraphContext:
         smoothed: As `bundle.Description.smoothed`.
         ranges: As `smoothquant.activation_ranges`; empty where the recipe does not need them.
         on_gpu: The model decodes on a GPU alone, with its KV caches there in float16.
+        sentences: An encoder's inputs, int64 (rows, length), as `sentences.encode` gives them;
+            empty where the recipe does not need them.
+        max_length: Tokens of a row at most.
     """
 
     role: Role
     smoothed: bool
     ranges: Mapping[str, NDArray[np.float32]]
     on_gpu: bool
+    sentences: Mapping[str, Ints] = field(default_factory=dict)
+    max_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Recipe:
         shortlist: Candidate tokens whose logits a step graph computes again in float32, where the
             head is quantized; 0 where it is not.
         for_gpu: Whether it rewrites the graphs for a GPU; else those for the CPU.
+        encoders_only: Whether it needs a model that encodes and does not generate.
     """
 
     summary: str
@@ -52,6 +59,7 @@ class Recipe:
     needs_ranges: bool = False
     shortlist: int = 0
     for_gpu: bool = False
+    encoders_only: bool = False
 
 
 def _fp32(model: Any, context: GraphContext) -> Any:
@@ -63,6 +71,12 @@ def _int8(model: Any, context: GraphContext) -> Any:
     int8.quantize_per_token(model, context.smoothed, context.ranges, matrices=decodes)
     if decodes:
         shortlist.rank_unscaled(model)
+    return model
+
+
+def _int8_static(model: Any, context: GraphContext) -> Any:
+    flat_tokens.flatten_tokens(model, context.max_length)
+    int8_static.quantize(model, context.sentences)
     return model
 
 
@@ -104,6 +118,11 @@ RECIPES: Mapping[str, Recipe] = {
         "does not depend on its batch",
         _int8, needs_ranges=True, shortlist=16,
     ),
+    "int8-static": Recipe(
+        "as int8, with a fixed scale for activations whose tokens differ little, and padding in the "
+        "attention alone: for encoders on a CPU with VNNI",
+        _int8_static, encoders_only=True,
+    ),
     "int8-tensor": Recipe(
         "weights per channel, activations with one scale for all rows of a batch, as in ONNX "
         "Runtime's dynamic quantization: for comparison",
@@ -124,6 +143,19 @@ RECIPES: Mapping[str, Recipe] = {
         _fp16, for_gpu=True,
     ),
 }  # fmt: skip
+
+
+def check_applies(name: str, decodes: bool, task: str) -> None:
+    """Refuse a recipe for encoders where a model generates.
+
+    Raises:
+        SettingsError: It does.
+    """
+    if RECIPES[name].encoders_only and decodes:
+        raise SettingsError(
+            f"recipe: {name} is for models that encode; one for {task} generates",
+            "take int8, whose scales follow each token",
+        )
 
 
 def recipe(name: str) -> Recipe:
