@@ -62,7 +62,10 @@ _CPU_CACHE_BYTES, _GPU_CACHE_SHARE, _GPU_CACHES = 1 << 30, 3, 2
 # The first turns a Gather of positions into a Slice, whose ends the host waits for; the second
 # makes a Gemm, for which the bias is written out for every row first and read back: on an H200 that
 # took a quarter of BERT-base's time.
-_DISABLED_FUSIONS = ("GatherToSliceFusion", "MatMulAddFusion")
+_GPU_DISABLED_FUSIONS = ("GatherToSliceFusion", "MatMulAddFusion")
+# The first takes ten times as long as a sum and LayerNormalization, which sums with vectors; the
+# second has no AVX-512 kernel, and Gelu has one: a sum and Gelu take three quarters of its time.
+_CPU_DISABLED_FUSIONS = ("SkipLayerNormFusion", "BiasGeluFusion")
 # Shared by all work on the GPUs of this process; a capture holds it alone.
 _GPU_LOCK = ReadWriteLock()
 _DTYPES = {
@@ -387,7 +390,9 @@ class OrtBackend:
                     options,
                     providers=self._providers(graph),
                     enable_fallback=False,
-                    disabled_optimizers=list(_DISABLED_FUSIONS) if on_gpu else None,
+                    disabled_optimizers=list(
+                        _GPU_DISABLED_FUSIONS if on_gpu else _CPU_DISABLED_FUSIONS
+                    ),
                 )
         except Exception as error:  # as above: no common base
             if not from_runtime(error):

@@ -197,7 +197,8 @@ class FarRuntime:
         disabled_optimizers: list[str] | None,
     ) -> Any:
         assert not enable_fallback
-        assert bool(disabled_optimizers) == (providers != [CPU])
+        on_gpu = providers != [CPU]
+        assert ("SkipLayerNormFusion" in (disabled_optimizers or [])) != on_gpu
         if providers == [CPU]:
             return onnxruntime.InferenceSession(file, options, providers=providers)
         assert providers[0][0] == CUDA

@@ -119,8 +119,8 @@ RECIPES: Mapping[str, Recipe] = {
         _int8, needs_ranges=True, shortlist=16,
     ),
     "int8-static": Recipe(
-        "as int8, with a fixed scale for activations whose tokens differ little, and padding in the "
-        "attention alone: for encoders on a CPU with VNNI",
+        "as int8, with one fixed scale where tokens differ little, and padding in the attention "
+        "alone: for encoders on a CPU with VNNI",
         _int8_static, encoders_only=True,
     ),
     "int8-tensor": Recipe(
