@@ -61,6 +61,9 @@ class _Flattener:
                 self.nodes.append(node)
         graph_edits.set_items(self.graph.node, self.nodes)
         graph_edits.sort(self.graph)
+        read = {name for node in self.graph.node for name in graph_edits.reads(node)}
+        weights = [w for w in self.graph.initializer if w.name in read]
+        graph_edits.set_items(self.graph.initializer, weights)
 
     def _locate_tokens(self) -> None:
         """Compute `token_indices` and `inverse_indices` (see `runtime.packing`), and what is added

@@ -74,7 +74,7 @@ def test_int8_of_a_bundle_is_int8_of_its_checkpoint(
     assert files[0] == files[1]
 
 
-def test_only_per_token_scales_make_a_row_independent_of_its_batch(
+def test_only_scales_of_no_batch_make_a_row_independent_of_its_batch(
     tiny_bundles: Path, tmp_path: Path
 ) -> None:
     apart = {}
@@ -83,6 +83,7 @@ def test_only_per_token_scales_make_a_row_independent_of_its_batch(
         gate = bundle_format.load(tmp_path / recipe).description.gate
         apart[recipe] = gate["figures"][BATCH_EFFECT]["value"]
     assert apart["int8"] == 0
+    assert apart["int8-static"] == 0
     assert apart["int8-tensor"] > 1e-6
 
 

@@ -1,0 +1,104 @@
+"""Encoders whose attention alone computes padding give what those with padding give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support import checkpoints
+from support.bundles import bundle_of, checkpoint_of
+
+from engine.bundle import format as bundle_format
+
+pytest.importorskip("optimum.exporters.onnx")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from engine.export.acceptance import packing
+from engine.export.graphs import storage
+from engine.export.graphs.flat_tokens import flatten_tokens
+
+ENCODERS = {
+    "bert": "feature-extraction",
+    "distilbert": "question-answering",
+    "roberta": "text-classification",
+    "albert": "token-classification",
+    "electra": "feature-extraction",
+    "mpnet": "fill-mask",
+}
+# Attention of another kind, and a decoder behind the encoder.
+KEEP_PADDING = {"deberta-v2": "feature-extraction", "bart": "text-classification"}
+SHAPES = (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8), ([1, 1], 1))
+
+
+def encoder(family: str) -> tuple[Any, int]:
+    """A family's small graph and its padding's id."""
+    task = {**ENCODERS, **KEEP_PADDING}[family]
+    folder = bundle_of(checkpoint_of(checkpoints.encoder, family, task), task)
+    config = bundle_format.load(folder).description.model_config
+    return storage.load(folder, ("model.onnx",))["model.onnx"], config.pad_id
+
+
+def rows(lengths: list[int], width: int, pad: int) -> dict[str, Any]:
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.where(mask == 1, np.random.default_rng(0).integers(5, 50, mask.shape), pad)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * mask}
+
+
+def copy_of(model: Any) -> Any:
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_outputs_with_flat_tokens_are_the_same(family: str) -> None:
+    plain, pad = encoder(family)
+    flat = copy_of(plain)
+    assert flatten_tokens(flat, 64)
+    assert [i.name for i in flat.graph.input] == [i.name for i in plain.graph.input]
+    ops = [node.op_type for node in flat.graph.node]
+    assert ops.count("Softmax") == 2
+    assert "PackedMultiHeadAttention" not in ops
+    for lengths, width in SHAPES:
+        feeds = rows(lengths, width, pad)
+        expected = packing.outputs(copy_of(plain), feeds)
+        assert packing.largest_error(copy_of(flat), expected, feeds) < 1e-5
+
+
+@pytest.mark.parametrize("family", KEEP_PADDING)
+def test_a_graph_with_another_attention_keeps_its_padding(family: str) -> None:
+    plain, _ = encoder(family)
+    flat = copy_of(plain)
+    assert not flatten_tokens(flat, 64)
+    assert flat == plain
+
+
+def test_the_scale_of_scores_is_in_the_weights_of_the_queries() -> None:
+    plain, _ = encoder("bert")
+    flatten_tokens(plain, 64)
+    scaled = [w.name for w in plain.graph.initializer if w.name.endswith("_scaled")]
+    assert (
+        sorted(name.rpartition("/")[2] for name in scaled)
+        == ["Add_scaled"] * 2 + ["MatMul_scaled"] * 2
+    )
+    scores = [node for node in plain.graph.node if node.name.endswith("/scores")]
+    followers = {n.op_type for n in plain.graph.node for s in scores if s.output[0] in n.input}
+    assert followers == {"Add"}
+
+
+def test_queries_that_others_read_are_scaled_apart() -> None:
+    """The weights of a product with another reader must stay what they were."""
+    from onnx import TensorProto, helper
+
+    plain, pad = encoder("bert")
+    matmul = next(n for n in plain.graph.node if "query/MatMul" in n.name)
+    queries = next(n for n in plain.graph.node if matmul.output[0] in n.input).output[0]
+    plain.graph.node.append(helper.make_node("Neg", [queries], ["other"], "other"))
+    plain.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
+    flat = copy_of(plain)
+    assert flatten_tokens(flat, 64)
+    feeds = rows([9, 3, 8], 9, pad)
+    expected = packing.outputs(copy_of(plain), feeds)
+    assert packing.largest_error(flat, expected, feeds) < 1e-5
