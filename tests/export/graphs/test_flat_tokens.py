@@ -95,7 +95,7 @@ def test_queries_that_others_read_are_scaled_apart() -> None:
     plain, pad = encoder("bert")
     matmul = next(n for n in plain.graph.node if "query/MatMul" in n.name)
     queries = next(n for n in plain.graph.node if matmul.output[0] in n.input).output[0]
-    plain.graph.node.append(helper.make_node("Neg", [queries], ["other"], "other"))
+    plain.graph.node.append(helper.make_node("Neg", [queries], ["other"], "negative"))
     plain.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, None))
     flat = copy_of(plain)
     assert flatten_tokens(flat, 64)
