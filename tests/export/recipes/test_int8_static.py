@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from engine.export import export, quantize
 from engine.export.acceptance.limits import BATCH_EFFECT
 from engine.export.graphs import storage
 from engine.export.recipes.int8_static import fixed_scale
-from engine.export.sentences import SENTENCES
+from engine.export.sentences import SENTENCES, encode
 from engine.pipeline import Bundle
 
 RECIPE = "int8-static"
@@ -104,8 +105,6 @@ def test_sums_are_those_of_whole_numbers() -> None:
         integers = node.input[0]
         model.graph.output.append(helper.make_empty_tensor_value_info(integers))
     encoded = bundle_format.load(folder).description.model_config
-    from engine.export.sentences import encode
-
     outputs = {name for node in fixed for name in (node.input[0], node.output[0])}
     values = storage.watch(model, encode(folder, encoded), sorted(outputs))
     for node in fixed:
@@ -144,9 +143,14 @@ def test_weights_that_layers_share_are_stored_once() -> None:
     assert sizes[1] < 1.5 * sizes[0]
 
 
-def test_a_real_classifier_is_within_its_limits(trained: Path, tmp_path: Path) -> None:
+def test_a_real_classifier_is_within_its_limits(
+    shared: Path, trained: Path, tmp_path: Path
+) -> None:
+    lines = (shared / "data" / "sst2" / "dev.tsv").read_text().splitlines()[1:41]
+    rows = [json.dumps({"text": line.split("\t")[0]}) for line in lines]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     source = bundle_of(trained / "minilm-sst2", "text-classification")
-    report = quantize(source, tmp_path / "out", recipe=RECIPE)
+    report = quantize(source, tmp_path / "out", recipe=RECIPE, sample=tmp_path / "rows.jsonl")
     figures = {name: figure["value"] for name, figure in report.gate["figures"].items()}
     assert figures[BATCH_EFFECT] == 0
     assert figures["same label where fp32 is sure"] == 1
