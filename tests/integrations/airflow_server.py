@@ -53,6 +53,7 @@ class Airflow:
             "API__HOST": "127.0.0.1",
             "API__WORKERS": 1,
             "API__SECRET_KEY": "a key of this harness, and of nothing else; " * 2,
+            "API__ENABLE_XCOM_DESERIALIZE_SUPPORT": True,  # asked for by versions before 3.1
             "API_AUTH__JWT_SECRET": "another key of this harness, for its tokens; " * 2,
             "LOGGING__BASE_LOG_FOLDER": home / "logs",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 20,

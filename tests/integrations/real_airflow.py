@@ -308,7 +308,8 @@ def try_parsing(airflow: Airflow) -> dict[str, Any]:
 
 
 def try_listing(airflow: Airflow) -> dict[str, Any]:
-    listed = json.loads(airflow.command("providers", "list", "-o", "json"))
+    printed = airflow.command("providers", "list", "-o", "json")
+    listed = json.loads(printed[printed.index("[{") :])  # older versions log before it
     own = [provider for provider in listed if provider["package_name"] == "corpus-engine"]
     return {"listed": own, "holds": len(own) == 1}
 
