@@ -104,6 +104,8 @@ def _bart(model: Any) -> Blueprint:
     if table is None:
         first, table = positions.padding_idx + 1, positions.weights
     bias = getattr(model, "final_logits_bias", None)
+    # Most have one of zeros, which would be added to every logit of every step.
+    has_bias = bias is not None and bool(bias.any())
     return Blueprint(
         embedding=embedding,
         layers=[bart_layer(layer) for layer in decoder.layers],
@@ -116,7 +118,7 @@ def _bart(model: Any) -> Blueprint:
         norm_first=config.model_type in ("mbart", "m2m_100", "pegasus", "blenderbot"),
         embedding_scale=float(config.d_model**0.5) if config.scale_embedding else 1.0,
         positions=array_of(table)[first:],
-        head_bias=None if bias is None else array_of(bias)[0],
+        head_bias=array_of(bias)[0] if has_bias else None,
         embedding_norm=norm_or_none(getattr(decoder, "layernorm_embedding", None)),
         last_norm=norm_or_none(getattr(decoder, "layer_norm", None)),
     )

@@ -18,7 +18,7 @@ pytest.importorskip("optimum.exporters.onnx")
 from engine.bundle import format as bundle_format
 from engine.core.device import CPU
 from engine.core.types import Ints
-from engine.export.graphs import shortlist, storage
+from engine.export.graphs import architectures, shortlist, storage
 from engine.export.recipes import int8
 from engine.generation.host_cache import HostCache
 from engine.runtime.backend import OrtBackend
@@ -113,6 +113,20 @@ def test_matrices_are_quantized_as_other_tensors_are(
         answers.append(_outputs(model))
     for name, values in answers[0].items():
         assert np.array_equal(values, answers[1][name]), name
+
+
+def test_a_bias_of_zeros_is_not_added_to_the_logits() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = ("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim")
+    config = transformers.BartConfig(
+        **dict(zip(sizes, (60, 16, 1, 1, 16), strict=True)), decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=16,
+    )  # fmt: skip
+    model = transformers.BartForConditionalGeneration(config)
+    assert architectures.blueprint(model).head_bias is None
+    model.final_logits_bias[0, 3] = 0.5
+    bias = architectures.blueprint(model).head_bias
+    assert np.array_equal(np.flatnonzero(bias), [3])
 
 
 def _outputs(model: Any) -> dict[str, NDArray[Any]]:
