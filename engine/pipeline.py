@@ -300,7 +300,9 @@ class Bundle:
             return workers
         if self.backend.device.is_gpu:
             return 1 if self.model_config.decoder else 2
-        return max(1, min(MAX_WORKERS, cores() // (self._loading.get("threads", 0) or 1)))
+        # One where another has made the backend, whose threads are not known.
+        threads = self._loading.get("threads", cores()) or 1
+        return max(1, min(MAX_WORKERS, cores() // threads))
 
     def _open_tokenizer(self, max_length: int, side: str) -> Tokenizer:
         file = self.folder.path / bundle_format.TOKENIZER

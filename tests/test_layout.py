@@ -77,7 +77,7 @@ HOMES = {
     "queue": {"runner/threads.py", "runner/publisher.py"},
     "concurrent": {
         "runner/threads.py", "answering/in_flight.py", "data/object_files.py",
-        "runtime/gpu_serialization.py",
+        "runtime/gpu_serialization.py", "runtime/backend.py",  # sessions are created side by side
     },
     "multiprocessing": set(),
     "asyncio": set(),

@@ -21,6 +21,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -288,7 +289,10 @@ class OrtBackend:
             preload()
         captures = device.is_gpu and any(graph.captured for graph in graphs)
         self._serial = SerialExecutor() if captures else None
-        self._graphs = {graph.role: self._load(folder, graph, threads) for graph in graphs}
+        # On a CPU side by side: the runtime creates a session without Python's lock.
+        with ThreadPoolExecutor(1 if device.is_gpu else max(1, len(graphs))) as pool:
+            loaded = pool.map(lambda graph: self._load(folder, graph, threads), graphs)
+            self._graphs = {graph.role: each for graph, each in zip(graphs, loaded, strict=True)}
 
     @property
     def roles(self) -> frozenset[Role]:
