@@ -43,10 +43,18 @@ def worst_layers(plain: BundleFolder, rewritten: Path) -> tuple[str, ...]:
 
 def _added_errors(plain: BundleFolder, rewritten: Path, name: str) -> list[tuple[float, str]]:
     models = [storage.load(path, (name,))[name] for path in (plain.path, rewritten)]
-    products = weighted_products(models[0].graph)
-    ends = [(node.name, node.input[0], node.output[0]) for node in products]
+    graph, computed = models[0].graph, _computed(models[1].graph)
+    sums = {
+        name: node.output[0] for node in graph.node if node.op_type == "Add" for name in node.input
+    }
+    ends = []
+    for node in weighted_products(graph):
+        output = node.output[0]
+        # A recipe may add the bias inside the product.
+        output = output if output in computed else sums.get(output, output)
+        ends.append((node.name, node.input[0], output))
     watched = {tensor for _, source, output in ends for tensor in (source, output)}
-    shared = sorted(watched & _computed(models[1].graph) - {i.name for i in models[0].graph.input})
+    shared = sorted(watched & computed - {i.name for i in graph.input})
     batch = encode(plain.path, plain.description.model_config)
     expected, actual = (storage.watch(model, batch, shared) for model in models)
     errors = _errors(expected, actual, batch["attention_mask"] == 1)
@@ -60,10 +68,12 @@ def _computed(graph: Any) -> set[str]:
 def _errors(
     expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]], real: NDArray[Any]
 ) -> dict[str, float]:
-    """Relative errors by tensor, without padding; NaN counts as infinite."""
+    """Relative errors by tensor, without padding, which `actual` may lack; NaN counts as
+    infinite."""
     errors = {}
     for name, values in expected.items():
         at = real if values.shape[:2] == real.shape else ...
-        error = relative_error(values[at], actual[name][at])
+        is_flat = actual[name].ndim < values.ndim
+        error = relative_error(values[at], actual[name] if is_flat else actual[name][at])
         errors[name] = float(np.nan_to_num(error, nan=np.inf))
     return errors

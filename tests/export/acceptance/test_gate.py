@@ -136,17 +136,18 @@ def ruined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("recipe", ["int8", "int8-static"])
 def test_a_model_that_int8_ruins_is_refused_with_its_layers_named(
-    ruined: Path, tmp_path: Path
+    ruined: Path, tmp_path: Path, recipe: str
 ) -> None:
     with pytest.raises(ExportError, match="exceeds its accuracy limits") as caught:
-        quantize(ruined / "fp32", tmp_path / "out", recipe="int8")
+        quantize(ruined / "fp32", tmp_path / "out", recipe=recipe)
     first = str(caught.value).partition("worst layers: ")[2].split(" ")[0]
     assert first == "/bert/encoder/layer.0/output/dense/MatMul"
     assert "--force" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ExportError, match=r"layer\.0/output/dense"):
-        export(str(ruined / "ruined"), tmp_path / "out", task="text-classification", recipe="int8")
+        export(str(ruined / "ruined"), tmp_path / "out", task="text-classification", recipe=recipe)
     assert list(tmp_path.iterdir()) == []
 
 
