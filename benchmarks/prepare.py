@@ -41,6 +41,9 @@ MODELS: dict[str, tuple[str, str, Callable[..., Any] | None, str, tuple[str, ...
     "flan-t5-small": ("flan-t5-small", "", None, "", ()),
 }  # fmt: skip
 RECIPES = ("fp32", "int8")
+# Besides, of models that encode.
+ENCODER_RECIPES = ("int8-static",)
+GENERATING = ("translation", "summarization", "text2text-generation", "text-generation")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def prepare(name: str, workload: Workload, rows: int, sources: Sources) -> dict[
         table = pa.table({"text": written})
         with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-    bundles = {recipe: _bundle(checkpoint, workload.task, recipe) for recipe in RECIPES}
+    recipes = RECIPES if workload.task in GENERATING else (*RECIPES, *ENCODER_RECIPES)
+    bundles = {recipe: _bundle(checkpoint, workload.task, recipe) for recipe in recipes}
     if workload.real:
         outputs = _output_tokens(bundles["fp32"], written, workload)
     return {

@@ -24,7 +24,7 @@ SETTINGS = [
     {"workers": 2, "batch_tokens": 2048},
     {"workers": 1, "batch_tokens": 2048},
 ]
-VARIANTS = {"fp32": SETTINGS, "int8": SETTINGS}
+VARIANTS = {"fp32": SETTINGS, "int8": SETTINGS, "int8-static": SETTINGS}
 ANSWERS: dict[str, Callable[[Any], list[Any]]] = {
     "feature-extraction": lambda table: list(
         table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
