@@ -50,7 +50,7 @@ def _limits(
 _INT8 = _limits(cosine=0.99, worst=0.95, same=0.93, shift=0.04, sure=0.97, text=60)
 _INT4 = _limits(cosine=0.97, worst=0.85, same=0.85, shift=0.08, sure=0.95, text=40)
 _FP16 = _limits(cosine=0.9995, worst=0.999, same=0.98, shift=0.005, sure=0.995, text=90)
-# With per-token scales a row does not depend on its batch, to the bit: integers add up exactly, and
+# With fixed or per-token scales a row does not depend on its batch, to the bit: integers are exact;
 # the kernels for AVX2 and AVX-512 add floats in the order of a row's own tokens, whatever stands
 # beside them. Those of other CPUs may not in what int8 leaves in float32.
 _PER_TOKEN = Limit(BATCH_EFFECT, 0.0 if "avx2" in hardware.cpu()[1] else 1e-4, is_maximum=True)
