@@ -26,11 +26,11 @@ def main() -> None:
     try:
         code = commands.call()
     except KeyboardInterrupt:
-        interrupt.leave("stopped")
+        interrupt.leave_stopped()
     except Exception:
         # What becomes of a KeyboardInterrupt on its way through a library.
         if interrupt.received():
-            interrupt.leave("stopped")
+            interrupt.leave_stopped()
         raise
     interrupt.finish(code)
     sys.exit(code)

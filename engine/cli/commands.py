@@ -96,11 +96,11 @@ class Interruptible(TyperGroup):
             with terminal.usage_errors():
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise Stopped("stopped") from error
+            raise Stopped("stopped", interrupt.HINT) from error
         except (EngineError, ImportError) as error:
             # Modules of C make an ImportError of a signal that comes while they are imported.
             if interrupt.received() and not isinstance(error, Stopped):
-                raise Stopped("stopped") from error
+                raise Stopped("stopped", interrupt.HINT) from error
             raise
         except BrokenPipeError:
             # The reader of our output has gone, as `head` does; typer would exit with 1.
@@ -151,7 +151,7 @@ def call() -> int:
     except SystemExit as end:
         # typer's own, where the signal came before the command.
         if interrupt.received() and end.code in (1, 128 + signal.SIGINT):
-            interrupt.leave("stopped")
+            interrupt.leave_stopped()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         # A signal may come as another exception; see `main`.

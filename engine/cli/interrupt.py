@@ -31,7 +31,7 @@ STOPPED = 75
 PATIENCE_SECONDS = 2.2
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-_HINT = "run the same command again to go on"
+HINT = "run the same command again to go on"
 
 _received: list[int] = []
 _state: dict[str, int] = {}
@@ -75,6 +75,11 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def leave_stopped() -> NoReturn:
+    """End the process as a signal does that came within the command."""
+    leave(f"stopped\nhint: {HINT}")
+
+
 def leave(text: str, code: int = STOPPED) -> NoReturn:
     """End the process with a message, and without threads that are inside of a library's call; what
     a run keeps is on the disk by then."""
@@ -101,7 +106,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_at_once(text: str) -> NoReturn:
-    _say(f"{text}\nhint: {_HINT}")
+    _say(f"{text}\nhint: {HINT}")
     os._exit(STOPPED)
 
 

@@ -368,7 +368,7 @@ def test_an_interrupt_between_runs_ends_as_one_within(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 75
-    assert capfd.readouterr().err == "error: stopped\n"
+    assert capfd.readouterr().err == ("error: stopped\nhint: run the same command again to go on\n")
 
 
 STUCK = """

@@ -25,6 +25,7 @@ from support.fakes import (
 from support.runs import BoomError, content, corpus
 
 import engine
+from engine.core import activity
 from engine.core.share import Share, dealt, share_of
 from engine.core.types import CorpusFile, Split
 from engine.demo import BUNDLE
@@ -472,9 +473,14 @@ def test_a_plan_of_a_share_is_of_its_parts(tmp_path: Path, bundle: Path, corpus:
 
 def test_a_stopped_share_says_how_to_go_on(tmp_path: Path, bundle: Path, corpus: Path) -> None:
     stop = threading.Event()
-    backend = FakeBackend(before=lambda number: stop.set() if number == 2 else None)
+
+    def before(number: int) -> None:
+        if number == 2:
+            stop.set()
+            activity.current().stop.wait(60)  # or the share ends before anybody looks
+
     with pytest.raises(Stopped) as caught:
-        go(bundle, corpus, tmp_path / "out", "1/2", backend, stop=stop)
+        go(bundle, corpus, tmp_path / "out", "1/2", FakeBackend(before=before), stop=stop)
     assert caught.value.exit_code == 75
     assert "run the same command again" in caught.value.hint
     go(bundle, corpus, tmp_path / "out", "1/2")
