@@ -22,7 +22,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _help(asked: re.Match[str]) -> str:
-    command = ["engine", *asked[1].split(), "--help"]
+    every = "--help-all" if asked[1] in ("run", "bench", "tune") else "--help"
+    command = ["engine", *asked[1].split(), every]
     output = subprocess.run(
         [sys.executable, "-m", *command],
         capture_output=True,

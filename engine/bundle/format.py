@@ -32,6 +32,7 @@ from engine.bundle.description import (
 )
 from engine.core.device import Device
 from engine.core.graphs import GraphRecord, Role
+from engine.core.suggestions import path_meant
 from engine.errors import BundleError
 from engine.printable import is_text
 
@@ -218,7 +219,8 @@ def load(path: Path | str) -> BundleFolder:
     file = folder / DESCRIPTION
     if not folder.exists():
         raise BundleError(
-            f"{folder}: no such bundle", "make one with: engine export MODEL -o FOLDER"
+            f"{folder}: no such bundle",
+            f"{path_meant(folder)}make one with: engine export MODEL -o FOLDER",
         )
     if not file.is_file():
         raise BundleError(f"{folder}: not a bundle (it has no {DESCRIPTION})", _what_it_is(folder))

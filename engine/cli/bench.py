@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import numbers, terminal
 from engine.cli.progress import shown
 from engine.core.settings import split_commas
 
@@ -35,7 +35,14 @@ def bench(
             f"with {EMBEDDED} its own corpus by default."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Rows to measure at most; 0 for all.")] = 1000,
+    limit: Annotated[
+        int,
+        typer.Option(
+            parser=numbers.whole,
+            metavar=numbers.METAVAR,
+            help="Rows to measure at most; 0 for all.",
+        ),
+    ] = 1000,
     budgets: Annotated[
         str,
         typer.Option(
@@ -44,7 +51,14 @@ def bench(
         ),
     ] = "",
     workers: Annotated[str, typer.Option(help="Values of --workers to try.")] = "1,2",
-    rounds: Annotated[int, typer.Option(help="How many times each setting is timed.")] = 3,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            parser=numbers.whole,
+            metavar=numbers.METAVAR,
+            help="How many times each setting is timed.",
+        ),
+    ] = 3,
     profiled: Annotated[
         bool,
         typer.Option(

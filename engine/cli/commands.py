@@ -14,12 +14,14 @@ import typer
 from typer.core import TyperGroup
 
 from engine.cli import interrupt, terminal
+from engine.cli.typed_names import as_typed
 from engine.core import memory_limits
 from engine.errors import EngineError, Stalled, Stopped
 from engine.library_errors import DEBUG, code_of, describe_bug
 from engine.version import __version__
 
 _ONE_DEVICE = "auto, cpu, cuda or cuda:N."
+_HELP = {"help_option_names": ["-h", "--help"]}
 _ROOMS = {
     "export": "export",
     "quantize": "export",
@@ -61,7 +63,7 @@ def _load(name: str) -> Any:
     """
     function = getattr(import_module(f"engine.cli.{_ROOMS[name]}"), name)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=_kind(name))(function)
+    alone.command(name, cls=_kind(name), context_settings=_HELP)(function)
     return typer.main.get_command(alone)
 
 
@@ -113,6 +115,7 @@ app = typer.Typer(
     cls=Interruptible,
     help="Offline batch inference for pipeline-class transformers: a corpus in, Arrow out.",
     no_args_is_help=True,
+    context_settings=_HELP,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -168,4 +171,4 @@ def call() -> int:
 
 
 def _print_error(text: str) -> None:
-    terminal.show(*f"error: {text}".split("\n"), err=True)
+    terminal.show(*f"error: {as_typed(text)}".split("\n"), err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import numbers, terminal
 from engine.cli.progress import shown
 from engine.cli.run import summary
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def demo(
-    rows: Annotated[int, typer.Option(min=20, help="Rows of the sample corpus.")] = 3000,
+    rows: Annotated[
+        int,
+        typer.Option(
+            parser=numbers.at_least(20), metavar=numbers.METAVAR, help="Rows of the sample corpus."
+        ),
+    ] = 3000,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the corpus and the results.")
     ] = Path("demo-out"),
@@ -28,7 +33,12 @@ def demo(
     ] = False,
     recipe: Annotated[str, typer.Option(help="Recipe of the export.")] = "fp32",
     workers: Annotated[
-        int, typer.Option(help="Batches computed at the same time; 0 for one per core, at most 4.")
+        int,
+        typer.Option(
+            parser=numbers.at_least(0),
+            metavar=numbers.METAVAR,
+            help="Batches computed at the same time; 0 for one per core, at most 4.",
+        ),
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

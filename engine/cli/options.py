@@ -9,11 +9,20 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand
 
+from engine.cli import help_page
 from engine.core.config import RunConfig
-from engine.core.settings import Setting, declared, format_size, parse_size, split_commas
+from engine.core.settings import (
+    Setting,
+    declared,
+    format_size,
+    from_text,
+    parse_size,
+    split_commas,
+    values_of,
+)
 
 _TYPES: dict[str, Any] = {
-    "int": int,
+    "int": str,  # with units: 10k
     "float": float,
     "bool": bool,
     "str": str,
@@ -41,13 +50,28 @@ class TaskCommand(TyperCommand):
         required = [p for p in own if p.required]
         rest = [p for p in own if not p.required]
         settings, options = _settings(self.settings), _options()
-        return [*required, *_parameters(settings), *rest, *_parameters(options)]
+        return [*required, *_parameters(settings), *rest, *_help_all(), *_parameters(options)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["words"] = tuple(args)  # for the help: it is asked for before they are read
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        if self.name != "run" or "--help-all" in ctx.meta["words"]:
+            super().format_help(ctx, formatter)
+        elif task := help_page.asked_task(ctx.meta["words"]):
+            formatter.write(help_page.task_page(task))
+        else:
+            formatter.write(help_page.page(self, ctx))
 
     def invoke(self, ctx: Any) -> Any:
         settings = {name: ctx.params.pop(name) for name in self.settings}
-        options = {name: ctx.params.pop(name, None) for name in _options()}
-        ctx.meta["settings"] = {n: _joined(v) for n, v in settings.items()}
-        ctx.meta["options"] = {n: _single(v) for n, v in options.items() if v not in (None, [], ())}
+        options = {name: ctx.params.pop(name, None) for name in _kinds()}
+        ctx.params.pop("help_all")
+        ctx.meta["settings"] = values_of({n: _joined(v) for n, v in settings.items()}, RunConfig)
+        given = {n: _single(v) for n, v in options.items() if v not in (None, [], ())}
+        kinds = _kinds()
+        ctx.meta["options"] = {n: from_text(v, *kinds[n]) for n, v in given.items()}
         return super().invoke(ctx)
 
 
@@ -86,16 +110,38 @@ def _options() -> dict[str, inspect.Parameter]:
     """The options of all tasks; the help of a shared option says what it means in each task."""
     from engine.tasks import TASKS
 
-    kinds: dict[str, tuple[str, Setting]] = {}
     helps: dict[str, dict[str, list[str]]] = {}
     for task in TASKS.values():
-        for name, (kind, setting) in declared(task.options).items():
-            kinds[name] = (kind, setting)
+        for name, (_, setting) in declared(task.options).items():
             helps.setdefault(name, {}).setdefault(setting.help, []).append(task.name)
     return {
         name: _parameter(name, kind, setting, _help(helps[name]), None)
-        for name, (kind, setting) in kinds.items()
+        for name, (kind, setting) in _kinds().items()
     }
+
+
+def _kinds() -> dict[str, tuple[str, Setting]]:
+    """The type and declaration of every option of a task."""
+    from engine.tasks import TASKS
+
+    return {n: kind for task in TASKS.values() for n, kind in declared(task.options).items()}
+
+
+def _help_all() -> list[Any]:
+    """The option that shows every other one."""
+    form = typer.Option(
+        "--help-all", help="Show every option at length and exit.", is_eager=True, callback=_show
+    )
+    annotation: Any = Annotated[bool, form]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameter = inspect.Parameter("help_all", keyword, default=False, annotation=annotation)
+    return _parameters({"help_all": parameter})
+
+
+def _show(ctx: typer.Context, asked: bool) -> None:
+    if asked:
+        typer.echo(ctx.get_help())
+        raise typer.Exit
 
 
 def _help(helps: Mapping[str, list[str]]) -> str:
@@ -110,6 +156,9 @@ def _parameter(
     if setting.size:
         form = typer.Option(help=help, parser=_size, metavar="<size>")
         default = format_size(default)
+    elif kind == "int":
+        form = typer.Option(*flags, help=help, metavar="<number>")
+        default = None if default is None else str(default)
     elif default in ((), {}):
         default = None if default == () else ""
     annotation: Any = Annotated[_TYPES[kind] | None, form]

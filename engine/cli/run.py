@@ -10,6 +10,7 @@ import typer
 
 from engine.cli import pipe, terminal
 from engine.cli.progress import shown
+from engine.cli.typed_names import as_typed
 from engine.core.config import RunConfig
 from engine.core.settings import declared, format_size
 from engine.core.telemetry import duration
@@ -152,7 +153,7 @@ def plan_text(plan: Preview) -> list[str]:
         )
     if plan.refused:
         lines.append(f"engine run would end with: {plan.refused}")
-    return [*lines, *(f"note: {note}" for note in plan.notes)]
+    return [*lines, *(f"note: {as_typed(note)}" for note in plan.notes)]
 
 
 def _columns(types: Mapping[str, str]) -> str:
@@ -206,5 +207,5 @@ def summary(report: Report) -> list[str]:
         lines.append(f"bad rows, which only a folder or a file records: {reasons}")
     elif report.rows_rejected:
         lines.append(f"bad rows, by file, number and reason: engine rejects {report.out}")
-    lines += [f"note: {note}" for note in report.notes]
+    lines += [f"note: {as_typed(note)}" for note in report.notes]
     return lines

@@ -9,15 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import numbers, terminal
 from engine.cli.export import describe_figure
+from engine.cli.typed_names import as_typed
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def inspect(
     path: Annotated[str, typer.Argument(help="A bundle, a run's output folder or one part file.")],
-    rows: Annotated[int, typer.Option(help="First rows to show.")] = 3,
+    rows: Annotated[
+        int,
+        typer.Option(
+            parser=numbers.at_least(0), metavar=numbers.METAVAR, help="First rows to show."
+        ),
+    ] = 3,
     as_json: _Json = False,
 ) -> None:
     """Show what a bundle, an output folder or a part file holds."""
@@ -44,7 +50,16 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
 
 def head(
     out: Annotated[str, typer.Argument(help="The output folder of a finished run.")],
-    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show.")] = 10,
+    rows: Annotated[
+        int,
+        typer.Option(
+            "--rows",
+            "-n",
+            parser=numbers.at_least(0),
+            metavar=numbers.METAVAR,
+            help="Rows to show.",
+        ),
+    ] = 10,
 ) -> None:
     """Print the first rows of a run's answers, in input order, as JSON lines."""
     from engine.data import json_lines
@@ -93,23 +108,36 @@ def verify(
     raise typer.Exit(1 if check.problems else 0)
 
 
-def tasks(as_json: _Json = False) -> None:
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help="A task or alias; by default all.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
     """List the tasks: aliases, input columns, options with their defaults, result columns."""
-    from engine.tasks import TASKS, describe
+    from engine.tasks import TASKS, describe, find
 
-    rows = [describe(task) for task in TASKS.values()]
+    rows = [describe(task) for task in ([find(name)] if name else TASKS.values())]
     if as_json:
         terminal.show_json(rows)
         return
     for row in rows:
-        terminal.show(f"{row['task']}: {row['summary']}")
-        terminal.show(f"  aliases: {', '.join(row['aliases']) or '-'}")
-        terminal.show(f"  input:   {', '.join(row['inputs'])}")
-        terminal.show(f"  columns: {row['columns']}")
-        for option in row["options"]:
-            flag = "--" + option["name"].replace("_", "-")
-            terminal.show(f"  {flag}: {option['help']} [{json.dumps(option['default'])}]")
+        terminal.show(*task_lines(row))
     terminal.show("a checkpoint may set other defaults")
+
+
+def task_lines(row: Mapping[str, Any]) -> list[str]:
+    """What `engine.tasks.describe` says of a task, in lines."""
+    lines = [
+        f"{row['task']}: {row['summary']}",
+        f"  aliases: {', '.join(row['aliases']) or '-'}",
+        f"  input:   {', '.join(row['inputs'])}",
+        f"  columns: {row['columns']}",
+    ]
+    for option in row["options"]:
+        flag = "--" + option["name"].replace("_", "-")
+        lines.append(f"  {flag}: {as_typed(option['help'])} [{json.dumps(option['default'])}]")
+    return lines
 
 
 def doctor(as_json: _Json = False) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import numbers, terminal
 
 
 def tune(
@@ -17,7 +17,12 @@ def tune(
         list[str] | None,
         typer.Argument(help="Rows like those of later runs; by default bundled sentences."),
     ] = None,
-    seconds: Annotated[int, typer.Option(help="About how long it may take.")] = 60,
+    seconds: Annotated[
+        int,
+        typer.Option(
+            parser=numbers.at_least(1), metavar=numbers.METAVAR, help="About how long it may take."
+        ),
+    ] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Find the fastest settings of a bundle on this machine; engine run uses them from then on."""

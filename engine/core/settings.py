@@ -7,13 +7,13 @@ command line, `engine tasks` and the docstrings all come from these declarations
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, nan
 from typing import Any, TypeVar, cast
 
+from engine.core.suggestions import did_you_mean
 from engine.errors import SettingsError
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def from_text(value: object, kind: str, setting: Setting) -> object:
     text = value.strip()
     try:
         if kind == "int":
-            return _read_size(text) if setting.size else int(text)
+            return _read_size(text) if setting.size else parse_count(text)
         if kind == "float":
             return float(text)
     except ValueError:
@@ -188,12 +188,6 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
             )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """For a hint: the known name that is nearest to one that is not known; "" where none is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
-
-
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise SettingsError unless value is one of the choices."""
     if value not in (known := tuple(choices)):
@@ -244,6 +238,22 @@ def join_commas(names: Iterable[str]) -> str:
 def for_shell(name: str) -> str:
     """A name as `--text` and `--keep` take it, in the quotation marks of a shell."""
     return "'" + join_commas([name]).replace("'", "'\\''") + "'"
+
+
+def parse_count(text: str) -> int:
+    """A whole number from "500", "10k", "1.5M" or "2G"; units are powers of 1,000.
+
+    Raises:
+        ValueError: The text is not a whole number.
+    """
+    match = re.fullmatch(r"(\d{1,15})(?:\.(\d{1,9}))?([kmg])", text.strip().lower())
+    if not match:
+        return int(text)
+    zeros = 3 * " kmg".index(match[3])
+    digits = (match[2] or "").rstrip("0")
+    if len(digits) > zeros:
+        raise ValueError(text)
+    return int(match[1] + digits.ljust(zeros, "0"))
 
 
 def parse_size(text: str) -> int:

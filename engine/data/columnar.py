@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from engine.core.local_file import opened
-from engine.core.settings import did_you_mean, for_shell
+from engine.core.settings import for_shell
+from engine.core.suggestions import did_you_mean
 from engine.core.types import Column, Columns, CorpusFile, InputPath, Split
 from engine.data.parquet_footers import check_chunks, check_types
 from engine.data.plain_types import PART_OF_STRUCT, Decoder, plain_type

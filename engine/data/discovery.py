@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.core.activity import proceeding
+from engine.core.suggestions import path_meant
 from engine.core.types import CorpusFile
 from engine.data.compression import COMPRESSIONS, plain_kind
 from engine.data.folder_listing import OUTPUT, Search, why_name
@@ -254,7 +255,7 @@ def _match(name: str, search: Search) -> tuple[Path, dict[str, str]]:
         search.looked_at.add(str(path))
         return path.parent, {str(path): ""}
     if not glob.has_magic(name):
-        raise InputError(f"{path}: no such file or folder", _list_folder(path))
+        raise InputError(f"{path}: no such file or folder", path_meant(path) + _list_folder(path))
     root = _root_of(path)
     tables.check_outside(root / path.name)
     matches = _without_notes(dict(_glob(path, root, search)))

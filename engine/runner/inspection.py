@@ -11,6 +11,7 @@ import pyarrow as pa
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.core.config import FORMATS
+from engine.core.suggestions import path_meant
 from engine.data import REJECTS, count_rows, dataset, format_of, is_url, read_rejects, reading
 from engine.errors import InputError
 from engine.runner.manifest import FOLDER, SUCCESS, Manifest
@@ -41,7 +42,8 @@ def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:
     if path.is_file() and path.suffix in FORMATS.values():
         return {"kind": "part", "rows": _count(path), **_head(path, rows)}
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder", "give a bundle, an output or a part")
+        hint = path_meant(Path(path)) + "give a bundle, an output or a part"
+        raise InputError(f"{path}: no such file or folder", hint)
     raise InputError(
         f"{path}: neither a bundle, nor a run's output, nor a part file",
         "give what engine export or engine run wrote",

@@ -137,6 +137,9 @@ def _make_plan(
     config = resolve_config(folder, settings)
     chosen = _devices(model, config)
     config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
+    if config.threads > (most := cores()):
+        notes = (*notes, f"threads is {config.threads:,}, and {most} are used, one for each core")
+        config = dataclasses.replace(config, threads=most)
     files, unread = _files(inputs, manifest.out, config)
     file_states = {file.name: fingerprint.file_state(file) for file in proceeding(files)}
     task, model_config = tasks.of_bundle(folder), folder.description.model_config

@@ -16,7 +16,7 @@ from engine.runner import results
 from engine.runner.brief import brief
 from engine.runner.messages import Counts
 from engine.runner.records import Entry, total
-from engine.runtime.device import why_no_gpu
+from engine.runtime.device import why_gpu_is_idle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def notes(
     `counts` are those of its workers, `removed` the files whose parts were removed, since they are
     no inputs any more, and `unread` how many files of other endings the inputs have.
     """
-    lines = list(bundle.notes)
+    lines = [note for note in bundle.notes if not (_OF_PREFIX in note and _has_prefix(config))]
     if problem := vendor_telemetry.too_late():
         lines.append(problem)
     if unread:
@@ -186,13 +186,21 @@ def notes(
         lines.append("the disk had no space to record what is computed of parts before they finish")
     if not config.lock:
         lines.append("nothing guarded the output folder against other runs (--no-lock)")
-    if config.device == AUTO and device == str(CPU) and (reason := why_no_gpu()):
-        lines.append(f"auto took the CPU: {reason[0]}")
+    if config.device == AUTO and device == str(CPU) and (reason := why_gpu_is_idle()):
+        lines.append(f"auto took the CPU: {reason}")
     if not config.keep:
         lines.append(
             "no input columns were kept; --keep id or --keep all writes them beside the results"
         )
     return tuple(lines)
+
+
+_OF_PREFIX = "is put before the texts"
+"""What an export notes of a checkpoint without a prefix; true of runs without one."""
+
+
+def _has_prefix(config: RunConfig) -> bool:
+    return bool(config.options.get("prefix"))
 
 
 def damage_notes(parts: Sequence[str], unrecorded: Sequence[str]) -> tuple[str, ...]:

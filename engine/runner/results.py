@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from engine import data
+from engine.core.suggestions import path_meant
 from engine.errors import OutputError
 from engine.runner import stored_output
 from engine.runner.manifest import Manifest
@@ -87,5 +88,14 @@ def manifest_of(out: Path | str) -> Manifest:
     """
     manifest = stored_output.mirror(str(out)) if data.is_url(out) else Manifest(run_folder(out))
     if manifest.read_run() is None:
-        raise OutputError(f"{out}: not the output of a run", "give the folder named with -o")
+        raise OutputError(
+            f"{out}: not the output of a run",
+            f"{_meant(out)}give the folder named with -o",
+        )
     return manifest
+
+
+def _meant(out: Path | str) -> str:
+    """For a hint: the path that is like one that does not exist."""
+    missing = not data.is_url(out) and not Path(out).exists()
+    return path_meant(Path(out)) if missing else ""

@@ -183,6 +183,12 @@ def why_no_gpu() -> tuple[str, str] | None:
     return None
 
 
+def why_gpu_is_idle() -> str:
+    """Why a GPU that this machine has cannot be used; "" where it has none, or one can."""
+    problem = why_no_gpu() if cuda.look().gpus else None
+    return problem[0] if problem else ""
+
+
 def _older(major: int) -> str:
     """The line of onnxruntime-gpu on PyPI that is built for a CUDA major version."""
     return '"onnxruntime-gpu<1.27"' if major == 12 else f"an onnxruntime-gpu for CUDA {major}"

@@ -79,7 +79,7 @@ def find(name: str) -> Task:
     if name.startswith("translation_"):
         name = "translation"
     name = ALIASES.get(name, name)
-    check_names("task", [name], TASKS)
+    check_names("task", [name], [*TASKS, *ALIASES])
     return TASKS[name]
 
 

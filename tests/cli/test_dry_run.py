@@ -155,8 +155,8 @@ def test_settings_that_do_nothing_are_noted_before_and_after(corpus: Path, tmp_p
         result = runner.invoke(app, [*arguments, *unused, *dry])
         assert result.exit_code == 0
         for note in (
-            "note: gpu_memory changed nothing: the run is on the CPU",
-            "note: max_rejects changed nothing: on_error is fail",
-            "note: top_k changed nothing: do_sample is off (--do-sample)",
+            "note: --gpu-memory changed nothing: the run is on the CPU",
+            "note: --max-rejects changed nothing: --on-error is fail",
+            "note: --top-k changed nothing: --do-sample is off (--do-sample)",
         ):
             assert note in result.output

@@ -391,12 +391,12 @@ def test_a_decoder_has_a_share_of_the_gpu(gpu: FarRuntime) -> None:
 def test_auto_says_that_it_took_the_cpu_and_the_manifest_what_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runner.report.why_no_gpu", lambda: ("there is no GPU", "buy one"))
+    monkeypatch.setattr("engine.runner.report.why_gpu_is_idle", lambda: "the driver is old")
     monkeypatch.setattr(device, "why_no_gpu", lambda: ("there is no GPU", "buy one"))
     file = tmp_path / "n.jsonl"
     file.write_text('{"text": "uno"}\n')
     report = run(BUNDLE, [file], tmp_path / "out")
-    assert "auto took the CPU: there is no GPU" in report.notes
+    assert "auto took the CPU: the driver is old" in report.notes
     (entry,) = Manifest(tmp_path / "out").entries()
     assert entry.ran == report.ran
     assert entry.ran["provider"] == "CPUExecutionProvider"

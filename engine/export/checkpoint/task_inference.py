@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.core.suggestions import did_you_mean
 from engine.errors import ExportError, SettingsError
 from engine.export.checkpoint import decoder_limits
 from engine.export.checkpoint.silenced import silenced
@@ -176,8 +177,11 @@ def _named(task: str) -> str:
     name = "translation" if _LANGUAGE_PAIR.fullmatch(task) else ALIASES.get(task, task)
     if name in TASKS:
         return name
-    known = ", ".join([*TASKS, *ALIASES, "translation_XX_to_YY"])
-    raise SettingsError(f"task: {task!r} is not a task of this engine", f"use one of: {known}")
+    known = [*TASKS, *ALIASES, "translation_XX_to_YY"]
+    raise SettingsError(
+        f"task: {task!r} is not a task of this engine",
+        f"{did_you_mean(task, known)}use one of: {', '.join(known)}",
+    )
 
 
 def _inferred(config: Mapping[str, Any], embeds: bool, reranks: bool) -> str:
