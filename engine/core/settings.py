@@ -251,9 +251,8 @@ def parse_count(text: str) -> int:
         return int(text)
     zeros = 3 * " kmg".index(match[3])
     digits = (match[2] or "").rstrip("0")
-    if len(digits) > zeros:
-        raise ValueError(text)
-    return int(match[1] + digits.ljust(zeros, "0"))
+    whole = len(digits) <= zeros
+    return int(match[1] + digits.ljust(zeros, "0") if whole else text)
 
 
 def parse_size(text: str) -> int:
