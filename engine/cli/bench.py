@@ -22,6 +22,23 @@ _DEMO_ROWS = 3000
 # Operators shown at most, the longest first.
 _MAX_OPERATORS = 16
 
+_Limit = Annotated[
+    int,
+    typer.Option(
+        parser=numbers.whole,
+        metavar=numbers.METAVAR,
+        help="Rows to measure at most; 0 for all.",
+    ),
+]
+_Rounds = Annotated[
+    int,
+    typer.Option(
+        parser=numbers.whole,
+        metavar=numbers.METAVAR,
+        help="How many times each setting is timed.",
+    ),
+]
+
 
 def bench(
     ctx: typer.Context,
@@ -35,14 +52,7 @@ def bench(
             f"with {EMBEDDED} its own corpus by default."
         ),
     ] = None,
-    limit: Annotated[
-        int,
-        typer.Option(
-            parser=numbers.whole,
-            metavar=numbers.METAVAR,
-            help="Rows to measure at most; 0 for all.",
-        ),
-    ] = 1000,
+    limit: _Limit = 1000,
     budgets: Annotated[
         str,
         typer.Option(
@@ -51,14 +61,7 @@ def bench(
         ),
     ] = "",
     workers: Annotated[str, typer.Option(help="Values of --workers to try.")] = "1,2",
-    rounds: Annotated[
-        int,
-        typer.Option(
-            parser=numbers.whole,
-            metavar=numbers.METAVAR,
-            help="How many times each setting is timed.",
-        ),
-    ] = 3,
+    rounds: _Rounds = 3,
     profiled: Annotated[
         bool,
         typer.Option(

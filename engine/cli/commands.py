@@ -26,6 +26,7 @@ _ROOMS = {
     "export": "export",
     "quantize": "export",
     "run": "run",
+    "rerun": "rerun",
     "bench": "bench",
     "tune": "tune",
     "demo": "demo",
@@ -45,7 +46,7 @@ class _Commands(Mapping[str, Any]):
     """The commands by name, each loaded when it is asked for: imports are most of a start."""
 
     def __getitem__(self, name: str) -> Any:
-        return _load(name)
+        return load(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(_ROOMS)
@@ -55,7 +56,7 @@ class _Commands(Mapping[str, Any]):
 
 
 @cache
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
     """A command.
 
     Raises:
@@ -63,8 +64,13 @@ def _load(name: str) -> Any:
     """
     function = getattr(import_module(f"engine.cli.{_ROOMS[name]}"), name)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=_kind(name), context_settings=_HELP)(function)
+    alone.command(name, cls=_kind(name), context_settings=_context(name))(function)
     return typer.main.get_command(alone)
+
+
+def _context(name: str) -> dict[str, Any]:
+    """-h for each command; for a run also a variable for each option: ENGINE_MAX_LENGTH."""
+    return {**_HELP, "auto_envvar_prefix": "ENGINE"} if name == "run" else dict(_HELP)
 
 
 def _kind(name: str) -> Any:

@@ -11,6 +11,7 @@ _COMMON: Mapping[str, Mapping[str, str]] = {
         "text": "the task's input columns, a,b for two",
         "keep": "columns to write beside the results, or all",
         "limit": "rows to read at most",
+        "config": "settings in a file (command line > ENGINE_* > file)",
     },
     "output": {
         "out": "a folder, a file such as answers.parquet, or - for a pipe",
@@ -43,6 +44,7 @@ _OTHERS: Mapping[str, Sequence[str]] = {
     "input": ("schema", "input_format", "input_identity", "max_row_bytes"),
     "output": (
         "result_prefix", "compression", "split_size", "share", "scratch", "check_parts", "lock",
+        "save",
     ),
     "batching": ("window", "truncation_side", "dedupe", "tokenizers"),
     "device": ("gpu_memory", "stall_timeout"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand
 
-from engine.cli import help_page
+from engine.cli import config_file, help_page
 from engine.core.config import RunConfig
 from engine.core.settings import (
     Setting,
@@ -65,6 +65,7 @@ class TaskCommand(TyperCommand):
             formatter.write(help_page.page(self, ctx))
 
     def invoke(self, ctx: Any) -> Any:
+        ctx.meta["given"] = config_file.given(ctx)
         settings = {name: ctx.params.pop(name) for name in self.settings}
         options = {name: ctx.params.pop(name, None) for name in _kinds()}
         ctx.params.pop("help_all")

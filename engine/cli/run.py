@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli import pipe, terminal
+from engine.cli import config_file, pipe, terminal
 from engine.cli.progress import shown
+from engine.cli.rerun import recorder
 from engine.cli.typed_names import as_typed
 from engine.core.config import RunConfig
 from engine.core.settings import declared, format_size
-from engine.core.telemetry import duration
+from engine.core.telemetry import Progress, duration
 from engine.errors import OtherRunError
 
 if TYPE_CHECKING:
@@ -21,46 +22,75 @@ if TYPE_CHECKING:
     from engine.runner.report import Report
 
 
+_Model = Annotated[
+    str,
+    typer.Argument(help="A bundle; or a checkpoint (folder, hub id), which is exported once."),
+]
+_Inputs = Annotated[
+    list[str],
+    typer.Argument(help="Files of a corpus, folders or globs; - for standard input."),
+]
+_Out = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Output folder, where a run that is there already is continued; or a file that "
+        "ends in .arrow, .parquet, .jsonl or .csv; either also in an object store, "
+        "s3://bucket/out, gs:// or az://; or - for JSON lines to standard output.",
+    ),
+]
+_Task = Annotated[
+    str | None, typer.Option(help="If MODEL is a checkpoint: its task; see engine tasks.")
+]
+_Revision = Annotated[str | None, typer.Option(help="If MODEL is a hub id: commit, tag or branch.")]
+_Recipe = Annotated[
+    str | None,
+    typer.Option(help="If MODEL is a checkpoint: fp32 (the default), int8 or another recipe."),
+]
+_AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="If MODEL is a checkpoint: load .bin weights.")
+]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+]
+_AsJson = Annotated[
+    bool, typer.Option("--json", envvar="ENGINE_JSON", help="Print one JSON summary.")
+]
+_RejectsOk = Annotated[
+    bool, typer.Option("--rejects-ok", help="End with exit code 0 where rows were rejected.")
+]
+_Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        is_eager=True,
+        callback=config_file.load,
+        help="A TOML file with names of options as keys, also model, inputs and out. The "
+        "command line counts before variables such as ENGINE_MAX_LENGTH, these before the "
+        "file, and the file before the defaults.",
+    ),
+]
+_Save = Annotated[
+    str | None, typer.Option(help="Write what is given here, and by --config, to a TOML file.")
+]
+
+
 def run(
     ctx: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(help="A bundle; or a checkpoint (folder, hub id), which is exported once."),
-    ],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(help="Files of a corpus, folders or globs; - for standard input."),
-    ],
-    out: Annotated[
-        str,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Output folder, where a run that is there already is continued; or a file that "
-            "ends in .arrow, .parquet, .jsonl or .csv; either also in an object store, "
-            "s3://bucket/out, gs:// or az://; or - for JSON lines to standard output.",
-        ),
-    ],
-    task: Annotated[
-        str | None, typer.Option(help="If MODEL is a checkpoint: its task; see engine tasks.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="If MODEL is a hub id: commit, tag or branch.")
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="If MODEL is a checkpoint: fp32 (the default), int8 or another recipe."),
-    ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="If MODEL is a checkpoint: load .bin weights.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary.")] = False,
-    rejects_ok: Annotated[
-        bool, typer.Option("--rejects-ok", help="End with exit code 0 where rows were rejected.")
-    ] = False,
+    model: _Model,
+    inputs: _Inputs,
+    out: _Out,
+    task: _Task = None,
+    revision: _Revision = None,
+    recipe: _Recipe = None,
+    allow_pickle: _AllowPickle = False,
+    dry_run: _DryRun = False,
+    as_json: _AsJson = False,
+    rejects_ok: _RejectsOk = False,
+    config: _Config = None,
+    save: _Save = None,
 ) -> None:
     """Run a model over a corpus and write part files. Run it again to continue a stopped run."""
     from engine.export.cache import bundle_for
@@ -69,6 +99,8 @@ def run(
     arguments = {**ctx.meta["settings"], "options": ctx.meta["options"]}
     check = partial(_check_early, inputs=inputs, out=out, settings=arguments)
     check(None)
+    if save:
+        config_file.save(save, ctx.meta["given"])
     source: dict[str, Any] = {
         "task": task, "revision": revision, "recipe": recipe, "allow_pickle": allow_pickle,
     }  # fmt: skip
@@ -76,11 +108,22 @@ def run(
         _show_plan(model, source, inputs, out, arguments, as_json)
         return
     bundle = bundle_for(model, **source, progress=terminal.tell, check=check)
+    record = recorder(out, arguments, ctx.meta["given"])
     with shown(quiet=as_json) as on_progress:
-        run_into = partial(coordinator.run, bundle, inputs, on_progress=on_progress)
+        show = partial(_record_and_show, record, on_progress)
+        run_into = partial(coordinator.run, bundle, inputs, on_progress=show)
         report = pipe.run(run_into, out, arguments)
+    record()  # a run that is refused leaves the record of the folder's own
     _show(report, as_json, err=out == pipe.STDOUT)
     raise typer.Exit(0 if rejects_ok else report.exit_code)
+
+
+def _record_and_show(
+    record: Callable[[], None], show: Callable[[Progress], None], progress: Progress
+) -> None:
+    """Progress is shown, and by then the folder is there that the command is recorded in."""
+    record()
+    show(progress)
 
 
 def _check_early(

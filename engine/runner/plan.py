@@ -136,10 +136,7 @@ def _make_plan(
     folder = model.folder if isinstance(model, Bundle) else bundle_format.load(model)
     config = resolve_config(folder, settings)
     chosen = _devices(model, config)
-    config, notes = _with_sizes(model, folder, config, chosen[0], manifest)
-    if config.threads > (most := cores()):
-        notes = (*notes, f"threads is {config.threads:,}, and {most} are used, one for each core")
-        config = dataclasses.replace(config, threads=most)
+    config, notes = _capped(*_with_sizes(model, folder, config, chosen[0], manifest))
     files, unread = _files(inputs, manifest.out, config)
     file_states = {file.name: fingerprint.file_state(file) for file in proceeding(files)}
     task, model_config = tasks.of_bundle(folder), folder.description.model_config
@@ -299,6 +296,14 @@ def _with_sizes(
         "the last bits of answers"
     )
     return alike, (note,)
+
+
+def _capped(config: RunConfig, notes: tuple[str, ...]) -> tuple[RunConfig, tuple[str, ...]]:
+    """The settings with no more threads than there are cores, and a note where there were."""
+    if config.threads <= (most := cores()):
+        return config, notes
+    note = f"threads is {config.threads:,}, and {most} are used, one for each core"
+    return dataclasses.replace(config, threads=most), (*notes, note)
 
 
 def _devices(model: Bundle | Path | str, config: RunConfig) -> tuple[Device, ...]:

@@ -39,9 +39,9 @@ def test_the_help_of_a_run_is_a_screen_in_groups() -> None:
 
 
 def test_every_option_of_a_run_is_in_one_group() -> None:
-    from engine.cli.commands import _load
+    from engine.cli.commands import load
 
-    command = _load("run")
+    command = load("run")
     context = command.make_context("run", [], resilient_parsing=True)
     names = [p.name for p in command.get_params(context)]
     of_tasks = {name for task in TASKS.values() for name in declared(task.options)}
