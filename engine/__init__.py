@@ -21,6 +21,7 @@ vendor_telemetry.switch_off()
 if TYPE_CHECKING:
     from engine.answering.answered import Answered
     from engine.answering.table_columns import schema
+    from engine.comparison import Comparison, compare
     from engine.core.config import RunConfig
     from engine.export.cache import bundle_for
     from engine.pipeline import Bundle
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Answered",
     "Bundle",
+    "Comparison",
     "EngineError",
     "Preview",
     "Report",
     "RunConfig",
     "__version__",
     "bundle_for",
+    "compare",
     "errors",
     "open",
     "plan",
@@ -50,10 +53,12 @@ __all__ = [
 _LATER = {
     "Answered": "engine.answering.answered",
     "Bundle": "engine.pipeline",
+    "Comparison": "engine.comparison",
     "Preview": "engine.runner.preview",
     "Report": "engine.runner.report",
     "RunConfig": "engine.core.config",
     "bundle_for": "engine.export.cache",
+    "compare": "engine.comparison",
     "open": "engine.runner.results",
     "plan": "engine.runner.preview",
     "run": "engine.runner.coordinator",

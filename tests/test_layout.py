@@ -22,13 +22,13 @@ FLOORS: tuple[set[str], ...] = (
     {"__main__"},
     {"cli", "integrations"},
     {"__init__"},
-    {"demo", "bench"},
+    {"demo", "bench", "comparison"},
     {"runner", "export"},
     {"pipeline"},
     {"answering"},
     {"tasks"},
     {"generation"},
-    {"data", "bundle", "runtime"},
+    {"data", "bundle", "runtime", "measures"},
     {"core"},
     {"errors", "version"},
     {"printable", "library_errors"},
@@ -337,8 +337,8 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert engine.__all__ == [
-        "Answered", "Bundle", "EngineError", "Preview", "Report", "RunConfig", "__version__",
-        "bundle_for", "errors", "open", "plan", "run", "schema",
+        "Answered", "Bundle", "Comparison", "EngineError", "Preview", "Report", "RunConfig",
+        "__version__", "bundle_for", "compare", "errors", "open", "plan", "run", "schema",
         "splits",
     ]  # fmt: skip
     for name in engine.__all__:

@@ -30,6 +30,7 @@ _ROOMS = {
     "bench": "bench",
     "tune": "tune",
     "demo": "demo",
+    "compare": "compare",
     "convert": "convert",
     "gc": "gc",
     "inspect": "show",

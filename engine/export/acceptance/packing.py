@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from engine.core.types import Ints
 from engine.errors import ExportError
-from engine.export.acceptance.measures import relative_error
 from engine.export.graphs import storage
 from engine.export.graphs.packed_attention_reference import with_reference_attention
+from engine.measures.vectors import relative_error
 from engine.runtime.packing import packing_inputs
 
 _FAULT = "nothing was written; it is a fault of the engine: please report the model"

@@ -17,10 +17,10 @@ from engine.core.device import CPU, Device
 from engine.core.graphs import GraphRecord, Role
 from engine.core.types import Ints
 from engine.errors import ExportError
-from engine.export.acceptance.measures import relative_error
 from engine.export.acceptance.reference import Reference, real_values
 from engine.export.graphs import dense, storage
 from engine.export.sentences import SENTENCES, encode
+from engine.measures.vectors import relative_error
 
 # How far the fp32 graphs' numbers may be from the checkpoint's: the largest absolute difference as
 # a share of max(1, the reference's largest absolute value), and the relative error. Only the order

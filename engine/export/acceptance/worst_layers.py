@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.format import BundleFolder
-from engine.export.acceptance.measures import relative_error
 from engine.export.graphs import storage
 from engine.export.recipes.quantizable_layers import weighted_products
 from engine.export.recipes.smoothquant import ENCODERS
 from engine.export.sentences import encode
+from engine.measures.vectors import relative_error
 
 _NAMED = 5
 

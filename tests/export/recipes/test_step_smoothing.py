@@ -18,10 +18,10 @@ pytest.importorskip("optimum.exporters.onnx")
 
 import engine
 from engine.bundle import format as bundle_format
-from engine.export.acceptance.measures import relative_error
 from engine.export.graphs import storage
 from engine.export.recipes import int8, step_smoothing
 from engine.export.recipes.quantizable_layers import quantizable_products
+from engine.measures.vectors import relative_error
 
 # More certain of their tokens than random models usually are here, as trained ones are.
 CALM = {

@@ -1,0 +1,79 @@
+"""Entities of rows: which both have, in the same group and place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from engine.measures.rankings import Floats
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EntityCounts:
+    """Entities of rows.
+
+    Attributes:
+        shared, expected, actual: int64 (rows,): in both, in each.
+        shifts: float64: of those in both, how far the score moved.
+    """
+
+    shared: Ints
+    expected: Ints
+    actual: Ints
+    shifts: Floats
+
+
+def f1(shared: int, expected: int, actual: int) -> float:
+    """F1 of counts; 1 where there is nothing to find."""
+    return 2 * shared / (expected + actual) if expected + actual else 1.0
+
+
+def compare(expected: pa.Array, actual: pa.Array) -> EntityCounts:
+    """Compare entities by row, start, end and group.
+
+    Args:
+        expected, actual: Lists of structs with start, end, score and entity_group or entity,
+            without nulls.
+    """
+    sides = [_fields(column) for column in (expected, actual)]
+    rows, count = len(expected), len(sides[0][0])
+    fields = [np.concatenate(parts) for parts in zip(*(s[:3] for s in sides), strict=True)]
+    groups = pa.chunked_array([s[3] for s in sides]).combine_chunks().dictionary_encode()
+    keys = fields[0]
+    for values in (fields[1], fields[2], groups.indices.to_numpy().astype(np.int64)):
+        keys = np.unique(keys * (values.max(initial=0) + 1) + values, return_inverse=True)[1]
+    # The last of equal ones counts.
+    parts = [keys[:count][::-1], keys[count:][::-1]]
+    scores = [s[4][::-1] for s in sides]
+    at = [np.unique(part, return_index=True)[1] for part in parts]
+    unique = [part[i] for part, i in zip(parts, at, strict=True)]
+    _, first, second = np.intersect1d(unique[0], unique[1], assume_unique=True, return_indices=True)
+    shift = np.abs(scores[0][at[0]][first] - scores[1][at[1]][second])
+    row = [side[0][::-1][i] for side, i in zip(sides, at, strict=True)]
+    counts = [np.bincount(r, minlength=rows) for r in (row[0][first], *row)]
+    return EntityCounts(counts[0], counts[1], counts[2], shift)
+
+
+def _fields(column: pa.Array) -> tuple[Ints, Ints, Ints, pa.Array, Floats]:
+    """Row, start, end (from 1; 0 where there is none), group and score of each entity."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    flat = column.flatten()
+    names = [flat.type.field(i).name for i in range(flat.type.num_fields)]
+    places = [
+        pc.fill_null(pc.struct_field(flat, n).cast(pa.int64()), -1).to_numpy() + 1
+        for n in ("start", "end")
+    ]
+    group = pc.struct_field(flat, "entity_group" if "entity_group" in names else "entity")
+    score = np.full(len(flat), np.nan)
+    if "score" in names:
+        score = pc.struct_field(flat, "score").cast(pa.float64()).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(column)), lengths)
+    return row, places[0], places[1], pc.fill_null(group.cast(pa.large_string()), ""), score
