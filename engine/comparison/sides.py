@@ -24,6 +24,7 @@ from engine.runner.single_file import run_folder
 
 ROWS = 4096
 """Rows of a batch at most."""
+_BUFFER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ def _check(file: CorpusFile, names: list[str]) -> None:
 def _parquet(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+    # With a buffer a row group is not read as a whole: one of embeddings may be all of a file.
+    with pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True) as parquet:
         yield from parquet.iter_batches(ROWS, columns=names, use_threads=False)
 
 

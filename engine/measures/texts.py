@@ -108,9 +108,41 @@ def _shared(references: pa.Array, answers: pa.Array) -> Ints:
     sides = [_characters(column) for column in (references, answers)]
     lengths = np.concatenate([side[1] for side in sides])
     symbols, width = _ranks(np.concatenate([side[0] for side in sides]))
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(symbols))  # to the text's end
     text = np.repeat(np.arange(2 * rows), lengths)
-    row_side = (text % rows, text // rows)
+    row, side = text % rows, text // rows
+    if ORDER * width + rows.bit_length() + 1 <= 63:
+        return _by_one_sort(symbols, width, text, row, side, rows)
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(symbols))  # to the text's end
+    return _by_ranks(symbols, width, left, row, side, rows)
+
+
+def _by_one_sort(symbols: Ints, width: int, text: Ints, row: Ints, side: Ints, rows: int) -> Ints:
+    """`_shared` where six symbols, a row and a side fit in 63 bits: n-grams are the beginnings of
+    6-grams, and in their order. Symbol 0 fills up those at a text's end."""
+    at = np.arange(len(symbols)) + (ORDER - 1) * text
+    padded = np.zeros(len(symbols) + (ORDER - 1) * 2 * rows, np.int64)
+    padded[at] = symbols
+    grams = np.zeros(len(padded), np.int64)
+    for n in range(ORDER):
+        grams[: len(grams) - n] |= padded[n:] << (ORDER - 1 - n) * width
+    keys = row << (ORDER * width + 1) | grams[at] << 1 | side
+    keys.sort()
+    shared = np.zeros((rows, ORDER), np.int64)
+    runs, sizes, in_answers = keys >> 1, np.ones(len(keys), np.int64), keys & 1
+    for n in reversed(range(ORDER)):
+        starts = np.flatnonzero(np.diff(runs, prepend=-1))
+        if not len(starts):
+            break
+        sizes, in_answers = (np.add.reduceat(counts, starts) for counts in (sizes, in_answers))
+        runs = runs[starts]
+        both = np.minimum(in_answers, sizes - in_answers) * (runs & ((1 << width) - 1) > 0)
+        shared[:, n] = np.bincount(runs >> (n + 1) * width, weights=both, minlength=rows)
+        runs = runs >> width
+    return shared
+
+
+def _by_ranks(symbols: Ints, width: int, left: Ints, row: Ints, side: Ints, rows: int) -> Ints:
+    """`_shared` for any number of symbols: n-grams that have too many bits become their ranks."""
     at, grams, bits = np.arange(len(symbols)), symbols, width
     shared = np.zeros((rows, ORDER), np.int64)
     for n in range(ORDER):
@@ -121,17 +153,17 @@ def _shared(references: pa.Array, answers: pa.Array) -> Ints:
                 grams = np.unique(grams, return_inverse=True)[1]
                 bits = len(grams).bit_length()
             grams, bits = grams << width | symbols[at + n], bits + width
-        shared[:, n] = _matches(grams, bits, row_side[0][at], row_side[1][at], rows)
+        shared[:, n] = _matches(grams, bits, row[at], side[at], rows)
     return shared
 
 
 def _ranks(codes: NDArray[np.uint32]) -> tuple[Ints, int]:
-    """Code points as small numbers, and how many bits these have."""
+    """Code points as small numbers from 1, and how many bits these have."""
     if not len(codes):
         return np.zeros(0, np.int64), 1
     present = np.zeros(int(codes.max()) + 1, np.bool_)
     present[codes] = True
-    ranks = np.cumsum(present, dtype=np.int64) - 1
+    ranks = np.cumsum(present, dtype=np.int64)
     return ranks[codes], max(int(ranks[-1]).bit_length(), 1)
 
 

@@ -85,6 +85,19 @@ def test_chrf_of_any_text_is_sacrebleu_s(pairs: list[tuple[str, str]]) -> None:
     assert float(texts.score(counts)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_both_ways_to_count_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (pa.array(side) for side in lines(300, 11))
+    by_ranks, by_one_sort = [], []
+    for name, calls in (("_by_ranks", by_ranks), ("_by_one_sort", by_one_sort)):
+        count = getattr(texts, name)
+        monkeypatch.setattr(texts, name, lambda *x, c=count, n=calls: n.append(1) or c(*x))
+    whole = texts.ngram_counts(a, b)
+    assert by_one_sort
+    monkeypatch.setattr(texts, "_ranks", lambda codes: (codes.astype(np.int64) + 1, 21))
+    assert (texts.ngram_counts(a, b) == whole).all()
+    assert by_ranks
+
+
 def test_long_texts_are_counted_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = lines(200, 9)
     whole = texts.ngram_counts(pa.array(a), pa.array(b))
