@@ -22,7 +22,7 @@ from engine.comparison.pairing import Pairing, Pairs, Unpaired, check_order
 from engine.comparison.sides import Side, check_mapping, open_side
 from engine.comparison.tallies import Kind, Tally, VectorTally, kind_of
 from engine.comparison.truths import Truths
-from engine.core.settings import did_you_mean
+from engine.core.suggestions import did_you_mean
 from engine.errors import ColumnError, InputError, SettingsError
 from engine.measures.significance import bootstrap_interval
 
