@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,9 @@ def compare(
     truth: Annotated[
         str, typer.Option(help="A column of A or B with what is true: accuracy, F1, McNemar.")
     ] = "",
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="A file to write as a page: one HTML, no script.")
+    ] = "",
     min_agreement: Annotated[
         float, typer.Option(help="From 0 to 1: exit with 4 where they agree less.")
     ] = 0.0,
@@ -44,6 +48,7 @@ def compare(
     from engine.comparison import compare as compare_outputs
 
     check_agreement(min_agreement)
+    _check_page(out)
     found = compare_outputs(
         a,
         b,
@@ -53,6 +58,11 @@ def compare(
         examples=examples,
         by_order=by_order,
     ).to_dict()
+    if out:
+        from engine.comparison.page import page
+        from engine.data import write_text
+
+        write_text(Path(out), page(found))
     if as_json:
         terminal.show_json(found)
     else:
@@ -63,6 +73,11 @@ def compare(
             f"--min-agreement {min_agreement}"
         )
         raise typer.Exit(DISAGREE)
+
+
+def _check_page(out: str) -> None:
+    if out and not out.lower().endswith((".html", ".htm")):
+        raise SettingsError(f"-o {out}: a page ends in .html", "such as -o diff.html, or --json")
 
 
 def _mapping(words: Sequence[str]) -> dict[str, str]:
