@@ -205,9 +205,13 @@ def _check(file: CorpusFile, names: list[str]) -> None:
 def _parquet(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    # With a buffer a row group is not read as a whole: one of embeddings may be all of a file.
+    # Without a buffer a row group is read as a whole; and over several of them pyarrow keeps the
+    # lists of all that it has read.
     with pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True) as parquet:
-        yield from parquet.iter_batches(ROWS, columns=names, use_threads=False)
+        for group in range(parquet.num_row_groups):
+            yield from parquet.iter_batches(
+                ROWS, row_groups=[group], columns=names, use_threads=False
+            )
 
 
 def _of_parquet(file: CorpusFile, names: list[str]) -> Iterator[pa.RecordBatch]:
