@@ -115,6 +115,10 @@ class Candidates:
     def take(self, groups: Ints) -> Candidates:
         return Candidates(*(getattr(self, f.name)[groups] for f in fields(self)))
 
+    def put(self, groups: Ints, state: Candidates) -> None:
+        for f in fields(self):
+            getattr(self, f.name)[groups] = getattr(state, f.name)
+
     def picked(self, index: Ints) -> Candidates:
         """Those at `index` of each group, int64 (groups, k)."""
         at = _flat(index, self.tokens.shape[1])
@@ -149,6 +153,8 @@ class BeamSearch:
         self.ids = np.full((cache.slots, request.most), request.decoder.pad_id, np.int64)
         self.logprobs = np.zeros((cache.slots, request.most if request.scored else 0), np.float32)
         self.origins = np.zeros((cache.slots, request.most), np.int64)
+        # Of what the logits processors are shown.
+        self.scratch = np.empty((0, request.decoder.vocabulary), np.float32)
 
     def admit(self, groups: Ints, rows: Ints) -> None:
         """Only the first beam counts at first, or all would be the same."""
@@ -200,7 +206,63 @@ class BeamSearch:
 
     def _candidates(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
         """Twice as many as beams, or more where several tokens end a row: enough that do not."""
-        tokens, scores = self._scored(beams, rows, ages - 1)
+        if self.request.reads_logits:
+            return self._of_all(beams, rows, ages)
+        tokens, scores = self.cache.best()
+        tokens, scores = tokens[beams.slots], scores[beams.slots]
+        choose = self._of_processed if self.request.processors else self._best
+        return choose(beams, rows, ages, scores, tokens)
+
+    def _of_processed(
+        self, beams: Beams, rows: Ints, ages: Ints, scores: Scores, tokens: Ints
+    ) -> Candidates:
+        """Of the likeliest tokens, some of which the logits processors weaken or ban. Where one
+        that is not among them might come before these, of all tokens.
+
+        Args:
+            scores, tokens: Of the likeliest, best first; (groups, beams, n).
+        """
+        bounds = scores[..., -1] + beams.scores
+        by_id = tokens.argsort(axis=2)
+        tokens = np.take_along_axis(tokens, by_id, axis=2)
+        index = tokens.reshape(-1, tokens.shape[2])
+        every = self._unknown(len(index))
+        flat = np.take_along_axis(scores, by_id, axis=2).reshape(index.shape)
+        np.put_along_axis(every, index, flat, axis=1)
+        settled = self._process(every, beams, rows, ages).reshape(beams.slots.shape).all(axis=1)
+        scores = np.take_along_axis(every, index, axis=1).reshape(tokens.shape)
+        found = self._best(beams, rows, ages, scores, tokens)
+        unsure = (bounds >= found.scores[:, -1:]).any(axis=1) & (tokens.shape[2] < every.shape[1])
+        every = every.reshape(*beams.slots.shape, -1)
+        if len(some := np.flatnonzero(settled)):
+            known = beams.take(some), rows[some], ages[some], every[some]
+            found.put(some, self._best(*known))
+        if len(some := np.flatnonzero(unsure & ~settled)):
+            found.put(some, self._of_all(beams.take(some), rows[some], ages[some]))
+        return found
+
+    def _unknown(self, count: int) -> Scores:
+        """Scores of all tokens, none of which is known yet; (count, vocabulary)."""
+        if len(self.scratch) < count:
+            self.scratch = np.empty((count, self.request.decoder.vocabulary), np.float32)
+        self.scratch[:count].fill(-np.inf)
+        return self.scratch[:count]
+
+    def _of_all(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
+        scores = log_softmax(self.cache.logits()[beams.slots.ravel()])
+        self._process(scores, beams, rows, ages)
+        return self._best(beams, rows, ages, scores.reshape(*beams.slots.shape, -1))
+
+    def _process(self, scores: Scores, beams: Beams, rows: Ints, ages: Ints) -> Flags:
+        """See `Request.process`; scores of every beam, (groups x beams, vocabulary)."""
+        ids, owners = self.ids[beams.slots.ravel()], np.repeat(rows, self.width)
+        return self.request.process(scores, owners, ids, np.repeat(ages - 1, self.width))
+
+    def _best(
+        self, beams: Beams, rows: Ints, ages: Ints, scores: Scores, tokens: Ints | None = None
+    ) -> Candidates:
+        """The best continuations by log-probabilities, (groups, beams, n), of `tokens`; of all
+        tokens for None."""
         sums = scores + beams.scores[..., None]
         options = sums.shape[2]
         sums = sums.reshape(len(rows), -1)
@@ -221,18 +283,6 @@ class BeamSearch:
         ids, _ = self._sequences(beams, candidates, ages)
         history = self.request.history(rows[group], ids[group, which], ages[group])
         candidates.ending[group, which] = stop(tails(history, self.tail))
-
-    def _scored(self, beams: Beams, rows: Ints, ages: Ints) -> tuple[Ints | None, Scores]:
-        """Log-probabilities (groups, beams, n) and the tokens they are of; all of them for None."""
-        shape = (*beams.slots.shape, -1)
-        if not self.request.processors:
-            tokens, scores = self.cache.best()
-            return tokens[beams.slots], scores[beams.slots]
-        slots = beams.slots.ravel()
-        scores = log_softmax(self.cache.logits()[slots])
-        owners = np.repeat(rows, self.width)
-        self.request.process(scores, owners, self.ids[slots], np.repeat(ages, self.width))
-        return None, scores.reshape(shape)
 
     def _sequences(self, beams: Beams, candidates: Candidates, ages: Ints) -> tuple[Ints, Scores]:
         """All tokens of each candidate and their log-probabilities, (groups, candidates, most)."""

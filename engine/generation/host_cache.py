@@ -155,7 +155,7 @@ class HostCache:
         return self.host["best"], self.host["best_scores"]
 
     def logits(self) -> Scores:
-        return self.host["logits"]
+        return self.host["logits"] if self.whole else self._logits_again()
 
     def copy(self, slots: Ints, sources: Ints, starts: Ints) -> None:
         starts = self.bases[sources] + starts
@@ -184,6 +184,15 @@ class HostCache:
                 self._hold(name, (self.slots, *array.shape[1:]), array.dtype)
         self.bases, self.taken = self.bases[: self.slots], self.taken[: self.slots]
         self._bind()
+
+    def _logits_again(self) -> Scores:
+        """Of the latest step, taken once more: it appends what it has appended."""
+        graph = self.backend.graph("step")
+        feeds: dict[str, Value] = {name: self.buffers[name] for name in graph.inputs}
+        feeds["lengths"] = self.host["lengths"] - self.taken
+        feeds |= {"scored": np.array(False), _WHOLE: np.array(True)}
+        (logits,) = graph.run(feeds, ["logits"])
+        return self.backend.host(logits)
 
     def _move(self, slots: Ints, sources: Ints) -> None:
         """Make `slots` what `sources` are."""

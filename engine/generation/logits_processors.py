@@ -74,6 +74,27 @@ def logits_processors(
     return tuple(processor for wanted, processor in table if wanted)
 
 
+def only_lower(config: GenerationConfig) -> bool:
+    """Whether the processors make no token likelier, but for one that they force."""
+    return config.repetition_penalty >= 1
+
+
+def forced(config: GenerationConfig, history: TokenHistory) -> NDArray[np.bool_]:
+    """Rows whose next token is settled whatever their scores are; bool (rows,)."""
+    first = (config.forced_bos_id >= 0) & _second(history)
+    return np.asarray(first | ((config.forced_eos_id >= 0) & _last(history)))
+
+
+def _second(history: TokenHistory) -> NDArray[np.bool_]:
+    """To transformers the first token is the one behind a single token, be that the decoder's start
+    or a prompt."""
+    return np.asarray(history.prompts + history.generated == 1)
+
+
+def _last(history: TokenHistory) -> NDArray[np.bool_]:
+    return np.asarray(history.generated == history.limits - 1)
+
+
 def _repetition_penalty(penalty: float) -> LogitsProcessor:
     def apply(scores: Scores, history: TokenHistory) -> None:
         rows, positions = np.nonzero(history.ids != FILLER)
@@ -134,16 +155,14 @@ def _min_new_tokens(end_ids: Sequence[int]) -> LogitsProcessor:
 
 def _forced_bos(token: int) -> LogitsProcessor:
     def apply(scores: Scores, history: TokenHistory) -> None:
-        # To transformers the first token is the one behind a single token, be that the decoder's
-        # start or a prompt.
-        _force(scores, history.prompts + history.generated == 1, token)
+        _force(scores, _second(history), token)
 
     return apply
 
 
 def _forced_eos(token: int) -> LogitsProcessor:
     def apply(scores: Scores, history: TokenHistory) -> None:
-        _force(scores, history.generated == history.limits - 1, token)
+        _force(scores, _last(history), token)
 
     return apply
 

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import DecoderConfig, GenerationConfig
 from engine.core.token_limit import TokenLimit
-from engine.core.types import Ints, Ragged
+from engine.core.types import Flags, Ints, Ragged
 from engine.generation.logits_processors import (
     FILLER,
     LogitsProcessor,
     Scores,
     TokenHistory,
+    forced,
     logits_processors,
+    only_lower,
 )
 
 
@@ -83,18 +85,21 @@ class Request:
     @property
     def picks(self) -> int:
         """How many of a step's likeliest tokens the search looks at; 1 where it reads all logits
-        instead, because logits processors change them."""
-        if self.processors:
+        instead. Beams look at twice as many where logits processors may ban some."""
+        if self.reads_logits:
             return 1
         if self.config.num_beams > 1:
-            return self.candidates
+            wanted = self.candidates * (2 if self.processors else 1)
+            return min(wanted, self.decoder.vocabulary)
         if self.config.do_sample and self.config.top_k:
             return min(self.config.top_k, self.decoder.vocabulary)
         return 1
 
     @property
     def reads_logits(self) -> bool:
-        """Whether the search looks at the logits of all tokens."""
+        """Whether the search looks at the logits of all tokens in every step."""
+        if self.config.num_beams > 1:
+            return bool(self.processors) and not only_lower(self.config)
         sampled = self.config.do_sample and not self.config.top_k
         return bool(self.processors) or sampled
 
@@ -103,12 +108,15 @@ class Request:
         """Of a step of beam search: enough for `num_beams` of them not to end the row."""
         return max(2, 1 + len(self.decoder.end_ids)) * self.config.num_beams
 
-    def process(self, scores: Scores, rows: Ints, ids: Ints, lengths: Ints) -> None:
+    def process(self, scores: Scores, rows: Ints, ids: Ints, lengths: Ints) -> Flags:
         """Let the logits processors change scores, float32 (n, vocabulary), in place.
 
         Args:
             rows: The row that each of them belongs to, int64 (n,).
             ids, lengths: What was generated, int64 (n, most), and how much of it, (n,).
+
+        Returns:
+            Of which all scores are what they are whatever they were, bool (n,).
         """
         prompts = (self.prompt[rows] != FILLER).sum(axis=1)
         history = TokenHistory(
@@ -121,6 +129,7 @@ class Request:
         )
         for processor in self.processors:
             processor(scores, history)
+        return forced(self.config, history)
 
     def history(self, rows: Ints, ids: Ints, lengths: Ints) -> Ints:
         """Prompt and generated tokens of each row, ending together: int64 (n, length), FILLER left

@@ -38,8 +38,9 @@ from engine.errors import Stopped
 from engine.generation import generate
 from engine.generation import host_cache as slots_module
 from engine.generation.beam import top
-from engine.generation.host_cache import IDLE
+from engine.generation.host_cache import IDLE, HostCache
 from engine.generation.logits_processors import FILLER, TokenHistory, logits_processors
+from engine.generation.request import Request
 
 Rows = list[tuple[int, ...]]
 GREEDY = GenerationConfig()
@@ -375,6 +376,42 @@ def test_a_row_is_the_same_alone_and_among_others(
     assert answers([rows[i] for i in order], 0) == [found[i] for i in order]
     assert all(ended == (own[-1:] == [END]) for own, ended in found)
     assert all(len(own) == most or ended for own, ended in found if own)
+
+
+many_tokens = st.lists(st.integers(0, VOCABULARY - 1), max_size=VOCABULARY - 2).map(tuple)
+
+
+@every_kind
+@settings(max_examples=150, deadline=None)
+@given(few_rows, rule_sets, many_tokens, st.integers(2, 4), st.integers(1, 7))
+def test_beams_look_at_few_tokens_and_choose_as_if_they_saw_all(
+    settings_: DecoderConfig,
+    rows: Rows,
+    rules: GenerationConfig,
+    suppressed: tuple[int, ...],
+    beams: int,
+    most: int,
+) -> None:
+    search = dataclasses.replace(rules, num_beams=beams, suppress_ids=suppressed)
+
+    def answers() -> tuple[list[list[int]], list[bool]]:
+        backend = FakeBackend(causal=settings_.causal, logits=noisy)
+        return decode(rows, most, backend=backend, settings=settings_, search=search, slots=12)
+
+    found = answers()
+    with patch.object(Request, "reads_logits", True):
+        assert answers() == found
+
+
+def test_beams_look_at_all_tokens_only_where_most_are_banned() -> None:
+    rows = [ids_of(text) for text in texts(12)]
+    for suppressed, asked in (((), False), (tuple(range(FIRST_WORD + 1, VOCABULARY - 2)), True)):
+        search = GenerationConfig(
+            num_beams=2, no_repeat_ngram_size=2, forced_bos_id=FIRST_WORD, suppress_ids=suppressed
+        )
+        with patch.object(HostCache, "logits", autospec=True, side_effect=HostCache.logits) as all_:
+            decode(rows, 8, backend=FakeBackend(logits=noisy), search=search)
+        assert all_.called == asked
 
 
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 0.7, 1.0, 2.0])
