@@ -87,7 +87,7 @@ class HostCache:
         self.backend, self.decoder, self.feeds, self.width = backend, decoder, feeds, width
         # An older graph always gives all logits.
         self.spares = _WHOLE in backend.graph("step").inputs
-        self.whole = whole or scored or not self.spares
+        self.whole = whole or not self.spares
         self.pool = pool or BufferPool()
         compute = self._prefill if decoder.causal else self._encode
         self.batches = EncoderBatches(feeds, compute, budget=budget, mixed=MIXED, count=count)

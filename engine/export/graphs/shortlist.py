@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.export.graphs.decoder_builder import described
+from engine.export.graphs.ranking import likeliest
 
 # Asks for the logits of all tokens.
 WHOLE = "whole_logits"
 # The head's product, and the node that chooses between all logits and none.
 _ROUGH, _CHOICE = "rough", "head/whole"
+# The node that chooses between log-probabilities and logits of the best.
+_SCORES = "score/if"
 # Operator, inputs, outputs and attributes.
 _Step = tuple[str, list[str], list[str], dict[str, int]]
 
@@ -46,11 +49,12 @@ def add(model: Any, count: int) -> None:
     scatter = ("ScatterElements", [_ROUGH, "short", "short/exact"], [unbounded], {"axis": 1})
     vocabulary = next(o for o in graph.output if o.name == "logits").type.tensor_type.shape.dim[1]
     choice = _choice([_node(scatter), *bounds], vocabulary.dim_value)
-    steps = [_node(step) for step in _steps(head.input, bounded=bool(bounds))]
-    dropped = {"pick", *(node.name for node in bounds)}
-    kept = [node for node in graph.node if node.name not in dropped]
+    steps = _steps(head.input, vocabulary.dim_value, bounded=bool(bounds))
+    dropped = {node.name for node in bounds}
+    kept = [n for n in graph.node if n.name not in dropped and not n.name.startswith("pick/")]
     at = next(i for i, node in enumerate(kept) if node.name == "head") + 1
     kept[at:at] = [*steps, choice]
+    _score(nodes[_SCORES], bounded=bool(bounds))
     graph.input.append(described(WHOLE, "BOOL", []))
     del graph.node[:]
     graph.node.extend(kept)
@@ -62,17 +66,67 @@ _BOUNDS = ("head/part", "head/tanh", "head/softcap")
 def rank_unscaled(model: Any) -> None:
     """Take the shortlist before each token's states are scaled back, where the last thing done to
     the head's product is to multiply it with one positive number for each row; the model is
-    changed. That does not change the order, and all logits are scaled where they are wanted."""
+    changed. That does not change the order, and the logits are scaled where they are wanted."""
     graph = model.graph
     maker = next((node for node in graph.node if _ROUGH in node.output), None)
     if maker is None or maker.op_type != "Mul":
         return
-    choice = next(node for node in graph.node if node.name == _CHOICE)
-    ranking = next(node for node in graph.node if "short" in node.output)
-    ranking.input[0] = maker.input[0]
-    wanted = next(a.g for a in choice.attribute if a.name == "then_branch")
-    wanted.node.insert(0, maker)
+    for ranking in graph.node:
+        if list(ranking.input[:1]) == [_ROUGH]:
+            ranking.input[0] = maker.input[0]
     graph.node.remove(maker)
+    for name in (_CHOICE, _SCORES):
+        choice = next(node for node in graph.node if node.name == name)
+        wanted = next(a.g for a in choice.attribute if a.name == "then_branch")
+        scaled = f"{name}/rough"
+        for reader in wanted.node:
+            reader.input[:] = [scaled if n == _ROUGH else n for n in reader.input]
+        wanted.node.insert(0, _node(("Mul", list(maker.input), [scaled], {})))
+
+
+def _score(choice: Any, bounded: bool) -> None:
+    """Let the picked tokens' log-probabilities be those of the shortlist's logits among the rough
+    ones of all other tokens, which nobody has to put together for that."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    rough, exact = (f"score/{n}" if bounded else n for n in (_ROUGH, "short/exact"))
+    steps = [*_bound(_ROUGH, rough), *_bound("short/exact", exact)] if bounded else []
+    steps += [
+        ("LogSoftmax", [rough], ["score/all"], {"axis": -1}),
+        ("GatherElements", ["score/all", "short"], ["score/before"], {"axis": 1}),
+        ("GatherElements", [rough, "short"], ["score/rough_short"], {"axis": 1}),
+        # The logarithm of the sum of all, of which the shortlist's share goes and another comes.
+        ("Sub", ["score/rough_short", "score/before"], ["score/sum"], {}),
+        ("Sub", [exact, "score/sum"], ["score/after"], {}),
+        ("Exp", ["score/before"], ["score/going"], {}),
+        ("Exp", ["score/after"], ["score/coming"], {}),
+        ("ReduceSum", ["score/going", "short/last"], ["score/gone"], {}),
+        ("ReduceSum", ["score/coming", "short/last"], ["score/come"], {}),
+        ("Sub", ["score/one", "score/gone"], ["score/rest"], {}),
+        ("Max", ["score/rest", "score/zero"], ["score/others"], {}),
+        ("Add", ["score/others", "score/come"], ["score/total"], {}),
+        ("Log", ["score/total"], ["score/more"], {}),
+        ("Sub", ["score/after", "score/more"], ["score/short"], {}),
+        ("GatherElements", ["score/short", "short/rank"], ["scores"], {"axis": 1}),
+    ]
+    wanted = next(a.g for a in choice.attribute if a.name == "then_branch")
+    del wanted.node[:]
+    wanted.node.extend(map(_node, steps))
+    numbers = {"score/zero": 0, "score/one": 1}
+    wanted.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in numbers.items()
+    )
+
+
+def _bound(logits: str, bounded: str) -> list[_Step]:
+    """The head's softcap."""
+    return [
+        ("Div", [logits, "head_softcap"], [f"{bounded}/part"], {}),
+        ("Tanh", [f"{bounded}/part"], [f"{bounded}/tanh"], {}),
+        ("Mul", [f"{bounded}/tanh", "head_softcap"], [bounded], {}),
+    ]
 
 
 def _choice(wanted: Sequence[Any], vocabulary: int) -> Any:
@@ -90,8 +144,8 @@ def _choice(wanted: Sequence[Any], vocabulary: int) -> Any:
     return helper.make_node("If", [WHOLE], ["logits"], _CHOICE, **branches)
 
 
-def _steps(head: Sequence[str], bounded: bool) -> list[_Step]:
-    """From the head's product to the best tokens.
+def _steps(head: Sequence[str], vocabulary: int, bounded: bool) -> list[Any]:
+    """Nodes from the head's product to the best tokens.
 
     Args:
         head: What it reads: states, weights, and a bias if it has one.
@@ -99,9 +153,9 @@ def _steps(head: Sequence[str], bounded: bool) -> list[_Step]:
     """
     states, weights, *bias = head
     exact = "short/plain" if bias else "short/exact"
+    before: list[_Step] = [("Max", ["picks", "shortlist"], ["short/count"], {})]
+    ranked, _ = likeliest(_ROUGH, "short/count", "short/rough", "short", "shortlist", vocabulary)
     steps: list[_Step] = [
-        ("Max", ["picks", "shortlist"], ["short/count"], {}),
-        ("TopK", [_ROUGH, "short/count"], ["short/rough", "short"], {"axis": -1}),
         ("Gather", [weights, "short"], ["short/weights"], {}),
         ("Unsqueeze", [states, "short/last"], ["short/column"], {}),
         ("MatMul", ["short/weights", "short/column"], ["short/product"], {}),
@@ -115,12 +169,9 @@ def _steps(head: Sequence[str], bounded: bool) -> list[_Step]:
     best = "short/free" if bounded else "best_logits"
     steps.append(("TopK", ["short/exact", "picks"], [best, "short/rank"], {"axis": -1}))
     if bounded:
-        steps += [
-            ("Div", ["short/free", "head_softcap"], ["short/part"], {}),
-            ("Tanh", ["short/part"], ["short/tanh"], {}),
-            ("Mul", ["short/tanh", "head_softcap"], ["best_logits"], {}),
-        ]
-    return [*steps, ("GatherElements", ["short", "short/rank"], ["best"], {"axis": 1})]
+        steps += _bound("short/free", "best_logits")
+    steps.append(("GatherElements", ["short", "short/rank"], ["best"], {"axis": 1}))
+    return [*map(_node, before), *ranked, *map(_node, steps)]
 
 
 def _node(step: _Step) -> Any:

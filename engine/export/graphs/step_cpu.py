@@ -19,6 +19,7 @@ from typing import Any
 from engine.export.graphs.blueprint import Blueprint, Layer
 from engine.export.graphs.decoder_builder import CONTRIB, DecoderBuilder, GraphForm, described
 from engine.export.graphs.queries_and_keys import rotated, separated, tables
+from engine.export.graphs.ranking import likeliest
 
 PARTS = ("key", "value")
 
@@ -182,9 +183,12 @@ def _end(writer: DecoderBuilder, states: str) -> None:
         states = writer.op("Gather", [states, wanted], "logit_states")
     writer.head(states)
     picks = writer.input("picks", "INT64", [1])
-    writer.node("TopK", ["logits", picks], ["best_logits", "best"], "pick", axis=-1)
+    vocabulary = len(writer.plan.head)
+    nodes, weights = likeliest("logits", picks, "best_logits", "best", "pick", vocabulary)
+    writer.nodes += nodes
+    writer.weights |= {weight.name: weight for weight in weights}
     _scores(writer)
-    writer.output("logits", "FLOAT", ["slots", len(writer.plan.head)])
+    writer.output("logits", "FLOAT", ["slots", vocabulary])
     writer.output("best", "INT64", ["slots", "picks"])
     writer.output("best_scores", "FLOAT", ["slots", "picks"])
 

@@ -43,7 +43,9 @@ def folder_of(family: str, recipe: str) -> Path:
     return bundle_of(checkpoint, task, recipe, force=recipe != "fp32")
 
 
-def steps(folder: Path, *, whole: bool, picks: int) -> list[dict[str, NDArray[Any]]]:
+def steps(
+    folder: Path, *, whole: bool, picks: int, scored: bool = False
+) -> list[dict[str, NDArray[Any]]]:
     """What each of some steps computes, along given tokens; the second row is the shortest."""
     bundle = bundle_format.load(folder)
     decoder = bundle.description.model_config.decoder
@@ -55,15 +57,23 @@ def steps(folder: Path, *, whole: bool, picks: int) -> list[dict[str, NDArray[An
     feeds = {"input_ids": draw.integers(5, 90, (3, 7)) * mask, "attention_mask": mask}
     rows: Ints = np.arange(3)
     cache = HostCache(
-        backend, decoder, feeds, width=1, positions=7 + STEPS, picks=picks, whole=whole
+        backend,
+        decoder,
+        feeds,
+        width=1,
+        positions=7 + STEPS,
+        picks=picks,
+        whole=whole,
+        scored=scored,
     )
     cache.admit(rows, rows)
     outputs = []
     for _ in range(STEPS):
         cache.step(draw.integers(5, 90, 3))
+        assert len(cache.host["logits"]) == (3 if whole else 0)
         tokens, scores = cache.best()
-        outputs.append({"best": tokens, "scores": scores, "logits": cache.logits()})
-        outputs[-1] = {name: array.copy() for name, array in outputs[-1].items()}
+        outputs.append({"best": tokens.copy(), "scores": scores.copy()})
+        outputs[-1]["logits"] = cache.logits().copy()
     return outputs
 
 
@@ -73,11 +83,22 @@ def test_the_likeliest_are_the_same_without_the_logits_of_the_others(family: str
     for picks in (1, 3):
         pairs = zip(*(steps(folder, whole=w, picks=picks) for w in (True, False)), strict=True)
         for whole, best in pairs:
-            assert best["logits"].shape == (0, whole["logits"].shape[1])
-            assert np.array_equal(best["best"], whole["best"])
-            assert np.array_equal(best["scores"], whole["scores"])
+            for name in ("best", "scores", "logits"):
+                assert np.array_equal(best[name], whole[name]), name
             at = np.take_along_axis(whole["logits"], whole["best"], axis=1)
             assert np.array_equal(at, whole["scores"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probabilities_are_those_among_all_logits(family: str) -> None:
+    folder = folder_of(family, "int8")
+    for whole in (True, False):
+        for step in steps(folder, whole=whole, picks=20, scored=True):
+            logits = step["logits"].astype(np.float64)
+            sums = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+            every = logits - logits.max(axis=1, keepdims=True) - sums[:, None]
+            of_best = np.take_along_axis(every, step["best"], axis=1)
+            assert np.allclose(step["scores"], of_best, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
