@@ -18,6 +18,8 @@ from engine.export.graphs.ranking import likeliest
 WHOLE = "whole_logits"
 # The head's product, and the node that chooses between all logits and none.
 _ROUGH, _CHOICE = "rough", "head/whole"
+# What the shortlist is ranked by.
+_RANKED = "short/rough"
 # The node that chooses between log-probabilities and logits of the best.
 _SCORES = "score/if"
 # Operator, inputs, outputs and attributes.
@@ -71,17 +73,26 @@ def rank_unscaled(model: Any) -> None:
     maker = next((node for node in graph.node if _ROUGH in node.output), None)
     if maker is None or maker.op_type != "Mul":
         return
+    ranked = maker.input[0]
     for ranking in graph.node:
         if list(ranking.input[:1]) == [_ROUGH]:
-            ranking.input[0] = maker.input[0]
+            ranking.input[0] = ranked
     graph.node.remove(maker)
+    scale = next(name for name in maker.input if name != ranked)
     for name in (_CHOICE, _SCORES):
         choice = next(node for node in graph.node if node.name == name)
-        wanted = next(a.g for a in choice.attribute if a.name == "then_branch")
-        scaled = f"{name}/rough"
-        for reader in wanted.node:
-            reader.input[:] = [scaled if n == _ROUGH else n for n in reader.input]
-        wanted.node.insert(0, _node(("Mul", list(maker.input), [scaled], {})))
+        _scale(next(a.g for a in choice.attribute if a.name == "then_branch"), scale, ranked, name)
+
+
+def _scale(branch: Any, scale: str, ranked: str, name: str) -> None:
+    """Multiply what a branch reads of the ranked product with the tokens' scales."""
+    for rough, unscaled in ((_ROUGH, ranked), (_RANKED, _RANKED)):
+        readers = [node for node in branch.node if rough in node.input]
+        for reader in readers:
+            reader.input[:] = [f"{name}/{n}" if n == rough else n for n in reader.input]
+        if readers:
+            step: _Step = ("Mul", [unscaled, scale], [f"{name}/{rough}"], {})
+            branch.node.insert(0, _node(step))
 
 
 def _score(choice: Any, bounded: bool) -> None:
@@ -90,34 +101,33 @@ def _score(choice: Any, bounded: bool) -> None:
     import numpy as np
     from onnx import numpy_helper
 
-    rough, exact = (f"score/{n}" if bounded else n for n in (_ROUGH, "short/exact"))
-    steps = [*_bound(_ROUGH, rough), *_bound("short/exact", exact)] if bounded else []
+    names = {n: f"score/{n}" if bounded else n for n in (_ROUGH, _RANKED, "short/exact")}
+    rough, ranked, exact = names.values()
+    steps = [step for n in names if bounded for step in _bound(n, names[n])]
     steps += [
-        ("LogSoftmax", [rough], ["score/all"], {"axis": -1}),
-        ("GatherElements", ["score/all", "short"], ["score/before"], {"axis": 1}),
-        ("GatherElements", [rough, "short"], ["score/rough_short"], {"axis": 1}),
-        # The logarithm of the sum of all, of which the shortlist's share goes and another comes.
-        ("Sub", ["score/rough_short", "score/before"], ["score/sum"], {}),
-        ("Sub", [exact, "score/sum"], ["score/after"], {}),
+        ("ReduceMax", [ranked, "short/last"], ["score/top"], {}),
+        # Each written over the one before it: a row is as long as the vocabulary.
+        ("Sub", [rough, "score/top"], ["score/below"], {}),
+        ("Exp", ["score/below"], ["score/parts"], {}),
+        ("ReduceSum", ["score/parts", "short/last"], ["score/all"], {}),
+        ("Sub", [ranked, "score/top"], ["score/before"], {}),
         ("Exp", ["score/before"], ["score/going"], {}),
-        ("Exp", ["score/after"], ["score/coming"], {}),
         ("ReduceSum", ["score/going", "short/last"], ["score/gone"], {}),
+        ("Sub", [exact, "score/top"], ["score/after"], {}),
+        ("Exp", ["score/after"], ["score/coming"], {}),
         ("ReduceSum", ["score/coming", "short/last"], ["score/come"], {}),
-        ("Sub", ["score/one", "score/gone"], ["score/rest"], {}),
+        ("Sub", ["score/all", "score/gone"], ["score/rest"], {}),
         ("Max", ["score/rest", "score/zero"], ["score/others"], {}),
         ("Add", ["score/others", "score/come"], ["score/total"], {}),
-        ("Log", ["score/total"], ["score/more"], {}),
-        ("Sub", ["score/after", "score/more"], ["score/short"], {}),
+        ("Log", ["score/total"], ["score/sum"], {}),
+        ("Sub", ["score/after", "score/sum"], ["score/short"], {}),
         ("GatherElements", ["score/short", "short/rank"], ["scores"], {"axis": 1}),
     ]
     wanted = next(a.g for a in choice.attribute if a.name == "then_branch")
     del wanted.node[:]
     wanted.node.extend(map(_node, steps))
-    numbers = {"score/zero": 0, "score/one": 1}
-    wanted.initializer.extend(
-        numpy_helper.from_array(np.array(value, np.float32), name)
-        for name, value in numbers.items()
-    )
+    zero = np.array(0, np.float32)
+    wanted.initializer.append(numpy_helper.from_array(zero, "score/zero"))
 
 
 def _bound(logits: str, bounded: str) -> list[_Step]:
@@ -154,7 +164,7 @@ def _steps(head: Sequence[str], vocabulary: int, bounded: bool) -> list[Any]:
     states, weights, *bias = head
     exact = "short/plain" if bias else "short/exact"
     before: list[_Step] = [("Max", ["picks", "shortlist"], ["short/count"], {})]
-    ranked, _ = likeliest(_ROUGH, "short/count", "short/rough", "short", "shortlist", vocabulary)
+    ranked, _ = likeliest(_ROUGH, "short/count", _RANKED, "short", "shortlist", vocabulary)
     steps: list[_Step] = [
         ("Gather", [weights, "short"], ["short/weights"], {}),
         ("Unsqueeze", [states, "short/last"], ["short/column"], {}),
