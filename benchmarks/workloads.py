@@ -51,6 +51,8 @@ GREEDY: dict[str, Any] = {"num_beams": 1, "max_new_tokens": 128}
 # The random checkpoints' tokens are so likely that all draws are the same.
 SAMPLED: dict[str, Any] = {**GREEDY, "do_sample": True, "top_k": 50, "temperature": 0.7}
 BEAMS: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 128}
+# As the configurations of t5-small and BART ask for when they summarize.
+UNREPEATED: dict[str, Any] = {**BEAMS, "no_repeat_ngram_size": 3}
 
 WORKLOADS = {
     "encode-mixed": Workload(
@@ -94,5 +96,13 @@ WORKLOADS = {
     "translate-real": Workload(
         "flan-t5-small's trained weights, English to German, ending where the model ends",
         "translation", "flan-t5-small", 14, options=GREEDY, max_length=512, real=True,
+    ),
+    "translate-real-beam4": Workload(
+        "the same with 4 beams", "translation", "flan-t5-small", 14, options=BEAMS, max_length=512,
+        real=True,
+    ),
+    "translate-real-unrepeated": Workload(
+        "the same with 4 beams that repeat no three tokens", "translation", "flan-t5-small", 14,
+        options=UNREPEATED, max_length=512, real=True,
     ),
 }  # fmt: skip

@@ -38,6 +38,7 @@ def load(job: dict[str, Any], setting: dict[str, Any]) -> Callable[[dict[str, An
     arguments["sampling_topk"] = options["top_k"] if options.get("do_sample") else 1
     arguments["sampling_temperature"] = options.get("temperature", 1)
     arguments["length_penalty"] = options.get("length_penalty", 1.0)
+    arguments["no_repeat_ngram_size"] = options.get("no_repeat_ngram_size", 0)
     arguments["beam_size"], longest = options["num_beams"], options["max_new_tokens"]
 
     def call(rows: dict[str, Any]) -> list[Any]:

@@ -28,9 +28,11 @@ _OF_SLOTS = ("lengths", "source_last", "rotary_offset")
 # Asks a step graph for the logits of all tokens.
 _WHOLE = "whole_logits"
 # Multiplications that a step should have for its overhead not to matter: 48 slots of t5-small.
-# More gain nothing, and their last rows leave more of them free.
+# More gain nothing, and their last rows leave more of them free; beams, of which a step writes more
+# for each, are 5% faster in twice as many.
 WORK = 48 * 36_000_000
 SLOTS = range(48, 513)
+BEAMS = 2
 # Positions that a cache has at first. It doubles when a row needs more: a limit of 256 tokens would
 # else take ten times the memory that rows of 20 fill.
 POSITIONS = 32
@@ -92,7 +94,8 @@ class HostCache:
         compute = self._prefill if decoder.causal else self._encode
         self.batches = EncoderBatches(feeds, compute, budget=budget, mixed=MIXED, count=count)
         self.sources = self.batches.lengths
-        self.slots = self._slot_count(positions, max_slots or capacity(decoder))
+        wanted = capacity(decoder) * (BEAMS if width > 1 else 1)
+        self.slots = self._slot_count(positions, max_slots or wanted)
         self.most = positions
         self.positions = min(positions, max(POSITIONS, self._allocated()))
         self.buffers: dict[str, Value] = {}
