@@ -20,6 +20,7 @@ from engine.export.acceptance.sample import Sample
 from engine.export.acceptance.worst_layers import worst_layers
 from engine.export.graphs import remove_padding, shortlist, storage
 from engine.export.graphs.records import DEVICE_DECODING, OUTPUT_HEADS, PACKED, records
+from engine.export.graphs.token_places import computes_padding
 from engine.export.recipes import smoothquant, step_smoothing, table
 from engine.export.recipes.table import GraphContext, Recipe
 from engine.export.sentences import encode
@@ -62,6 +63,7 @@ def write_bundle(
     table.check_applies(recipe, decodes, plain.description.task)
     progress(f"writing the graphs ({recipe})")
     graphs = rewritten_graphs(recipe, plain)
+    padded = [n for n, g in graphs.items() if n in PACKED and computes_padding(g.graph)]
     storage.save(graphs, folder)
     shutil.copy(plain.path / bundle_format.TOKENIZER, folder)
     description = dataclasses.replace(
@@ -75,7 +77,7 @@ def write_bundle(
         report = dataclasses.replace(report, forced=force, worst_layers=layers)
         if not force:
             raise _exceeded(recipe, report)
-    notes = description.notes + _notes(recipe, report, description.graphs)
+    notes = description.notes + _notes(recipe, report, description.graphs, padded)
     described = dataclasses.replace(description, gate=report.to_dict(), notes=notes)
     return trial.save(folder, described)
 
@@ -94,14 +96,18 @@ def _exceeded(recipe: str, report: GateReport) -> ExportError:
     )
 
 
-def _notes(recipe: str, report: GateReport, graphs: Collection[GraphRecord]) -> tuple[str, ...]:
-    """What the user should know of a bundle that is written."""
+def _notes(
+    recipe: str, report: GateReport, graphs: Collection[GraphRecord], files: Collection[str]
+) -> tuple[str, ...]:
+    """What the user should know of a bundle that is written; `files` compute padding on a CPU."""
     notes, for_gpu = [], table.recipe(recipe).for_gpu
     if report.forced:
         notes.append(f"{recipe} exceeds its accuracy limits, and was written by --force")
     padded = any(g.role in smoothquant.ENCODERS and g.device == "any" for g in graphs)
     if for_gpu and padded:
         notes.append("its attention is of a kind that keeps its padding on a GPU")
+    if table.recipe(recipe).flat:
+        notes += [f"{file} is of a kind whose products compute padding" for file in files]
     if report.speed < 1 and not for_gpu:
         notes.append(f"{recipe} is slower than fp32 on this machine: {report.speed:.2f} times")
     return tuple(notes)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.export.graphs import graph_edits
 from engine.export.graphs.packed_attention_reference import ATTENTION
 from engine.export.graphs.remove_padding import remove_padding
+from engine.export.graphs.token_places import locate_tokens
 
 # Added to a score, it leaves a weight of exactly zero.
 _HIDES = -1e4
@@ -68,19 +69,9 @@ class _Flattener:
     def _locate_tokens(self) -> None:
         """Compute `token_indices` and `inverse_indices` (see `runtime.packing`), and what is added
         to scores, (rows, 1, 1, length)."""
-        self._constant("flat/all", np.array([-1], np.int64))
-        self._constant("flat/one", np.array(1, np.int64))
-        self._constant("flat/axis", np.array(0, np.int64))
+        self.nodes += locate_tokens(self.graph)
         self._constant("flat/inner", np.array([1, 2], np.int64))
         self._constant("flat/hides", np.array(-_HIDES, np.float32))
-        real = self._op("Reshape", ["attention_mask", "flat/all"], "flat/real")
-        places = self._op("NonZero", [real], "flat/places")
-        self._op("Reshape", [places, "flat/all"], "token_indices")
-        count = self._op("CumSum", [real, "flat/axis"], "flat/count")
-        number = self._op("Sub", [count, "flat/one"], "flat/number")
-        index = self._op("Mul", [number, real], "flat/index")
-        grid = self._op("Shape", ["attention_mask"], "flat/grid")
-        self._op("Reshape", [index, grid], "inverse_indices")
         padding = self._op("Sub", ["attention_mask", "flat/one"], "flat/padding")
         padding = self._op("Cast", [padding], "flat/padding_float", to=1)
         hidden = self._op("Mul", [padding, "flat/hides"], "flat/hidden")

@@ -12,7 +12,7 @@ from engine.export.graphs.packed_attention_reference import ATTENTION
 # Along an axis, which must be the last one.
 _ON_AXIS = ("LayerNormalization", "ReduceMean")
 # Each token by itself; the other inputs are weights, or packed as well.
-_BY_TOKEN = {
+BY_TOKEN = {
     "Add", "BiasGelu", "Cast", "Div", "Erf", "FastGelu", "Gelu", "Identity", "LayerNormalization",
     "MatMul", "Mul", "Neg", "Pow", "ReduceMean", "Relu", "Sigmoid", "SkipLayerNormalization",
     "Sqrt", "Sub", "Tanh",
@@ -55,7 +55,7 @@ def _propagate(
     tensors, read_as_rows = set(entries), set()
     for node in graph.node:
         read = tensors & set(node.input)
-        by_token = bool(read) and last not in read and _is_by_token(node, tensors, index)
+        by_token = bool(read) and last not in read and is_by_token(node, tensors, index)
         if node.op_type == ATTENTION and not by_token:
             raise UnsupportedGraph
         if by_token:
@@ -66,11 +66,11 @@ def _propagate(
     return PackedRegion(frozenset(tensors), frozenset(read_as_rows | (outputs & tensors)))
 
 
-def _is_by_token(node: Any, tensors: Collection[str], index: GraphIndex) -> bool:
+def is_by_token(node: Any, tensors: Collection[str], index: GraphIndex) -> bool:
     packed = [name in tensors for name in node.input]
     if node.op_type == ATTENTION:
         return all(packed[:3])
-    if node.op_type not in _BY_TOKEN or (node.op_type == "MatMul" and not packed[0]):
+    if node.op_type not in BY_TOKEN or (node.op_type == "MatMul" and not packed[0]):
         return False
     if node.op_type in _ON_AXIS and index.axes(node) != [-1]:
         return False

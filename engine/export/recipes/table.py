@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from engine.core.graphs import Role
 from engine.core.types import Ints
 from engine.errors import SettingsError
-from engine.export.graphs import flat_tokens, shortlist
+from engine.export.graphs import flat_products, flat_tokens, shortlist
 from engine.export.graphs.records import DEVICE_DECODING
-from engine.export.recipes import blockwise, fp16, int8, int8_static
+from engine.export.recipes import blockwise, fp16, int8, int8_static, smoothquant
 from engine.export.recipes.quantizable_layers import quantizable_products, weighted_products
 
 
@@ -52,6 +52,7 @@ class Recipe:
             head is quantized; 0 where it is not.
         for_gpu: Whether it rewrites the graphs for a GPU; else those for the CPU.
         encoders_only: Whether it needs a model that encodes and does not generate.
+        flat: Whether an encoder's products compute no padding after it, where that is known.
     """
 
     summary: str
@@ -60,6 +61,7 @@ class Recipe:
     shortlist: int = 0
     for_gpu: bool = False
     encoders_only: bool = False
+    flat: bool = False
 
 
 def _fp32(model: Any, context: GraphContext) -> Any:
@@ -67,15 +69,18 @@ def _fp32(model: Any, context: GraphContext) -> Any:
 
 
 def _int8(model: Any, context: GraphContext) -> Any:
-    decodes = context.role == "step"
-    int8.quantize_per_token(model, context.smoothed, context.ranges, matrices=decodes)
+    decodes, ranges = context.role == "step", dict(context.ranges)
+    if context.role in smoothquant.ENCODERS and flat_products.flatten_products(model):
+        ranges |= {f"{name}{flat_products.ROWS}": values for name, values in ranges.items()}
+    int8.quantize_per_token(model, context.smoothed, ranges, matrices=decodes)
     if decodes:
         shortlist.rank_unscaled(model)
     return model
 
 
 def _int8_static(model: Any, context: GraphContext) -> Any:
-    flat_tokens.flatten_tokens(model, context.max_length)
+    if not flat_tokens.flatten_tokens(model, context.max_length):
+        flat_products.flatten_products(model)
     int8_static.quantize(model, context.sentences)
     return model
 
@@ -116,12 +121,12 @@ RECIPES: Mapping[str, Recipe] = {
     "int8": Recipe(
         "weights per channel, activations with a scale for each token, exact sums: a row's answer "
         "does not depend on its batch",
-        _int8, needs_ranges=True, shortlist=16,
+        _int8, needs_ranges=True, shortlist=16, flat=True,
     ),
     "int8-static": Recipe(
         "as int8, with one fixed scale where tokens differ little, and padding in the attention "
         "alone: for encoders on a CPU with VNNI",
-        _int8_static, encoders_only=True,
+        _int8_static, encoders_only=True, flat=True,
     ),
     "int8-tensor": Recipe(
         "weights per channel, activations with one scale for all rows of a batch, as in ONNX "
