@@ -19,6 +19,7 @@ _COMMON: Mapping[str, Mapping[str, str]] = {
         "overwrite": "clear a folder that holds another run",
         "dry_run": "print what would be done, and do nothing",
         "as_json": "print one JSON summary",
+        "quiet": "print errors only; --verbose times by stage, too",
     },
     "batching": {
         "batch_tokens": "tokens in one batch, padding included",
@@ -44,7 +45,7 @@ _OTHERS: Mapping[str, Sequence[str]] = {
     "input": ("schema", "input_format", "input_identity", "max_row_bytes"),
     "output": (
         "result_prefix", "compression", "split_size", "share", "scratch", "check_parts", "lock",
-        "save",
+        "save", "verbose", "log_file", "log_format", "metrics_file",
     ),
     "batching": ("window", "truncation_side", "dedupe", "tokenizers"),
     "device": ("gpu_memory", "stall_timeout"),

@@ -13,16 +13,19 @@ from engine.core.telemetry import Progress
 from engine.printable import printable
 
 _LINE_SECONDS, _STALL_SECONDS = 10.0, 30.0
+_BLOCKS, _WIDE = 12, 60
+"""Columns of the bar, and those of a terminal that has space for one."""
 
 
 @contextmanager
-def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def shown(quiet: bool, lines: bool = True) -> Iterator[Callable[[Progress], None]]:
     """A callback for progress; it raises KeyboardInterrupt once a signal has arrived.
 
     Args:
         quiet: Show no bar.
+        lines: Write lines where there is no terminal.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() and lines:
         yield _interruptible(_lines())
     elif quiet:
         yield _interruptible(_stalls())
@@ -71,19 +74,22 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bar
     from rich.table import Column
 
-    # On a narrow terminal the line is cut off, not wrapped.
+    # What does not fit is left out before; a work that is stuck may have any length.
     description = TextColumn(
         "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
     )
-    columns = (
-        BarColumn(12),
-        TextColumn("{task.percentage:3.0f}%", table_column=Column(min_width=4)),
-        description,
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    blocks = [BarColumn(_BLOCKS)] if console.width >= _WIDE else []
+    percent = TextColumn("{task.percentage:3.0f}%", table_column=Column(min_width=4))
+    taken = 6 + (_BLOCKS + 1) * len(blocks)
+    with Bar(*blocks, percent, description, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
 
         def update(progress: Progress) -> None:
-            bar.update(task, completed=progress.done, description=printable(str(progress)))
+            bar.update(
+                task,
+                completed=progress.done,
+                description=printable(progress.fitting(console.width - taken)),
+            )
 
         yield update

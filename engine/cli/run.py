@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli import config_file, pipe, terminal
+from engine.cli.log import SECONDS, Log, every, logging, progress_metrics, write_metrics
 from engine.cli.progress import shown
 from engine.cli.rerun import recorder
 from engine.cli.typed_names import as_typed
@@ -76,6 +78,26 @@ _Save = Annotated[
     str | None, typer.Option(help="Write what is given here, and by --config, to a TOML file.")
 ]
 
+_Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress and no summary, only errors.")
+]
+_Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also show the time at work by stage.")
+]
+_LogFile = Annotated[
+    str | None, typer.Option(help="Add progress, summary and error to this file, a line each.")
+]
+_LogFormat = Annotated[
+    str, typer.Option(help="Lines of the log, or of standard error without one: text or json.")
+]
+_MetricsFile = Annotated[
+    str | None,
+    typer.Option(
+        help="A .prom file for the textfile collector of Prometheus' node exporter, written "
+        "every 10 seconds and at the end."
+    ),
+]
+
 
 def run(
     ctx: typer.Context,
@@ -91,6 +113,11 @@ def run(
     rejects_ok: _RejectsOk = False,
     config: _Config = None,
     save: _Save = None,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+    log_file: _LogFile = None,
+    log_format: _LogFormat = "text",
+    metrics_file: _MetricsFile = None,
 ) -> None:
     """Run a model over a corpus and write part files. Run it again to continue a stopped run."""
     from engine.export.cache import bundle_for
@@ -109,21 +136,70 @@ def run(
         return
     bundle = bundle_for(model, **source, progress=terminal.tell, check=check)
     record = recorder(out, arguments, ctx.meta["given"])
-    with shown(quiet=as_json) as on_progress:
-        show = partial(_record_and_show, record, on_progress)
-        run_into = partial(coordinator.run, bundle, inputs, on_progress=show)
-        report = pipe.run(run_into, out, arguments)
-    record()  # a run that is refused leaves the record of the folder's own
-    _show(report, as_json, err=out == pipe.STDOUT)
+    with logging(log_file, log_format) as log:
+        on_progress, finish = _told(log, metrics_file, log_file, bundle.name)
+        with shown(as_json or quiet, lines=not quiet and (log is None or bool(log_file))) as show:
+            callbacks = (lambda progress: record(), on_progress, show)
+            run_into = partial(
+                coordinator.run, bundle, inputs, on_progress=partial(_all, callbacks)
+            )
+            report = pipe.run(run_into, out, arguments)
+        record()  # a run that is refused leaves the record of the folder's own
+        finish(report)
+    if as_json or not quiet:
+        _show(report, as_json, err=out == pipe.STDOUT)
+    if verbose and not as_json:
+        terminal.show(*_stages(report), err=out == pipe.STDOUT)
     raise typer.Exit(0 if rejects_ok else report.exit_code)
 
 
-def _record_and_show(
-    record: Callable[[], None], show: Callable[[Progress], None], progress: Progress
-) -> None:
-    """Progress is shown, and by then the folder is there that the command is recorded in."""
-    record()
-    show(progress)
+def _stages(report: Report) -> list[str]:
+    """The time at work of every stage, and what computed."""
+    times = ", ".join(f"{stage} {spent:.2f} s" for stage, spent in report.stage_seconds.items())
+    return [
+        f"time at work: {times or 'none'}",
+        f"ran on: {report.ran.get('provider', report.device)}",
+    ]
+
+
+def _told(
+    log: Log | None, metrics: str | None, log_file: str | None, model: str
+) -> tuple[Callable[[Progress], None], Callable[[Report], None]]:
+    """What is told to the log and to the file of metrics: at each progress, and at the end."""
+    labels = {"model": model}
+
+    def update(progress: Progress) -> None:
+        if log:
+            log.progress(progress)
+        if metrics:
+            write_metrics(metrics, progress_metrics(progress), labels)
+
+    def finish(report: Report) -> None:
+        if log and log_file:
+            log.write("summary", "; ".join(summary(report)), **report.brief())
+        if metrics:
+            write_metrics(metrics, _final_metrics(report), labels)
+
+    if metrics:
+        write_metrics(metrics, {"running": 1}, labels)
+    return every(SECONDS, update), finish
+
+
+def _final_metrics(report: Report) -> dict[str, float]:
+    return {
+        "running": 0,
+        "done_ratio": 1,
+        "rows": report.rows_computed,
+        "rows_rejected": report.rows_rejected,
+        "tokens": report.tokens,
+        "seconds": report.seconds,
+        "finished_timestamp_seconds": int(time.time()),
+    }
+
+
+def _all(callbacks: Sequence[Callable[[Progress], None]], progress: Progress) -> None:
+    for callback in callbacks:
+        callback(progress)
 
 
 def _check_early(

@@ -43,24 +43,32 @@ class Progress:
         return self.seconds * (1 - self.done) / self.done if self.done > 0 else None
 
     def __str__(self) -> str:
-        """Rows, speed, padding, rejects and time left, in one line."""
-        seconds = self.seconds or 1e-9
+        """Time left, speed, rows, rejects, parts and padding, in one line."""
+        return _SEPARATOR.join(self._parts())
+
+    def fitting(self, width: int) -> str:
+        """As `str`, but only as much as fits a line of this width, whole figures only."""
+        line, *more = self._parts()
+        for part in more:
+            if len(line) + len(_SEPARATOR) + len(part) > width:
+                break
+            line += _SEPARATOR + part
+        return line
+
+    def _parts(self) -> list[str]:
+        """What there is to say, most important first."""
+        seconds, left = self.seconds or 1e-9, self.seconds_left
         parts = [
-            f"{self.rows:,} rows",
+            "" if left is None else f"{duration(left)} left",
+            self.stuck,
             f"{self.rows / seconds:,.0f} rows/s",
+            f"{self.rows:,} rows",
+            f"{self.rejects:,} rejected" if self.rejects else "",
+            f"part {min(self.split + 1, self.splits)}/{self.splits}" if self.splits > 1 else "",
             f"{self.tokens / seconds:,.0f} tokens/s",
+            f"padding {self.padded / self.tokens:.2f}" if self.tokens else "",
         ]
-        if self.tokens:
-            parts.append(f"padding {self.padded / self.tokens:.2f}")
-        if self.rejects:
-            parts.append(f"{self.rejects:,} rejected")
-        if self.splits > 1:
-            parts.append(f"part {min(self.split + 1, self.splits)}/{self.splits}")
-        if self.seconds_left is not None:
-            parts.append(f"{duration(self.seconds_left)} left")
-        if self.stuck:
-            parts.append(self.stuck)
-        return " · ".join(parts)
+        return [part for part in parts if part]
 
 
 def duration(seconds: float) -> str:
@@ -72,6 +80,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{second:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
 
 
+_SEPARATOR = " · "
 _STAGES = {
     "read": "reading",
     "tokenize": "tokenizing",

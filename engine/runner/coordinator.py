@@ -164,7 +164,7 @@ class Coordinator:
     ) -> None:
         self.publisher, self.shared = publisher, shared
         self.plan, self.manifest, self.config = plan, manifest, plan.config
-        self.progress = ProgressMeter(plan.own, on_progress)
+        self.progress = ProgressMeter(plan.own, on_progress, plan.config.limit)
         self.rows_left = plan.config.limit or sys.maxsize
         self.rejected: Counter[str] = Counter()
         self.rejected_before = self.skipped = 0

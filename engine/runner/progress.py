@@ -21,10 +21,17 @@ class ProgressMeter:
     Args:
         splits: All splits of the run.
         show: Called with each `Progress`; None for nobody to look, and nothing to be weighed.
+        limit: Rows to read at most; 0 for all.
     """
 
-    def __init__(self, splits: Sequence[Split], show: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        show: Callable[[Progress], None] | None,
+        limit: int = 0,
+    ) -> None:
         self._show = show
+        self._limit = limit
         self._count = len(splits)
         self._weight = _weigh(splits) if show else _bytes
         self._in_rows = self._weight is not _bytes
@@ -69,6 +76,8 @@ class ProgressMeter:
 
         Where some input cannot tell its number of rows only finished splits count.
         """
+        if self._limit and not (self._in_rows and self._whole < self._limit):
+            return min(1.0, rows / self._limit)
         answered = self._weight_finished
         if self._in_rows:
             # Another thread assigns splits meanwhile.

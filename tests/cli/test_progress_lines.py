@@ -40,7 +40,9 @@ def test_a_line_every_ten_seconds_where_nobody_looks_also_beside_json(
     assert out == ""
     lines = err.splitlines()
     assert [line.split(" · ")[0] for line in lines] == [
-        f"{rows:3}%  {rows} rows" for rows in (10, 20, 30)
+        "10%  45s left",
+        "20%  20s left",
+        "30%  12s left",
     ]
 
 

@@ -94,3 +94,14 @@ def test_what_workers_count_is_summed_and_the_first_that_is_stuck_is_named() -> 
         {"rows": 3, "tokens": 5, "halved": 1}, {"infer": 3.5, "read": 0.5}, "a batch"
     )
     assert total([]) == Counts()
+
+
+@pytest.mark.parametrize("limit", [0, 40, 1000])
+def test_progress_is_measured_against_the_limit(limit: int, tmp_path: Path) -> None:
+    files = [write_parquet(tmp_path / "x.parquet", texts(100))]
+    splits = list(data.split_files(corpus_files(files), 1 << 30))
+    shown: list[Progress] = []
+    meter = ProgressMeter(splits, shown.append, limit)
+    meter.assign(splits[0])
+    meter.show(rows(20), 0)
+    assert shown[0].done == (0.5 if limit == 40 else 0.2)
