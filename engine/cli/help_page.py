@@ -28,11 +28,9 @@ _COMMON: Mapping[str, Mapping[str, str]] = {
     "device": {
         "device": "auto, cpu, cuda, cuda:N or cuda:all",
         "workers": "batches computed at the same time",
-        "threads": "CPU threads for each batch",
     },
     "errors": {
         "on_error": "fail at the first bad row, or reject them",
-        "max_rejects": "bad rows allowed with reject",
     },
     "checkpoints, exported once": {
         "task": "the task; see engine tasks",
@@ -48,8 +46,8 @@ _OTHERS: Mapping[str, Sequence[str]] = {
         "save", "verbose", "log_file", "log_format", "metrics_file",
     ),
     "batching": ("window", "truncation_side", "dedupe", "tokenizers"),
-    "device": ("gpu_memory", "stall_timeout"),
-    "errors": ("reject_text", "rejects_ok"),
+    "device": ("threads", "gpu_memory", "stall_timeout"),
+    "errors": ("max_rejects", "reject_text", "rejects_ok"),
     "checkpoints, exported once": ("revision", "allow_pickle"),
 }  # fmt: skip
 """The options that are only named."""

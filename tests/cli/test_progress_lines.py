@@ -40,9 +40,9 @@ def test_a_line_every_ten_seconds_where_nobody_looks_also_beside_json(
     assert out == ""
     lines = err.splitlines()
     assert [line.split(" · ")[0] for line in lines] == [
-        "10%  45s left",
-        "20%  20s left",
-        "30%  12s left",
+        " 10%  45s left",
+        " 20%  20s left",
+        " 30%  12s left",
     ]
 
 

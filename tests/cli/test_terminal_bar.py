@@ -29,11 +29,13 @@ with shown(quiet=False) as show:
 def screen(width: int, script: Path) -> str:
     """What a terminal of this width shows of the bar, waited for."""
     tmux = ["tmux", "-L", f"engine-bar-{width}-{script.parent.name}"]
-    command = shlex.join([sys.executable, str(script)])
+    command = shlex.join(["env", "-u", "COLUMNS", "-u", "LINES", sys.executable, str(script)])
     subprocess.run([*tmux, "new-session", "-d", "-x", str(width), "-y", "10", command], check=True)
     try:
         for _ in range(600):
-            seen = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True)
+            seen = subprocess.run(
+                [*tmux, "capture-pane", "-p"], check=False, capture_output=True, text=True
+            )
             if " left" in seen.stdout:
                 return seen.stdout
             time.sleep(0.1)
