@@ -26,6 +26,9 @@ PREFIX = "ENGINE"
 RECORD = "command.toml"
 """The command of a run, in its folder of records."""
 
+ANY_NAME = "surrogateescape"
+"""How Python holds the bytes of names that are not UTF-8, which a path may have."""
+
 _NOT_KEPT = ("config", "save", "help", "help-all", "dry-run")
 _PATHS = ("inputs", "model", "out", "schema", "scratch")
 
@@ -48,14 +51,14 @@ def _defaults(ctx: Any, path: str) -> dict[str, object]:
     return {str(known[key].name): _typed(known[key], value) for key, value in values.items()}
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a file.
+def read(path: str | Path, errors: str = "strict") -> dict[str, Any]:
+    """The keys and values of a file; for a file of ours `errors` is ANY_NAME.
 
     Raises:
         SettingsError: It cannot be read.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8", errors=errors))
     except OSError as error:
         hint = path_meant(Path(path)) + "engine run ... --save FILE writes one"
         raise SettingsError(f"{path}: {error.strerror}", hint) from None
@@ -84,7 +87,7 @@ def save(path: str | Path, values: Mapping[str, object]) -> None:
     text = "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
     temporary = Path(f"{path}.new")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=ANY_NAME)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}", "choose another file") from error

@@ -41,7 +41,8 @@ class Log:
         else:
             line = printable(without_secrets(f"{now} {message}"))
         if self._file:
-            print(line, file=self._file, flush=True)
+            self._file.write(f"{line}\n")
+            self._file.flush()
         else:
             terminal.tell(line)
 

@@ -45,7 +45,7 @@ def _recorded(out: str) -> dict[str, Any]:
             f"{out}: has no record of a command",
             "engine run records one in each local output; from elsewhere run the command again",
         )
-    values = config_file.read(file)
+    values = config_file.read(file, config_file.ANY_NAME)
     if "-" in values.get("inputs", ()):
         raise SettingsError(
             f"{out}: its input was standard input, which is gone", "run the command again"

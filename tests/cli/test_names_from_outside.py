@@ -97,7 +97,7 @@ def test_files_and_columns_of_any_name_are_read_and_shown_escaped(
     assert r"not read: 1 .xyz\x1b[31m" in plan.out
     assert r"id\r\x1b[1m\u202e (int64)" in plan.out
     done = call(*run)
-    assert done.code == 3
+    assert done.code == 3, done.err
     assert "12 rows in, 11 answered, 1 rejected" in done.out
 
     report = json.loads(call(*run, "--json").out)
@@ -137,7 +137,7 @@ def test_files_and_columns_of_any_name_are_read_and_shown_escaped(
         (("rejects", "no\x07thing"), r"no\x07thing"),
         (("export", "own\ner/na\x1b[me", "-o", "{out}"), r"own\ner/na\x1b[me"),
         (("bench", "no\x1bthing"), r"no\x1bthing"),
-        (("run", BUNDLE, "{in}", "-o", "{out}", "--limit", "1\x1b"), "valid integer"),
+        (("run", BUNDLE, "{in}", "-o", "{out}", "--limit", "1\x1b"), r"--limit is '1\x1b'"),
         (("inspect", "x" * 200_000), "characters ..."),
     ],
     ids=range(16),
