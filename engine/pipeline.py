@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +24,7 @@ from engine.answering.stages import GPU_TOKENS, Stages
 from engine.answering.table_columns import divided
 from engine.answering.tables import answer_tables
 from engine.bundle import format as bundle_format
-from engine.bundle import graph_checks, trial
+from engine.bundle import graph_checks, trial, tuned
 from engine.bundle.tokenizer import Tokenizer
 from engine.core.activity import without_event
 from engine.core.config import RunConfig
@@ -35,7 +36,7 @@ from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
 from engine.generation import BufferPool, Count, uncounted
 from engine.runtime.backend import OrtBackend
-from engine.runtime.device import resolve
+from engine.runtime.device import gpu_name, resolve
 from engine.runtime.protocol import Backend
 from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
@@ -58,6 +59,7 @@ class Bundle:
         folder: bundle_format.BundleFolder,
         backend: Backend,
         loading: Mapping[str, Any] = MappingProxyType({}),
+        sizes: RunConfig | None = None,
     ) -> None:
         self.folder = folder
         self.backend = backend
@@ -68,6 +70,7 @@ class Bundle:
         # Decoding's buffers are reused by the next call: fresh memory costs about 1 ms a MiB.
         self._spare: list[BufferPool] = []
         self._path, self._loading = folder.path.absolute(), dict(loading)
+        self._sizes = sizes or RunConfig()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its path, its digest and how it was loaded: a copy, or what is unpickled in another
@@ -85,7 +88,7 @@ class Bundle:
         check: bool = True,
         gpu_memory: int = 0,
     ) -> Bundle:
-        """Open a bundle.
+        """Open a bundle; without threads and workers with what `engine tune` measured here.
 
         Args:
             path: The folder that `engine export` wrote.
@@ -111,15 +114,16 @@ class Bundle:
                 trial.check(folder)
             chosen = resolve(settings["device"])
             _check_device(folder, chosen)
+            sizes = _sizes(folder, settings, chosen)
             backend = OrtBackend(
                 folder.path,
                 folder.graphs_for(chosen),
                 device=chosen,
-                threads=_batch_threads(settings["threads"], settings["workers"]),
+                threads=sizes.threads,
                 gpu_memory=settings["gpu_memory"],
             )
         _check_graphs(folder, backend)
-        return cls(folder, backend, {**settings, "check": check})
+        return cls(folder, backend, {**settings, "check": check}, sizes)
 
     def stages(
         self,
@@ -206,6 +210,7 @@ class Bundle:
         config = RunConfig.of({"max_length": max_length, "truncation_side": truncation_side})
         stages = self.stages(
             rest,
+            batch_tokens=self.batch_tokens,
             max_length=config.max_length,
             truncation_side=config.truncation_side,
             workers=self.workers,
@@ -282,7 +287,7 @@ class Bundle:
         config, options = divided(settings, self.task.defaults(self.model_config))
         stages = self.stages(
             options,
-            batch_tokens=config.batch_tokens,
+            batch_tokens=config.batch_tokens or self.batch_tokens,
             max_length=config.max_length,
             truncation_side=config.truncation_side,
             workers=self.workers,
@@ -292,11 +297,17 @@ class Bundle:
         return answer_tables(stages, tables, config, one_table=one_table)
 
     @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of a batch, where a call or a run sets none of the sizes: as `engine tune`
+        measured; 0 for the task's own."""
+        return self._sizes.batch_tokens
+
+    @property
     def workers(self) -> int:
         """Batches that are computed at the same time: on a CPU as many as have a core for each of
         their threads; on a GPU one is prepared while another is computed, and a decoder refills
         its slots instead."""
-        if workers := int(self._loading.get("workers", 0)):
+        if workers := self._sizes.workers or int(self._loading.get("workers", 0)):
             return workers
         if self.backend.device.is_gpu:
             return 1 if self.model_config.decoder else 2
@@ -314,6 +325,16 @@ class Bundle:
             raise SettingsError(
                 f"max_length is {length}", f"4 to {limit or 'any number of'} tokens for this model"
             )
+
+
+def _sizes(
+    folder: bundle_format.BundleFolder, settings: Mapping[str, Any], device: Device
+) -> RunConfig:
+    """`batch_tokens` and `workers` as given or tuned, and the CPU `threads` of each batch."""
+    given = RunConfig(threads=settings["threads"], workers=settings["workers"])
+    sizes = tuned.applied(folder.path, given, gpu_name(device))
+    each = 0 if sizes is given else sizes.threads
+    return replace(sizes, threads=each or _batch_threads(given.threads, sizes.workers))
 
 
 def _batch_threads(threads: int, workers: int) -> int:

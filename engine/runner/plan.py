@@ -281,6 +281,8 @@ def _with_sizes(
     given = config.batch_tokens
     if not isinstance(model, Bundle):
         config = tuned.applied(folder.path, config, gpu_name(device))
+    elif not (given or config.workers or config.threads):
+        config = dataclasses.replace(config, batch_tokens=model.batch_tokens)
     earlier = manifest.read_run()
     if given or earlier is None:
         return config, ()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -83,6 +86,41 @@ def test_a_run_takes_them(folder: Path, corpus: Path, tmp_path: Path) -> None:
     tuned.save(folder, found())
     engine.run(folder, corpus, tmp_path / "out")
     assert settings_of(tmp_path / "out")["batch_tokens"] == 512
+
+
+def test_a_loaded_bundle_has_them(folder: Path, corpus: Path, tmp_path: Path) -> None:
+    tuned.save(folder, found())
+    bundle = engine.Bundle.load(folder)
+    for loaded in (bundle, pickle.loads(pickle.dumps(bundle))):
+        assert (loaded.batch_tokens, loaded.workers) == (512, 1)
+    engine.run(bundle, corpus, tmp_path / "loaded")
+    engine.run(folder, corpus, tmp_path / "out")
+    assert settings_of(tmp_path / "loaded") == settings_of(tmp_path / "out")
+    engine.run(bundle, corpus, tmp_path / "other", workers=2)
+    assert settings_of(tmp_path / "other")["batch_tokens"] == 0
+    for given in ({"threads": 1}, {"workers": 2}):
+        assert engine.Bundle.load(folder, **given).batch_tokens == 0
+
+
+def test_in_memory_batches_are_cut_as_in_a_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[int] = []
+    stages = engine.Bundle.stages
+
+    def watched(self: engine.Bundle, *given: Any, **more: Any) -> Any:
+        bound = stages(self, *given, **more)
+        budgets.append(bound.budget)
+        return bound
+
+    monkeypatch.setattr(engine.Bundle, "stages", watched)
+    tuned.save(folder, found())
+    bundle, table = engine.Bundle.load(folder), pa.table({"text": ["dos", "tres"]})
+    bundle(["dos"])
+    bundle.answer(table)
+    list(bundle.stream([table]))
+    bundle.answer(table, batch_tokens=300)
+    assert budgets == [512, 512, 512, 300]
 
 
 @pytest.mark.parametrize("settings", [{"batch_tokens": 300}, {"workers": 2}, {"threads": 1}])
