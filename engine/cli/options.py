@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand
 
-from engine.cli import config_file, help_page
+from engine.cli import config_file, help_page, terminal
 from engine.core.config import RunConfig
 from engine.core.settings import (
     Setting,
@@ -141,7 +141,7 @@ def _help_all() -> list[Any]:
 
 def _show(ctx: typer.Context, asked: bool) -> None:
     if asked:
-        typer.echo(ctx.get_help())
+        terminal.show(*ctx.get_help().split("\n"))
         raise typer.Exit
 
 

@@ -230,7 +230,7 @@ def test_naming_what_becomes_of_rejects_sets_bad_rows_aside(airflow: Any, tmp_pa
 @pytest.fixture
 def long_run(tmp_path: Path) -> dict[str, Any]:
     """A run of several parts that takes some seconds."""
-    corpus.write(tmp_path / "corpus", 1200)
+    corpus.write(tmp_path / "corpus", 2400)
     return {
         "task_id": "t", "model": BUNDLE, "inputs": tmp_path / "corpus", "out": tmp_path / "out",
         "text": "text", "keep": "id", "on_error": "reject", "split_size": 8_000,
@@ -289,7 +289,7 @@ def test_a_task_that_takes_too_long_leaves_nothing_running(
     finally:
         signal.signal(signal.SIGALRM, before)
     # The folder is free at once: nothing runs there any more.
-    assert execute(airflow.EngineRunOperator(**long_run))["rows_in"] == 1200
+    assert execute(airflow.EngineRunOperator(**long_run))["rows_in"] == 2400
 
 
 def test_a_kill_before_the_run_begins_is_not_lost(airflow: Any, long_run: dict[str, Any]) -> None:
@@ -334,7 +334,7 @@ def test_only_a_socket_at_standard_input_is_a_supervisor() -> None:
 
 
 def test_the_other_interpreter_ends_with_its_task(tmp_path: Path) -> None:
-    corpus.write(tmp_path / "corpus", 1200)
+    corpus.write(tmp_path / "corpus", 2400)
     code = (
         "import sys; from engine.integrations.outside_process import OutsideProcess as P; "
         "P(sys.executable, sys.argv[1:]).run(print)"
