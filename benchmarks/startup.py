@@ -6,8 +6,8 @@ write with another library.
 
 Each contestant is a process of its own, started in turns: a command that reads 100 JSON lines,
 answers them and ends. Measured are the seconds until its answers are there under their final name
-(`first_part`) and until it has ended, its CPU seconds and its peak of resident memory. `libraries
-alone` imports what the engine needs and ends. The scripts are in `user_scripts/`; models are
+(`first_part`) and until it has ended, and its CPU seconds. `libraries alone` imports what the
+engine needs and ends. The scripts are in `user_scripts/`; models are
 converted before. The files are in the system's cache: a first, unmeasured start has read them.
 Prints JSON; with --save writes results/startup.json.
 """
@@ -70,12 +70,11 @@ class Starter:
 
 @dataclass(frozen=True)
 class Start:
-    """What was measured of one process: seconds, and bytes of resident memory."""
+    """What was measured of one process, in seconds."""
 
     first_part: float
     ended: float
     cpu: float
-    peak: int
 
 
 def measure(starter: Starter, folder: Path) -> Start:
@@ -107,7 +106,7 @@ def measure(starter: Starter, folder: Path) -> Start:
     if process.returncode or not there:
         said = log.read_text(encoding="utf-8", errors="replace")[-300:]
         raise EngineError(f"{starter.name}: exit code {process.returncode}: {said}", str(log))
-    return Start(first or passed, passed, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    return Start(first or passed, passed, used.ru_utime + used.ru_stime)
 
 
 def _is_there(folder: Path) -> bool:
@@ -221,7 +220,6 @@ def _figures(starts: Sequence[Start]) -> dict[str, Any]:
         "first_part": round(statistics.median(start.first_part for start in starts), 3),
         "ended": round(statistics.median(start.ended for start in starts), 3),
         "cpu_seconds": round(statistics.median(start.cpu for start in starts), 3),
-        "peak_bytes": max(start.peak for start in starts),
     }
 
 
