@@ -1,9 +1,10 @@
 """engine compare at a size: wall time and memory of a child process.
 
-    python benchmarks/compare.py [-o result.json] [--rows 1000000] [--vectors 200000]
+    python benchmarks/compare.py [--rows 1000000] [--vectors 200000] [--save]
 
 Writes two synthetic outputs of each kind (labels, texts of about ten words, embeddings of 384
-numbers) as Parquet, one in another order, and compares them by key, and in order.
+numbers) as Parquet, one in another order, and compares them by key, and in order. With --save it
+writes results/compare.json.
 """
 
 from __future__ import annotations
@@ -19,10 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from machine import save
 from numpy.typing import NDArray
-
-from engine.core import hardware
-from engine.version import __version__
 
 SEED, WIDTH, BATCH = 7, 384, 20_000
 CHILD = """
@@ -30,12 +29,12 @@ import json, resource, sys, time
 start = time.perf_counter()
 import engine
 a, b, key = sys.argv[1:]
-found = engine.compare(a, b, key=key, by_order=not key)
+comparison = engine.compare(a, b, key=key, by_order=not key)
 seconds = time.perf_counter() - start
 usage = resource.getrusage(resource.RUSAGE_SELF)
 # Not ru_maxrss, which begins with what the parent had.
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(json.dumps({"rows": found.rows, "agreement": found.agreement, "seconds": seconds,
+print(json.dumps({"rows": comparison.rows, "agreement": comparison.agreement, "seconds": seconds,
     "cpu_seconds": usage.ru_utime + usage.ru_stime,
     "peak_rss_mb": int(status["VmHWM"].split()[0]) / 1024}))
 """
@@ -102,16 +101,16 @@ def measure(a: Path, b: Path, key: str) -> dict[str, Any]:
     """Wall seconds from before the import, CPU seconds and the peak of memory of a process."""
     words = [sys.executable, "-c", CHILD, str(a), str(b), key]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
+    figures = json.loads(done.stdout)
+    assert isinstance(figures, dict)
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--out", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--vectors", type=int, default=200_000)
+    parser.add_argument("--save", action="store_true", help="write results/compare.json")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -119,19 +118,12 @@ def main() -> None:
             rows = options.vectors if kind == "embeddings" else options.rows
             a, b, mixed = write(Path(folder), kind, rows)
             for way, other, key in (("by key", mixed, "id"), ("in order", b, "")):
-                found = measure(a, other, key)
-                results[f"{kind}, {way}"] = found
-                print(f"{kind}, {way}: {found}")
+                figures = results[f"{kind}, {way}"] = measure(a, other, key)
+                print(f"{kind}, {way}: {figures}")
             for path in (a, b, mixed):
                 path.unlink()
-    result = {
-        "cpu": hardware.cpu()[0],
-        "versions": {"engine": __version__, "numpy": np.__version__, "pyarrow": pa.__version__,
-                     "python": sys.version.split()[0]},
-        "results": results,
-    }  # fmt: skip
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if options.save:
+        save("compare", {"results": results})
 
 
 if __name__ == "__main__":

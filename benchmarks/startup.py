@@ -7,8 +7,8 @@ write with another library.
 Each contestant is a process of its own, started in turns: a command that reads 100 JSON lines,
 answers them and ends. Measured are the seconds until its answers are there under their final name
 (`first_part`) and until it has ended, and its CPU seconds. `libraries alone` imports what the
-engine needs and ends. The scripts are in `user_scripts/`; models are
-converted before. The files are in the system's cache: a first, unmeasured start has read them.
+engine needs and ends. The scripts are in `user_scripts/`; models are converted before. The files
+are in the system's cache: a first, unmeasured start has read them.
 Prints JSON; with --save writes results/startup.json.
 """
 

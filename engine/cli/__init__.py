@@ -1,7 +1,8 @@
 """The command line: the only package that prints or exits.
 
-Exit codes: 0 done · 1 failed · 2 wrong usage or settings · 3 done, with rejected rows · 75 stopped,
-run again. Results and summaries go to standard output, progress and messages to standard error.
+Exit codes: 0 done · 1 failed · 2 wrong usage or settings · 3 done, with rejected rows · 4 compared,
+and too different · 75 stopped, run again. Results and summaries go to standard output, progress and
+messages to standard error.
 
 Signals are handled before anything else is imported: imports take a second or two.
 """

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli import terminal
+from engine.core.settings import split_commas
 from engine.errors import SettingsError
 
 DISAGREE = 4
@@ -52,7 +53,7 @@ def compare(
     found = compare_outputs(
         a,
         b,
-        key=[name for name in key.split(",") if name],
+        key=split_commas(key),
         mapping=_mapping(mapping or []),
         truth=truth,
         examples=examples,
@@ -69,7 +70,7 @@ def compare(
         terminal.show(*_lines(found))
     if found["agreement_of_all"] < min_agreement:
         terminal.tell(
-            f"the outputs agree in {found['agreement_of_all']:.4%} of the rows, less than "
+            f"the agreement of all rows is {found['agreement_of_all']:.6g}, less than "
             f"--min-agreement {min_agreement}"
         )
         raise typer.Exit(DISAGREE)

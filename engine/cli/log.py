@@ -36,10 +36,12 @@ class Log:
     def write(self, event: str, message: str, **facts: object) -> None:
         """Write an event."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        message = without_secrets(message)
         if self._json:
-            line = printable_json({"time": now, "event": event, "message": message, **facts})
+            kept = {n: without_secrets(v) if isinstance(v, str) else v for n, v in facts.items()}
+            line = printable_json({"time": now, "event": event, "message": message, **kept})
         else:
-            line = printable(without_secrets(f"{now} {message}"))
+            line = printable(f"{now} {message}")
         if self._file:
             self._file.write(f"{line}\n")
             self._file.flush()

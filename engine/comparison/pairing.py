@@ -172,7 +172,9 @@ def check_order(a: Side, b: Side, *, by_order: bool) -> None:
     """
     if a.entries and b.entries:
         if [_input(e) for e in a.entries] != [_input(e) for e in b.entries]:
-            raise SettingsError(f"{a.path} and {b.path}: not over the same corpus", _HINT)
+            raise SettingsError(
+                f"{a.path} and {b.path}: not over the same splits of one corpus", _HINT
+            )
         for first, second in zip(a.entries, b.entries, strict=True):
             text = not first.input.path.endswith((".parquet", ".pq", ".arrow", ".feather"))
             if text and not np.array_equal(a.rejected(first), b.rejected(second)):

@@ -41,9 +41,18 @@ class Rows:
 class Tally(Protocol):
     """Counts of one kind of answers."""
 
-    def add(self, a: pa.Table, b: pa.Table) -> Rows: ...
+    def add(self, a: pa.Table, b: pa.Table) -> Rows:
+        """Count rows side by side.
 
-    def figures(self) -> dict[str, Any]: ...
+        Args:
+            a, b: Tables of one length with the columns of the kind; their answers are not null.
+
+        Raises:
+            SettingsError, InputError: Answers of embeddings have no cosine.
+        """
+
+    def figures(self) -> dict[str, Any]:
+        """What was counted, by name, as `docs/command-line.md` lists it; plain values."""
 
 
 class RankingTally:

@@ -32,7 +32,7 @@ _WHOLE = "whole_logits"
 # for each, are 5% faster in twice as many.
 WORK = 48 * 36_000_000
 SLOTS = range(48, 513)
-BEAMS = 2
+TIMES_FOR_BEAMS = 2
 # Positions that a cache has at first. It doubles when a row needs more: a limit of 256 tokens would
 # else take ten times the memory that rows of 20 fill.
 POSITIONS = 32
@@ -94,7 +94,7 @@ class HostCache:
         compute = self._prefill if decoder.causal else self._encode
         self.batches = EncoderBatches(feeds, compute, budget=budget, mixed=MIXED, count=count)
         self.sources = self.batches.lengths
-        wanted = capacity(decoder) * (BEAMS if width > 1 else 1)
+        wanted = capacity(decoder) * (TIMES_FOR_BEAMS if width > 1 else 1)
         self.slots = self._slot_count(positions, max_slots or wanted)
         self.most = positions
         self.positions = min(positions, max(POSITIONS, self._allocated()))

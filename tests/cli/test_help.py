@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.commands import call, rows
 
 from engine.cli import help_page
 from engine.cli.typed_names import as_typed
@@ -15,17 +14,7 @@ from engine.core.settings import declared, parse_count
 from engine.demo import BUNDLE
 from engine.tasks import TASKS
 
-
-def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "engine", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"text": "uno"}\n' * 12)
-    return file
+__all__ = ["rows"]
 
 
 def test_the_help_of_a_run_is_a_screen_in_groups() -> None:

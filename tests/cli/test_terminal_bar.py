@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
@@ -11,9 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from support.commands import call, rows
 
+from engine.cli.log import Log
 from engine.core.telemetry import Progress
 from engine.demo import BUNDLE
+
+__all__ = ["rows"]
 
 SCRIPT = """
 import time
@@ -73,15 +78,7 @@ def test_whole_figures_only(width: int) -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "engine", "run", str(BUNDLE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"text": "uno"}\n' * 12)
-    return file
+    return call("run", BUNDLE, *arguments)
 
 
 def test_a_log_and_metrics_are_written(rows: Path, tmp_path: Path) -> None:
@@ -98,6 +95,15 @@ def test_a_log_and_metrics_are_written(rows: Path, tmp_path: Path) -> None:
     done = run(rows, "-o", tmp_path / "out", "--num-beams", "2", *more)
     assert done.returncode == 2
     assert json.loads(log.read_text().splitlines()[-1])["exit_code"] == 2
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_log_keeps_no_password_of_an_address(format: str) -> None:
+    lines = io.StringIO()
+    address = "https://user:secret@host/a?token=secret"
+    Log(format, lines).write("error", f"{address}: not found", out=address)
+    assert "secret" not in lines.getvalue()
+    assert "host/a" in lines.getvalue()
 
 
 def test_verbose_shows_the_time_by_stage(rows: Path, tmp_path: Path) -> None:

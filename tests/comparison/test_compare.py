@@ -223,7 +223,7 @@ def test_rows_that_one_run_rejected_are_missing(runs: dict[str, Path]) -> None:
 def test_runs_of_other_corpora_need_a_key(runs: dict[str, Path], tmp_path: Path) -> None:
     other = write(tmp_path / "in.parquet", {"id": range(3), "text": ["uno", "dos", "tres"]})
     engine.run(BUNDLE, [other], tmp_path / "out", keep=["id"])
-    with pytest.raises(SettingsError, match="not over the same corpus"):
+    with pytest.raises(SettingsError, match="not over the same splits of one corpus"):
         engine.compare(runs["whole"], tmp_path / "out")
     found = engine.compare(runs["whole"], tmp_path / "out", key="id")
     assert (found.rows, found.unpaired.only_a, found.agreement) == (3, 61, 1)

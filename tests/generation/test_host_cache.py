@@ -76,7 +76,7 @@ def test_caches_are_allocated_once_and_no_larger_than_the_rows(
         search = GenerationConfig(num_beams=beams)
         generate(backend, feeds_of(texts), GENERATION, search, max_new_tokens=5)
     assert len(made) == 11 + 4 * GENERATION.layers, "one for all `past`"
-    most = count * (host_cache.BEAMS if beams > 1 else 1)
+    most = count * (host_cache.TIMES_FOR_BEAMS if beams > 1 else 1)
     places = max(1, min(most // beams, len(rows)))
     assert {shape[-4] for shape in made if len(shape) >= 4} == {places * beams}
 

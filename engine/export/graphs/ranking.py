@@ -30,33 +30,19 @@ def likeliest(
     import numpy as np
     from onnx import helper, numpy_helper
 
-    def node(op: str, inputs: list[str], outputs: list[str], **attributes: int) -> Any:
-        return helper.make_node(op, inputs, outputs, f"{name}/{outputs[-1]}", **attributes)
-
     size = block_size(vocabulary)
     if not size:
-        return [node("TopK", [scores, count], [best, tokens], axis=-1)], []
-    at = [f"{name}/{n}" for n in ("rows", "highest", "wanted", "maxima", "found", "blocks", "_")]
-    rows, highest, wanted, maxima, found, blocks, unread = at
-    index, some, flat, place = (f"{name}/{n}" for n in ("index", "some", "flat", "place"))
-    which, block, first, within = (f"{name}/{n}" for n in ("which", "block", "first", "within"))
+        top = helper.make_node("TopK", [scores, count], [best, tokens], f"{name}/{tokens}", axis=-1)
+        return [top], []
+    given = {"scores": scores, "count": count, "best": best, "tokens": tokens}
+    own = {word: given.get(word, f"{name}/{word}") for step in _STEPS for word in _words(step)}
     nodes = [
-        node("Reshape", [scores, "rank.shape"], [rows]),
-        node("ReduceMax", [rows, "rank.last"], [highest], keepdims=0),
-        node("Min", [count, "rank.blocks"], [wanted]),
-        node("TopK", [highest, wanted], [maxima, found], axis=-1, sorted=0),
-        # In the order of their tokens, of which the lower comes first where scores are equal.
-        node("TopK", [found, wanted], [blocks, unread], axis=-1, largest=0),
-        node("Unsqueeze", [blocks, "rank.last"], [index]),
-        node("GatherND", [rows, index], [some], batch_dims=1),
-        node("Reshape", [some, "rank.flat"], [flat]),
-        node("TopK", [flat, count], [best, place], axis=-1),
-        node("Div", [place, "rank.size"], [which]),
-        node("GatherElements", [blocks, which], [block], axis=1),
-        node("Mul", [block, "rank.size"], [first]),
-        node("Mod", [place, "rank.size"], [within]),
-        node("Add", [first, within], [tokens]),
-    ]
+        helper.make_node(
+            op, *([own.get(n, n) for n in names] for names in (read, written)),
+            name=f"{name}/{own[written[-1]]}", **attributes,
+        )
+        for op, read, written, attributes in _STEPS
+    ]  # fmt: skip
     constants = {
         "rank.shape": [-1, vocabulary // size, size],
         "rank.flat": [0, -1],
@@ -66,6 +52,31 @@ def likeliest(
     }
     weights = [numpy_helper.from_array(np.array(v, np.int64), n) for n, v in constants.items()]
     return nodes, weights
+
+
+# Operator, inputs, outputs and attributes; constants of the graph are named rank.
+_STEPS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], dict[str, int]], ...] = (
+    ("Reshape", ("scores", "rank.shape"), ("rows",), {}),
+    ("ReduceMax", ("rows", "rank.last"), ("highest",), {"keepdims": 0}),
+    ("Min", ("count", "rank.blocks"), ("wanted",), {}),
+    ("TopK", ("highest", "wanted"), ("maxima", "unordered"), {"axis": -1, "sorted": 0}),
+    # In the order of their tokens, of which the lower comes first where scores are equal.
+    ("TopK", ("unordered", "wanted"), ("blocks", "unread"), {"axis": -1, "largest": 0}),
+    ("Unsqueeze", ("blocks", "rank.last"), ("index",), {}),
+    ("GatherND", ("rows", "index"), ("some",), {"batch_dims": 1}),
+    ("Reshape", ("some", "rank.flat"), ("flat",), {}),
+    ("TopK", ("flat", "count"), ("best", "place"), {"axis": -1}),
+    ("Div", ("place", "rank.size"), ("which",), {}),
+    ("GatherElements", ("blocks", "which"), ("block",), {"axis": 1}),
+    ("Mul", ("block", "rank.size"), ("first",), {}),
+    ("Mod", ("place", "rank.size"), ("within",), {}),
+    ("Add", ("first", "within"), ("tokens",), {}),
+)
+
+
+def _words(step: tuple[str, tuple[str, ...], tuple[str, ...], dict[str, int]]) -> list[str]:
+    """Tensors of a step that are no constants."""
+    return [word for word in (*step[1], *step[2]) if not word.startswith("rank.")]
 
 
 def block_size(vocabulary: int) -> int:

@@ -22,16 +22,7 @@ from engine.export.graphs.flat_products import ROWS, flatten_products
 from engine.export.graphs.token_places import computes_padding
 from engine.export.recipes import int8, smoothquant
 
-ENCODERS = {
-    "bert": "feature-extraction",
-    "distilbert": "question-answering",
-    "roberta": "text-classification",
-    "albert": "token-classification",
-    "electra": "feature-extraction",
-    "mpnet": "fill-mask",
-    "deberta-v2": "feature-extraction",
-    "bart": "text-classification",
-}
+ENCODERS = checkpoints.ENCODER_TASKS
 SHAPES = (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8), ([1, 1], 1))
 
 

@@ -19,16 +19,9 @@ from engine.export.acceptance import packing
 from engine.export.graphs import storage
 from engine.export.graphs.flat_tokens import flatten_tokens
 
-ENCODERS = {
-    "bert": "feature-extraction",
-    "distilbert": "question-answering",
-    "roberta": "text-classification",
-    "albert": "token-classification",
-    "electra": "feature-extraction",
-    "mpnet": "fill-mask",
-}
 # Attention of another kind, and a decoder behind the encoder.
-KEEP_PADDING = {"deberta-v2": "feature-extraction", "bart": "text-classification"}
+KEEP_PADDING = {name: checkpoints.ENCODER_TASKS[name] for name in ("deberta-v2", "bart")}
+ENCODERS = {n: task for n, task in checkpoints.ENCODER_TASKS.items() if n not in KEEP_PADDING}
 SHAPES = (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8), ([1, 1], 1))
 
 

@@ -27,16 +27,7 @@ from engine.export.acceptance import packing  # noqa: E402
 from engine.export.graphs import remove_padding, storage  # noqa: E402
 from engine.export.quantization import rewritten_graphs  # noqa: E402
 
-ENCODERS = {
-    "bert": "feature-extraction",
-    "distilbert": "question-answering",
-    "roberta": "text-classification",
-    "albert": "token-classification",
-    "electra": "feature-extraction",
-    "mpnet": "fill-mask",
-    "deberta-v2": "feature-extraction",
-    "bart": "text-classification",
-}
+ENCODERS = checkpoints.ENCODER_TASKS
 DECODERS = {n: checkpoints.GENERATORS[n] for n in ("t5", "marian", "nllb", "pegasus")}
 # Attention of another kind, and a decoder behind the encoder.
 KEEP_PADDING = ("deberta-v2", "bart")

@@ -37,6 +37,7 @@ from support.checkpoints.files import edit_json, save_lively, to_pickle, write_j
 from support.checkpoints.tokenizers import SENTENCES, byte_level, unigram, wordpiece
 
 __all__ = [
+    "ENCODER_TASKS",
     "GENERATORS",
     "LABELS",
     "SENTENCES",
@@ -70,6 +71,17 @@ __all__ = [
     "write_json",
 ]
 
+# Families of encoders by their attention, each with a head of another kind.
+ENCODER_TASKS = {
+    "bert": "feature-extraction",
+    "distilbert": "question-answering",
+    "roberta": "text-classification",
+    "albert": "token-classification",
+    "electra": "feature-extraction",
+    "mpnet": "fill-mask",
+    "deberta-v2": "feature-extraction",
+    "bart": "text-classification",
+}
 # Maker of each family that generates, and the task that it is exported for.
 GENERATORS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "t5": (t5, "translation_en_to_de"),
