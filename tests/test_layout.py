@@ -28,7 +28,7 @@ FLOORS: tuple[set[str], ...] = (
     {"answering"},
     {"tasks"},
     {"generation"},
-    {"data", "bundle", "runtime", "measures"},
+    {"data", "bundle", "runtime", "measures", "pages"},
     {"core"},
     {"errors", "version"},
     {"printable", "library_errors"},
