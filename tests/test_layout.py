@@ -22,7 +22,7 @@ FLOORS: tuple[set[str], ...] = (
     {"__main__"},
     {"cli", "integrations"},
     {"__init__"},
-    {"demo", "bench", "comparison"},
+    {"demo", "bench", "comparison", "summary"},
     {"runner", "export"},
     {"pipeline"},
     {"answering"},

@@ -72,12 +72,7 @@ class Side:
                 yield from _file_batches(file, names)
             return
         for one in [entry] if entry else self.entries:
-            path = self.manifest.path(one.part.file)
-            if data.format_of(path) == "parquet":
-                with reading(path, "parquet"):
-                    yield from _parquet(path, names)
-            else:
-                yield from results.batches(self.manifest, one)
+            yield from results.columns(self.manifest, one, names)
 
     def speed(self) -> dict[str, Any]:
         """Rows, bytes and, of a run, seconds and what computed, of its own records."""

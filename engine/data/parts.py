@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset
 
 _BLOCK = 1 << 20
+ROWS = 4096
+"""Rows of a batch of `columns` at most."""
 _LONGEST_ROW = 64 << 20  # of a text format, when it is read back
 
 
@@ -318,4 +320,74 @@ _READERS: dict[str, Callable[[Path, pa.Schema | None], Iterator[pa.RecordBatch]]
     "parquet": _parquet_batches,
     "jsonl": _text_batches,
     "csv": _text_batches,
+}
+
+
+def columns(file: Path, schema: pa.Schema | None, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a part, in batches of at most `ROWS` rows; what is in memory at a time does
+    not grow with the part.
+
+    Args:
+        file: The part.
+        schema: Of the table, as the part's record has it.
+        names: Of the columns, in the order in which they come.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    kind = format_of(file)
+    with reading(file, kind):
+        for batch in _COLUMN_READERS[kind](file, schema, list(names)):
+            chosen = batch.select(list(names))
+            yield from (chosen.slice(i, ROWS) for i in range(0, chosen.num_rows, ROWS))
+
+
+def _arrow_columns(
+    file: Path, schema: pa.Schema | None, names: list[str]
+) -> Iterator[pa.RecordBatch]:
+    with opened(file) as stream:
+        there = pa.ipc.open_file(stream).schema
+        wanted = pa.ipc.IpcReadOptions(
+            included_fields=sorted(there.get_field_index(name) for name in names), use_threads=False
+        )
+        reader = pa.ipc.open_file(stream, options=wanted)
+        yield from map(reader.get_batch, range(reader.num_record_batches))
+
+
+def _parquet_columns(
+    file: Path, schema: pa.Schema | None, names: list[str]
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    # Without a buffer a row group is read as a whole; and over several of them pyarrow keeps the
+    # lists of all that it has read.
+    with pq.ParquetFile(
+        opened(file), buffer_size=_BLOCK, page_checksum_verification=True, **THRIFT_LIMITS
+    ) as parquet:
+        for group in range(parquet.num_row_groups):
+            yield from parquet.iter_batches(
+                ROWS, row_groups=[group], columns=names, use_threads=False
+            )
+
+
+def _text_columns(
+    file: Path, schema: pa.Schema | None, names: list[str]
+) -> Iterator[pa.RecordBatch]:
+    assert schema is not None
+    own = pa.schema([schema.field(name) for name in names])
+    scanner = dataset([file], format_of(file), schema).scanner(
+        columns=names, use_threads=False, batch_size=ROWS, batch_readahead=1, fragment_readahead=1
+    )
+    for batch in scanner.to_batches():
+        arrays = [restored(batch.column(i), field.type, field.name) for i, field in enumerate(own)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=own)
+
+
+_COLUMN_READERS: dict[
+    str, Callable[[Path, pa.Schema | None, list[str]], Iterator[pa.RecordBatch]]
+] = {
+    "arrow": _arrow_columns,
+    "parquet": _parquet_columns,
+    "jsonl": _text_columns,
+    "csv": _text_columns,
 }

@@ -76,6 +76,54 @@ class Confusion:
         expected, actual, both = self._margins()
         return float((2 * both / (expected + actual)).mean()) if len(both) else np.nan
 
+    @property
+    def accuracy(self) -> float:
+        """The share of rows where both have the same label; NaN without rows."""
+        expected, _, both = self._margins()
+        return float(both.sum() / expected.sum()) if expected.any() else np.nan
+
+    @property
+    def weighted_f1(self) -> float:
+        """The mean of the labels' F1, each as often as it is expected."""
+        expected, actual, both = self._margins()
+        f1 = 2 * both / (expected + actual)
+        return float((f1 * expected).sum() / expected.sum()) if expected.any() else np.nan
+
+    def by_label(self, count: int) -> list[dict[str, Any]]:
+        """Of the labels with most rows: label, expected, actual (rows), precision, recall and f1;
+        0 where a figure would divide by nothing, as in scikit-learn."""
+        expected, actual, both = self._margins()
+        names = self.labels
+        return [
+            {
+                "label": names[i],
+                "expected": int(expected[i]),
+                "actual": int(actual[i]),
+                "precision": float(both[i] / max(actual[i], 1)),
+                "recall": float(both[i] / max(expected[i], 1)),
+                "f1": float(2 * both[i] / (expected[i] + actual[i])),
+            }
+            for i in self._ordered()[:count]
+        ]
+
+    def grid(self, count: int, rest: str) -> tuple[list[str], NDArray[np.int64]]:
+        """Labels with most rows and the counts of their pairs, expected ones downwards; all others
+        together are one more label, named `rest`."""
+        shown = self._ordered()
+        names = self.labels
+        place = {label: min(i, count) for i, label in enumerate(shown)}
+        size = min(len(shown), count + 1)
+        counts = np.zeros((size, size), np.int64)
+        for (first, second), rows in self.pairs.items():
+            counts[place[first], place[second]] += rows
+        return [names[i] for i in shown[:count]] + [rest] * (size > count), counts
+
+    def _ordered(self) -> list[int]:
+        """Labels by their rows in both, most first, and then by name."""
+        expected, actual, _ = self._margins()
+        names = self.labels
+        return sorted(range(len(names)), key=lambda i: (-expected[i] - actual[i], names[i]))
+
     def most(self, count: int, *, differing: bool = False) -> list[dict[str, object]]:
         """The pairs with most rows: a, b and rows."""
         names = self.labels

@@ -41,27 +41,46 @@ def compare(expected: pa.Array, actual: pa.Array) -> EntityCounts:
         expected, actual: Lists of structs with start, end, score and entity_group or entity,
             without nulls.
     """
-    sides = [_fields(column) for column in (expected, actual)]
-    rows, count = len(expected), len(sides[0][0])
-    fields = [np.concatenate(parts) for parts in zip(*(s[:3] for s in sides), strict=True)]
-    groups = pa.chunked_array([s[3] for s in sides]).combine_chunks().dictionary_encode()
-    keys = fields[0]
-    for values in (fields[1], fields[2], groups.indices.to_numpy().astype(np.int64)):
+    sides = [fields(column) for column in (expected, actual)]
+    rows, count = len(expected), len(sides[0].row)
+    places = (np.concatenate(parts) for parts in zip(*((s.start, s.end) for s in sides),
+                                                     strict=True))  # fmt: skip
+    groups = pa.chunked_array([s.group for s in sides]).combine_chunks().dictionary_encode()
+    keys = np.concatenate([s.row for s in sides])
+    for values in (*places, groups.indices.to_numpy().astype(np.int64)):
         keys = np.unique(keys * (values.max(initial=0) + 1) + values, return_inverse=True)[1]
     # The last of equal ones counts.
     parts = [keys[:count][::-1], keys[count:][::-1]]
-    scores = [s[4][::-1] for s in sides]
+    scores = [s.score[::-1] for s in sides]
     at = [np.unique(part, return_index=True)[1] for part in parts]
     unique = [part[i] for part, i in zip(parts, at, strict=True)]
     _, first, second = np.intersect1d(unique[0], unique[1], assume_unique=True, return_indices=True)
     shift = np.abs(scores[0][at[0]][first] - scores[1][at[1]][second])
-    row = [side[0][::-1][i] for side, i in zip(sides, at, strict=True)]
+    row = [side.row[::-1][i] for side, i in zip(sides, at, strict=True)]
     counts = [np.bincount(r, minlength=rows) for r in (row[0][first], *row)]
     return EntityCounts(counts[0], counts[1], counts[2], shift)
 
 
-def _fields(column: pa.Array) -> tuple[Ints, Ints, Ints, pa.Array, Floats]:
-    """Row, start, end (from 1; 0 where there is none), group and score of each entity."""
+@dataclass(frozen=True)
+class Entities:
+    """Entities of rows, one after the other.
+
+    Attributes:
+        row: int64: whose each is.
+        start, end: int64, counted from 1; 0 where there is none.
+        group: large_string.
+        score: float64; NaN where there is none.
+    """
+
+    row: Ints
+    start: Ints
+    end: Ints
+    group: pa.Array
+    score: Floats
+
+
+def fields(column: pa.Array) -> Entities:
+    """The entities of a column of lists of structs, see `compare`."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
@@ -76,4 +95,5 @@ def _fields(column: pa.Array) -> tuple[Ints, Ints, Ints, pa.Array, Floats]:
     if "score" in names:
         score = pc.struct_field(flat, "score").cast(pa.float64()).to_numpy(zero_copy_only=False)
     row = np.repeat(np.arange(len(column)), lengths)
-    return row, places[0], places[1], pc.fill_null(group.cast(pa.large_string()), ""), score
+    text = pc.fill_null(group.cast(pa.large_string()), "")
+    return Entities(row, places[0], places[1], text, score)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,15 @@ def batches(manifest: Manifest, entry: Entry) -> Iterator[pa.RecordBatch]:
     return data.batches(manifest.path(entry.part.file), entry.table_schema)
 
 
+def columns(manifest: Manifest, entry: Entry, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a part, see `data.columns`.
+
+    Raises:
+        InputError: The part is damaged.
+    """
+    return data.columns(manifest.path(entry.part.file), entry.table_schema, names)
+
+
 def rejects(out: Path | str) -> Iterator[dict[str, Any]]:
     """The bad rows of a run, part by part: file, row, code, message and, where one is at fault,
     column, expected and found type.
@@ -72,7 +81,11 @@ def rejects(out: Path | str) -> Iterator[dict[str, Any]]:
     Raises:
         OutputError: The folder holds no run, or a file of bad rows is damaged.
     """
-    manifest = manifest_of(out)
+    yield from rejects_of(manifest_of(out))
+
+
+def rejects_of(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """The same by the records of an output."""
     for entry in manifest.entries():
         if entry.rejects:
             for row in data.read_rejects(manifest.path(entry.rejects.file)):

@@ -1,0 +1,43 @@
+"""What is looked at in one kind of answers, batch by batch, and what a section shows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.pages.blocks import Section
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What examples are chosen by.
+
+    Attributes:
+        sureness: float64 (rows,): how sure the model is of its answer; NaN where nothing says so.
+        size: float64 (rows,): how long the answer is, () where that says nothing.
+        longest: What `size` counts, in words.
+    """
+
+    sureness: Floats
+    size: Floats | None = None
+    longest: str = ""
+
+
+class Summary(Protocol):
+    """What is looked at in one kind of answers."""
+
+    def add(self, answers: pa.Table) -> Look:
+        """Count rows.
+
+        Args:
+            answers: The result columns under the names of the task; the first one has no nulls.
+        """
+
+    def sections(self) -> list[Section]:
+        """What was found."""
