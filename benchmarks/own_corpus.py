@@ -27,7 +27,7 @@ from contest import ENGINE, PEERS, Contestant, Progress, adapters, contest
 
 import engine
 from engine import tasks
-from engine.bench.sweep import sample
+from engine.bench.measured_rows import sample
 from engine.bundle import format as bundle_format
 from engine.core import hardware
 from engine.errors import EngineError, SettingsError

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from engine.bench.sweep import MeasuredRows, SweepPoint, sample, stopping
+from engine.bench.measured_rows import MeasuredRows, sample
+from engine.bench.sweep import SweepPoint, stopping
 from engine.bundle import format as bundle_format
 from engine.core.config import RunSettings
 from engine.core.graphs import Role

@@ -17,26 +17,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from itertools import chain
 from pathlib import Path
-from typing import NotRequired, TypedDict, Unpack
+from typing import NotRequired, TypedDict
 
-import pyarrow as pa
-
-from engine import data, tasks
-from engine.bundle import format as bundle_format
+from engine.bench.measured_rows import MeasuredRows, sample
 from engine.core import hardware, system_calls
 from engine.core.config import RunSettings
 from engine.core.settings import check_whole
 from engine.core.telemetry import Progress
-from engine.core.types import Rows
-from engine.data import writing
-from engine.errors import EngineError, InputError, SettingsError, Stopped
+from engine.errors import EngineError, SettingsError, Stopped
 from engine.pipeline import Bundle
 from engine.runner import coordinator
-from engine.runner.plan import resolve_config
 from engine.runner.report import Report
-from engine.runner.unused_settings import RunFacts, unused_notes
 from engine.runtime.device import resolve
 from engine.version import __version__
 
@@ -44,7 +36,7 @@ BUDGETS = (512, 1024, 2048, 4096)
 # On a GPU.
 GPU_BUDGETS = (4096, 8192, 16384, 32768, 65536)
 WORKERS = (1, 2)
-_WARM_ROWS = 16
+WARM_ROWS = 16
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy", "pyarrow")
 
 
@@ -64,7 +56,12 @@ class SweepPoint:
 
 
 class Timing(TypedDict):
-    """The result of one point, as JSON values: its median round, or why it failed."""
+    """The result of one point, as JSON values: its median round, or why it failed.
+
+    `engine tune` takes out of `rows_per_second` what slowed all points of a round, and adds
+    `spread`, the same of its slowest and its fastest round, `ratio`, over the default's, and what
+    the `difference` is.
+    """
 
     batch_tokens: int
     workers: int
@@ -74,6 +71,9 @@ class Timing(TypedDict):
     rows_per_second: NotRequired[float]
     tokens_per_second: NotRequired[float]
     padding: NotRequired[float]
+    spread: NotRequired[list[float]]
+    ratio: NotRequired[float]
+    difference: NotRequired[str]
     failed: NotRequired[str]
 
 
@@ -85,25 +85,6 @@ class Machine(TypedDict):
     cores: int
     python: str
     versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class MeasuredRows:
-    """The rows to measure.
-
-    Attributes:
-        file: Arrow IPC, with the task's input columns only.
-        columns: Their names, in the order of the task.
-        rows: Their number.
-        rejected: Bad rows that were left out.
-        notes: Settings that change nothing, and why.
-    """
-
-    file: Path
-    columns: tuple[str, ...]
-    rows: int
-    rejected: int
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,41 +149,6 @@ def stopping() -> Iterator[None]:
         raise Stopped("stopped before everything was measured") from error
 
 
-def sample(
-    bundle: Path | str,
-    inputs: Sequence[str | Path],
-    file: Path,
-    **settings: Unpack[RunSettings],
-) -> MeasuredRows:
-    """Copy the first good rows of a corpus into one Arrow file.
-
-    Args:
-        bundle: Its task decides which columns are read.
-        inputs: Files, folders or globs.
-        file: The file to write.
-        settings: As for `engine.run`, such as text and limit.
-
-    Raises:
-        SettingsError: A setting is out of range or names a missing column.
-        InputError: An input is missing or unreadable, or there is no good row.
-        BundleError: Not a bundle.
-    """
-    folder = bundle_format.load(bundle)
-    config = resolve_config(folder, settings)
-    task = tasks.of_bundle(folder)
-    options = tasks.resolve_options(task, folder.description.model_config, config.options)
-    columns = tasks.input_columns(task, config.text, options)
-    files = data.find_files(list(inputs))
-    sizes = {"split_size": config.split_size, "window": config.window, "limit": config.limit}
-    windows = data.read_first(files, inputs=columns, **sizes)
-    rows, rejected = _written(windows, config.text, file)
-    if not rows:
-        why = f"all {rejected} rows are bad" if rejected else "the inputs have no rows"
-        raise InputError(f"there is nothing to measure: {why}", "name inputs that have good rows")
-    notes = unused_notes(RunFacts(config, task, options), {"max_length": config.max_length})
-    return MeasuredRows(file, config.text, rows, rejected, notes)
-
-
 def sweep(
     bundle: Path | str,
     inputs: Sequence[str | Path],
@@ -247,24 +193,26 @@ def sweep(
     on_gpu = resolve(device).is_gpu
     if budgets is None:
         budgets = GPU_BUDGETS if on_gpu else BUDGETS
-    measured = [_Measured(point) for point in _points(budgets, workers, on_gpu)]
+    measured = [Measured(point) for point in points(budgets, workers, on_gpu)]
     check_whole("rounds", rounds, 1)
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-bench-") as scratch:
         file = Path(scratch) / "rows.arrow"
         rows = sample(bundle, inputs, file, **settings)
         for note in rows.notes:
             progress(f"note: {note}")
-        runs = _Runs(rows, Path(scratch) / "out", settings, on_progress)
-        loaded = _Loaded(bundle, device, runs, [m.point for m in measured])
+        runs = Runs(rows, Path(scratch) / "out", settings, on_progress)
+        loaded = Loaded(bundle, device, runs, measured[0].point)
+        for point in {m.point.threads: m.point for m in measured}.values():
+            runs.run(loaded.model(point.threads), point, limit=WARM_ROWS)
         for n in range(rounds):
             for each in measured:
-                each.measure(loaded.bundles[each.point.threads], runs)
+                each.measure(loaded.model(each.point.threads), runs)
             progress(f"round {n + 1} of {rounds}: {_line(measured)}")
-    return _summed(str(bundle), rows, measured, loaded)
+    return summed(str(bundle), rows, measured, loaded)
 
 
 @dataclass(frozen=True)
-class _Runs:
+class Runs:
     """Runs of a sweep: what they have in common."""
 
     rows: MeasuredRows
@@ -299,29 +247,29 @@ class _Runs:
         return lambda state: report(dataclasses.replace(state, done=min(1.0, state.rows / rows)))
 
 
-class _Loaded:
-    """The bundle, loaded once for each number of threads and warmed up; the first load is timed."""
+class Loaded:
+    """The bundle, loaded once for each number of threads; the first load is timed."""
 
-    def __init__(
-        self, bundle: Path | str, device: str, runs: _Runs, points: Sequence[SweepPoint]
-    ) -> None:
-        first = points[0]
+    def __init__(self, bundle: Path | str, device: str, runs: Runs, first: SweepPoint) -> None:
+        self._bundle, self._device = bundle, device
         start = time.perf_counter()
         model = Bundle.load(bundle, device=device, threads=first.threads)
         self.startup = time.perf_counter() - start
         runs.run(model, first, limit=1)
         self.first_answer = time.perf_counter() - start
         self.bundles = {first.threads: model}
-        for point in {p.threads: p for p in points}.values():
-            if point.threads not in self.bundles:
-                self.bundles[point.threads] = Bundle.load(
-                    bundle, device=device, threads=point.threads, check=False
-                )
-            runs.run(self.bundles[point.threads], point, limit=_WARM_ROWS)
+
+    def model(self, threads: int) -> Bundle:
+        """The bundle with a number of threads."""
+        if threads not in self.bundles:
+            self.bundles[threads] = Bundle.load(
+                self._bundle, device=self._device, threads=threads, check=False
+            )
+        return self.bundles[threads]
 
 
 @dataclass
-class _Measured:
+class Measured:
     """A point and its rounds so far."""
 
     point: SweepPoint
@@ -329,7 +277,7 @@ class _Measured:
     reports: list[Report] = field(default_factory=list)
     failed: EngineError | None = None
 
-    def measure(self, model: Bundle, runs: _Runs) -> None:
+    def measure(self, model: Bundle, runs: Runs) -> None:
         """One more round; a point that has failed once is not tried again."""
         if self.failed:
             return
@@ -371,8 +319,12 @@ class _Measured:
         }
 
 
-def _points(budgets: Sequence[int], workers: Sequence[int], on_gpu: bool) -> list[SweepPoint]:
-    """Every pair once, in order."""
+def points(budgets: Sequence[int], workers: Sequence[int], on_gpu: bool) -> list[SweepPoint]:
+    """Every pair once, in order.
+
+    Raises:
+        SettingsError: There is no value, or one is below 1.
+    """
     for name, values in (("budgets", budgets), ("workers", workers)):
         if not values:
             raise SettingsError(f"{name} is empty", "one value or more, each 1 or more")
@@ -386,30 +338,25 @@ def _points(budgets: Sequence[int], workers: Sequence[int], on_gpu: bool) -> lis
     ]
 
 
-def _written(windows: Iterator[Rows], names: Sequence[str], file: Path) -> tuple[int, int]:
-    """Write the good rows into `file`; numbers of rows written and of bad rows left out."""
-    first = next(windows)
-    schema = pa.schema(list(zip(names, (c.type for c in first.texts), strict=True)))
-    rows = rejected = 0
-    with writing(file), pa.OSFile(str(file), "wb") as out, pa.ipc.new_file(out, schema) as writer:
-        for window in chain([first], windows):
-            if any(c.type != f.type for c, f in zip(window.texts, schema, strict=True)):
-                raise InputError(
-                    "some inputs hold texts and others lists of texts", "measure them separately"
-                )
-            writer.write_batch(pa.RecordBatch.from_arrays(list(window.texts), schema=schema))
-            rows += len(window)
-            rejected += len(window.rejects.rows)
-    return rows, rejected
-
-
-def _summed(
-    bundle: str, rows: MeasuredRows, measured: Sequence[_Measured], loaded: _Loaded
+def summed(
+    bundle: str,
+    rows: MeasuredRows,
+    measured: Sequence[Measured],
+    loaded: Loaded,
+    best: Measured | None = None,
 ) -> Sweep:
+    """What a sweep has found.
+
+    Args:
+        best: The point to take; None for that with the lowest median.
+
+    Raises:
+        BackendError: Every point failed.
+    """
     good = [each for each in measured if not each.failed]
     if not good and (error := measured[0].failed):
         raise error
-    best = min(good, key=lambda each: each.median)
+    best = best or min(good, key=lambda each: each.median)
     report = best.report
     return Sweep(
         bundle=bundle,
@@ -431,7 +378,7 @@ def _summed(
     )
 
 
-def _line(measured: Sequence[_Measured]) -> str:
+def _line(measured: Sequence[Measured]) -> str:
     return ", ".join(
         f"{m.point.batch_tokens}×{m.point.workers} "
         + ("failed" if m.failed else f"{m.seconds[-1]:.2f} s")

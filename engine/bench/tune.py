@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +15,45 @@ import pyarrow as pa
 
 from engine import tasks
 from engine.answering.stages import GPU_TOKENS
-from engine.bench.sweep import BUDGETS, GPU_BUDGETS, Sweep, sample, sweep
+from engine.bench import trials
+from engine.bench.measured_rows import MeasuredRows, sample
+from engine.bench.sweep import (
+    BUDGETS,
+    GPU_BUDGETS,
+    Loaded,
+    Measured,
+    Runs,
+    Sweep,
+    SweepPoint,
+    Timing,
+    stopping,
+    summed,
+)
+from engine.bench.sweep import points as sweep_points
 from engine.bundle import format as bundle_format
 from engine.bundle import tuned
 from engine.bundle.tuned import Tuned
 from engine.core import hardware
+from engine.core.config import RunSettings
+from engine.core.device import Device
 from engine.core.settings import check_whole
 from engine.data import writing
-from engine.errors import SettingsError
+from engine.errors import EngineError, SettingsError, Stopped
 from engine.export.acceptance.sample import BUNDLED, bundled
 from engine.export.acceptance.sample import options as comparison_options
-from engine.pipeline import MAX_WORKERS, Bundle
+from engine.generation import max_slots
+from engine.pipeline import MAX_WORKERS
 from engine.runtime.device import devices, gpu_name
 from engine.tasks.in_memory_inputs import to_columns
 
 SECONDS = 60
-_ROUNDS = 3
-_PILOT_ROWS = 16
 _MAX_ROWS, _MAX_GPU_ROWS = 20_000, 200_000
 # Batches in flight on a GPU, the default first: one is prepared while the other is computed.
 _GPU_WORKERS = (2, 1, 3)
+# For each worker in a run.
+_BATCHES = 2
+# Shares of the time: what a trial takes, and when it has to have ended, loading included.
+_TRIAL_SHARE, _TRIAL_ENDS = 0.12, 0.4
 
 
 def tune(
@@ -44,19 +66,24 @@ def tune(
     options: Mapping[str, object] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Tuned, Sweep]:
-    """Time numbers of workers and batch tokens in turns and save the fastest beside the bundle.
+    """Time numbers of workers and batch tokens in turns and save what is best beside the bundle.
+
+    A setting other than the defaults is best only if each of its rounds was faster than each of
+    theirs.
 
     Args:
         bundle: Its folder.
         inputs: Rows like those of later runs; none for sentences that come with the engine.
         text: The input columns; none for the task's usual names.
-        seconds: About how long it may take.
+        seconds: How long all of it takes, loading included. Too few for a comparison are exceeded;
+            how long it takes is said before the rounds begin.
         device: As for `engine.run`; with several GPUs the first is used.
         options: The task's options by name.
-        progress: Called with a line after each round.
+        progress: Called with a line before the rounds and after each of them.
 
     Returns:
-        The settings, which are saved, and everything that was measured.
+        The settings, which are saved, and everything that was measured, with each setting's spread
+        and its difference from the defaults.
 
     Raises:
         SettingsError: A setting is unknown or out of range.
@@ -66,34 +93,78 @@ def tune(
         OutputError: The bundle's folder cannot be written.
         Stopped: Interrupted (SIGINT).
     """
+    ends = time.perf_counter() + seconds
     folder = bundle_format.load(bundle)
     _check(inputs, text, seconds)
     first = devices(device)[0]
-    gpu, device, options = gpu_name(first), str(first), options or {}
-    budgets, workers = _values(gpu, folder.description.model_config)
-    with tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
-        if inputs:  # wrong ones are an error before anything is loaded
-            sample(folder.path, inputs, Path(scratch) / "first.arrow", text=text, limit=1)
-        runs = len(workers) * len(budgets) * _ROUNDS
-        highest = _MAX_GPU_ROWS if gpu else _MAX_ROWS
-        files = list(inputs) or [_sentences(folder, Path(scratch) / "rows.arrow", highest)]
-        rate = _rows_per_second(folder, options, device)
-        progress(f"{runs} runs of about {seconds / runs:.1f} s on {gpu or 'the CPU'}")
-        measured = sweep(
-            folder.path,
-            files,
-            budgets=budgets,
-            workers=workers,
-            rounds=_ROUNDS,
-            limit=max(_PILOT_ROWS, min(highest, int(rate * seconds / runs))),
-            text=text,
-            device=device,
-            options=options if inputs else _with_defaults(folder, options),
-            progress=progress,
-        )
-    settings = _tuned(measured, inputs, gpu, _defaults(folder, gpu, workers))
-    tuned.save(folder.path, settings)
-    return settings, measured
+    gpu = gpu_name(first)
+    settings: RunSettings = {
+        "text": text,
+        "device": str(first),
+        "options": dict(options or {}) if inputs else _with_defaults(folder, options or {}),
+    }
+    with stopping(), tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
+        runs = _runs(folder, inputs, settings, Path(scratch), _MAX_GPU_ROWS if gpu else _MAX_ROWS)
+        progress(f"a first trial on {gpu or 'the CPU'}, the beginning of {seconds} s")
+        found, best = _compared(folder, first, runs, ends, seconds, progress)
+    settled = _tuned(best, found, inputs, gpu)
+    tuned.save(folder.path, settled)
+    return settled, replace(found, bundle=str(bundle))
+
+
+def _compared(
+    folder: bundle_format.BundleFolder,
+    device: Device,
+    runs: Runs,
+    ends: float,
+    seconds: int,
+    progress: Callable[[str], None],
+) -> tuple[Sweep, trials.Difference]:
+    """All settings in turns until `ends`, on the clock, and how the best differs."""
+    default, points = _points(folder, gpu_name(device))
+    loaded = Loaded(folder.path, str(device), runs, default)
+    trial = _Trial(loaded, runs, ends - seconds * (1 - _TRIAL_ENDS))
+    planned = _planned(trial, folder, device, points, ends=ends, seconds=seconds)
+    spent = seconds - (ends - time.perf_counter())
+    for line in _announced(planned, len(points), spent, seconds):
+        progress(line)
+    runs = _shortened(runs, folder.path, runs.rows.file.with_name("rows.arrow"), planned.rows)
+    measured = [Measured(point) for point in planned.points]
+    _measure(measured, loaded, runs, planned.seconds, progress)
+    return _judged(str(folder.path), runs.rows, measured, loaded, default)
+
+
+def _planned(
+    trial: _Trial,
+    folder: bundle_format.BundleFolder,
+    device: Device,
+    points: Sequence[SweepPoint],
+    *,
+    ends: float,
+    seconds: int,
+) -> trials.Plan:
+    """What to measure until `ends`, after a trial of the settings."""
+    costs = trial.costs(points, seconds * _TRIAL_SHARE)
+    return trials.plan(
+        costs,
+        left=ends - time.perf_counter(),
+        enough=partial(_enough, folder, device, trial.tokens),
+        available=trial.runs.rows.rows,
+    )
+
+
+def _runs(
+    folder: bundle_format.BundleFolder,
+    inputs: Sequence[str | Path],
+    settings: RunSettings,
+    scratch: Path,
+    most: int,
+) -> Runs:
+    """Runs over the first rows of the inputs, or over the engine's own sentences."""
+    files = list(inputs) or [_sentences(folder, scratch / "sentences.arrow", most)]
+    limited: RunSettings = {**settings, "limit": most}
+    rows = sample(folder.path, files, scratch / "all.arrow", **limited)
+    return Runs(rows, scratch / "out", settings, None)
 
 
 def _check(inputs: Sequence[str | Path], text: Sequence[str], seconds: int) -> None:
@@ -104,38 +175,168 @@ def _check(inputs: Sequence[str | Path], text: Sequence[str], seconds: int) -> N
     check_whole("seconds", seconds, 1)
 
 
-def _values(gpu: str, model_config: bundle_format.ModelConfig) -> tuple[tuple[int, ...], list[int]]:
-    """Values of batch_tokens and of workers; on a GPU the default of workers first."""
+def _points(folder: bundle_format.BundleFolder, gpu: str) -> tuple[SweepPoint, list[SweepPoint]]:
+    """The settings of a run that is given none, and all that are tried, in steps from these."""
     cores = hardware.cores()
     if gpu:
         # A decoder's slots are filled by one thread.
-        return GPU_BUDGETS, [1] if model_config.decoder else list(_GPU_WORKERS)
-    workers = {1, min(MAX_WORKERS, cores), *(n for n in (2, 4, 8) if n <= cores)}
-    return BUDGETS, sorted(workers)
+        workers = [1] if folder.description.model_config.decoder else list(_GPU_WORKERS)
+        usual, budgets = (GPU_TOKENS, workers[0]), list(GPU_BUDGETS)
+    else:
+        usual = tasks.of_bundle(folder).batch_tokens, min(MAX_WORKERS, cores)
+        workers, budgets = [usual[1], 1, *(n for n in (2, 4, 8) if n <= cores)], list(BUDGETS)
+    every = sweep_points((usual[0], *budgets), workers, bool(gpu))
+    default = next(p for p in every if (p.batch_tokens, p.workers) == usual)
+    return default, trials.nearest(every, default)
 
 
-def _defaults(
-    folder: bundle_format.BundleFolder, gpu: str, workers: Sequence[int]
-) -> tuple[int, int]:
-    """batch_tokens and workers of a run without settings."""
-    if gpu:
-        return GPU_TOKENS, workers[0]
-    task = tasks.of_bundle(folder)
-    return task.batch_tokens, min(MAX_WORKERS, hardware.cores())
+@dataclass
+class _Trial:
+    """A first run of each setting: what a row costs, as long as there is time to find out.
+
+    Attributes:
+        until: When no other setting is begun, on the clock of `time.perf_counter`.
+        tokens: Of a row, after `costs`.
+    """
+
+    loaded: Loaded
+    runs: Runs
+    until: float
+    tokens: float = 1.0
+
+    def costs(self, points: Sequence[SweepPoint], seconds: float) -> dict[SweepPoint, float]:
+        """Seconds for each row by setting, in order; without those that time was too short for.
+
+        Args:
+            points: The defaults first.
+            seconds: How long the trial takes, without loading.
+        """
+        rows, cost = self._first(points[0], seconds / len(points))
+        costs = {points[0]: cost}
+        for point in points[1:]:
+            if len(costs) >= trials.MIN_POINTS and time.perf_counter() > self.until:
+                break
+            costs[point] = self._timed(point, rows, costs[points[0]])
+        return costs
+
+    def _first(self, point: SweepPoint, seconds: float) -> tuple[int, float]:
+        """Rows that take about so long, approached from few, and seconds for each of them: few
+        rows cost more than their share."""
+        self._timed(point, trials.MIN_ROWS)
+        rows = trials.MIN_ROWS
+        while (
+            cost := self._timed(point, rows)
+        ) * rows < seconds / 2 and rows < self.runs.rows.rows:
+            rows = min(int(rows * min(8.0, seconds / (cost * rows))), self.runs.rows.rows)
+        return rows, cost
+
+    def _timed(self, point: SweepPoint, rows: int, failed: float = 0.0) -> float:
+        """Seconds for each row; `failed` where the setting fails, which its rounds will tell."""
+        model = self.loaded.model(point.threads)
+        try:
+            seconds, report = self.runs.run(model, point, limit=rows)
+        except Stopped:
+            raise
+        except EngineError:
+            if not failed:
+                raise
+            return failed
+        self.tokens = max(1.0, report.tokens / report.rows_out)
+        return seconds / report.rows_out
 
 
-def _tuned(
-    measured: Sweep, inputs: Sequence[str | Path], gpu: str, defaults: tuple[int, int]
-) -> Tuned:
-    best = measured.best
+def _enough(
+    folder: bundle_format.BundleFolder, device: Device, tokens: float, points: Sequence[SweepPoint]
+) -> int:
+    """Rows that give each worker of each setting some batches; for a decoder, that fill its
+    slots."""
+    if decoder := folder.description.model_config.decoder:
+        return max_slots(decoder, device) * max(p.workers for p in points)
+    return int(_BATCHES * max(p.workers * p.batch_tokens for p in points) / tokens) + 1
+
+
+def _announced(planned: trials.Plan, settings: int, spent: float, seconds: int) -> Iterator[str]:
+    """What is going to be measured, how long all of it takes, and what that is too short for."""
+    whole = spent + planned.seconds
+    yield (
+        f"{len(planned.points)} of {settings} settings in rounds of {planned.rows:,} rows each: "
+        f"{whole:.0f} s in all, of which {spent:.0f} s have passed"
+    )
+    if whole > 1.1 * seconds:
+        yield f"note: {seconds} s are too few to compare two settings"
+    if planned.needed > planned.seconds:
+        short = "the settings farthest from the defaults are left out"
+        if len(planned.points) == settings:
+            short = "the rows are few"
+        enough = math.ceil((spent + planned.needed) / 10) * 10
+        yield f"note: {short}; --seconds {enough} is enough to compare all settings"
+
+
+def _shortened(runs: Runs, bundle: Path, file: Path, rows: int) -> Runs:
+    """Runs over the first rows alone: a run reads and hashes its whole input."""
+    settings: RunSettings = {**runs.settings, "text": runs.rows.columns, "limit": rows}
+    short = sample(bundle, [runs.rows.file], file, **settings)
+    return replace(runs, rows=replace(short, rejected=runs.rows.rejected))
+
+
+def _measure(
+    measured: Sequence[Measured],
+    loaded: Loaded,
+    runs: Runs,
+    seconds: float,
+    progress: Callable[[str], None],
+) -> None:
+    """Rounds of all settings, forth and back, for as long as was said."""
+    began = time.perf_counter()
+    rounds, took = 0, 0.0
+    while trials.another(rounds, took, seconds - (time.perf_counter() - began)):
+        start = time.perf_counter()
+        for each in measured if rounds % 2 == 0 else reversed(measured):
+            each.measure(loaded.model(each.point.threads), runs)
+        rounds, took = rounds + 1, time.perf_counter() - start
+        left = max(0.0, seconds - (time.perf_counter() - began))
+        progress(f"round {rounds}: {took:.1f} s; {left:.0f} s left")
+
+
+def _judged(
+    bundle: str,
+    rows: MeasuredRows,
+    measured: Sequence[Measured],
+    loaded: Loaded,
+    default: SweepPoint,
+) -> tuple[Sweep, trials.Difference]:
+    """Everything measured, with each setting's spread and difference, and how the best differs."""
+    good = {each.point: each for each in measured if not each.failed}
+    beside = trials.differences({p: each.seconds for p, each in good.items()}, default)
+    kept = [p for p in good if beside[p].verdict in (trials.FASTER, trials.DEFAULT)] or list(good)
+    best = max(kept, key=lambda p: (beside[p].ratio, -beside[p].slowest)) if kept else default
+    found = summed(bundle, rows, measured, loaded, good.get(best))
+    timings = [
+        _beside(timing, beside[each.point], found.rows) if each.point in good else timing
+        for each, timing in zip(measured, found.sweep, strict=True)
+    ]
+    return replace(found, sweep=timings), beside[best]
+
+
+def _beside(timing: Timing, difference: trials.Difference, rows: int) -> Timing:
+    return {
+        **timing,
+        "rows_per_second": round(rows / difference.median, 2),
+        "spread": [round(rows / s, 2) for s in (difference.slowest, difference.fastest)],
+        "ratio": round(difference.ratio, 3),
+        "difference": difference.verdict,
+    }
+
+
+def _tuned(best: trials.Difference, found: Sweep, inputs: Sequence[str | Path], gpu: str) -> Tuned:
     return Tuned(
-        batch_tokens=best.batch_tokens,
-        workers=best.workers,
-        threads=best.threads,
+        batch_tokens=found.best.batch_tokens,
+        workers=found.best.workers,
+        threads=found.best.threads,
         cpu=hardware.cpu()[0],
         cores=hardware.cores(),
         sample=", ".join(map(str, inputs)) or BUNDLED,
-        speed=round(_speedup(measured, *defaults), 3),
+        speed=round(best.ratio, 3),
         gpu=gpu,
     )
 
@@ -158,27 +359,3 @@ def _with_defaults(
     """The options, and for those not given the ones that suit the engine's own sentences."""
     items = bundled(folder.description).items
     return {**comparison_options(folder.description, items), **options}
-
-
-def _rows_per_second(
-    folder: bundle_format.BundleFolder, options: Mapping[str, object], device: str
-) -> float:
-    """A rough estimate from the engine's own sentences."""
-    items = bundled(folder.description).items[:_PILOT_ROWS]
-    options = _with_defaults(folder, options)
-    model = Bundle.load(folder.path, device=device)
-    model(items, **options)
-    started = time.perf_counter()
-    model(items, **options)
-    return len(items) / (time.perf_counter() - started)
-
-
-def _speedup(measured: Sweep, budget: int, workers: int) -> float:
-    """The speed of the best point relative to that of these settings; 1 if they failed."""
-    seconds = {
-        (timing["batch_tokens"], timing["workers"]): timing["seconds"]
-        for timing in measured.sweep
-        if "seconds" in timing
-    }
-    best = seconds[measured.best.batch_tokens, measured.best.workers]
-    return float(seconds.get((budget, workers), best) / best)

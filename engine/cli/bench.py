@@ -168,7 +168,7 @@ def _table(sweep: Sequence[Timing], best: SweepPoint) -> list[str]:
         point = (timing["batch_tokens"], timing["workers"], timing["threads"])
         marked = point == (best.batch_tokens, best.workers, best.threads)
         rows.append(["*" if marked else "", *map(str, point), *_figures(timing)])
-    return _aligned(rows)
+    return terminal.aligned(rows)
 
 
 def _figures(timing: Timing) -> list[str]:
@@ -211,15 +211,4 @@ def _profile_lines(profile: Profile) -> list[str]:
     rows = [["", "graph", "calls", "share of ops"]]
     for op in profile.ops[:_MAX_OPERATORS]:
         rows.append([op["op"], op["graph"], f"{op['calls']:,}", f"{op['share']:.1%}"])
-    return [*lines, "", *_aligned(rows)]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns below each other: the first aligned left, the others right. The last cell of a row
-    with fewer cells may have any length."""
-    whole = [row for row in rows if len(row) == len(rows[0])]
-    first = max(len(row[0]) for row in rows)
-    widths = [max(map(len, column)) for column in zip(*whole, strict=True)][1:]
-    return [
-        "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows
-    ]
+    return [*lines, "", *terminal.aligned(rows)]

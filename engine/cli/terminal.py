@@ -7,7 +7,7 @@ of `pipe`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -37,6 +37,17 @@ def show_json(value: object, *, err: bool = False) -> None:
 def show_json_lines(text: str) -> None:
     """Print lines that are JSON already."""
     typer.echo(escaped_json(text), nl=False)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns below each other: the first aligned left, the others right. The last cell of a row
+    with fewer cells may have any length."""
+    whole = [row for row in rows if len(row) == len(rows[0])]
+    first = max(len(row[0]) for row in rows)
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)][1:]
+    return [
+        "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows
+    ]
 
 
 @contextmanager

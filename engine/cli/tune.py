@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli import numbers, terminal
+
+if TYPE_CHECKING:
+    from engine.bench.sweep import Sweep, Timing
+    from engine.bundle.tuned import Tuned
 
 
 def tune(
@@ -20,7 +24,9 @@ def tune(
     seconds: Annotated[
         int,
         typer.Option(
-            parser=numbers.at_least(1), metavar=numbers.METAVAR, help="About how long it may take."
+            parser=numbers.at_least(1),
+            metavar=numbers.METAVAR,
+            help="How long it takes, in seconds.",
         ),
     ] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -41,9 +47,47 @@ def tune(
     if as_json:
         terminal.show_json({**dataclasses.asdict(settings), "sweep": measured.sweep})
         return
-    terminal.show(
-        f"{bundle}: {settings.workers} workers of {settings.threads} threads, batches of "
-        f"{settings.batch_tokens} tokens: {settings.speed:.2f} times the speed of the defaults "
-        f"({measured.rows:,} rows a run: {settings.sample})"
-    )
-    terminal.show("saved beside the bundle; engine run uses them unless it is given any of them")
+    terminal.show(*report(str(bundle), settings, measured))
+
+
+def report(bundle: str, settings: Tuned, measured: Sweep) -> list[str]:
+    """The result as lines of text."""
+    rounds = max(len(timing.get("rounds", [])) for timing in measured.sweep)
+    fewer = "a setting is faster or slower if each of its rounds was, beside each of the default's"
+    if measured.rejected:
+        fewer += f"; {measured.rejected:,} bad rows were left out"
+    return [
+        f"{bundle}: {rounds} rounds of {measured.rows:,} rows ({settings.sample}) on "
+        f"{settings.gpu or settings.cpu}",
+        "",
+        *_table(measured),
+        "",
+        fewer,
+        _kept(settings, measured),
+        "saved beside the bundle; engine run uses them unless it is given any of them",
+    ]
+
+
+def _table(measured: Sweep) -> list[str]:
+    best = measured.best
+    rows = [["", "tokens", "workers", "threads", "rows/s", "lowest", "highest", "ratio", ""]]
+    for timing in measured.sweep:
+        point = (timing["batch_tokens"], timing["workers"], timing["threads"])
+        marked = point == (best.batch_tokens, best.workers, best.threads)
+        rows.append(["*" if marked else "", *map(str, point), *_figures(timing)])
+    return terminal.aligned(rows)
+
+
+def _figures(timing: Timing) -> list[str]:
+    if "failed" in timing:
+        return [f"failed: {timing['failed']}"]
+    figures = (timing["rows_per_second"], *timing["spread"])
+    return [*(f"{f:,.1f}" for f in figures), f"{timing['ratio']:.2f}", timing["difference"]]
+
+
+def _kept(settings: Tuned, measured: Sweep) -> str:
+    best = f"{settings.workers} workers of {settings.threads} threads, batches of "
+    best += f"{settings.batch_tokens} tokens"
+    if any("failed" not in t and t["difference"] == "faster" for t in measured.sweep):
+        return f"{best}: {settings.speed:.2f} times the speed of the defaults"
+    return f"nothing is faster than the defaults by more than rounds differ; they stay: {best}"
