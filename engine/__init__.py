@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.core.config import RunConfig
     from engine.export.cache import bundle_for
     from engine.pipeline import Bundle
+    from engine.reporting import report
     from engine.runner.coordinator import run
     from engine.runner.preview import Preview, plan
     from engine.runner.report import Report
@@ -45,6 +46,7 @@ __all__ = [
     "errors",
     "open",
     "plan",
+    "report",
     "run",
     "schema",
     "splits",
@@ -61,6 +63,7 @@ _LATER = {
     "compare": "engine.comparison",
     "open": "engine.runner.results",
     "plan": "engine.runner.preview",
+    "report": "engine.reporting",
     "run": "engine.runner.coordinator",
     "schema": "engine.answering.table_columns",
     "splits": "engine.runner.split_values",

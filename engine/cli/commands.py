@@ -30,6 +30,7 @@ _ROOMS = {
     "bench": "bench",
     "tune": "tune",
     "demo": "demo",
+    "report": "report",
     "compare": "compare",
     "convert": "convert",
     "gc": "gc",

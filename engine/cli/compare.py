@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -47,9 +46,10 @@ def compare(
     most. Rows that one side lacks count as different under --min-agreement."""
     from engine.comparison import check_agreement
     from engine.comparison import compare as compare_outputs
+    from engine.reporting.page_file import check_page
 
     check_agreement(min_agreement)
-    _check_page(out)
+    check_page(out, "-o")
     found = compare_outputs(
         a,
         b,
@@ -61,9 +61,9 @@ def compare(
     ).to_dict()
     if out:
         from engine.comparison.page import page
-        from engine.data import write_text
+        from engine.reporting.page_file import write_page
 
-        write_text(Path(out), page(found))
+        write_page(out, page(found))
     if as_json:
         terminal.show_json(found)
     else:
@@ -74,11 +74,6 @@ def compare(
             f"--min-agreement {min_agreement}"
         )
         raise typer.Exit(DISAGREE)
-
-
-def _check_page(out: str) -> None:
-    if out and not out.lower().endswith((".html", ".htm")):
-        raise SettingsError(f"-o {out}: a page ends in .html", "such as -o diff.html, or --json")
 
 
 def _mapping(words: Sequence[str]) -> dict[str, str]:

@@ -1,88 +1,107 @@
-"""A comparison as one HTML file: no script, light and dark, to be printed."""
+"""A comparison as sections of a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.printable import printable, without_secrets
+from engine.pages.blocks import Bars, Block, Intervals, Page, Section, Table, Tile, Tiles
 
-_LONGEST = 400  # characters of a cell, so that a page with examples stays small
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--line:#d0d7de;--bar:#2f6fb3}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--line:#30363d;--bar:#6ea8dc}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:60rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}
-table{border-collapse:collapse;width:100%;table-layout:fixed}
-th,td{border-bottom:1px solid var(--line);padding:.25rem .5rem;text-align:left;
-vertical-align:top;overflow-wrap:anywhere}
-svg{width:100%;height:auto}svg text{fill:var(--ink);font:12px system-ui,sans-serif}
-rect,circle{fill:var(--bar)}line{stroke:var(--bar);stroke-width:3}
-@media print{body{margin:0;max-width:none}h2{break-after:avoid}tr{break-inside:avoid}}
-"""
+_NAMES = 40
+"""Characters of a label in the name of a bar."""
 
 
-def page(found: Mapping[str, Any]) -> str:
+def page(found: Mapping[str, Any]) -> Page:
     """The page of a comparison.
 
     Args:
         found: `Comparison.to_dict`; it has texts of rows only where examples were asked for.
     """
-    title = f"{found['kind']}: {found['sides']['a']['path']} and {found['sides']['b']['path']}"
+    a, b = (str(found["sides"][side]["path"]) for side in "ab")
     sections = [
-        f"<h1>{_text(title)}</h1>",
-        _interval(found),
-        _section("Rows", _pairs(_rows(found))),
-        _section("Figures", _pairs(_flat(found["figures"]))),
-        _section("Against truths", _pairs(_flat(found["truth"]))),
-        _section("Confused most", _bars(found["figures"].get("confused_most", ()))),
-        _section("Speed and size", _sides(found["sides"])),
-        _section("Differ most", _examples(found["differ_most"])),
+        Section("", _overview(found)),
+        Section("Rows", [Table(rows=_rows(found)), *_confused(found["figures"])]),
+        Section("Figures", _figures(found)),
+        Section("Speed and size", [_sides(found["sides"])]),
+        Section("Differ most", [_examples(found["differ_most"])]),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>{''.join(sections)}</body></html>\n"
-    )
+    there = [section for section in sections if any(map(_is_filled, section.blocks))]
+    return Page(f"{_last(a)} and {_last(b)}: {found['kind']}", there, f"A is {a}, B is {b}")
 
 
-def _text(value: object) -> str:
-    """A value as it may stand in HTML."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if value is None:
-        return "-"
-    text = f"{value:,}" if type(value) is int else str(value)
-    return escape(printable(without_secrets(text), _LONGEST))
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>\n" if content else ""
+def _is_filled(block: Block) -> bool:
+    return not isinstance(block, Table) or bool(block.rows)
 
 
-def _table(rows: Iterable[Sequence[object]], head: Sequence[str] = ()) -> str:
-    cells = ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows]
-    above = "<tr>" + "".join(f"<th>{_text(name)}</th>" for name in head) + "</tr>" if head else ""
-    body = above + "".join(f"<tr>{row}</tr>" for row in cells)
-    return f"<table>{body}</table>" if cells else ""
+def _overview(found: Mapping[str, Any]) -> list[Block]:
+    """The agreement, what of it is sure, and how fast and large both sides are."""
+    agreement = found["agreement"]
+    low, high = found["interval"]
+    tiles = [
+        Tile("rows compared", found["rows"]),
+        Tile("agreement", _ratio(agreement), f"95%: {_ratio(low)} to {_ratio(high)}"),
+        Tile("agreement of all rows", _ratio(found["agreement_of_all"])),
+        *_truths(found["truth"]),
+    ]
+    blocks: list[Block] = [Tiles(tiles)]
+    if agreement is not None:
+        blocks.append(
+            Intervals(
+                names=["agreement"],
+                values=[max(0.0, agreement)],
+                lows=[max(0.0, low)],
+                highs=[max(0.0, high)],
+                caption="Agreement, and where 95% of draws with replacement have it",
+            )
+        )
+    return blocks
 
 
-def _pairs(figures: Mapping[str, object]) -> str:
-    return _table((name.replace("_", " "), value) for name, value in figures.items())
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
-def _rows(found: Mapping[str, Any]) -> dict[str, object]:
+def _truths(truth: Mapping[str, Any]) -> list[Tile]:
+    """How right each side is, where truths are given."""
+    return [
+        Tile(f"accuracy of {side.upper()}", _ratio(truth[f"accuracy_{side}"]))
+        for side in "ab"
+        if f"accuracy_{side}" in truth
+    ]
+
+
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, object]]:
     counts = {**found["unpaired"], "null_a": found["null_a"], "null_b": found["null_b"]}
-    return {
-        "compared": found["rows"],
-        "paired by": found["paired_by"],
-        "agreement": found["agreement"],
-        "agreement of all rows": found["agreement_of_all"],
-        **{name: count for name, count in counts.items() if count},
-    }
+    return [
+        ("compared", found["rows"]),
+        ("paired by", found["paired_by"]),
+        *((name.replace("_", " "), count) for name, count in counts.items() if count),
+    ]
+
+
+def _confused(figures: Mapping[str, Any]) -> list[Block]:
+    pairs: Sequence[Mapping[str, Any]] = figures.get("confused_most", ())
+    if not pairs:
+        return []
+    return [
+        Bars(
+            names=[f"{str(p['a'])[:_NAMES]} → {str(p['b'])[:_NAMES]}" for p in pairs],
+            values=[pair["rows"] for pair in pairs],
+            unit="rows",
+            caption="Confused most: A → B",
+        )
+    ]
+
+
+def _figures(found: Mapping[str, Any]) -> list[Block]:
+    return [
+        Table(rows=list(_flat(found["figures"]).items()), caption="Of both sides"),
+        Table(rows=list(_flat(found["truth"]).items()), caption="Against truths"),
+    ]
 
 
 def _flat(figures: Mapping[str, Any], before: str = "") -> dict[str, object]:
@@ -92,52 +111,20 @@ def _flat(figures: Mapping[str, Any], before: str = "") -> dict[str, object]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{before}{name} ")
         elif not isinstance(value, (list, tuple)):
-            flat[before + name] = value
+            flat[before + name.replace("_", " ")] = value
     return flat
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    """The agreement and its interval on a line from 0 to 1."""
-    if found["agreement"] is None:
-        return ""
-    at, low, high = (20 + 560 * max(0, v) for v in (found["agreement"], *found["interval"]))
-    label = f"agreement {found['agreement']:.4f} (95%: {found['interval'][0]:.4f} to "
-    label += f"{found['interval'][1]:.4f})"
-    return (
-        f'<svg viewBox="0 0 600 60" role="img" aria-label="{label}"><text x="20" y="16">{label}'
-        '</text><rect x="20" y="34" width="560" height="1"/>'
-        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="34" y2="34"/><circle cx="{at:.1f}" cy="34" '
-        'r="5"/><text x="20" y="56">0</text><text x="580" y="56" text-anchor="end">1</text></svg>'
-    )
+def _sides(sides: Mapping[str, Mapping[str, Any]]) -> Table:
+    names = dict.fromkeys(name for side in sides.values() for name in side)
+    rows = [
+        (name.replace("_", " "), *(side.get(name) for side in sides.values())) for name in names
+    ]
+    return Table(rows=rows, head=("", "A", "B"))
 
 
-def _bars(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """A bar for each pair of labels, as long as it has rows."""
-    most = max((pair["rows"] for pair in pairs), default=1)
-    bars = []
-    for i, pair in enumerate(pairs):
-        label = f"{printable(pair['a'], 40)} → {printable(pair['b'], 40)}: {pair['rows']:,}"
-        bars.append(
-            f'<text x="0" y="{i * 34 + 12}">{escape(label)}</text>'
-            f'<rect x="0" y="{i * 34 + 17}" width="{600 * pair["rows"] / most:.1f}" height="8"/>'
-        )
-    height = len(pairs) * 34
-    return f'<svg viewBox="0 0 600 {height}" role="img">{"".join(bars)}</svg>' if bars else ""
-
-
-def _sides(sides: Mapping[str, Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for side in sides.values() for name in side))
-    rows = []
-    for name in names:
-        values = (side.get(name) for side in sides.values())
-        shown = (", ".join(v) if isinstance(v, (list, tuple)) else v for v in values)
-        rows.append([name.replace("_", " "), *shown])
-    return _table(rows, ["", "A", "B"])
-
-
-def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
+def _examples(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows that differ most, with what both sides have where that was asked for."""
     has_texts = any("a" in row for row in rows)
-    names = ["row", "agreement", *(("a", "b") if has_texts else ())]
-    cells = [[row.get(name, "") for name in names] for row in rows]
-    return _table(cells, names)
+    names = ("row", "agreement", *(("a", "b") if has_texts else ()))
+    return Table(rows=[[row.get(name, "") for name in names] for row in rows], head=names)

@@ -6,6 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A figure that is read first. `note` is a word or two below it; `warns` has it stand out."""
+
+    name: str
+    value: object
+    note: str = ""
+    warns: bool = False
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Key figures beside each other."""
+
+    tiles: Sequence[Tile]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Values in rows; `head` has the names of the columns, or is () for pairs of name and value."""
@@ -66,7 +83,19 @@ class Grid:
     caption: str = ""
 
 
-Block = Table | Bars | Histogram | Lines | Points | Grid
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Estimates from 0 to 1 with their intervals: `lows[i]` <= `values[i]` <= `highs[i]`."""
+
+    names: Sequence[str]
+    values: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+    caption: str = ""
+
+
+Figure = Bars | Histogram | Lines | Points | Grid | Intervals
+Block = Tiles | Table | Figure
 
 
 @dataclass(frozen=True)

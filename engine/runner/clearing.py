@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from engine.core.system_calls import sync_folder
@@ -18,10 +19,11 @@ from engine.data import PASSES, REJECTS, writing
 from engine.errors import OutputError
 from engine.runner import journal
 from engine.runner.folder_lock import SHARES
-from engine.runner.records import FOLDER, SUCCESS, Entry
+from engine.runner.records import FOLDER, STARTS, SUCCESS, Entry
 
 EARLIER_REJECTS = "rejects"
 """Where earlier versions put bad rows."""
+_BELOW = (f"{FOLDER}/{SHARES}", f"{FOLDER}/{STARTS}")
 
 
 def refuse_links(out: Path) -> None:
@@ -30,7 +32,7 @@ def refuse_links(out: Path) -> None:
     Raises:
         OutputError: One of them is.
     """
-    for name in (FOLDER, REJECTS, f"{FOLDER}/{SHARES}", journal.FOLDER, EARLIER_REJECTS):
+    for name in (FOLDER, REJECTS, *_BELOW, journal.FOLDER, EARLIER_REJECTS):
         if (out / name).is_symlink():
             raise OutputError(
                 f"{out / name}: is a symbolic link, and a run follows none in its output folder",
@@ -61,7 +63,8 @@ def drop_half_written(out: Path) -> None:
     with suppress(OSError):  # it is not there, or has journals
         folder.rmdir()
     texts = (out / f".{name}.tmp" for name in (SUCCESS, ".huggingface.yaml"))
-    for path in (*texts, *(out / FOLDER).glob(".*.tmp")):
+    records = (out / FOLDER).glob(".*.tmp"), (out / FOLDER / STARTS).glob(".*.tmp")
+    for path in (*texts, *chain(*records)):
         if path.is_symlink() or path.is_file():
             path.unlink()
 
@@ -104,7 +107,8 @@ def _others(out: Path, datasets: Collection[str]) -> Iterator[Path]:
     """Records that cannot be read, journals, and the run's small files but for run.json."""
     yield from sorted((out / FOLDER).glob("part-*.json"))
     yield from sorted((out / journal.FOLDER).glob(f"part-*{journal.ENDING}"))
-    yield from sorted((out / FOLDER / SHARES).glob("*.json"))
+    for folder in _BELOW:
+        yield from sorted((out / folder).glob("*.json"))
     yield out / FOLDER / PASSES
     dataset = out / ".huggingface.yaml"
     with suppress(OSError, ValueError):

@@ -46,6 +46,7 @@ from engine.runner.publisher import Publisher
 from engine.runner.records import Entry, success
 from engine.runner.report import Report, damage_notes, notes
 from engine.runner.shared_folder import NONE_OPEN, OpenParts, SharedFolder
+from engine.runner.starts import StartRecorder
 from engine.runner.supervision import STALL_SECONDS, Supervision
 from engine.runner.worker import Worker
 
@@ -172,6 +173,9 @@ class Coordinator:
         self.answered: list[str] = []
         self.ran: dict[str, object] = {}
         self._latest: dict[int, Counts] = {}
+        self._start = StartRecorder(
+            manifest, plan.folder, plan.record["fingerprint"], plan.config.share
+        )
 
     def run(self) -> Report:
         """Take the output folder, compute what is missing and report; `run` says what is raised."""
@@ -184,7 +188,8 @@ class Coordinator:
         assignments = self._assignments()
         try:
             if first := next(assignments, None):
-                self._answer(chain([first], assignments))
+                with self._start.recorded():
+                    self._answer(chain([first], assignments))
             return self._report()
         except (KeyboardInterrupt, Stopped) as error:
             raise Stopped(self._stopped(), "run the same command again to go on") from error
@@ -213,7 +218,7 @@ class Coordinator:
         beat()
         match message:
             case Opened(ran):
-                self.ran = {**ran, "device": self.plan.device}
+                self.ran = self._start.ran = {**ran, "device": self.plan.device}
             case RowsRead(rows, rejected, first_bad):
                 self._spend(rows)
                 if rejected:
@@ -227,7 +232,9 @@ class Coordinator:
                 if self.publisher:
                     self.publisher.check()
                 self._latest[number] = message
-                self.progress.show(total(self._latest.values()), self.rejected.total())
+                sums = total(self._latest.values())
+                self._start.note(sums, self.rejected)
+                self.progress.show(sums, self.rejected.total())
 
     def _assignments(self) -> Iterator[Assignment]:
         """Splits that are not finished, their bytes hashed on the way, up to the limit of rows."""
@@ -274,6 +281,7 @@ class Coordinator:
     def _answer(self, assignments: Iterator[Assignment]) -> None:
         """Have one worker for each device answer the splits."""
         workers = [self._worker_settings(device) for device in self.plan.devices]
+        self._start.config = workers[0].config
         if len(workers) > 1:
             multi_gpu.answer(workers, assignments, self.receive)
             return

@@ -3,6 +3,7 @@
     OUT/_manifest/run.json               settings, bundle and fingerprint of the run, written first
     OUT/_manifest/part-00000-NAME.json   the commit record of a split, written after its part
     OUT/_manifest/rejects/               the bad rows of a split, where it has any
+    OUT/_manifest/starts/                what each start did, for reports (see `starts`)
     OUT/.huggingface.yaml                tells `datasets` which files are the parts
     OUT/_tmp/part-00000-NAME.journal     what is computed of a split that is not finished
     OUT/_SUCCESS                         written last
@@ -36,7 +37,16 @@ from engine.data import (
 from engine.errors import OtherRunError, OutputError
 from engine.runner import clearing, journal
 from engine.runner.folder_lock import GATE, LOCK, SHARES, Hold, locked
-from engine.runner.records import FOLDER, PART, SUCCESS, Entry, InputRecord, RunRecord, difference
+from engine.runner.records import (
+    FOLDER,
+    PART,
+    STARTS,
+    SUCCESS,
+    Entry,
+    InputRecord,
+    RunRecord,
+    difference,
+)
 
 __all__ = ["DATASET", "FOLDER", "PART", "SUCCESS", "Manifest"]
 
@@ -126,7 +136,7 @@ class Manifest:
         """Remove folders made for a run, unless they have answers."""
         if not made or self.has_answers():
             return
-        for folder in (self.out / journal.FOLDER, self.folder / SHARES):
+        for folder in (self.out / journal.FOLDER, self.folder / SHARES, self.folder / STARTS):
             shutil.rmtree(folder, ignore_errors=True)
         records = (self.folder / name for name in ("run.json", LOCK, GATE, PASSES))
         for path in (self.out / DATASET, *records):

@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from engine.bundle.format import sha256
-from engine.data import PASSES, KeyChangedError, OutputFile, StoredFolder
+from engine.data import PASSES, KeyChangedError, OutputFile, StoredFile, StoredFolder
 from engine.errors import OutputError
 from engine.runner.manifest import DATASET, FOLDER, SUCCESS
-from engine.runner.records import Entry
+from engine.runner.records import STARTS, Entry
 from engine.runner.scratch import Scratch
 from engine.runner.store_lock import StoreLock
 from engine.runner.stored_records import (
@@ -39,6 +39,7 @@ _AHEAD = 2
 _THREADS = 4
 _POLL_SECONDS, _CLOSE_SECONDS = 0.1, 1.0
 _TRIES = 3
+_STARTS = f"{FOLDER}/{STARTS}"
 
 
 class Publisher:
@@ -56,6 +57,7 @@ class Publisher:
     ) -> None:
         self._folder, self._lock, self._scratch = folder, lock, scratch
         self._versions = {name: file.version for name, file in stored.files.items()}
+        self._stored_run = stored.run or {}
         self._first = dict(self._versions)
         self._records = stored.whole
         outputs = [o for record in self._records.values() for o in record.entry.files]
@@ -109,11 +111,21 @@ class Publisher:
                     "was put",
                     "run the same command again, which computes it anew",
                 )
-        if others := surplus(files, entries):
+        if others := surplus(files, entries) + self._other_starts(files, success):
             with self._changing():
                 self._folder.remove(others)
+        for file in sorted((self._scratch.out / _STARTS).glob("*.json")):
+            self._put_text(f"{_STARTS}/{file.name}", file.read_bytes())
         text = json.dumps(success, indent=2, sort_keys=True, default=str) + "\n"
         self._put_text(SUCCESS, text.encode())
+
+    def _other_starts(
+        self, files: Mapping[str, StoredFile], success: Mapping[str, object]
+    ) -> list[str]:
+        """What starts of another run did, whose output this one has taken."""
+        if self._stored_run.get("fingerprint") == success["fingerprint"]:
+            return []
+        return [name for name in files if name.startswith(f"{_STARTS}/")]
 
     def close(self) -> None:
         """Let the threads put what is finished, if that takes no longer than a moment; a put that

@@ -17,6 +17,8 @@ from engine.data import OutputFile, rejects_name, schema_of_text
 
 FOLDER = "_manifest"
 SUCCESS = "_SUCCESS"
+STARTS = "starts"
+"""Below `FOLDER`: what each start did, for reports."""
 PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
 COUNTS = ("rows_in", "rows_out", "rows_rejected", "tokens", "truncated", "output_tokens")
 

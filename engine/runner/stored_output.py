@@ -14,6 +14,7 @@ from engine import data
 from engine.data import REJECTS, StoredFolder, store_access
 from engine.errors import OutputError
 from engine.runner.manifest import FOLDER, PART, SUCCESS, Manifest
+from engine.runner.records import STARTS
 from engine.runner.single_file import is_file
 from engine.runner.stored_records import StoredRun, is_whole, read_run, record_name
 
@@ -73,7 +74,8 @@ def mirror(url: str) -> Manifest:
 def _write_records(folder: StoredFolder, stored: StoredRun, local: Path) -> None:
     for name, file in stored.files.items():
         where, _, last = name.rpartition("/")
-        if where in ("", REJECTS) and PART.fullmatch(last):
+        is_part = where in ("", REJECTS) and PART.fullmatch(last)
+        if is_part or where == f"{FOLDER}/{STARTS}":
             data.placeholder(local / name, file.size)
     if stored.run:
         (local / FOLDER).mkdir(exist_ok=True)

@@ -212,7 +212,9 @@ class Worker:
 
     def _cut(self, stages: Stages, windows: Iterator[Encoded]) -> Iterator[Batch]:
         for window in windows:
-            yield from self.telemetry.each("batch", stages.cut(window))
+            for batch in self.telemetry.each("batch", stages.cut(window)):
+                self.telemetry.add(queued=1)
+                yield batch
 
     def _inferring(self, stages: Stages) -> Callable[[Batch], Output]:
         """A function that has a batch's results, or those of some rows, from the journal, and
@@ -221,6 +223,7 @@ class Worker:
             return partial(self._infer_rows, stages)
 
         def infer(batch: Batch) -> Output:
+            self.telemetry.add(queued=-1)
             journal, key, ended = self._journal(batch), batch_key(batch), rows_ended(batch)
             if (arrays := journal.find(key)) is not None:
                 self.telemetry.add(rows_resumed=ended)
@@ -235,6 +238,7 @@ class Worker:
 
     def _infer_rows(self, stages: Stages, batch: Batch) -> Output:
         """The results of a batch of a decoder, of which rows are recorded as they finish."""
+        self.telemetry.add(queued=-1)
         journal, ends, split = self._journal(batch), rows_ending(batch), batch.window.rows.split
         assert split is not None
         known = self._row_indexes[split].find(row_keys(batch))

@@ -14,8 +14,9 @@ _PART = re.compile(r"part-\d{5,}-.+\.(arrow|parquet|jsonl|csv)")
 
 
 def contents(root: Path) -> Contents:
-    """All files but the inputs and locks, by their paths; records are only named."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    """All files but the inputs, locks and what each start did, by their paths; records are only
+    named."""
+    files = sorted(p for p in root.rglob("*") if p.is_file() and p.parent.name != "starts")
     names = {path: path.relative_to(root).as_posix() for path in files}
     return {
         name: b"" if _is_record(path) else path.read_bytes()

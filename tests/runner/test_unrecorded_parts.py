@@ -35,7 +35,8 @@ def go(corpus: Path) -> Report:
 
 def files(out: Path) -> dict[str, bytes]:
     names = (path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in names}
+    files = {path.relative_to(out).as_posix(): path.read_bytes() for path in names}
+    return {name: data for name, data in files.items() if "/starts/" not in name}
 
 
 def write(out: Path, *names: str) -> None:

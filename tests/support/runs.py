@@ -37,10 +37,13 @@ def table(file: Path) -> pa.Table:
 
 
 def content(out: Path) -> dict[str, Any]:
-    """Everything a run leaves, but for the seconds it took and the dates of its files."""
+    """Everything a run leaves, but for the seconds it took, the dates of its files and what each
+    start did."""
     left: dict[str, Any] = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != ".lock"):
         name = path.relative_to(out).as_posix()
+        if name.startswith("_manifest/starts/"):
+            continue
         left[name] = path.read_bytes()
         if name.startswith("_manifest/part-"):
             record = json.loads(left[name])
