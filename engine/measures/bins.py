@@ -13,6 +13,8 @@ SCORE = 2.0**-10
 """A first width for scores: with a power of two all edges are exact."""
 _EXACT = 2.0**52  # larger multiples of a width are no whole numbers any more
 
+_LARGEST = float(np.finfo(np.float64).max)
+
 
 class Bins:
     """Counts of values in bins of one width, batch by batch.
@@ -42,11 +44,12 @@ class Bins:
             self._first, self._counts = _pairs(self._first, self._counts)
             self._width *= 2
         places = np.floor(values / self._width).astype(np.int64)
-        first = int(places.min()) if not len(self._counts) else min(self._first, int(places.min()))
+        if not len(self._counts):
+            self._first = int(places.min())
+        first = min(self._first, int(places.min()))
         stop = max(self._first + len(self._counts), int(places.max()) + 1)
         counts = np.bincount(places - first, minlength=stop - first)
-        at = self._first - first if len(self._counts) else 0
-        counts[at : at + len(self._counts)] += self._counts
+        counts[self._first - first :][: len(self._counts)] += self._counts
         self._first, self._counts = first, counts
 
     def _is_too_wide(self) -> bool:
@@ -75,8 +78,9 @@ class Bins:
             width *= 2
         if self._closes(first, counts, width):
             counts = np.append(counts[:-2], counts[-2] + counts[-1])
-        edges = (first + np.arange(len(counts) + 1)) * width
-        return np.asarray(edges, np.float64), counts
+        with np.errstate(over="ignore"):
+            edges = (first + np.arange(len(counts) + 1)) * width
+        return np.clip(edges, -_LARGEST, _LARGEST), counts
 
     def _closes(self, first: int, counts: NDArray[np.int64], width: float) -> bool:
         """Whether the last bin has nothing but its lower edge, which the one before takes."""

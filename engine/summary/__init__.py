@@ -21,10 +21,10 @@ from engine.summary.examples import Examples
 from engine.summary.figures import pairs, share
 from engine.summary.generated import GeneratedSummary
 from engine.summary.labels import DocumentSummary, LabelSummary
-from engine.summary.looks import Summary
+from engine.summary.looks import Look, Summary
 from engine.summary.spans import SpanSummary
 from engine.summary.tokens import TokenSummary
-from engine.summary.truths import PLAIN, TruthSummary
+from engine.summary.truths import PLAIN, TruthSummary, check_type
 
 __all__ = ["summarize"]
 
@@ -38,7 +38,7 @@ _SUMMARIES: Mapping[str, Callable[[Answers], Summary]] = {
     "entities": lambda _: EntitySummary(),
     "tokens": lambda _: TokenSummary(),
     "texts": lambda _: GeneratedSummary(),
-    "embeddings": lambda _: EmbeddingSummary(),
+    "embeddings": EmbeddingSummary,
 }
 
 
@@ -70,6 +70,8 @@ def summarize(
             f"--colour: {answers.kind} are not drawn as points",
             "leave --colour out; it is for embeddings",
         )
+    if colour and answers.kind:
+        check_type(colour, answers.kept[colour], flag="--colour")
     if not answers.kind:
         return [Section("Answers", (), "No part of the run is there yet.")]
     work = _Work(answers, truth, examples, colour)
@@ -107,15 +109,18 @@ class _Work:
     def _look(self, batch: Batch, answered: pa.ChunkedArray | None) -> None:
         if answered is not None:
             batch = batch.filtered(answered)
-        if isinstance(self._summary, EmbeddingSummary) and self._colour:
-            self._summary.colours(batch.kept[self._colour])
-        look = self._summary.add(batch.results)
+        look = self._add(batch)
         verdicts = None
         if self._truths:
             truths = batch.kept[self._truth]
             verdicts = self._truths.add(truths, batch.results[0], look.sureness)
         if self._examples:
             self._examples.add(batch, look, verdicts)
+
+    def _add(self, batch: Batch) -> Look:
+        if isinstance(self._summary, EmbeddingSummary) and self._colour:
+            self._summary.colours = batch.kept[self._colour]
+        return self._summary.add(batch.results)
 
     def sections(self) -> list[Section]:
         """All that was seen."""

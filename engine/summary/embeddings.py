@@ -1,51 +1,179 @@
-"""Embeddings: their norms."""
+"""Embeddings: their norms, which are nearly the same, and where they lie."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.measures.bins import SCORE, Bins
+from engine.measures.components import Moments, Sample, components_of
+from engine.measures.near_duplicates import MOST, NEAR, NearDuplicates, NearPairs
 from engine.measures.rankings import is_list
-from engine.pages.blocks import Section
-from engine.summary.figures import Spread, spread_table
+from engine.pages.blocks import Block, Histogram, Points, Section
+from engine.summary.answers import Answers
+from engine.summary.figures import MOST_VALUES, OTHER, Spread, pairs, share, spread_table
 from engine.summary.looks import Floats, Look
+
+POINTS = 2000
+"""Embeddings that are drawn."""
+WIDEST = 1024
+"""Numbers of an embedding up to which components are of all embeddings, else of those drawn."""
+_NO_VALUE = "no value"
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """All vectors of rows.
+
+    Attributes:
+        values: float64 (vectors, width).
+        counts: int64 (rows,): how many each row has.
+    """
+
+    values: Floats
+    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+    @property
+    def are_usable(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which vectors have a direction, (vectors,): neither 0 nor with a NaN."""
+        norms = self.norms
+        return np.isfinite(norms) & (norms > 0)
+
+    @property
+    def norms(self) -> Floats:
+        """Lengths, float64 (vectors,)."""
+        return np.asarray(np.sqrt(np.einsum("ij,ij->i", self.values, self.values)))
 
 
 class EmbeddingSummary:
-    """Embeddings of rows, or of their chunks or tokens."""
+    """Embeddings of rows, or of their chunks or tokens.
 
-    def __init__(self) -> None:
-        self._norms = Spread()
-        self._per_row = Spread(is_whole=True, unit="vectors")
+    Args:
+        answers: Which are read once more where only some are looked at more closely.
 
-    def colours(self, values: pa.ChunkedArray) -> None:
-        """The values of rows by which their points are coloured, before these are added."""
+    Attributes:
+        colours: The values of the next rows by which their points are coloured.
+    """
+
+    def __init__(self, answers: Answers) -> None:
+        self.colours: pa.ChunkedArray | None = None
+        self._answers = answers
+        nested = is_list(answers.results["embedding"].value_type)
+        self._are_tokens = nested and "start" not in answers.results
+        self._norms, self._per_row = Spread(), Spread(is_whole=True, unit="vectors")
+        self._unusable = 0
+        self._near, self._sample, self._moments = NearDuplicates(), Sample(POINTS), Moments()
 
     def add(self, answers: pa.Table) -> Look:
-        vectors, counts = _matrix(answers)
-        self._per_row.add(counts)
-        self._norms.add(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
+        vectors = vectors_of(answers)
+        self._per_row.add(vectors.counts)
+        self._norms.add(vectors.norms)
+        usable = vectors.are_usable
+        self._unusable += int((~usable).sum())
+        if not self._are_tokens and usable.any():
+            values = vectors.values[usable]
+            self._near.add(values)
+            self._sample.add(values, self._tags(vectors).filter(pa.array(usable)))
+            if values.shape[1] <= WIDEST:
+                self._moments.add(values)
         return Look(np.full(len(answers), np.nan))
+
+    def _tags(self, vectors: Vectors) -> pa.Array:
+        if self.colours is None:
+            return pa.nulls(len(vectors.values), pa.large_string())
+        rows = np.repeat(np.arange(len(vectors.counts)), vectors.counts)
+        tags = pc.fill_null(pc.cast(self.colours, pa.large_string()), _NO_VALUE)
+        return tags.combine_chunks().take(pa.array(rows))
 
     def sections(self) -> list[Section]:
         spreads = {"norm": self._norms, "vectors of a row": self._per_row}
-        return [Section("Norms", [self._norms.histogram("Norms of embeddings."),
-                                  spread_table(spreads)])]  # fmt: skip
+        unusable = pairs({"vectors that are 0 or have a NaN": self._unusable or None})
+        blocks: list[Block] = [self._norms.histogram("Norms of embeddings."), spread_table(spreads)]
+        norms = Section("Norms", [*blocks, *([unusable] if unusable.rows else [])])
+        if self._near.rows < 2:
+            return [norms]
+        return [norms, _near_section(self._near.found(self._again)), self._map()]
+
+    def _again(self) -> Iterator[Floats]:
+        """All vectors that are usable, once more."""
+        for batch in self._answers.batches():
+            answered = batch.results.filter(pc.is_valid(batch.results[0]))
+            vectors = vectors_of(answered)
+            yield vectors.values[vectors.are_usable]
+
+    def _map(self) -> Section:
+        sample = self._sample.vectors.astype(np.float64)
+        if self._moments.rows:
+            mean, (directions, shares) = self._moments.mean, self._moments.components(2)
+        else:
+            mean, (directions, shares) = sample.mean(axis=0), components_of(sample, 2)
+        x, y = (sample - mean) @ directions.T[:, 0], (sample - mean) @ directions.T[:, 1]
+        groups = _groups(self._sample.tags.to_pylist()) if self.colours is not None else ()
+        caption = f"{len(sample):,} of {self._near.rows:,} embeddings."
+        points = Points(x=x.tolist(), y=y.tolist(), groups=groups, caption=caption)
+        note = (
+            f"The two directions in which embeddings vary most, which have {shares[0]:.1%} and "
+            f"{shares[1]:.1%} of the variance."
+        )
+        return Section("Principal components", [points], note)
 
 
-def _matrix(answers: pa.Table) -> tuple[Floats, Floats]:
-    """All vectors, float64 (vectors, width), and how many each row has."""
+def _near_section(found: NearPairs) -> Section:
+    figures = pairs(
+        {
+            "embeddings": found.rows,
+            "equal to an earlier one": share(found.identical, found.rows),
+            f"with another one at a cosine of {NEAR} or more": share(found.near, found.rows),
+            "such pairs": found.pairs,
+        }
+    )
+    if found.nearest is not None:
+        note = "Every pair was looked at."
+        return Section("Near-duplicates", [figures, _nearest(found.nearest)], note)
+    most = f"The first {MOST:,} were looked at. " if found.rows == MOST else ""
+    note = (
+        f"{most}Pairs were looked for by random hyperplanes, which find {found.recall:.0%} of "
+        f"those at a cosine of {NEAR} and nearly all at 0.99; of many that are alike, not every "
+        "pair is counted."
+    )
+    return Section("Near-duplicates", [figures], note)
+
+
+def _nearest(cosines: Floats) -> Histogram:
+    bins = Bins(SCORE)
+    bins.add(cosines)
+    edges, counts = bins.shown()
+    caption = "Cosine of each embedding with the one nearest to it."
+    return Histogram(edges=edges.tolist(), counts=counts.tolist(), caption=caption)
+
+
+def _groups(tags: list[str]) -> list[str]:
+    """A group of each point: its tag, but for those that are not among the most common ones."""
+    ordered = sorted(Counter(tags).items(), key=lambda one: (-one[1], one[0]))
+    shown = {tag for tag, _ in ordered[:MOST_VALUES]}
+    return [tag if tag in shown else OTHER for tag in tags]
+
+
+def vectors_of(answers: pa.Table) -> Vectors:
+    """The vectors of rows that are not null, whatever they are stored as."""
     column = answers[0].combine_chunks()
-    counts = np.ones(len(column))
+    counts = np.ones(len(column), np.int64)
     scale = answers["scale"].combine_chunks() if "scale" in answers.column_names else None
     if is_list(column.type.value_type):
-        counts = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.float64)
+        lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        counts = np.asarray(lengths, np.int64)
         column, scale = column.flatten(), None if scale is None else scale.flatten()
     flat = column.flatten()
     values = np.asarray(flat.to_numpy(zero_copy_only=False))
     matrix = values.reshape(len(column), -1) if len(column) else values.reshape(0, 0)
     if flat.type == pa.uint8():  # a bit of each number's sign
-        return np.asarray(np.unpackbits(matrix, axis=1) * 2.0 - 1, np.float64), counts
+        return Vectors(np.asarray(np.unpackbits(matrix, axis=1) * 2.0 - 1, np.float64), counts)
     matrix = matrix.astype(np.float64)
-    return matrix if scale is None else matrix * scale.to_numpy()[:, None], counts
+    if scale is not None:
+        matrix = matrix * np.asarray(scale.to_numpy(zero_copy_only=False))[:, None]
+    return Vectors(matrix, counts)

@@ -140,9 +140,11 @@ class TruthSummary:
         return [Section("Calibration", [figures, lines, table], note)]
 
 
-def check_type(column: str, type_: pa.DataType, *, entities: bool) -> None:
-    """Raise ColumnError for a column that has no names, numbers or, for entities, no lists of
-    them."""
+def check_type(
+    column: str, type_: pa.DataType, *, entities: bool = False, flag: str = "--truth"
+) -> None:
+    """Raise ColumnError for a column that has no names or numbers, or for truths of entities no
+    lists of them."""
     if entities:
         fits = is_list(type_) and pa.types.is_struct(type_.value_type)
         names = {f.name for f in type_.value_type} if fits else set[str]()
@@ -152,10 +154,10 @@ def check_type(column: str, type_: pa.DataType, *, entities: bool) -> None:
         if pa.types.is_dictionary(type_):
             type_ = type_.value_type
         fits = any(of(type_) for of in PLAIN)
-        wanted = "text, whole numbers or flags"
+        wanted = "text, numbers or flags"
     if not fits:
         raise ColumnError(
-            f"column {column!r} has the type {type_}", f"name a column of {wanted} for --truth"
+            f"column {column!r} has the type {type_}", f"name a column of {wanted} for {flag}"
         )
 
 
