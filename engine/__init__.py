@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.runner.coordinator import run
     from engine.runner.preview import Preview, plan
     from engine.runner.report import Report
-    from engine.runner.results import open
+    from engine.runner.results import open, read
     from engine.runner.split_values import splits
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "errors",
     "open",
     "plan",
+    "read",
     "report",
     "run",
     "schema",
@@ -63,6 +64,7 @@ _LATER = {
     "compare": "engine.comparison",
     "open": "engine.runner.results",
     "plan": "engine.runner.preview",
+    "read": "engine.runner.results",
     "report": "engine.reporting",
     "run": "engine.runner.coordinator",
     "schema": "engine.answering.table_columns",
@@ -76,3 +78,8 @@ def __getattr__(name: str) -> object:
     import importlib
 
     return getattr(importlib.import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    own = (name for name in globals() if name.startswith("__") and name.endswith("__"))
+    return sorted({*__all__, *own})

@@ -31,6 +31,7 @@ from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.keywords import TableArguments, TaskOptions
+from engine.core.notebook import facts_table
 from engine.core.settings import check_choice, checked, declared
 from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
@@ -42,6 +43,7 @@ from engine.tasks import chats
 from engine.tasks.in_memory_inputs import to_columns
 
 MAX_WORKERS = 4
+_LABELS_SHOWN = 8
 
 
 def never() -> bool:
@@ -295,6 +297,22 @@ class Bundle:
             stopped=stop.is_set if stop else never,
         )
         return answer_tables(stages, tables, config, one_table=one_table)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the model, its task and what it is computed on."""
+        of = self.folder.description
+        labels, more = self.model_config.labels, len(self.model_config.labels) - _LABELS_SHOWN
+        named = ", ".join(labels[:_LABELS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        facts = (
+            ("model", " ".join(map(str, filter(None, map(of.source.get, ("model", "revision")))))),
+            ("architecture", of.architecture),
+            ("recipe", of.recipe),
+            ("labels", named),
+            ("longest text", f"{self.model_config.max_length:,} tokens"),
+            ("device", str(self.backend.device)),
+            ("batches at once", str(self.workers)),
+        )
+        return facts_table(f"{self.task.name}: {self._path}", facts)
 
     @property
     def batch_tokens(self) -> int:

@@ -340,8 +340,8 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 def test_the_public_names_are_these() -> None:
     assert engine.__all__ == [
         "Answered", "Bundle", "Comparison", "EngineError", "Preview", "Report", "RunConfig",
-        "__version__", "bundle_for", "compare", "errors", "open", "plan", "report", "run", "schema",
-        "splits",
+        "__version__", "bundle_for", "compare", "errors", "open", "plan", "read", "report", "run",
+        "schema", "splits",
     ]  # fmt: skip
     for name in engine.__all__:
         assert getattr(engine, name) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from engine.bundle.format import Description
 from engine.core import vendor_telemetry
 from engine.core.config import RunConfig
 from engine.core.device import AUTO, CPU
+from engine.core.notebook import facts_table
 from engine.runner import results
 from engine.runner.brief import brief
 from engine.runner.messages import Counts
@@ -137,7 +138,26 @@ class Report:
         Raises:
             OutputError: Another run has taken the folder since.
         """
-        return results.open(self.out).to_table()
+        return results.read(self.out)
+
+    def _repr_html_(self) -> str:
+        """The counts, as a notebook shows them; no row's text is among them."""
+        return facts_table(f"{self.task}: {self.out}", self._facts())
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "rows", f"{self.rows_out:,} answered of {self.rows_in:,}"
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.items())
+        rejected = f"{self.rows_rejected:,}" if self.rows_rejected else ""
+        yield "rejected", f"{rejected}: {reasons}" if rejected and reasons else rejected
+        yield "truncated", f"{self.truncated:,}" if self.truncated else ""
+        yield "tokens", f"{self.tokens:,}"
+        yield "generated tokens", f"{self.output_tokens:,}" if self.output_tokens else ""
+        yield "computed now", f"{self.rows_computed:,} rows in {self.seconds:,.1f} s"
+        yield "speed", f"{self.rows_per_second:,.1f} rows/s, {self.tokens_per_second:,.0f} tokens/s"
+        yield "device", self.device
+        yield "parts", f"{self.splits:,}, of which {self.splits_skipped:,} were there before"
+        for note in self.notes:
+            yield "note", note
 
     def to_dict(self) -> dict[str, object]:
         """As JSON values."""

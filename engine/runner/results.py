@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from engine import data
-from engine.core.suggestions import path_meant
-from engine.errors import OutputError
+from engine.core.suggestions import did_you_mean, path_meant
+from engine.errors import ColumnError, OutputError
 from engine.runner import stored_output
 from engine.runner.manifest import Manifest
 from engine.runner.records import Entry
@@ -36,6 +36,26 @@ def open(out: Path | str) -> pyarrow.dataset.Dataset:
     files = [manifest.out / entry.part.file for entry in entries]
     kind = data.format_of(files[0]) if files else "arrow"
     return data.dataset(files, kind, entries[0].table_schema if entries else None)
+
+
+def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """All answers of a run in memory, in input order; `engine.open` reads them bit by bit.
+
+    Args:
+        out: What `-o` named: a folder, a file or an address in an object store.
+        columns: Those to read; None for all of them.
+
+    Raises:
+        OutputError: It is no run's output, or the run has not finished.
+        ColumnError: The answers have no such column.
+    """
+    dataset = open(out)
+    for name in columns or ():
+        if name not in dataset.schema.names:
+            near = did_you_mean(name, dataset.schema.names)
+            there = ", ".join(dataset.schema.names)
+            raise ColumnError(f"{out}: no column {name!r}", f"{near}the answers have {there}")
+    return dataset.to_table(columns=None if columns is None else list(columns))
 
 
 def answered(manifest: Manifest) -> list[Entry]:

@@ -13,7 +13,7 @@ from engine.core.config import FORMATS
 from engine.data.kinds import ENDINGS
 from engine.demo import BUNDLE
 from engine.demo.numerals import spanish
-from engine.errors import InputError, OtherRunError, OutputError
+from engine.errors import ColumnError, InputError, OtherRunError, OutputError
 
 
 def write(folder: Path) -> list[Path]:
@@ -34,6 +34,29 @@ def test_a_run_opens_as_its_answers_in_the_order_of_its_parts(tmp_path: Path, ki
     assert report.table().equals(engine.open(out).to_table())
     assert sorted(report.table()["id"].to_pylist()) == [1, 3]
     assert report.table().num_rows == report.rows_out
+
+
+def test_read_gives_all_answers_or_some_columns_of_them(tmp_path: Path) -> None:
+    inputs, out = write(tmp_path / "corpus"), tmp_path / "out"
+    engine.run(BUNDLE, inputs, out, text="text", keep="id", on_error="reject")
+    answers = engine.read(out)
+    assert isinstance(answers, pa.Table)
+    assert answers.equals(engine.open(out).to_table())
+    # In input order, as the parts are; the bad row has no answer.
+    assert answers["id"].to_pylist() == engine.open(out).to_table()["id"].to_pylist()
+    some = engine.read(out, columns=["translation_text", "id"])
+    assert some.equals(answers.select(["translation_text", "id"]))
+    with pytest.raises(ColumnError, match="no column 'translation'") as caught:
+        engine.read(out, columns=["translation"])
+    assert "did you mean 'translation_text'?" in caught.value.hint
+    with pytest.raises(OutputError, match="not the output of a run"):
+        engine.read(tmp_path)
+
+
+def test_read_takes_one_file_too(tmp_path: Path) -> None:
+    inputs, out = write(tmp_path / "corpus"), tmp_path / "answers.parquet"
+    engine.run(BUNDLE, inputs, out, text="text", keep="id", on_error="reject")
+    assert sorted(engine.read(out)["id"].to_pylist()) == [1, 3]
 
 
 def test_an_output_is_an_input_without_its_rejects(tmp_path: Path) -> None:
