@@ -21,7 +21,7 @@ from engine.summary.examples import Examples
 from engine.summary.figures import pairs, share
 from engine.summary.generated import GeneratedSummary
 from engine.summary.labels import DocumentSummary, LabelSummary
-from engine.summary.looks import Look, Summary
+from engine.summary.looks import Summary
 from engine.summary.spans import SpanSummary
 from engine.summary.tokens import TokenSummary
 from engine.summary.truths import PLAIN, TruthSummary, check_type
@@ -31,13 +31,13 @@ __all__ = ["summarize"]
 SHOWN = 6
 """Kept columns that examples show."""
 
-_SUMMARIES: Mapping[str, Callable[[Answers], Summary]] = {
-    "labels": lambda answers: LabelSummary(are_shown=not _reads_labels(answers)),
-    "documents": lambda _: DocumentSummary(),
-    "spans": lambda _: SpanSummary(),
-    "entities": lambda _: EntitySummary(),
-    "tokens": lambda _: TokenSummary(),
-    "texts": lambda _: GeneratedSummary(),
+_SUMMARIES: Mapping[str, Callable[[Answers, str], Summary]] = {
+    "labels": lambda answers, _: LabelSummary(are_shown=not _reads_labels(answers)),
+    "documents": lambda *_: DocumentSummary(),
+    "spans": lambda *_: SpanSummary(),
+    "entities": lambda *_: EntitySummary(),
+    "tokens": lambda *_: TokenSummary(),
+    "texts": lambda answers, _: GeneratedSummary(_source(answers)),
     "embeddings": EmbeddingSummary,
 }
 
@@ -84,18 +84,19 @@ class _Work:
     """What is looked at while rows are read."""
 
     def __init__(self, answers: Answers, truth: str, examples: int, colour: str) -> None:
-        self._answers, self._truth, self._colour = answers, truth, colour
-        self._summary = _SUMMARIES[answers.kind](answers)
+        self._answers, self._truth = answers, truth
+        self._summary = _SUMMARIES[answers.kind](answers, colour)
         self._truths = TruthSummary(answers.kind, truth, answers.kept[truth]) if truth else None
         self._examples = Examples(examples) if examples else None
         self._rows = self._nulls = 0
 
     @property
     def kept(self) -> list[str]:
-        """The kept columns that are read: but for two, they are only for examples."""
+        """The kept columns that are read."""
         shown = [n for n, t in self._answers.kept.items() if _is_plain(t)][:SHOWN]
-        named = filter(None, (self._truth, self._colour))
-        return list(dict.fromkeys([*(shown if self._examples else []), *named]))
+        truth = [self._truth] if self._truth else []
+        named = [*(shown if self._examples else []), *truth, *self._summary.reads]
+        return list(dict.fromkeys(named))
 
     def add(self, batch: Batch) -> None:
         """Look at rows."""
@@ -109,18 +110,13 @@ class _Work:
     def _look(self, batch: Batch, answered: pa.ChunkedArray | None) -> None:
         if answered is not None:
             batch = batch.filtered(answered)
-        look = self._add(batch)
+        look = self._summary.add(batch.results, batch.kept)
         verdicts = None
         if self._truths:
             truths = batch.kept[self._truth]
             verdicts = self._truths.add(truths, batch.results[0], look.sureness)
         if self._examples:
             self._examples.add(batch, look, verdicts)
-
-    def _add(self, batch: Batch) -> Look:
-        if isinstance(self._summary, EmbeddingSummary) and self._colour:
-            self._summary.colours = batch.kept[self._colour]
-        return self._summary.add(batch.results)
 
     def sections(self) -> list[Section]:
         """All that was seen."""
@@ -135,8 +131,15 @@ class _Work:
 
 def _reads_labels(answers: Answers) -> bool:
     """Whether labels are of a column of the input, as zero-shot classification may have them."""
-    inputs = (answers.manifest.read_run() or {}).get("inputs") or ()
-    return any(column["holds"] == "texts" for column in inputs)
+    return any(column["holds"] == "texts" for column in answers.inputs)
+
+
+def _source(answers: Answers) -> str:
+    """The kept column of the texts that were read; "" where none was kept or is plain text."""
+    name = str(answers.inputs[0]["name"]) if answers.inputs else ""
+    kind = answers.kept.get(name, pa.null())
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return name if is_text else ""
 
 
 def _is_plain(kind: pa.DataType) -> bool:

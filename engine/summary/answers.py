@@ -65,7 +65,7 @@ class Answers:
     Attributes:
         manifest: Its records.
         entries: Of the parts, in input order.
-        settings: Of the run.
+        inputs: The columns that the task read, as in `RunRecord`; () where that is not recorded.
         kind: One of `KINDS`; "" where no part is there.
         results: The result columns: the name that the task gives -> the type.
         kept: The other columns.
@@ -75,7 +75,7 @@ class Answers:
 
     manifest: Manifest
     entries: Sequence[Entry]
-    settings: Mapping[str, Any]
+    inputs: Sequence[Mapping[str, Any]]
     kind: str
     results: Mapping[str, pa.DataType]
     kept: Mapping[str, pa.DataType]
@@ -156,8 +156,7 @@ def open_answers(out: Path | str) -> Answers:
     entries = results.answered(manifest) if is_finished else [
         entry for entry in manifest.entries() if entry.fingerprint == run.get("fingerprint")
     ]  # fmt: skip
-    settings = run.get("settings", {})
-    prefix = str(settings.get("result_prefix") or "")
+    prefix = str(run.get("settings", {}).get("result_prefix") or "")
     kind, answers, kept = "", {}, {}
     if entries:
         first = entries[0]
@@ -167,7 +166,8 @@ def open_answers(out: Path | str) -> Answers:
         columns = list(types.items())
         kept = dict(columns[: len(columns) - count])
         answers = {n.removeprefix(prefix): t for n, t in columns[len(columns) - count :]}
-    return Answers(manifest, entries, settings, kind, answers, kept, prefix, is_finished)
+    inputs = run.get("inputs") or ()
+    return Answers(manifest, entries, inputs, kind, answers, kept, prefix, is_finished)
 
 
 def _kind_of(names: Sequence[str], prefix: str) -> tuple[str, int]:

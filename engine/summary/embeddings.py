@@ -55,21 +55,19 @@ class EmbeddingSummary:
 
     Args:
         answers: Which are read once more where only some are looked at more closely.
-
-    Attributes:
-        colours: The values of the next rows by which their points are coloured.
+        colour: The kept column by whose values points are coloured, "" for none.
     """
 
-    def __init__(self, answers: Answers) -> None:
-        self.colours: pa.ChunkedArray | None = None
-        self._answers = answers
+    def __init__(self, answers: Answers, colour: str) -> None:
+        self._answers, self._colour = answers, colour
+        self.reads = (colour,) if colour else ()
         nested = is_list(answers.results["embedding"].value_type)
         self._are_tokens = nested and "start" not in answers.results
         self._norms, self._per_row = Spread(), Spread(is_whole=True, unit="vectors")
         self._unusable = 0
         self._near, self._sample, self._moments = NearDuplicates(), Sample(POINTS), Moments()
 
-    def add(self, answers: pa.Table) -> Look:
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         vectors = vectors_of(answers)
         self._per_row.add(vectors.counts)
         self._norms.add(vectors.norms)
@@ -78,16 +76,16 @@ class EmbeddingSummary:
         if not self._are_tokens and usable.any():
             values = vectors.values[usable]
             self._near.add(values)
-            self._sample.add(values, self._tags(vectors).filter(pa.array(usable)))
+            self._sample.add(values, self._tags(vectors, kept).filter(pa.array(usable)))
             if values.shape[1] <= WIDEST:
                 self._moments.add(values)
         return Look(np.full(len(answers), np.nan))
 
-    def _tags(self, vectors: Vectors) -> pa.Array:
-        if self.colours is None:
+    def _tags(self, vectors: Vectors, kept: pa.Table) -> pa.Array:
+        if not self._colour:
             return pa.nulls(len(vectors.values), pa.large_string())
         rows = np.repeat(np.arange(len(vectors.counts)), vectors.counts)
-        tags = pc.fill_null(pc.cast(self.colours, pa.large_string()), _NO_VALUE)
+        tags = pc.fill_null(pc.cast(kept[self._colour], pa.large_string()), _NO_VALUE)
         return tags.combine_chunks().take(pa.array(rows))
 
     def sections(self) -> list[Section]:
@@ -113,7 +111,7 @@ class EmbeddingSummary:
         else:
             mean, (directions, shares) = sample.mean(axis=0), components_of(sample, 2)
         x, y = (sample - mean) @ directions.T[:, 0], (sample - mean) @ directions.T[:, 1]
-        groups = _groups(self._sample.tags.to_pylist()) if self.colours is not None else ()
+        groups = _groups(self._sample.tags.to_pylist()) if self._colour else ()
         caption = f"{len(sample):,} of {self._near.rows:,} embeddings."
         points = Points(x=x.tolist(), y=y.tolist(), groups=groups, caption=caption)
         note = (

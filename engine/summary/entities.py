@@ -16,13 +16,15 @@ from engine.summary.looks import Look
 class EntitySummary:
     """Entities of rows."""
 
+    reads = ()
+
     def __init__(self) -> None:
         self._groups, self._scores = Categories(), Spread()
         self._per_row = Spread(is_whole=True, unit="entities")
         self._lengths = Spread(is_whole=True, unit="characters")
         self._rows = self._without = 0
 
-    def add(self, answers: pa.Table) -> Look:
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         found = entities.fields(answers[0])
         rows = len(answers)
         counts = np.bincount(found.row, minlength=rows)

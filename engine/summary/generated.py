@@ -19,17 +19,23 @@ LOOPING = 0.5
 
 
 class GeneratedSummary:
-    """Texts, one a row or several, with what the task says of them."""
+    """Texts, one a row or several, with what the task says of them.
 
-    def __init__(self) -> None:
+    Args:
+        source: The kept column that has the text from which each was made, "" for none.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.reads = (source,) if source else ()
         self._tokens = Spread(is_whole=True, unit="tokens")
         self._words = Spread(is_whole=True, unit="words")
         self._characters = Spread(is_whole=True, unit="characters")
-        self._scores, self._ratio, self._repeated = Spread(), Spread(), Spread()
+        self._scores, self._repeated = Spread(), Spread()
+        self._ratio, self._shortened = Spread(), Spread()
         self._reasons = Categories()
         self._texts = self._empty = self._looping = 0
 
-    def add(self, answers: pa.Table) -> Look:
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         flat = {name: _flat(answers[name]) for name in answers.column_names}
         texts = next(iter(flat.values())).cast(pa.large_string())
         self._add_texts(texts.drop_null())
@@ -43,7 +49,10 @@ class GeneratedSummary:
         most = tokens.reshape(rows, count).max(axis=1)
         if "prompt_tokens" in flat:
             prompts = np.repeat(_numbers(flat["prompt_tokens"]), count)
-            self._ratio.add(tokens[prompts > 0] / prompts[prompts > 0])
+            self._ratio.add(_ratio(tokens, prompts))
+        for name in self.reads:
+            read = _numbers(pc.utf8_length(kept[name].cast(pa.large_string())))
+            self._shortened.add(_ratio(_numbers(pc.utf8_length(texts)), np.repeat(read, count)))
         return Look(scores.reshape(rows, count).max(axis=1), most, "tokens")
 
     def _add_texts(self, texts: pa.LargeStringArray) -> None:
@@ -60,7 +69,8 @@ class GeneratedSummary:
             "tokens": self._tokens,
             "words": self._words,
             "characters": self._characters,
-            "output tokens for each token of the prompt": self._ratio,
+            "tokens for each token of the prompt": self._ratio,
+            "characters for each of the input": self._shortened,
         }
         blocks: list[Block] = [
             self._tokens.histogram("Tokens of each text."),
@@ -96,10 +106,15 @@ class GeneratedSummary:
         return [Section("Scores", [histogram, spread_table({"score": self._scores})])]
 
 
+def _ratio(written: Floats, read: Floats) -> Floats:
+    """How much was written for how much was read, where anything was."""
+    return np.asarray(written[read > 0] / read[read > 0])
+
+
 def _flat(column: pa.ChunkedArray) -> pa.Array:
     whole = column.combine_chunks()
     return whole.flatten() if is_list(whole.type) else whole
 
 
-def _numbers(column: pa.Array) -> Floats:
+def _numbers(column: pa.Array | pa.ChunkedArray) -> Floats:
     return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)

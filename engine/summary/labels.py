@@ -25,13 +25,15 @@ class LabelSummary:
         are_shown: Whether labels are the model's or of a setting, not a column's of the input.
     """
 
+    reads = ()
+
     def __init__(self, *, are_shown: bool = True) -> None:
         self._are_shown = are_shown
         self._labels, self._scores, self._leads = Categories(), Spread(), Spread()
         self._by_label: dict[str, Bins] | None = {}
         self._empty = 0
 
-    def add(self, answers: pa.Table) -> Look:
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         names = answers.column_names[0]
         scores = "scores" if is_list(answers[names].type) else "score"
         ranked = Rankings.of(answers[names], answers[scores] if scores in answers.column_names
@@ -94,13 +96,15 @@ class LabelSummary:
 class DocumentSummary:
     """Documents of a query, sorted: scores, and how far sorting moved them."""
 
+    reads = ()
+
     def __init__(self) -> None:
         self._scores, self._leads = Spread(), Spread()
         self._documents = Spread(is_whole=True, unit="documents")
         self._places = Spread(is_whole=True)
         self._first = 0
 
-    def add(self, answers: pa.Table) -> Look:
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         ranked = Rankings.of(answers["order"], answers["scores"])
         has_any = ~ranked.is_empty
         sureness = ranked.best_scores

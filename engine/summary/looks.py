@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,11 +33,16 @@ class Look:
 class Summary(Protocol):
     """What is looked at in one kind of answers."""
 
-    def add(self, answers: pa.Table) -> Look:
+    @property
+    def reads(self) -> Sequence[str]:
+        """The kept columns that are looked at beside the answers."""
+
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         """Count rows.
 
         Args:
             answers: The result columns under the names of the task; the first one has no nulls.
+            kept: Columns of the input, those that `reads` names among them.
         """
 
     def sections(self) -> list[Section]:

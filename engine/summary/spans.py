@@ -16,12 +16,14 @@ from engine.summary.looks import Look
 class SpanSummary:
     """Parts of contexts that answer questions; of several the best one."""
 
+    reads = ()
+
     def __init__(self) -> None:
         self._scores, self._leads = Spread(), Spread()
         self._lengths = Spread(is_whole=True, unit="characters")
         self._rows = self._empty = 0
 
-    def add(self, answers: pa.Table) -> Look:
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         names = answers.column_names
         scores = next((name for name in ("score", "scores") if name in names), "")
         ranked = Rankings.of(answers[names[0]], answers[scores] if scores else None)

@@ -19,12 +19,14 @@ class TokenSummary:
     Tokens are entries of the model's vocabulary, shown as labels are; the filled text never is.
     """
 
+    reads = ()
+
     def __init__(self) -> None:
         self._tokens, self._scores = Categories(), Spread()
         self._entropy = Spread(unit="bits")
         self._masks = Spread(is_whole=True, unit="masks")
 
-    def add(self, answers: pa.Table) -> Look:
+    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
         column = answers[0].combine_chunks()
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         row = np.repeat(np.arange(len(column)), lengths)

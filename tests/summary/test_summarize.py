@@ -138,12 +138,31 @@ def test_generated_texts(tmp_path: Path) -> None:
     assert facts(lengths) == {"texts": 4, "empty ones": "1 (25.00%)"}
     rows = {row[0]: row[1:] for row in block(lengths, Table).rows}
     assert rows["tokens"][:3] == (4, 3.5, 0)
-    assert rows["output tokens for each token of the prompt"][1] == pytest.approx((3 + 1 + 0.5) / 4)
+    assert rows["tokens for each token of the prompt"][1] == pytest.approx((3 + 1 + 0.5) / 4)
     assert block(section(found, "How texts end"), Bars).names == ["stop", "length"]
     repetition = section(found, "Repetition")
     assert block(repetition, Table).rows[0][:4] == ("repeated share", 2, 1 / 6, 0)
     longest = block(section(found, "Examples: longest"), Table)
     assert longest.rows[0][:3] == ("0.jsonl, row 0", 9.0, "a b c d a b c d a")
+
+
+def test_how_much_shorter_texts_are_than_what_was_read(tmp_path: Path) -> None:
+    texts_, kind = [["ab", "abcd"], ["", "x"], None], pa.list_(pa.string())
+    table = pa.table(
+        {
+            "body": ["x" * 8, "x" * 4, ""],
+            "summary_text": pa.array(texts_, kind),
+            "output_tokens": pa.array([[1, 2], [0, 1], None], pa.list_(pa.int32())),
+            "finish_reason": pa.array([["stop", "stop"], ["stop", "length"], None], kind),
+        }
+    )
+    inputs = [{"name": "body", "holds": "text", "needed": True}]
+    found = summarize(write_run(tmp_path / "out", table, inputs=inputs))
+    lengths = {row[0]: row[1:] for row in block(section(found, "Output lengths"), Table).rows}
+    assert lengths["characters for each of the input"][:2] == (4, pytest.approx(1 / 4))
+    assert lengths["tokens"][:2] == (4, 1)
+    assert block(section(found, "How texts end"), Bars).values == [3, 1]
+    assert "xxxx" not in repr(found)
 
 
 def test_examples_show_rows_and_bad_ones(tmp_path: Path) -> None:
