@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import traceback
@@ -15,6 +16,13 @@ _QUOTED = re.compile(r"(?<!\w)'.*'(?!\w)|\".*\"|`.*`")
 _FIELDS = re.compile(r"(columns?, got \d+|[Vv]alue|[Ss]tring): (?!['\"`]).*")
 _VALUE = re.compile(r"\b([Vv]alue|[Nn]umber|[Tt]imestamp) (?=[-+.\d])\S+")
 _WHOLE_CHARACTERS = 2000
+_OS_HINTS = {
+    errno.ENAMETOOLONG: "use a shorter name: most disks take 255 bytes for each part of a path",
+    errno.ELOOP: "one of its folders is a link to itself: name another path",
+    errno.ENOTDIR: "a part of the path is a file and no folder: name another path",
+    errno.EISDIR: "it is a folder: name a file",
+}
+"""What to do about errors of the system that come from the name that was given."""
 
 
 def reason_of(error: BaseException, longest: int = 200) -> str:
@@ -51,7 +59,8 @@ def describe_bug(error: BaseException) -> tuple[str, str]:
         what += f" at {file}:{ours[-1].lineno}"
     if isinstance(error, OSError) and error.strerror:
         path = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
-        return f"{error.strerror}{path} ({what})", "check the disk, and whether it may be used"
+        hint = _OS_HINTS.get(error.errno or 0, "check the disk, and whether it may be used")
+        return f"{error.strerror}{path} ({what})", hint
     return (
         f"{what}, a bug of the engine",
         f"please report it, with what {DEBUG}=1 shows of it: lines of code, and no text of a row",

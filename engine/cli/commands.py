@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -87,6 +88,16 @@ def _kind(name: str) -> Any:
     return taking(*names, device=_ONE_DEVICE)
 
 
+@contextmanager
+def _readers_that_leave() -> Iterator[None]:
+    """End with 0 where the reader of our output has gone, as `head` does; typer would with 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
 class Interruptible(TyperGroup):
     """The command line. An interrupt ends it with exit code 75; typer would exit with 130."""
 
@@ -98,12 +109,12 @@ class Interruptible(TyperGroup):
         return list(self.commands)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with terminal.usage_errors():
+        with _readers_that_leave(), terminal.usage_errors():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> object:
         try:
-            with terminal.usage_errors():
+            with _readers_that_leave(), terminal.usage_errors(ctx):
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Stopped("stopped", interrupt.HINT) from error
@@ -112,10 +123,6 @@ class Interruptible(TyperGroup):
             if interrupt.received() and not isinstance(error, Stopped):
                 raise Stopped("stopped", interrupt.HINT) from error
             raise
-        except BrokenPipeError:
-            # The reader of our output has gone, as `head` does; typer would exit with 1.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
 
 
 app = typer.Typer(

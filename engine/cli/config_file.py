@@ -62,9 +62,18 @@ def read(path: str | Path, errors: str = "strict") -> dict[str, Any]:
     except OSError as error:
         hint = path_meant(Path(path)) + "engine run ... --save FILE writes one"
         raise SettingsError(f"{path}: {error.strerror}", hint) from None
-    except ValueError as error:
-        what = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8"
+    except (ValueError, RecursionError) as error:
+        what = _fault(error)
         raise SettingsError(f"{path}: no TOML: {what}", "lines such as limit = 100") from None
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a file, without what it holds: the place, where that is known."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeError):
+        return "not UTF-8"
+    return str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a number is too long"
 
 
 def given(ctx: Any) -> dict[str, object]:

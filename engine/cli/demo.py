@@ -15,12 +15,17 @@ from engine.cli.run import summary
 if TYPE_CHECKING:
     from engine.demo.demonstration import Demonstration
 
+_MOST_ROWS = 10_000_000
+"""Of a sample corpus; that of a mistyped number would fill the disk."""
+
 
 def demo(
     rows: Annotated[
         int,
         typer.Option(
-            parser=numbers.at_least(20), metavar=numbers.METAVAR, help="Rows of the sample corpus."
+            parser=numbers.at_least(20, _MOST_ROWS),
+            metavar=numbers.METAVAR,
+            help="Rows of the sample corpus.",
         ),
     ] = 3000,
     out: Annotated[

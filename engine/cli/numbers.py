@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import typer
 
-from engine.core.settings import parse_count
+from engine.core.settings import check_whole, parse_count
+from engine.errors import SettingsError
 
 METAVAR = "<number>"
 
@@ -23,12 +25,15 @@ def whole(text: object) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number, such as 500 or 10k.") from None
 
 
-def at_least(least: int) -> Callable[[object], int]:
-    """For `typer.Option(parser=...)`: a whole number of at least this size."""
+def at_least(least: int, most: float = inf) -> Callable[[object], int]:
+    """For `typer.Option(parser=...)`: a whole number of these bounds."""
 
     def number(text: object) -> int:
-        if (value := whole(text)) < least:
-            raise typer.BadParameter(f"{text!r} is not a whole number, {least} or more.")
+        value = whole(text)
+        try:
+            check_whole("it", value, least, most)
+        except SettingsError as error:
+            raise typer.BadParameter(f"{text!r} is not {error.hint}.") from None
         return value
 
     return number

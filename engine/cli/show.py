@@ -63,9 +63,9 @@ def head(
 ) -> None:
     """Print the first rows of a run's answers, in input order, as JSON lines."""
     from engine.data import json_lines
-    from engine.runner.results import open as open_results
+    from engine.runner.results import head as head_of
 
-    for columns in open_results(out).head(rows).to_batches():
+    for columns in head_of(out, rows).to_batches():
         terminal.show_json_lines(json_lines(columns).to_pybytes().decode())
 
 

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 import typer
 
+from engine.core.suggestions import did_you_mean
+from engine.errors import SettingsError
 from engine.printable import escaped_json, printable, printable_json, without_secrets
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -51,14 +53,30 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
-    """Escape what typer says of a wrong command line: a shell's glob puts names of files there."""
+def usage_errors(ctx: typer.Context | None = None) -> Iterator[None]:
+    """What typer says of a wrong command line, as an error of ours: with a hint, and escaped, since
+    a shell's glob puts names of files there.
+
+    Args:
+        ctx: Of the command line, which knows the command where the error does not.
+    """
     try:
         yield
     except _UsageError as error:
-        if error.message:
-            error.message = printable(without_secrets(error.message))
-        raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # `engine` alone: the help
+            raise
+        raise SettingsError(*_usage(error, error.ctx or ctx)) from None
+
+
+def _usage(error: Any, ctx: Any) -> tuple[str, str]:
+    """What is wrong with a command line, and a hint with the names that were meant."""
+    possible, error.possibilities = getattr(error, "possibilities", None) or (), None
+    text = str(error.format_message()).rstrip(".")
+    command = (
+        " ".join([ctx.command_path, ctx.invoked_subcommand or ""]).strip() if ctx else "engine"
+    )
+    meant = did_you_mean(error.option_name, possible) if possible else ""
+    return text[:1].lower() + text[1:], f"{meant}see {command} --help"
 
 
 def accept_any_text() -> None:

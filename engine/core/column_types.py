@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.core import json_text
 from engine.core.local_file import opened
 from engine.errors import SettingsError
 from engine.library_errors import reason_of
@@ -130,7 +130,7 @@ def _read_file(path: Path) -> object:
             return _by_column(pq.read_schema(opened(path)))
         if path.suffix.lower() in (".arrow", ".ipc", ".feather"):
             return _by_column(_arrow_schema(path))
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_text.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = reason_of(error)
         raise SettingsError(

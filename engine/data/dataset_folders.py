@@ -6,11 +6,11 @@ earlier steps, and no rows of it. `dataset_dict.json` lists the folders of the s
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from engine.core import json_text
 from engine.errors import InputError
 
 NOT_LISTED = "files that a dataset does not list"
@@ -71,6 +71,6 @@ def ranks(folder: Path) -> dict[str, int]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_text.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -7,7 +7,6 @@ comes in pages; of what is not read only numbers are kept.
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.core import json_text
 from engine.core.types import InputPath
 from engine.data import hub_datasets, stores
 from engine.data.key_patterns import matches
@@ -301,7 +301,7 @@ class _Listing:
             return {}
         success = _one(self.folder.child(_SUCCESS))
         try:
-            files = json.loads(success.open("rb").read())["files"] if success else []
+            files = json_text.parse(success.open("rb").read())["files"] if success else []
             return {str(name): rank for rank, name in enumerate(files)}
         except (ValueError, KeyError, TypeError):
             return {}

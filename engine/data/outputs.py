@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine.core import json_text
 from engine.data import dataset_folders
 from engine.errors import InputError
 
@@ -65,7 +65,7 @@ def _ranks_in(folder: Path) -> dict[str, int]:
 def _ranks(folder: Path) -> dict[str, int]:
     """The places of a run's parts in the order of its inputs; none for another folder."""
     try:
-        files = json.loads((folder / _SUCCESS).read_text(encoding="utf-8"))["files"]
+        files = json_text.parse((folder / _SUCCESS).read_text(encoding="utf-8"))["files"]
         return {str(name): rank for rank, name in enumerate(files)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

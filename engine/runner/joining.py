@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import data
+from engine.core import json_text
 from engine.runner import conversion, results
 from engine.runner.manifest import Manifest
 from engine.runner.share_locks import passing
@@ -88,7 +89,7 @@ def _write(
     digest = hashlib.sha256(json.dumps([kind, compression, *parts]).encode()).hexdigest()
     record = manifest.out / FILE_RECORD
     if path.is_file() and record.is_file():
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        earlier = json_text.parse(record.read_text(encoding="utf-8"))
         if (earlier["of"], earlier["bytes"]) == (digest, path.stat().st_size):
             return
     with hold:

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core import json_text
 from engine.core.system_calls import open_file, read_at, sync_data, write_at
 from engine.core.types import Arrays, Batch, Ragged
 
@@ -251,7 +252,7 @@ def _is_of(file: Path, run: str) -> bool:
     with suppress(OSError, ValueError), file.open("rb") as stream:
         line = stream.readline(_LONGEST_HEADER)
         if line.startswith(_MAGIC):
-            header = json.loads(line[len(_MAGIC) :])
+            header = json_text.parse(line[len(_MAGIC) :])
             return isinstance(header, dict) and header.get("run") == run
     return False
 
@@ -300,7 +301,7 @@ def _from_body(body: bytearray) -> Arrays:
     (length,) = _LENGTH.unpack_from(body)
     start = _LENGTH.size + length
     arrays: dict[str, NDArray[Any] | Ragged] = {}
-    for name, ragged, parts in json.loads(body[_LENGTH.size : start]):
+    for name, ragged, parts in json_text.parse(body[_LENGTH.size : start]):
         values = []
         for dtype, shape in parts:
             # A copy: NumPy wants numbers at addresses that are multiples of their size.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from engine.core import system_calls
+from engine.core import json_text, system_calls
 
 SIZE = 1024
 """Bytes of a lock file: always as many, so that one write replaces what was there."""
@@ -88,7 +88,7 @@ def this_process(way: str) -> Holder:
 def read_holder(content: bytes) -> Holder | None:
     """The holder that a lock file names; None where it names none, as one that is empty or torn."""
     with suppress(ValueError, TypeError):
-        holder = Holder(**json.loads(content))
+        holder = Holder(**json_text.parse(content))
         texts = (holder.boot, holder.namespace, holder.started, holder.since, holder.way)
         if (
             type(holder.pid) is int

@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from engine.core import json_text
 from engine.core.config import FORMATS
 from engine.core.system_calls import sync_folder
 from engine.data import (
@@ -450,7 +451,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         OutputError: The file cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_text.parse(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:

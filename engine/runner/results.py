@@ -28,6 +28,7 @@ def open(out: Path | str) -> pyarrow.dataset.Dataset:
 
     Raises:
         OutputError: The folder holds no run, or one that has not finished.
+        InputError: A part is damaged.
     """
     manifest = manifest_of(out)
     entries = answered(manifest)
@@ -35,7 +36,20 @@ def open(out: Path | str) -> pyarrow.dataset.Dataset:
         return stored_output.open_parts(str(out), manifest, [e.part.file for e in entries])
     files = [manifest.out / entry.part.file for entry in entries]
     kind = data.format_of(files[0]) if files else "arrow"
-    return data.dataset(files, kind, entries[0].table_schema if entries else None)
+    with data.reading(manifest.out, kind):
+        return data.dataset(files, kind, entries[0].table_schema if entries else None)
+
+
+def head(out: Path | str, rows: int) -> pa.Table:
+    """The first rows of a run's answers, in input order.
+
+    Raises:
+        OutputError: The folder holds no run, or one that has not finished.
+        InputError: A part is damaged.
+    """
+    answers = open(out)
+    with data.reading(Path(str(out)), "its parts"):
+        return answers.head(rows)
 
 
 def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:

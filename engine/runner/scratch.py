@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.core import cache_folder
+from engine.core import cache_folder, json_text
 from engine.data import placeholder, rejects_name, writing
 from engine.runner.folder_lock import locked
 from engine.runner.manifest import FOLDER, Manifest
@@ -66,7 +66,9 @@ class Scratch:
             return
         records = self.out / FOLDER
         with writing(self.folder):
-            for part in map(json.loads, self._placeholders.read_text(encoding="utf-8").split()):
+            for part in map(
+                json_text.parse, self._placeholders.read_text(encoding="utf-8").split()
+            ):
                 (records / f"{Path(part).stem}.json").unlink(missing_ok=True)
                 (self.out / part).unlink(missing_ok=True)
                 (self.out / rejects_name(part)).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import data
+from engine.core import json_text
 from engine.core.activity import proceed, working
 from engine.core.share import Share, dealt, listing_digest
 from engine.core.types import InputPath, Split
@@ -267,7 +268,7 @@ def _state(path: InputPath) -> list[int] | None:
 def _read(file: Path) -> dict[str, Any]:
     """The object in a file of shares; an empty one where it is gone or torn."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json_text.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engine.core import json_text
 from engine.core.system_calls import clock
 from engine.data import KeyChangedError, StoredFolder, Version
 from engine.errors import EngineError, OutputError
@@ -210,7 +211,7 @@ class StoreLock:
 
 def _owner(content: bytes) -> dict[str, Any]:
     try:
-        owner = json.loads(content)
+        owner = json_text.parse(content)
     except ValueError:
         return {}
     return owner if isinstance(owner, dict) else {}

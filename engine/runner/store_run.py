@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import data
+from engine.core import json_text
 from engine.data import PASSES, KeyChangedError, StoredFile, StoredFolder, store_access
 from engine.errors import InputError, OtherRunError, OutputError
 from engine.runner.manifest import FOLDER, Manifest
@@ -124,7 +125,7 @@ def _run_to_key(url: str, scratch: Scratch, settings: Mapping[str, Any], run: Ru
     if not ours:  # a hole of what was there is of no use
         file.unlink(missing_ok=True)
     report = run(file, settings, None)
-    sha256 = json.loads((folder_of(file) / FILE_RECORD).read_text(encoding="utf-8"))["sha256"]
+    sha256 = json_text.parse((folder_of(file) / FILE_RECORD).read_text(encoding="utf-8"))["sha256"]
     if not ours or sha256 != _remembered(scratch).get("sha256"):
         _put_key(url, folder, file, there, scratch, sha256)
     return dataclasses.replace(report, out=url, files=(name,))
@@ -156,7 +157,7 @@ def _is_ours(scratch: Scratch, there: StoredFile | None) -> bool:
 
 def _remembered(scratch: Scratch) -> dict[str, Any]:
     try:
-        content = json.loads(scratch.owner.read_text(encoding="utf-8"))
+        content = json_text.parse(scratch.owner.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.core import json_text
 from engine.data import REJECTS, StoredFile, StoredFolder
 from engine.errors import OtherRunError
 from engine.runner import journal
@@ -127,7 +128,9 @@ def record_name(part: str) -> str:
 
 def stored_text(text: str, e_tags: Mapping[str, str]) -> str:
     """The text of a record as it is stored."""
-    return json.dumps({**json.loads(text), E_TAGS: dict(e_tags)}, indent=2, sort_keys=True) + "\n"
+    return (
+        json.dumps({**json_text.parse(text), E_TAGS: dict(e_tags)}, indent=2, sort_keys=True) + "\n"
+    )
 
 
 def _is_of_a_run(name: str) -> bool:
@@ -152,7 +155,7 @@ def _content(folder: StoredFolder, name: str) -> bytes:
 
 def _json(content: bytes) -> dict[str, Any] | None:
     try:
-        fields = json.loads(content)
+        fields = json_text.parse(content)
     except ValueError:
         return None
     return fields if isinstance(fields, dict) else None

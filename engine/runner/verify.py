@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import data
 from engine.bundle.format import sha256
+from engine.core import json_text
 from engine.core.types import CorpusFile, InputPath, Split
 from engine.data import OutputFile
 from engine.errors import InputError
@@ -75,7 +75,7 @@ def _single_file_problems(out: Path, manifest: Manifest) -> Iterator[str]:
     record = manifest.out / FILE_RECORD
     if out == manifest.out or not record.is_file():
         return
-    recorded = json.loads(record.read_text(encoding="utf-8"))
+    recorded = json_text.parse(record.read_text(encoding="utf-8"))
     if out.stat().st_size != recorded["bytes"] or sha256(out) != recorded["sha256"]:
         yield f"{out.name}: its bytes have changed since it was written"
 
@@ -113,7 +113,7 @@ def _folder_problems(manifest: Manifest, entries: list[Entry]) -> Iterator[str]:
         yield f"{SUCCESS}: is missing: the run has not finished; run the same command again"
         return
     try:
-        success = json.loads((manifest.out / SUCCESS).read_text(encoding="utf-8"))
+        success = json_text.parse((manifest.out / SUCCESS).read_text(encoding="utf-8"))
         files, claimed = sorted(success["files"]), {name: success[name] for name in COUNTS}
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{SUCCESS}: is damaged; run the same command again"

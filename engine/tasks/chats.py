@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from engine.bundle.chat_template import ChatTemplate, Refusal, chosen, read_source
 from engine.bundle.format import ModelConfig
+from engine.core import json_text
 from engine.core.rejects import Rejects
 from engine.core.settings import as_texts, option
 from engine.core.types import Rows
@@ -112,7 +113,7 @@ def template(model_config: ModelConfig, options: Chatting) -> ChatTemplate:
 def _value(text: str) -> Any:
     """JSON, such as true or 3, or else the text itself."""
     try:
-        return json.loads(text)
+        return json_text.parse(text)
     except ValueError:
         return text
 

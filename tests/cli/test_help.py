@@ -114,3 +114,23 @@ def test_threads_beyond_the_cores_are_capped_with_a_note(rows: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "note: --threads is 999, and " in done.stdout
     assert "auto took the CPU" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--limit"], "error: option '--limit' requires an argument\nhint: see "),
+        (["run"], "error: missing argument 'model'\nhint: see "),
+        (["verify", "--deep=1"], "engine verify --help"),
+        (
+            ["run", "--lmit", "3"],
+            "error: no such option: --lmit\nhint: did you mean '--limit'? see ",
+        ),
+        (["demo", "--rows", "9" * 19], "from 20 to 10000000"),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_with_a_hint(words: list[str], said: str) -> None:
+    done = call(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr

@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import fnmatch
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.core import json_text
 from engine.errors import ExportError, SettingsError
 from engine.export.checkpoint import module_list, pickles, subfolders, weight_files
 from engine.export.checkpoint.hub_errors import first_line, hub_errors
@@ -428,7 +428,7 @@ def _read_json(file: Path) -> Any:
         return {}
     again = "look at the file, or fetch the checkpoint once more"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json_text.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{file}: cannot be read as JSON: {first_line(error)}", again) from error
     if not isinstance(content, dict) and file.name != module_list.FILE:

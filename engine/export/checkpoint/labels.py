@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine.core import json_text
 from engine.errors import ExportError
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.task_inference import ExportTask
@@ -142,7 +142,7 @@ def _written_twice(checkpoint: Checkpoint) -> str:
 
     file = checkpoint.folder / "config.json"
     if file.is_file():
-        id2label = json.loads(file.read_bytes(), object_pairs_hook=pairs).get("id2label")
+        id2label = json_text.parse(file.read_bytes(), object_pairs_hook=pairs).get("id2label")
         repeated = id2label[""] if isinstance(id2label, dict) else []
     return f"id2label has the keys {listed(repeated)} more than once" if repeated else ""
 

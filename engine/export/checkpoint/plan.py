@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from engine.core import json_text
 from engine.export.checkpoint import conversion, embedding_modules, labels, reranker, task_head
 from engine.export.checkpoint.hub import Checkpoint
 from engine.export.checkpoint.task_inference import ExportTask, architectures
@@ -104,7 +104,7 @@ def _dtypes(file: Any) -> set[str]:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if length < _HEADER_BYTES else {}
+            header = json_text.parse(stream.read(length)) if length < _HEADER_BYTES else {}
         kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Loading says what is wrong with the file.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.core import json_text
 from engine.errors import ExportError
 
 
@@ -72,7 +72,7 @@ def shards(folder: Path, kind: Kind) -> list[str]:
     if not file.is_file():
         return []
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json_text.parse(file.read_text(encoding="utf-8"))
         by_weight: Mapping[str, str] = content["weight_map"]
         names = sorted(set(by_weight.values()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
