@@ -27,14 +27,7 @@ from typing import Any
 from engine.core import json_text
 from engine.core.config import FORMATS
 from engine.core.system_calls import sync_folder
-from engine.data import (
-    PASSES,
-    REJECTS,
-    make_folder,
-    rejects_name,
-    write_text,
-    writing,
-)
+from engine.data import PASSES, REJECTS, make_folder, rejects_name, write_text, writing
 from engine.errors import OtherRunError, OutputError
 from engine.runner import clearing, journal
 from engine.runner.folder_lock import GATE, LOCK, SHARES, Hold, locked
