@@ -7,7 +7,7 @@ those on one side of all hyperplanes of a band are looked at, and judged by thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ _MOST_DIFFERENT = (
 )
 _MOST_PAIRS = 1 << 24
 _EXACT_BYTES, _KEPT_BYTES = 128 << 20, 192 << 20
-_BLOCK = 1024
+_BLOCK, _SHOWN = 1024, 10
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Units = NDArray[np.float32]
@@ -45,6 +45,7 @@ class NearPairs:
         pairs: Pairs of them.
         nearest: float64 (rows,): the largest cosine of each with another one, where every pair was
             looked at, else None.
+        most_alike: Some of the pairs, two vectors' numbers and their cosine, the largest first.
         recall: The share of pairs with the cosine `NEAR` that hyperplanes are expected to find;
             1 where every pair was looked at.
     """
@@ -54,6 +55,7 @@ class NearPairs:
     near: int
     pairs: int
     nearest: Floats | None
+    most_alike: Sequence[tuple[int, int, float]]
     recall: float
 
 
@@ -100,16 +102,18 @@ class NearDuplicates:
         hashes = np.concatenate([np.zeros(0, np.uint64), *self._hashes])
         identical = len(hashes) - len(np.unique(hashes))
         if not self._keys:
-            nearest, pairs = _every_pair(
-                np.concatenate(self._units or [np.zeros((0, 1), np.float32)])
-            )
+            units = np.concatenate(self._units or [np.zeros((0, 1), np.float32)])
+            nearest, pairs, most_alike = _every_pair(units)
             near = int((nearest >= NEAR).sum())
-            return NearPairs(self.rows, identical, near, pairs, nearest, 1.0)
+            return NearPairs(self.rows, identical, near, pairs, nearest, most_alike, 1.0)
         keys = np.concatenate(self._keys)
         first, second = _candidates(keys)
-        is_near = _judged(keys, first, second, again)
-        near = len(np.unique(np.concatenate([first[is_near], second[is_near]])))
-        return NearPairs(self.rows, identical, near, int(is_near.sum()), None, _recall())
+        cosines = _judged(keys, first, second, again)
+        is_near = cosines >= NEAR
+        first, second, cosines = first[is_near], second[is_near], cosines[is_near]
+        near = len(np.unique(np.concatenate([first, second])))
+        most_alike = _most_alike(first, second, cosines)
+        return NearPairs(self.rows, identical, near, len(first), None, most_alike, _recall())
 
 
 def _units(vectors: Floats) -> Units:
@@ -126,10 +130,11 @@ def _hashes(vectors: Floats) -> NDArray[np.uint64]:
     return np.asarray((bits * odd).sum(axis=1, dtype=np.uint64))
 
 
-def _every_pair(units: NDArray[np.floating]) -> tuple[Floats, int]:
-    """The largest cosine of each vector with another one, -1 where it is alone, and pairs from
-    `NEAR` on."""
+def _every_pair(units: Units) -> tuple[Floats, int, list[tuple[int, int, float]]]:
+    """The largest cosine of each vector with another one, -1 where it is alone, pairs from `NEAR`
+    on, and some of them."""
     nearest, pairs = np.full(len(units), -1.0), 0
+    behind, partners = np.full(len(units), -2.0), np.zeros(len(units), np.int64)
     for start in range(0, len(units), _BLOCK):
         block = units[start : start + _BLOCK]
         cosines = block @ units[start:].T
@@ -137,9 +142,18 @@ def _every_pair(units: NDArray[np.floating]) -> tuple[Floats, int]:
         own[np.tril_indices(len(block))] = -2  # a pair is looked at once
         pairs += int((cosines >= NEAR).sum())
         rows = slice(start, start + len(block))
+        partners[rows] = start + cosines.argmax(axis=1)
+        behind[rows] = np.take_along_axis(cosines, cosines.argmax(axis=1)[:, None], 1)[:, 0]
         nearest[start:] = np.maximum(nearest[start:], cosines.max(axis=0))
-        nearest[rows] = np.maximum(nearest[rows], cosines.max(axis=1))
-    return np.clip(nearest, -1, 1), pairs
+    is_near = np.flatnonzero(behind >= NEAR)
+    found = _most_alike(is_near, partners[is_near], behind[is_near])
+    return np.clip(np.maximum(nearest, behind), -1, 1), pairs, found
+
+
+def _most_alike(first: Ints, second: Ints, cosines: Floats) -> list[tuple[int, int, float]]:
+    order = np.lexsort((second, first, -cosines))[:_SHOWN]
+    kept = np.minimum(cosines[order], 1)
+    return list(zip(first[order].tolist(), second[order].tolist(), kept.tolist(), strict=True))
 
 
 def _candidates(keys: NDArray[np.uint32]) -> tuple[Ints, Ints]:
@@ -183,22 +197,22 @@ def _parts(count: int, size: int = 1 << 16) -> Iterator[slice]:
 
 def _judged(
     keys: NDArray[np.uint32], first: Ints, second: Ints, again: Callable[[], Iterable[Floats]]
-) -> NDArray[np.bool_]:
-    """Whether the cosine of each pair is at least `NEAR`: the cosine itself as far as memory for
-    its vectors goes, else what the planes between them say."""
-    is_near = np.zeros(len(first), np.bool_)
+) -> Floats:
+    """The cosine of each pair, as far as memory for its vectors goes, else what the planes between
+    them say."""
+    cosines = np.zeros(len(first))
     numbers = np.unique(np.concatenate([first, second]))
     kept = _kept(numbers, again)
     places = np.searchsorted(numbers, first), np.searchsorted(numbers, second)
     for part in _parts(len(first)):
         a, b = places[0][part], places[1][part]
         shares = _different(keys, first[part], second[part]) / (BANDS * PLANES)
-        near = np.cos(np.pi * shares) >= NEAR
+        own = np.cos(np.pi * shares)
         known = np.flatnonzero(np.maximum(a, b) < len(kept))
         vectors = kept[a[known]].astype(np.float32), kept[b[known]].astype(np.float32)
-        near[known] = np.einsum("ij,ij->i", *vectors) >= NEAR
-        is_near[part] = near
-    return is_near
+        own[known] = np.einsum("ij,ij->i", *vectors)
+        cosines[part] = own
+    return cosines
 
 
 def _kept(numbers: Ints, again: Callable[[], Iterable[Floats]]) -> NDArray[np.float16]:

@@ -110,7 +110,7 @@ class _Work:
     def _look(self, batch: Batch, answered: pa.ChunkedArray | None) -> None:
         if answered is not None:
             batch = batch.filtered(answered)
-        look = self._summary.add(batch.results, batch.kept)
+        look = self._summary.add(batch)
         verdicts = None
         if self._truths:
             truths = batch.kept[self._truth]

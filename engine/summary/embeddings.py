@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from engine.measures.bins import SCORE, Bins
 from engine.measures.components import Moments, Sample, components_of
 from engine.measures.near_duplicates import MOST, NEAR, NearDuplicates, NearPairs
 from engine.measures.rankings import is_list
-from engine.pages.blocks import Block, Histogram, Points, Section
-from engine.summary.answers import Answers
+from engine.pages.blocks import Block, Histogram, Points, Section, Table
+from engine.summary.answers import Answers, Batch
 from engine.summary.figures import MOST_VALUES, OTHER, Spread, pairs, share, spread_table
 from engine.summary.looks import Floats, Look
 
-POINTS = 2000
+POINTS = 1500
 """Embeddings that are drawn."""
 WIDEST = 1024
 """Numbers of an embedding up to which components are of all embeddings, else of those drawn."""
@@ -36,10 +37,10 @@ class Vectors:
     """
 
     values: Floats
-    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
+    counts: NDArray[np.int64]
 
     @property
-    def are_usable(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def are_usable(self) -> NDArray[np.bool_]:
         """Which vectors have a direction, (vectors,): neither 0 nor with a NaN."""
         norms = self.norms
         return np.isfinite(norms) & (norms > 0)
@@ -61,13 +62,16 @@ class EmbeddingSummary:
     def __init__(self, answers: Answers, colour: str) -> None:
         self._answers, self._colour = answers, colour
         self.reads = (colour,) if colour else ()
-        nested = is_list(answers.results["embedding"].value_type)
-        self._are_tokens = nested and "start" not in answers.results
+        self._is_nested = is_list(answers.results["embedding"].value_type)
+        self._are_tokens = self._is_nested and "start" not in answers.results
         self._norms, self._per_row = Spread(), Spread(is_whole=True, unit="vectors")
         self._unusable = 0
         self._near, self._sample, self._moments = NearDuplicates(), Sample(POINTS), Moments()
+        # The part and the place in it of each vector that is compared.
+        self._parts: list[tuple[int, NDArray[np.int64]]] = []
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
+        answers = batch.results
         vectors = vectors_of(answers)
         self._per_row.add(vectors.counts)
         self._norms.add(vectors.norms)
@@ -75,8 +79,11 @@ class EmbeddingSummary:
         self._unusable += int((~usable).sum())
         if not self._are_tokens and usable.any():
             values = vectors.values[usable]
+            if self._near.rows < MOST:
+                places = np.repeat(batch.places, vectors.counts)[usable]
+                self._parts.append((batch.entry, places))
             self._near.add(values)
-            self._sample.add(values, self._tags(vectors, kept).filter(pa.array(usable)))
+            self._sample.add(values, self._tags(vectors, batch.kept).filter(pa.array(usable)))
             if values.shape[1] <= WIDEST:
                 self._moments.add(values)
         return Look(np.full(len(answers), np.nan))
@@ -89,13 +96,40 @@ class EmbeddingSummary:
         return tags.combine_chunks().take(pa.array(rows))
 
     def sections(self) -> list[Section]:
-        spreads = {"norm": self._norms, "vectors of a row": self._per_row}
+        spreads = {"norm": self._norms}
+        if self._is_nested:
+            spreads["vectors of a row"] = self._per_row
         unusable = pairs({"vectors that are 0 or have a NaN": self._unusable or None})
         blocks: list[Block] = [self._norms.histogram("Norms of embeddings."), spread_table(spreads)]
         norms = Section("Norms", [*blocks, *([unusable] if unusable.rows else [])])
         if self._near.rows < 2:
             return [norms]
-        return [norms, _near_section(self._near.found(self._again)), self._map()]
+        return [norms, self._near_section(self._near.found(self._again)), self._map()]
+
+    def _near_section(self, found: NearPairs) -> Section:
+        blocks: list[Block] = [_near_figures(found)]
+        if found.nearest is not None:
+            blocks.append(_nearest(found.nearest))
+        if found.most_alike:
+            blocks.append(self._most_alike(found))
+        return Section("Near-duplicates", blocks, _near_note(found))
+
+    def _most_alike(self, found: NearPairs) -> Table:
+        sides = zip(*((a, b) for a, b, _ in found.most_alike), strict=True)
+        names = (self._answers.row_names(self._places(side)) for side in sides)
+        cosines = [cosine for *_, cosine in found.most_alike]
+        rows = list(zip(*names, cosines, strict=True))
+        head = ("row", "another row", "cosine")
+        return Table(rows=rows, head=head, caption="Some that are most alike.")
+
+    def _places(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Of vectors that are compared the part and the place in it."""
+        starts = np.cumsum([0, *(len(places) for _, places in self._parts)])
+        parts = np.searchsorted(starts, numbers, side="right") - 1
+        return [
+            (self._parts[part][0], int(self._parts[part][1][number - starts[part]]))
+            for part, number in zip(parts.tolist(), numbers, strict=True)
+        ]
 
     def _again(self) -> Iterator[Floats]:
         """All vectors that are usable, once more."""
@@ -121,8 +155,8 @@ class EmbeddingSummary:
         return Section("Principal components", [points], note)
 
 
-def _near_section(found: NearPairs) -> Section:
-    figures = pairs(
+def _near_figures(found: NearPairs) -> Table:
+    return pairs(
         {
             "embeddings": found.rows,
             "equal to an earlier one": share(found.identical, found.rows),
@@ -130,16 +164,17 @@ def _near_section(found: NearPairs) -> Section:
             "such pairs": found.pairs,
         }
     )
+
+
+def _near_note(found: NearPairs) -> str:
     if found.nearest is not None:
-        note = "Every pair was looked at."
-        return Section("Near-duplicates", [figures, _nearest(found.nearest)], note)
+        return "Every pair was looked at."
     most = f"The first {MOST:,} were looked at. " if found.rows == MOST else ""
-    note = (
+    return (
         f"{most}Pairs were looked for by random hyperplanes, which find {found.recall:.0%} of "
         f"those at a cosine of {NEAR} and nearly all at 0.99; of many that are alike, not every "
         "pair is counted."
     )
-    return Section("Near-duplicates", [figures], note)
 
 
 def _nearest(cosines: Floats) -> Histogram:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 
 from engine.measures import entities
 from engine.measures.categories import Categories
 from engine.pages.blocks import Section
+from engine.summary.answers import Batch
 from engine.summary.figures import Spread, bars, pairs, share, spread_table
 from engine.summary.labels import PROBABILITY
 from engine.summary.looks import Look
@@ -24,7 +24,8 @@ class EntitySummary:
         self._lengths = Spread(is_whole=True, unit="characters")
         self._rows = self._without = 0
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
+        answers = batch.results
         found = entities.fields(answers[0])
         rows = len(answers)
         counts = np.bincount(found.row, minlength=rows)

@@ -15,9 +15,9 @@ from engine.measures.distribution import Distribution
 from engine.pages.blocks import Bars, Histogram, Table
 
 MOST_NAMES = 30
-"""Names of a model that are shown; all others together are one more."""
-MOST_VALUES = 20
-"""Different values of a column of the input that are shown."""
+"""Bars of a figure: where there are more names, the last bar is all others together."""
+MOST_VALUES = 15
+"""Different values of a column of the input that are shown, and one for all others."""
 OTHER = "other"
 _HEAD = ("", "number", "mean", "least", "5%", "median", "95%", "most")
 
@@ -71,8 +71,8 @@ def spread_table(spreads: Mapping[str, Spread], caption: str = "") -> Table:
 
 
 def bars(categories: Categories, caption: str, unit: str = "rows", most: int = MOST_NAMES) -> Bars:
-    """How often names come, most first; those beyond `most` are one."""
-    shown = categories.most(most)
+    """How often names come, most first, in `most` bars at most."""
+    shown = categories.most(most if len(categories) <= most else most - 1)
     rest = categories.rows - sum(count for _, count in shown)
     if rest:
         shown = [*shown, (OTHER, rest)]
@@ -86,7 +86,7 @@ def bars(categories: Categories, caption: str, unit: str = "rows", most: int = M
 
 def share(part: float, whole: float) -> str:
     """A part and which share of the whole it is, in words."""
-    return f"{part:,} ({part / whole:.2%})" if whole else f"{part:,}"
+    return f"{part:,} ({part / whole:.2%})" if part and whole else f"{part:,}"
 
 
 def pairs(named: Mapping[str, object]) -> Table:

@@ -10,6 +10,7 @@ from engine.measures.categories import Categories
 from engine.measures.rankings import is_list
 from engine.measures.repetition import ORDER, repeated_shares
 from engine.pages.blocks import Block, Section
+from engine.summary.answers import Batch
 from engine.summary.figures import Spread, bars, pairs, share, spread_table
 from engine.summary.labels import PROBABILITY
 from engine.summary.looks import Floats, Look
@@ -35,7 +36,8 @@ class GeneratedSummary:
         self._reasons = Categories()
         self._texts = self._empty = self._looping = 0
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
+        answers = batch.results
         flat = {name: _flat(answers[name]) for name in answers.column_names}
         texts = next(iter(flat.values())).cast(pa.large_string())
         self._add_texts(texts.drop_null())
@@ -51,9 +53,9 @@ class GeneratedSummary:
             prompts = np.repeat(_numbers(flat["prompt_tokens"]), count)
             self._ratio.add(_ratio(tokens, prompts))
         for name in self.reads:
-            read = _numbers(pc.utf8_length(kept[name].cast(pa.large_string())))
+            read = _numbers(pc.utf8_length(batch.kept[name].cast(pa.large_string())))
             self._shortened.add(_ratio(_numbers(pc.utf8_length(texts)), np.repeat(read, count)))
-        return Look(scores.reshape(rows, count).max(axis=1), most, "tokens")
+        return Look(scores.reshape(rows, count).max(axis=1), most, "tokens" * (count > 1))
 
     def _add_texts(self, texts: pa.LargeStringArray) -> None:
         shares, words = repeated_shares(texts)

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from engine.measures.bins import SCORE, Bins
 from engine.measures.categories import Categories
 from engine.measures.rankings import Rankings, is_list
-from engine.pages.blocks import Block, Histogram, Section
+from engine.pages.blocks import Block, Histogram, Lines, Section
+from engine.summary.answers import Batch
 from engine.summary.figures import Spread, bars, pairs, spread_table
 from engine.summary.looks import Floats, Look
 
@@ -33,7 +34,8 @@ class LabelSummary:
         self._by_label: dict[str, Bins] | None = {}
         self._empty = 0
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
+        answers = batch.results
         names = answers.column_names[0]
         scores = "scores" if is_list(answers[names].type) else "score"
         ranked = Rankings.of(answers[names], answers[scores] if scores in answers.column_names
@@ -77,19 +79,33 @@ class LabelSummary:
         spreads = {"score": self._scores, "lead over the second": self._leads}
         blocks: list[Block] = [
             self._scores.histogram("Scores of the best label.", PROBABILITY),
-            *self._histograms(),
+            *self._of_each_label(),
             spread_table(spreads),
         ]
         return [Section("Scores", blocks)]
 
-    def _histograms(self) -> list[Histogram]:
+    def _of_each_label(self) -> list[Block]:
+        """Scores of each label where there are few: over one another where they are from 0 to 1,
+        since all have the same bins there."""
         if not self._are_shown or not self._by_label or len(self._by_label) < 2:
             return []
-        shown = [(name, *self._by_label[name].shown(PROBABILITY)) for name, _ in
-                 self._labels.most(FEW)]  # fmt: skip
+        names = [name for name, _ in self._labels.most(FEW)]
+        shown = [(*self._by_label[name].shown(PROBABILITY), name) for name in names]
+        if all(len(edges) and edges[0] == 0 and edges[-1] == 1 for edges, *_ in shown):
+            edges = shown[0][0]
+            return [
+                Lines(
+                    x=((edges[:-1] + edges[1:]) / 2).tolist(),
+                    series={name: counts.tolist() for _, counts, name in shown},
+                    x_unit="score",
+                    unit="rows",
+                    caption="Scores of each label.",
+                )
+            ]
         return [
             Histogram(edges=edges.tolist(), counts=counts.tolist(), caption=f"Scores of {name}.")
-            for name, edges, counts in shown
+            for edges, counts, name in shown
+            if len(counts)
         ]
 
 
@@ -104,7 +120,8 @@ class DocumentSummary:
         self._places = Spread(is_whole=True)
         self._first = 0
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
+        answers = batch.results
         ranked = Rankings.of(answers["order"], answers["scores"])
         has_any = ~ranked.is_empty
         sureness = ranked.best_scores

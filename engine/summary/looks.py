@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.pages.blocks import Section
+from engine.summary.answers import Batch
 
 Floats = NDArray[np.float64]
 
@@ -21,8 +21,8 @@ class Look:
 
     Attributes:
         sureness: float64 (rows,): how sure the model is of its answer; NaN where nothing says so.
-        size: float64 (rows,): how long the answer is, () where that says nothing.
-        longest: What `size` counts, in words.
+        size: float64 (rows,): how long the answer is; None where that says nothing.
+        longest: What `size` counts, in words; "" where a result column has it.
     """
 
     sureness: Floats
@@ -37,12 +37,12 @@ class Summary(Protocol):
     def reads(self) -> Sequence[str]:
         """The kept columns that are looked at beside the answers."""
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
         """Count rows.
 
         Args:
-            answers: The result columns under the names of the task; the first one has no nulls.
-            kept: Columns of the input, those that `reads` names among them.
+            batch: Its first result column has no nulls, and its kept columns are those that
+                `reads` names, among others.
         """
 
     def sections(self) -> list[Section]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.measures.rankings import Rankings
 from engine.pages.blocks import Block, Section
+from engine.summary.answers import Batch
 from engine.summary.figures import Spread, pairs, share, spread_table
 from engine.summary.labels import PROBABILITY
 from engine.summary.looks import Look
@@ -23,7 +23,8 @@ class SpanSummary:
         self._lengths = Spread(is_whole=True, unit="characters")
         self._rows = self._empty = 0
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
+        answers = batch.results
         names = answers.column_names
         scores = next((name for name in ("score", "scores") if name in names), "")
         ranked = Rankings.of(answers[names[0]], answers[scores] if scores else None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from engine.measures.categories import Categories
 from engine.pages.blocks import Section
+from engine.summary.answers import Batch
 from engine.summary.figures import Spread, bars, pairs, spread_table
 from engine.summary.labels import PROBABILITY
 from engine.summary.looks import Floats, Look
@@ -26,7 +28,8 @@ class TokenSummary:
         self._entropy = Spread(unit="bits")
         self._masks = Spread(is_whole=True, unit="masks")
 
-    def add(self, answers: pa.Table, kept: pa.Table) -> Look:
+    def add(self, batch: Batch) -> Look:
+        answers = batch.results
         column = answers[0].combine_chunks()
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         row = np.repeat(np.arange(len(column)), lengths)
@@ -66,7 +69,7 @@ class TokenSummary:
         ]  # fmt: skip
 
 
-def _entropy(scores: Floats, starts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Floats:
+def _entropy(scores: Floats, starts: NDArray[np.int64]) -> Floats:
     """In bits, of the candidates of each mask and one more for the rest of the probability."""
     if not len(starts):
         return np.zeros(0)

@@ -227,6 +227,10 @@ def test_every_pair_of_a_few_vectors_is_scikit_learn_s() -> None:
     assert found.near == int((cosines.max(axis=1) >= near_duplicates.NEAR).sum())
     assert found.pairs == int((cosines >= near_duplicates.NEAR).sum()) // 2
     assert (found.identical, found.rows, found.recall) == (10, 2500, 1)
+    alike = {tuple(sorted(pair)) for *pair, _ in found.most_alike}
+    assert len(alike) == 10
+    for a, b, cosine in found.most_alike:
+        assert cosine == pytest.approx(cosines[a, b], abs=1e-6)
 
 
 def test_hyperplanes_find_what_is_alike_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

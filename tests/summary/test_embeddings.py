@@ -56,9 +56,14 @@ def test_embeddings(tmp_path: Path, dtype: str, kind: str) -> None:
     assert figures["equal to an earlier one"] == "20 (6.67%)"
     assert figures["with another one at a cosine of 0.95 or more"] == "40 (13.33%)"
     assert figures["such pairs"] == 20
+    alike = next(b for b in found[2].blocks if isinstance(b, Table) and b.head)
+    assert len(alike.rows) == 10
+    number = {f"{file}.jsonl, row {row}": start + row for file, start, rows in
+              ((0, 0, 50), (1, 50, 0), (2, 50, 250)) for row in range(rows)}  # fmt: skip
+    assert all(number[str(b)] - number[str(a)] == 200 for a, b, _ in alike.rows)
     points = next(b for b in found[3].blocks if isinstance(b, Points))
     assert len(points.x) == len(points.y) == len(points.groups) == 300
-    assert len(set(points.groups)) == 21
+    assert len(set(points.groups)) == 16
     assert {"other", "no value"} <= set(points.groups)
     if dtype == "float32":
         centred = vectors.astype(float) - vectors.mean(axis=0, dtype=float)

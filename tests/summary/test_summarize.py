@@ -57,10 +57,12 @@ def test_labels_in_any_format(tmp_path: Path, kind: str) -> None:
     assert labels.names == ["bad", "fair", "good"]
     assert labels.values == [90, 90, 90]
     scores = section(found, "Scores")
-    histograms = [one for one in scores.blocks if isinstance(one, Histogram)]
-    assert [sum(one.counts) for one in histograms] == [270, 90, 90, 90]
-    assert histograms[0].edges[0] == 0
-    assert histograms[0].edges[-1] == 1
+    histogram, lines = block(scores, Histogram), block(scores, Lines)
+    assert (sum(histogram.counts), histogram.edges[0], histogram.edges[-1]) == (270, 0, 1)
+    assert {name: sum(rows) for name, rows in lines.series.items()} == dict.fromkeys(
+        labels.names, 90
+    )
+    assert sum(map(np.array, lines.series.values())).tolist() == histogram.counts
     against = section(found, "Against truth")
     assert facts(against)["accuracy"] == pytest.approx(2 / 3)
     grid = block(against, Grid)
@@ -143,7 +145,7 @@ def test_generated_texts(tmp_path: Path) -> None:
     repetition = section(found, "Repetition")
     assert block(repetition, Table).rows[0][:4] == ("repeated share", 2, 1 / 6, 0)
     longest = block(section(found, "Examples: longest"), Table)
-    assert longest.rows[0][:3] == ("0.jsonl, row 0", 9.0, "a b c d a b c d a")
+    assert longest.rows[0][:3] == ("0.jsonl, row 0", "a b c d a b c d a", 9)
 
 
 def test_how_much_shorter_texts_are_than_what_was_read(tmp_path: Path) -> None:
