@@ -9,11 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support import bundles, checkpoints
 from support.bundles import export_once
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+
+# A test that is slow once, beside others, has not failed.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 # What an export needs. The tests that need one of them skip where it is not installed.
 EXPORT_PACKAGES = ("torch", "transformers", "optimum", "onnx")

@@ -63,6 +63,7 @@ class Answers:
     """The parts of a run that are there.
 
     Attributes:
+        path: Of the run, as it may be shown.
         manifest: Its records.
         entries: Of the parts, in input order.
         inputs: The columns that the task read, as in `RunRecord`; () where that is not recorded.
@@ -73,6 +74,7 @@ class Answers:
         is_finished: Whether the run has all parts.
     """
 
+    path: str
     manifest: Manifest
     entries: Sequence[Entry]
     inputs: Sequence[Mapping[str, Any]]
@@ -116,7 +118,7 @@ class Answers:
             near = did_you_mean(name, self.kept)
             listed = ", ".join(list(self.kept)[:30])
             hint = f"{near}{flag} one of: {listed}" if listed else "run again with --keep all"
-            raise ColumnError(f"{self.manifest.out}: no kept column {name!r}", hint)
+            raise ColumnError(f"{self.path}: no kept column {name!r}", hint)
 
     def row_names(self, places: Sequence[tuple[int, int]]) -> list[str]:
         """The input file and the row number in it (from 0, as in the bad rows) of rows.
@@ -148,7 +150,8 @@ def open_answers(out: Path | str) -> Answers:
 
     Raises:
         OutputError: No run is there, or the record of a part is missing.
-        InputError: A part is damaged, or has no answers.
+        InputError: A part is damaged.
+        ColumnError: Its columns are of no task.
     """
     manifest = results.manifest_of(out)
     run = manifest.read_run() or {}
@@ -162,15 +165,24 @@ def open_answers(out: Path | str) -> Answers:
         first = entries[0]
         schema = data.schema_of(manifest.path(first.part.file), first.table_schema)
         types = dict(zip(schema.names, schema.types, strict=True))
-        kind, count = _kind_of(schema.names, prefix)
+        kind, count = _kind_of(schema.names, prefix, data.shown(str(out)))
         columns = list(types.items())
         kept = dict(columns[: len(columns) - count])
         answers = {n.removeprefix(prefix): t for n, t in columns[len(columns) - count :]}
-    inputs = run.get("inputs") or ()
-    return Answers(manifest, entries, inputs, kind, answers, kept, prefix, is_finished)
+    return Answers(
+        path=data.shown(str(out)),
+        manifest=manifest,
+        entries=entries,
+        inputs=run.get("inputs") or (),
+        kind=kind,
+        results=answers,
+        kept=kept,
+        prefix=prefix,
+        is_finished=is_finished,
+    )
 
 
-def _kind_of(names: Sequence[str], prefix: str) -> tuple[str, int]:
+def _kind_of(names: Sequence[str], prefix: str, path: str) -> tuple[str, int]:
     """The kind of the answers, and how many columns they have: the last ones."""
     for count in range(1, len(names) + 1):
         if not names[-count].startswith(prefix):
@@ -179,7 +191,7 @@ def _kind_of(names: Sequence[str], prefix: str) -> tuple[str, int]:
         for kind, (firsts, needed, more) in KINDS.items():
             if first in firsts and set(needed) <= set(others) <= {*needed, *more}:
                 return kind, count
-    raise ColumnError("the output has no column of answers", "give the output of engine run")
+    raise ColumnError(f"{path}: has no answers of a known task", "give the output of engine run")
 
 
 def _plain(column: pa.Array) -> pa.Array:

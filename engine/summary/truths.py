@@ -14,6 +14,7 @@ from engine.measures import entities
 from engine.measures.calibration import BINS, Calibration
 from engine.measures.confusion import MOST_LABELS
 from engine.measures.rankings import is_list
+from engine.measures.significance import bootstrap_interval
 from engine.measures.truths import TruthCounts, check_judged, first_names
 from engine.pages.blocks import Block, Grid, Lines, Section, Table
 from engine.summary.figures import MOST_VALUES, OTHER, pairs
@@ -101,7 +102,13 @@ class TruthSummary:
 
     def _figures(self) -> dict[str, object]:
         counts = self._counts
-        figures: dict[str, object] = {"rows with a truth": counts.rows, "accuracy": counts.accuracy}
+        right = np.array([counts.right, counts.rows - counts.right])
+        low, high = bootstrap_interval(np.array([1.0, 0.0]), right)
+        figures: dict[str, object] = {
+            "rows with a truth": counts.rows,
+            "accuracy": counts.accuracy,
+            "95% interval of it": f"{low:.4f} to {high:.4f}",
+        }
         if counts.macro_f1 is not None:
             figures |= {"macro F1": counts.macro_f1, "weighted F1": counts.confusion.weighted_f1}
         return {**figures, "chrF": counts.chrf}
@@ -168,6 +175,7 @@ PLAIN = (
     pa.types.is_integer,
     pa.types.is_floating,
     pa.types.is_boolean,
+    pa.types.is_null,
 )
 """Types of columns whose values can be names of labels, or keys."""
 

@@ -306,3 +306,12 @@ def test_every_task(tmp_path: Path, task: str, out: str) -> None:
     assert section(found, TITLES[task]).blocks
     assert facts(found[0])["rows"] == 40
     assert "Examples: rejected" in [one.title for one in found]
+
+
+def test_what_is_no_answer_of_a_task(tmp_path: Path) -> None:
+    out = write_run(tmp_path / "out", pa.table({"mine": ["x"]}))
+    with pytest.raises(ColumnError, match="no answers of a known task"):
+        summarize(out)
+    nothing = label_table(3, truth=pa.nulls(3))
+    found = summarize(write_run(tmp_path / "null", nothing), truth="truth")
+    assert section(found, "Against truth").note == "No answered row has a value of truth."
