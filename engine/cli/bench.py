@@ -68,12 +68,17 @@ def bench(
             "--profile", help="Also show the time to the first token, and time by graph and op."
         ),
     ] = False,
+    page: Annotated[
+        str, typer.Option("--report", help="Also write a page to look at, one HTML file.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a bundle on a corpus: batch sizes and workers, and where the time goes."""
     from engine.bench.profile import ROWS, profile
     from engine.bench.sweep import machine, stopping, sweep
+    from engine.reporting.page_file import check_page
 
+    check_page(page, "--report")
     settings = {**ctx.meta["settings"], "options": ctx.meta["options"]}
     with stopping(), _corpus(bundle, inputs) as (path, files):
         with shown(quiet=as_json) as on_progress:
@@ -90,12 +95,22 @@ def bench(
             )
         rows = min(limit or ROWS, ROWS)
         times = profile(path, files, measured.best, limit=rows, **settings) if profiled else None
+    if page:
+        _write_page(page, measured, times)
     if as_json:
         result = {"machine": machine(), **measured.to_dict()}
         result |= {"profile": times.to_dict()} if times else {}
         terminal.show_json(result)
     else:
         terminal.show(*report(measured, machine(), times))
+
+
+def _write_page(page: str, measured: Sweep, profile: Profile | None) -> None:
+    from engine.bench.sweep import machine
+    from engine.reporting.measured_pages import bench_page
+    from engine.reporting.page_file import write_page
+
+    terminal.tell(f"report: {write_page(page, bench_page(measured, machine(), profile))}")
 
 
 @contextmanager

@@ -25,6 +25,9 @@ _Force = Annotated[
     bool,
     typer.Option("--force", help="Write the bundle although a check failed; it is marked."),
 ]
+_Page = Annotated[
+    str, typer.Option("--report", help="Also write a page to look at, one HTML file.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _RECIPES = "fp32, int8, int8-static, int8-tensor, int8-weight, int4-weight or fp16."
 
@@ -76,16 +79,23 @@ def quantize(
     sample: _Sample = None,
     text: _Text = None,
     force: _Force = False,
+    page: _Page = "",
     as_json: _Json = False,
 ) -> None:
     """Make a bundle of another recipe, and compare its answers, size and speed with fp32."""
     from engine.export import quantize as quantize_bundle
+    from engine.reporting.page_file import check_page, write_page
 
+    check_page(page, "--report")
     report = quantize_bundle(
         bundle, out, recipe=recipe, sample=sample, text=_columns(text), force=force,
         progress=terminal.tell,
     )  # fmt: skip
     _show(report, as_json)
+    if page:
+        from engine.reporting.acceptance import recipe_page
+
+        terminal.tell(f"report: {write_page(page, recipe_page(report))}")
 
 
 def _columns(text: list[str] | None) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ _OTHERS: Mapping[str, Sequence[str]] = {
     "input": ("schema", "input_format", "input_identity", "max_row_bytes"),
     "output": (
         "result_prefix", "compression", "split_size", "share", "scratch", "check_parts", "lock",
-        "save", "verbose", "log_file", "log_format", "metrics_file",
+        "save", "verbose", "report", "log_file", "log_format", "metrics_file",
     ),
     "batching": ("window", "truncation_side", "dedupe", "tokenizers"),
     "device": ("threads", "gpu_memory", "stall_timeout"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from engine.cli.typed_names import as_typed
 from engine.core.config import RunConfig
 from engine.core.settings import declared, format_size
 from engine.core.telemetry import Progress, duration
-from engine.errors import OtherRunError
+from engine.errors import OtherRunError, SettingsError
 
 if TYPE_CHECKING:
     from engine.runner.preview import Preview
@@ -97,6 +98,12 @@ _MetricsFile = Annotated[
         "every 10 seconds and at the end."
     ),
 ]
+_Report = Annotated[
+    str,
+    typer.Option(
+        help="Write a page of the run to look at, one HTML file, when it ends; see engine report."
+    ),
+]
 
 
 def run(
@@ -118,6 +125,7 @@ def run(
     log_file: _LogFile = None,
     log_format: _LogFormat = "text",
     metrics_file: _MetricsFile = None,
+    report: _Report = "",
 ) -> None:
     """Run a model over a corpus and write part files. Run it again to continue a stopped run."""
     from engine.export.cache import bundle_for
@@ -126,6 +134,7 @@ def run(
     arguments = {**ctx.meta["settings"], "options": ctx.meta["options"]}
     check = partial(_check_early, inputs=inputs, out=out, settings=arguments)
     check(None)
+    _check_report(report, out)
     if save:
         config_file.save(save, ctx.meta["given"])
     source: dict[str, Any] = {
@@ -143,14 +152,43 @@ def run(
             run_into = partial(
                 coordinator.run, bundle, inputs, on_progress=partial(_all, callbacks)
             )
-            report = pipe.run(run_into, out, arguments)
+            done = pipe.run(run_into, out, arguments)
         record()  # a run that is refused leaves the record of the folder's own
-        finish(report)
+        finish(done)
     if as_json or not quiet:
-        _show(report, as_json, err=out == pipe.STDOUT)
+        _show(done, as_json, err=out == pipe.STDOUT)
     if verbose and not as_json:
-        terminal.show(*_stages(report), err=out == pipe.STDOUT)
-    raise typer.Exit(0 if rejects_ok else report.exit_code)
+        terminal.show(*_stages(done), err=out == pipe.STDOUT)
+    if report:
+        _write_report(report, out)
+    raise typer.Exit(0 if rejects_ok else done.exit_code)
+
+
+def _check_report(page: str, out: str) -> None:
+    """Refuse a page that cannot be written, before anything is computed.
+
+    Raises:
+        SettingsError: It cannot lie there, or the output keeps no records to make it of.
+    """
+    from engine.data import is_url
+    from engine.reporting.page_file import check_page
+    from engine.runner import single_file
+
+    check_page(page, "--report")
+    single = is_url(out) and single_file.is_file(out)
+    if page and (single or out == pipe.STDOUT):
+        raise SettingsError(
+            f"--report is given with -o {out}, which keeps no records of the run",
+            "name a folder or a local file with -o",
+        )
+    if page and Path(out).absolute() in Path(page).absolute().parents:
+        raise SettingsError(f"--report {page}: lies in the output", "a place beside it")
+
+
+def _write_report(page: str, out: str) -> None:
+    from engine.reporting import report as write
+
+    terminal.tell(f"report: {write(out, page)}")
 
 
 def _stages(report: Report) -> list[str]:

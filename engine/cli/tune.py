@@ -10,6 +10,10 @@ import typer
 from engine.cli import numbers, terminal
 
 if TYPE_CHECKING:
+    from engine.bench.sweep import Sweep
+    from engine.bundle.tuned import Tuned
+
+if TYPE_CHECKING:
     from engine.bench.sweep import Sweep, Timing
     from engine.bundle.tuned import Tuned
 
@@ -29,13 +33,18 @@ def tune(
             help="How long it takes, in seconds.",
         ),
     ] = 60,
+    page: Annotated[
+        str, typer.Option("--report", help="Also write a page to look at, one HTML file.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Find the fastest settings of a bundle on this machine; engine run uses them from then on."""
     import dataclasses
 
     from engine.bench.tune import tune as tune_bundle
+    from engine.reporting.page_file import check_page
 
+    check_page(page, "--report")
     settings, measured = tune_bundle(
         bundle,
         inputs or (),
@@ -44,6 +53,8 @@ def tune(
         progress=lambda line: None if as_json else terminal.tell(line),
         **ctx.meta["settings"],
     )
+    if page:
+        _write_page(page, settings, measured)
     if as_json:
         terminal.show_json({**dataclasses.asdict(settings), "sweep": measured.sweep})
         return
@@ -91,3 +102,11 @@ def _kept(settings: Tuned, measured: Sweep) -> str:
     if any("failed" not in t and t["difference"] == "faster" for t in measured.sweep):
         return f"{best}: {settings.speed:.2f} times the speed of the defaults"
     return f"nothing is faster than the defaults by more than rounds differ; they stay: {best}"
+
+
+def _write_page(page: str, settings: Tuned, measured: Sweep) -> None:
+    from engine.bench.sweep import machine
+    from engine.reporting.measured_pages import tune_page
+    from engine.reporting.page_file import write_page
+
+    terminal.tell(f"report: {write_page(page, tune_page(settings, measured, machine()))}")

@@ -14,6 +14,17 @@ def as_table(figure: Figure) -> Table:
     return Table(rows=rows, head=head, caption=figure.caption)
 
 
+def has_values(figure: Figure) -> bool:
+    """Whether there is something to draw."""
+    match figure:
+        case Bars(names=values) | Intervals(names=values) | Grid(rows=values):
+            return len(values) > 0
+        case Histogram(counts=counts):
+            return len(counts) > 0
+        case Lines(x=x) | Points(x=x):
+            return len(x) > 0
+
+
 def _content(figure: Figure) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     match figure:
         case Bars(names=names, values=values, unit=unit):

@@ -9,7 +9,7 @@ from itertools import count
 from engine.pages import figures
 from engine.pages.blocks import Block, Page, Section, Table, Tile, Tiles
 from engine.pages.cells import is_number, shown
-from engine.pages.figure_tables import as_table
+from engine.pages.figure_tables import as_table, has_values
 from engine.pages.style import STYLE
 from engine.version import __version__
 
@@ -58,6 +58,8 @@ def _block(block: Block, names: Iterator[str]) -> str:
         return f'<dl class="tiles wide">{"".join(map(_tile, block.tiles))}</dl>'
     if isinstance(block, Table):
         return _table(block)
+    if not has_values(block):
+        return ""
     if not figures.available():
         return _table(as_table(block))
     caption = f"<figcaption>{shown(block.caption)}</figcaption>" if block.caption else ""

@@ -27,17 +27,22 @@ from engine.pages.page import draw
 BAD = "<script>alert('$x_1$')</script>&\x1b[31m\u202e"
 FIGURES: list[Figure] = [
     Bars(names=[BAD, "b", "c"], values=[3, 0, math.nan], unit="rows", caption=BAD),
-    Bars(names=[], values=[]),
     Histogram(edges=[0, 0.5, 1], counts=[0, 9], unit="score", caption="Scores"),
     Lines(x=[0, 1, 2], series={BAD: [1, math.nan, 3], "b": [0, 0, 0]}, x_unit="s", unit="rows/s"),
-    Lines(x=[], series={"none": []}),
     Lines(x=[5], series={"one": [-1]}),
     Points(x=[0, 1], y=[1, 0], groups=[BAD, "b"], caption="Plane"),
-    Points(x=[], y=[]),
     Points(x=range(5000), y=range(5000), groups=[str(n % 9) for n in range(5000)]),
     Grid(rows=[BAD, "b"], columns=["a" * 99, "b"], counts=[[0, 1], [0, 0]], caption="Confused"),
     Grid(rows=list(map(str, range(40))), columns=list("ab"), counts=[[1, 2]] * 40),
     Intervals(names=[BAD], values=[0.5], lows=[0.4], highs=[0.6], caption="Agreement"),
+]
+NOTHING: list[Figure] = [
+    Bars(names=[], values=[]),
+    Histogram(edges=[], counts=[]),
+    Lines(x=[], series={"none": []}),
+    Points(x=[], y=[]),
+    Grid(rows=[], columns=[], counts=[]),
+    Intervals(names=[], values=[], lows=[], highs=[]),
 ]
 
 
@@ -62,6 +67,11 @@ def test_a_page_is_one_file_and_escapes_what_it_shows(
     assert "x" * 500 not in text
     assert "1,234,567" in found.texts
     assert any("figures are tables" in shown for shown in found.texts) != drawn
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_a_figure_of_nothing_is_left_out(nothing: Figure) -> None:
+    assert "figure>" not in draw(page(nothing))
 
 
 @pytest.mark.parametrize("figure", FIGURES)
