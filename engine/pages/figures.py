@@ -100,14 +100,14 @@ def _histogram(axes: Any, figure: Histogram) -> None:
     edges, counts = np.asarray(figure.edges, float), np.asarray(figure.counts)
     gap = np.diff(edges) * 0.06
     axes.bar(edges[:-1] + gap, counts, np.diff(edges) - 2 * gap, align="edge", color=SERIES[0])
-    axes.set_xlabel(figure.unit)
+    axes.set_xlabel(shortened(figure.unit, 48))
     axes.set_xlim(edges[0], edges[-1])
     _scaled(axes)
 
 
 def _lines(axes: Any, figure: Lines) -> None:
     for colour, (name, values) in zip(_colours(), figure.series.items(), strict=False):
-        axes.plot(figure.x, values, color=colour, label=printable(name, 60))
+        axes.plot(figure.x, values, color=colour, label=shortened(name))
     if len(figure.series) > 1:
         axes.legend(loc="best", handlelength=1.2)
     else:
@@ -118,8 +118,8 @@ def _lines(axes: Any, figure: Lines) -> None:
         axes.set_ylim(0, (float(np.nanmax(every, initial=0)) or 1.0) * 1.06)
     if len(figure.x) > 1 and figure.x[0] < figure.x[-1]:
         axes.set_xlim(figure.x[0], figure.x[-1])
-    axes.set_xlabel(figure.x_unit)
-    axes.set_title(figure.unit)
+    axes.set_xlabel(shortened(figure.x_unit, 48))
+    axes.set_title(shortened(figure.unit, 48))
     _scaled(axes)
 
 
