@@ -75,7 +75,7 @@ def bench(
 ) -> None:
     """Measure a bundle on a corpus: batch sizes and workers, and where the time goes."""
     from engine.bench.profile import ROWS, profile
-    from engine.bench.sweep import machine, stopping, sweep
+    from engine.bench.sweep import stopping, sweep
     from engine.reporting.page_file import check_page
 
     check_page(page, "--report")
@@ -97,6 +97,12 @@ def bench(
         times = profile(path, files, measured.best, limit=rows, **settings) if profiled else None
     if page:
         _write_page(page, measured, times)
+    _show(measured, times, as_json)
+
+
+def _show(measured: Sweep, times: Profile | None, as_json: bool) -> None:
+    from engine.bench.sweep import machine
+
     if as_json:
         result = {"machine": machine(), **measured.to_dict()}
         result |= {"profile": times.to_dict()} if times else {}

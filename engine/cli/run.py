@@ -156,8 +156,8 @@ def run(
         record()  # a run that is refused leaves the record of the folder's own
         finish(done)
     if as_json or not quiet:
-        _show(done, as_json, err=out == pipe.STDOUT)
-    if verbose and not as_json:
+        _show(done, as_json, verbose, err=out == pipe.STDOUT)
+    elif verbose:
         terminal.show(*_stages(done), err=out == pipe.STDOUT)
     if report:
         _write_report(report, out)
@@ -332,11 +332,11 @@ def _settings(settings: Mapping[str, Any]) -> str:
 _DEFAULTS = RunConfig()
 
 
-def _show(report: Report, as_json: bool, *, err: bool) -> None:
+def _show(report: Report, as_json: bool, verbose: bool, *, err: bool) -> None:
     if as_json:
         terminal.show_json(report.to_dict(), err=err)
     else:
-        terminal.show(*summary(report), err=err)
+        terminal.show(*summary(report), *(_stages(report) if verbose else ()), err=err)
 
 
 def summary(report: Report) -> list[str]:
