@@ -59,8 +59,8 @@ class Timing(TypedDict):
     """The result of one point, as JSON values: its median round, or why it failed.
 
     `engine tune` takes out of `rows_per_second` what slowed all points of a round, and adds
-    `spread`, the same of its slowest and its fastest round, `ratio`, over the default's, and what
-    the `difference` is.
+    `spread`, the same of its slowest and its fastest round (of many: of their middle half),
+    `ratio`, over the default's, and what the `difference` is.
     """
 
     batch_tokens: int

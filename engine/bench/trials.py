@@ -15,6 +15,8 @@ from engine.bench.sweep import SweepPoint
 # Rounds that are planned; with fewer than the second a spread says little, and after the third
 # there is nothing left to find out.
 ROUNDS, MIN_ROUNDS, MAX_ROUNDS = 5, 3, 30
+# As many rounds have a middle half to look at; the extremes of fewer are all that they tell.
+QUARTILES = 20
 # Settings that are compared at least: the defaults and one other.
 MIN_POINTS = 2
 # Rows of a run at least, however little the time is.
@@ -46,8 +48,9 @@ class Difference:
 
     Attributes:
         ratio: Its speed, over that of the defaults; 1 where these failed.
-        median, slowest, fastest: Seconds of its rounds, without what all settings of a round share.
-        verdict: `FASTER` or `SLOWER` where no round of one is as fast as one of the other;
+        median, slowest, fastest: Seconds of its rounds, without what all settings of a round share;
+            the extremes of all rounds, from `QUARTILES` rounds of their middle half.
+        verdict: `FASTER` or `SLOWER` where no such round of one is as fast as one of the other;
             otherwise `SAME`. `DEFAULT` for the defaults themselves.
     """
 
@@ -124,13 +127,22 @@ def differences(
 def _difference(times: Sequence[float], base: Sequence[float], verdict: str) -> Difference:
     median = statistics.median(times)
     ratio = statistics.median(base) / median
-    return Difference(ratio, median, max(times), min(times), verdict or _verdict(times, base))
+    fastest, slowest = _spread(times)
+    return Difference(ratio, median, slowest, fastest, verdict or _verdict(times, base))
 
 
 def _verdict(times: Sequence[float], base: Sequence[float]) -> str:
-    if max(times) < min(base):
+    (fastest, slowest), (base_fastest, base_slowest) = _spread(times), _spread(base)
+    if slowest < base_fastest:
         return FASTER
-    return SLOWER if min(times) > max(base) else SAME
+    return SLOWER if fastest > base_slowest else SAME
+
+
+def _spread(times: Sequence[float]) -> tuple[float, float]:
+    if len(times) < QUARTILES:
+        return min(times), max(times)
+    first, _, third = statistics.quantiles(times, n=4, method="inclusive")
+    return first, third
 
 
 def _levelled(seconds: Mapping[SweepPoint, Sequence[float]]) -> dict[SweepPoint, list[float]]:

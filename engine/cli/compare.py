@@ -97,6 +97,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     lines.append(_line("of all rows", f"{found['agreement_of_all']:.6g}"))
     skipped = {**found["unpaired"], "null_a": found["null_a"], "null_b": found["null_b"]}
     lines += [_line(name, f"{count:,}") for name, count in skipped.items() if count]
+    if not found["rows"]:
+        lines.append(f"note: no row of one side is a row of the other by {found['paired_by']}")
     lines += _figures(found["figures"])
     lines += _figures({f"truth {name}": v for name, v in found["truth"].items()})
     for one in found["figures"].get("confused_most", []):

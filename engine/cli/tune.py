@@ -28,9 +28,9 @@ def tune(
     seconds: Annotated[
         int,
         typer.Option(
-            parser=numbers.at_least(1),
-            metavar=numbers.METAVAR,
-            help="How long it takes, in seconds.",
+            parser=numbers.seconds,
+            metavar="<duration>",
+            help="How long it takes: 60, 60s or 1m.",
         ),
     ] = 60,
     page: Annotated[
@@ -63,17 +63,20 @@ def tune(
 
 def report(bundle: str, settings: Tuned, measured: Sweep) -> list[str]:
     """The result as lines of text."""
+    from engine.bench.trials import QUARTILES
+
     rounds = max(len(timing.get("rounds", [])) for timing in measured.sweep)
-    fewer = "a setting is faster or slower if each of its rounds was, beside each of the default's"
+    spread = "all rounds" if rounds < QUARTILES else "the middle half of the rounds"
+    explained = f"from-to is the spread of {spread}; where spreads overlap there is no difference"
     if measured.rejected:
-        fewer += f"; {measured.rejected:,} bad rows were left out"
+        explained += f"; {measured.rejected:,} bad rows were left out"
     return [
         f"{bundle}: {rounds} rounds of {measured.rows:,} rows ({settings.sample}) on "
         f"{settings.gpu or settings.cpu}",
         "",
         *_table(measured),
         "",
-        fewer,
+        explained,
         _kept(settings, measured),
         "saved beside the bundle; engine run uses them unless it is given any of them",
     ]
@@ -81,7 +84,7 @@ def report(bundle: str, settings: Tuned, measured: Sweep) -> list[str]:
 
 def _table(measured: Sweep) -> list[str]:
     best = measured.best
-    rows = [["", "tokens", "workers", "threads", "rows/s", "lowest", "highest", "ratio", ""]]
+    rows = [["", "tokens", "workers", "threads", "rows/s", "from", "to", "ratio", ""]]
     for timing in measured.sweep:
         point = (timing["batch_tokens"], timing["workers"], timing["threads"])
         marked = point == (best.batch_tokens, best.workers, best.threads)

@@ -46,7 +46,7 @@ def inspect(path: Path | str, *, rows: int = 3) -> dict[str, object]:
         raise InputError(f"{path}: no such file or folder", hint)
     raise InputError(
         f"{path}: neither a bundle, nor a run's output, nor a part file",
-        "give what engine export or engine run wrote",
+        "give what engine export or engine run wrote; of inputs engine run --dry-run tells",
     )
 
 

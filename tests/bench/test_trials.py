@@ -88,15 +88,22 @@ def test_what_slows_a_whole_round_hides_no_difference() -> None:
     assert found[faster].ratio == pytest.approx(1 / 0.9)
 
 
-def test_equal_settings_are_seldom_called_different() -> None:
+@pytest.mark.parametrize("rounds", [5, 19, 20, 30])
+def test_equal_settings_are_seldom_called_different(rounds: int) -> None:
     """Eight equal ones with 5% of noise, in rounds of which each is up to twice as slow."""
     noise, called, trials_of = random.Random(0), 0, 300
     for _ in range(trials_of):
-        slow = [noise.uniform(1, 2) for _ in range(trials.ROUNDS)]
+        slow = [noise.uniform(1, 2) for _ in range(rounds)]
         seconds = {p: [noise.gauss(1, 0.05) * s for s in slow] for p in POINTS}
         found = trials.differences(seconds, DEFAULT).values()
         called += any(d.verdict == trials.FASTER for d in found)
     assert called / trials_of < 0.05
+
+
+def test_of_many_rounds_a_few_odd_ones_hide_no_difference() -> None:
+    found = verdicts(default=[1.0] * 21 + [0.5], fast=[0.8] * 21 + [1.5], alike=[1.0] * 22)
+    assert found["fast"] == trials.FASTER
+    assert found["alike"] == trials.SAME
 
 
 def test_without_the_defaults_nothing_is_better_than_them() -> None:

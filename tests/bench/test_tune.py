@@ -23,7 +23,7 @@ from engine.bench import trials
 from engine.bench import tune as room
 from engine.bench.tune import tune
 from engine.bundle import tuned
-from engine.cli import app
+from engine.cli import app, numbers
 from engine.core.config import RunConfig
 from engine.core.device import CPU
 from engine.core.hardware import cores, cpu
@@ -175,6 +175,20 @@ def test_on_a_gpu_larger_batches_are_tried_and_kept_apart(
     assert kept.gpu == "H100"
     assert kept == tuned.load(folder, "cuda")
     assert tuned.load(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("45s", 45), ("2m", 120), ("3 MIN", 180), ("1h", 3600)]
+)
+def test_a_duration_may_have_a_unit(text: str, expected: int) -> None:
+    assert numbers.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1.5m", "2d", "m", "1e3"])
+def test_what_is_no_duration_is_refused(folder: Path, text: str) -> None:
+    said = CliRunner().invoke(app, ["tune", str(folder), "--seconds", text])
+    assert isinstance(said.exception, SettingsError)
+    assert "is not a duration, such as 90, 90s or 2m" in said.exception.message
 
 
 def test_a_gpu_that_is_not_there_is_refused(folder: Path, corpus: Path) -> None:
@@ -333,7 +347,7 @@ def test_the_table_shows_spread_and_difference(folder: Path, corpus: Path) -> No
     lines = said.stdout.splitlines()
     (head,) = (line for line in lines if "rows/s" in line)
     assert head.split() == [
-        "tokens", "workers", "threads", "rows/s", "lowest", "highest", "ratio"
+        "tokens", "workers", "threads", "rows/s", "from", "to", "ratio"
     ]  # fmt: skip
     table = [line for line in lines if line.rstrip().endswith(("default", "faster", "slower",
                                                                "no difference"))]  # fmt: skip

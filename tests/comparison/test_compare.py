@@ -260,3 +260,10 @@ def test_wrong_words_are_refused_with_a_hint(runs: dict[str, Path], tmp_path: Pa
     assert "no answers in common" in str(wrong.exception)
     wrong = call(runs["whole"], tmp_path / "none")
     assert wrong.exit_code == 1
+
+
+def test_outputs_without_a_common_row_are_said_to_have_none(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.parquet", labels(10))
+    b = write(tmp_path / "b.parquet", {**labels(10), "id": list(range(10, 20))})
+    said = CliRunner().invoke(app, ["compare", str(a), str(b), "--key", "id"])
+    assert "note: no row of one side is a row of the other by id" in said.stdout

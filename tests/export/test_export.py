@@ -1224,9 +1224,19 @@ def test_without_network_or_cache(tmp_path: Path) -> None:
     case = {"model": NAME, "out": str(tmp_path / "out")}
     (unreachable,) = _by_name([dict(case)], "http://127.0.0.1:9", tmp_path / "home")
     assert unreachable["error"] == "ExportError"
-    assert "http://127.0.0.1:9 did not serve it" in unreachable["said"]
+    assert "http://127.0.0.1:9 did not serve it (" in unreachable["said"]
+    assert "Connection refused)" in unreachable["said"]
+    assert "Max retries" not in unreachable["said"]
     (offline,) = _by_name([dict(case)], "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE is set" in offline["said"]
+
+
+def test_a_folder_that_is_mistyped_is_named(tmp_path: Path) -> None:
+    """As a hub id it may be one, so the hub is asked first."""
+    case = {"model": "engine/dmo", "out": str(tmp_path / "out")}
+    (answer,) = _by_name([case], "http://127.0.0.1:9", tmp_path / "home")
+    assert "engine/dmo: no local folder" in answer["said"]
+    assert "did you mean 'engine/demo'?" in answer["said"]
 
 
 # --- real shapes and trained weights

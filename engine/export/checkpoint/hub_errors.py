@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
+from engine.core.suggestions import path_meant
 from engine.errors import ExportError
+from engine.printable import cut
 
 
 @contextlib.contextmanager
@@ -24,7 +28,8 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         raise ExportError(
             f"{model}: neither a local folder nor a model that the hub shows to this login",
-            "check the spelling; for a private model log in with: hf auth login",
+            f"{path_meant(Path(model))}check the spelling; for a private model log in with: "
+            "hf auth login",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ExportError(
@@ -36,7 +41,7 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
             f"{model}: neither a local folder nor a hub id", "a hub id reads owner/name"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise _unreachable(at, error) from error
+        raise _unreachable(model, at, error) from error
     except OSError as error:
         raise ExportError(
             f"{at}: the download failed: {type(error).__name__}: {first_line(error)}",
@@ -44,7 +49,7 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
         ) from error
 
 
-def _unreachable(at: str, error: Exception) -> ExportError:
+def _unreachable(model: str, at: str, error: Exception) -> ExportError:
     from huggingface_hub import constants, errors
 
     cause = error.__cause__
@@ -55,11 +60,26 @@ def _unreachable(at: str, error: Exception) -> ExportError:
             f"{at}: not in the hub cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set",
             "unset HF_HUB_OFFLINE once to fetch it, or give a local folder",
         )
-    why = f" ({type(cause).__name__}: {first_line(cause)})" if cause else ""
+    why = f" ({type(cause).__name__}: {_reason(cause)})" if cause else ""
     return ExportError(
-        f"{at}: not in the hub cache, and {constants.ENDPOINT} did not serve it{why}",
-        "check the network or HF_ENDPOINT, or give a local folder",
+        f"{at}: no local folder, not in the hub cache, and {constants.ENDPOINT} did not serve it"
+        f"{why}",
+        f"{path_meant(Path(model))}check the network or HF_ENDPOINT, or give a local folder",
     )
+
+
+def _reason(cause: BaseException) -> str:
+    """Of what requests says the innermost cause: it nests them, with addresses and ids between."""
+    line = first_line(cause)
+    for known in (
+        "Failed to resolve '[^']+'",
+        "Connection refused",
+        r"[Rr]ead timed out",
+        "timed out",
+    ):
+        if found := re.search(known, line):
+            return found[0]
+    return cut(line, 200)
 
 
 def first_line(error: BaseException) -> str:
