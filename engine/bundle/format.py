@@ -60,6 +60,7 @@ RESERVED = (DESCRIPTION, *tuned.FILES.values())
 # emit, source tokens), and of how many steps it keeps the emitted tokens.
 STATE_WIDTH, SYNC_EVERY = 4, 8
 # The hint where a bundle is not what was exported.
+_OF_A_CORPUS = (".parquet", ".jsonl", ".csv", ".arrow")
 AGAIN = "export the model again, or copy the whole bundle once more"
 
 # Input names, then output names, by role. N runs over the decoder's layers. A graph without padding
@@ -282,6 +283,8 @@ def _what_it_is(folder: Path) -> str:
         return f"this is a checkpoint: engine export {folder} --task TASK -o BUNDLE makes a bundle"
     if (folder / "_manifest").is_dir():
         return "this is a run's output folder; give the bundle that made it"
+    if any(next(folder.glob(f"*{ending}"), None) for ending in _OF_A_CORPUS):
+        return "this looks like a corpus; the bundle comes first, then the inputs"
     return "give the folder that `engine export` wrote"
 
 

@@ -162,6 +162,12 @@ def test_a_folder_that_is_no_bundle_is_named(
     assert said in done.stderr
 
 
+def test_inputs_in_a_bundles_place_are_told_theirs(numbers: Path, tmp_path: Path) -> None:
+    done = call("run", numbers.parent, BUNDLE, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "this looks like a corpus; the bundle comes first, then the inputs" in done.stderr
+
+
 def test_a_checkpoint_in_a_bundles_place_is_exported_once(numbers: Path, tmp_path: Path) -> None:
     pytest.importorskip("optimum.exporters.onnx")
     here = {**os.environ, "CORPUS_ENGINE_CACHE": str(tmp_path / "cache")}
