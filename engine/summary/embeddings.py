@@ -65,17 +65,17 @@ class EmbeddingSummary:
         self._is_nested = is_list(answers.results["embedding"].value_type)
         self._are_tokens = self._is_nested and "start" not in answers.results
         self._norms, self._per_row = Spread(), Spread(is_whole=True, unit="vectors")
-        self._unusable = 0
+        self._usable = self._unusable = 0
         self._near, self._sample, self._moments = NearDuplicates(), Sample(POINTS), Moments()
         # The part and the place in it of each vector that is compared.
         self._parts: list[tuple[int, NDArray[np.int64]]] = []
 
     def add(self, batch: Batch) -> Look:
-        answers = batch.results
-        vectors = vectors_of(answers)
+        vectors = vectors_of(batch.results)
         self._per_row.add(vectors.counts)
         self._norms.add(vectors.norms)
         usable = vectors.are_usable
+        self._usable += int(usable.sum())
         self._unusable += int((~usable).sum())
         if not self._are_tokens and usable.any():
             values = vectors.values[usable]
@@ -86,7 +86,7 @@ class EmbeddingSummary:
             self._sample.add(values, self._tags(vectors, batch.kept).filter(pa.array(usable)))
             if values.shape[1] <= WIDEST:
                 self._moments.add(values)
-        return Look(np.full(len(answers), np.nan))
+        return Look(np.full(len(batch.places), np.nan))
 
     def _tags(self, vectors: Vectors, kept: pa.Table) -> pa.Array:
         if not self._colour:
@@ -146,7 +146,7 @@ class EmbeddingSummary:
             mean, (directions, shares) = sample.mean(axis=0), components_of(sample, 2)
         x, y = (sample - mean) @ directions.T[:, 0], (sample - mean) @ directions.T[:, 1]
         groups = _groups(self._sample.tags.to_pylist()) if self._colour else ()
-        caption = f"{len(sample):,} of {self._near.rows:,} embeddings."
+        caption = f"{len(sample):,} of {self._usable:,} embeddings."
         points = Points(x=x.tolist(), y=y.tolist(), groups=groups, caption=caption)
         note = (
             f"The two directions in which embeddings vary most, which have {shares[0]:.1%} and "

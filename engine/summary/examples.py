@@ -20,6 +20,7 @@ from engine.summary.truths import WRONG
 
 LONGEST = 400
 """Characters of a cell."""
+_SHOWN = (("word", "entity_group", "score"), ("word", "entity", "score"), ("token_str", "score"))
 
 
 @dataclass
@@ -132,5 +133,6 @@ def _plain(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value[:LONGEST]))
     if isinstance(value, dict):
-        return " ".join(map(_plain, value.values()))
+        shown = next((names for names in _SHOWN if set(names) <= value.keys()), value)
+        return " ".join(_plain(value[name]) for name in shown)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

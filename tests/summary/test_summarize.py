@@ -14,7 +14,7 @@ from support.written_runs import write_run
 
 import engine
 from engine.core.rejects import Rejects
-from engine.errors import ColumnError, OutputError, SettingsError
+from engine.errors import ColumnError, InputError, OutputError, SettingsError
 from engine.pages.blocks import Bars, Grid, Histogram, Lines, Section, Table
 from engine.summary import summarize
 
@@ -48,9 +48,9 @@ def label_table(rows: int, **more: Any) -> pa.Table:
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl", "csv"])
 def test_labels_in_any_format(tmp_path: Path, kind: str) -> None:
     truths = ["good", "fair", "fair"] * 100
-    table = label_table(300, truth=truths)
+    table = label_table(300, **{"the.truth": truths, "the": ["x"] * 300})
     found = summarize(
-        write_run(tmp_path / "out", table, parts=[120, 120], kind=kind), truth="truth"
+        write_run(tmp_path / "out", table, parts=[120, 120], kind=kind), truth="the.truth"
     )
     assert facts(found[0]) == {"rows": 300, "null answers": "30 (10.00%)"}
     labels = block(section(found, "Labels"), Bars)
@@ -63,7 +63,7 @@ def test_labels_in_any_format(tmp_path: Path, kind: str) -> None:
         labels.names, 90
     )
     assert sum(map(np.array, lines.series.values())).tolist() == histogram.counts
-    against = section(found, "Against truth")
+    against = section(found, "Against the.truth")
     assert facts(against)["accuracy"] == pytest.approx(2 / 3)
     grid = block(against, Grid)
     assert (grid.rows, grid.columns) == (["fair", "good", "bad"], ["fair", "good", "bad"])
@@ -214,6 +214,7 @@ def test_entities(tmp_path: Path) -> None:
     assert [row[1] for row in block(section(shown, "Examples: longest"), Table).rows] == [2, 1]
     least = [row[1] for row in block(section(shown, "Examples: least sure"), Table).rows]
     assert least == pytest.approx([0.5, 0.8])
+    assert "secret PER 0.9, secret LOC 0.5" in repr(shown)
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -315,3 +316,13 @@ def test_what_is_no_answer_of_a_task(tmp_path: Path) -> None:
     nothing = label_table(3, truth=pa.nulls(3))
     found = summarize(write_run(tmp_path / "null", nothing), truth="truth")
     assert section(found, "Against truth").note == "No answered row has a value of truth."
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_damaged_part_is_named(tmp_path: Path, kind: str) -> None:
+    out = write_run(tmp_path / "out", label_table(300), parts=[100], kind=kind)
+    part = sorted(out.glob("part-*"))[1]
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=part.name):
+        summarize(out)
