@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 ROWS = 4096
 """Rows of a batch of `columns` at most."""
+_BATCH = 32 << 20  # bytes of rows of Parquet that are decoded at a time
 _LONGEST_ROW = 64 << 20  # of a text format, when it is read back
 
 
@@ -365,8 +366,10 @@ def _parquet_columns(
         opened(file), buffer_size=_BLOCK, page_checksum_verification=True, **THRIFT_LIMITS
     ) as parquet:
         for group in range(parquet.num_row_groups):
+            about = parquet.metadata.row_group(group)
+            rows = _BATCH * about.num_rows // max(about.total_byte_size, 1)
             yield from parquet.iter_batches(
-                ROWS, row_groups=[group], columns=names, use_threads=False
+                min(max(rows, 1), ROWS), row_groups=[group], columns=names, use_threads=False
             )
 
 

@@ -97,6 +97,31 @@ def test_all_columns_together_and_as_a_dataset(tmp_path: Path, kind: str) -> Non
     assert parts.dataset([empty], kind, columns.schema).to_table().schema.names == rows.schema.names
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_some_columns_in_batches_of_few_rows(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "ROWS", 3)
+    columns = pa.RecordBatch.from_pydict({n: c for n, c in COLUMNS.items() if n != "void"})
+    file = write(tmp_path / f"part{FORMATS[kind]}", columns)
+    for names in (["digits", "text", "id"], ["entities"], ["nested", 'n"a,m\ne é', "fixed"]):
+        batches = list(parts.columns(file, columns.schema, names))
+        assert [batch.num_rows for batch in batches] == [3, 1]
+        assert all(batch.schema.names == names for batch in batches)
+        found = pa.Table.from_batches(batches).to_pydict()
+        assert found == {name: COLUMNS[name].to_pylist() for name in names}
+    empty = write(tmp_path / f"empty{FORMATS[kind]}", columns.slice(0, 0))
+    assert list(parts.columns(empty, columns.schema, ["id"])) == []
+
+
+def test_long_rows_of_parquet_are_decoded_a_few_at_a_time(tmp_path: Path) -> None:
+    texts = pa.array(["x" * (5 << 20) + str(i) for i in range(20)])
+    file = write(tmp_path / "part.parquet", pa.RecordBatch.from_arrays([texts], names=["text"]))
+    rows = [batch.num_rows for batch in parts.columns(file, None, ["text"])]
+    assert sum(rows) == 20
+    assert max(rows) <= 32 // 5
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()
