@@ -44,6 +44,8 @@ class Bins:
             self._first, self._counts = _pairs(self._first, self._counts)
             self._width *= 2
         places = np.floor(values / self._width).astype(np.int64)
+        if self.least < 0:  # the smallest ones divided are 0
+            places[(values < 0) & (places == 0)] = -1
         if not len(self._counts):
             self._first = int(places.min())
         first = min(self._first, int(places.min()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +22,16 @@ class EntityCounts:
     Attributes:
         shared, expected, actual: int64 (rows,): in both, in each.
         shifts: float64: of those in both, how far the score moved.
+        groups: Names of groups.
+        by_group: int64 (groups, 3): shared, expected and actual ones of each.
     """
 
     shared: Ints
     expected: Ints
     actual: Ints
     shifts: Floats
+    groups: Sequence[str]
+    by_group: Ints
 
 
 def f1(shared: int, expected: int, actual: int) -> float:
@@ -47,7 +52,8 @@ def compare(expected: pa.Array, actual: pa.Array) -> EntityCounts:
                                                      strict=True))  # fmt: skip
     groups = pa.chunked_array([s.group for s in sides]).combine_chunks().dictionary_encode()
     keys = np.concatenate([s.row for s in sides])
-    for values in (*places, groups.indices.to_numpy().astype(np.int64)):
+    codes = groups.indices.to_numpy().astype(np.int64)
+    for values in (*places, codes):
         keys = np.unique(keys * (values.max(initial=0) + 1) + values, return_inverse=True)[1]
     # The last of equal ones counts.
     parts = [keys[:count][::-1], keys[count:][::-1]]
@@ -58,7 +64,12 @@ def compare(expected: pa.Array, actual: pa.Array) -> EntityCounts:
     shift = np.abs(scores[0][at[0]][first] - scores[1][at[1]][second])
     row = [side.row[::-1][i] for side, i in zip(sides, at, strict=True)]
     counts = [np.bincount(r, minlength=rows) for r in (row[0][first], *row)]
-    return EntityCounts(counts[0], counts[1], counts[2], shift)
+    own = [c[::-1][i] for c, i in zip((codes[:count], codes[count:]), at, strict=True)]
+    names = groups.dictionary.to_pylist()
+    by_group = [np.bincount(c, minlength=len(names)) for c in (own[0][first], *own)]
+    shared, in_expected, in_actual = counts
+    of_groups = np.stack(by_group, axis=1)
+    return EntityCounts(shared, in_expected, in_actual, shift, names, of_groups)
 
 
 @dataclass(frozen=True)

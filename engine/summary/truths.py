@@ -21,6 +21,7 @@ from engine.summary.figures import MOST_VALUES, OTHER, pairs
 from engine.summary.looks import Floats
 
 UNKNOWN, WRONG, RIGHT = -1, 0, 1
+ENTITY_HEAD = ("kind", "true ones", "found", "right", "precision", "recall", "F1")
 
 
 class TruthSummary:
@@ -44,7 +45,7 @@ class TruthSummary:
         check_type(column, type_, entities=self._is_entities)
         self._counts = TruthCounts("labels" if self._is_entities else kind)
         self._calibration = Calibration()
-        self._entities = np.zeros(3, np.int64)
+        self._entities: dict[str, NDArray[np.int64]] = {}  # shared, true and found ones of a kind
         self._rows = 0
 
     def add(
@@ -73,8 +74,8 @@ class TruthSummary:
 
     def _add_entities(self, wanted: pa.Array, given: pa.Array) -> NDArray[np.bool_]:
         counts = entities.compare(wanted, given)
-        totals = counts.shared, counts.expected, counts.actual
-        self._entities += [one.sum() for one in totals]
+        for name, own in zip(counts.groups, counts.by_group, strict=True):
+            self._entities[name] = self._entities.get(name, np.zeros(3, np.int64)) + own
         return np.asarray((counts.shared == counts.expected) & (counts.shared == counts.actual))
 
     def sections(self) -> list[Section]:
@@ -82,23 +83,18 @@ class TruthSummary:
         if not self._rows:
             return [Section(title, (), f"No answered row has a value of {self._column}.")]
         if self._is_entities:
-            return [Section(title, [pairs(self._entity_figures())],
-                            "An entity is right with the same kind, start and end.")]  # fmt: skip
+            note = "An entity is right with the same kind, start and end."
+            return [Section(title, self._entity_blocks(), note)]
         if self._kind != "labels":
             return [Section(title, [pairs(self._figures())])]
         return [Section(title, *self._label_blocks()), *self._calibrated()]
 
-    def _entity_figures(self) -> dict[str, object]:
-        shared, expected, actual = self._entities.tolist()
-        return {
-            "rows with a truth": self._rows,
-            "true entities": expected,
-            "entities found": actual,
-            "right ones": shared,
-            "precision": shared / actual if actual else None,
-            "recall": shared / expected if expected else None,
-            "F1": entities.f1(shared, expected, actual),
-        }
+    def _entity_blocks(self) -> list[Block]:
+        kinds = sorted(self._entities.items(), key=lambda one: (-one[1][1:].sum(), one[0]))
+        total = np.sum([np.zeros(3, np.int64), *self._entities.values()], axis=0)
+        shown = [(name, *_entity_row(counts)) for name, counts in kinds[:MOST_VALUES]]
+        table = Table(rows=[("all", *_entity_row(total)), *shown], head=ENTITY_HEAD)
+        return [pairs({"rows with a truth": self._rows}), table]
 
     def _figures(self) -> dict[str, object]:
         counts = self._counts
@@ -145,6 +141,14 @@ class TruthSummary:
             x=middles.tolist(), series=series, x_unit="score", caption="Accuracy by score."
         )
         return [Section("Calibration", [figures, lines, table], note)]
+
+
+def _entity_row(counts: NDArray[np.int64]) -> tuple[object, ...]:
+    """True and found entities, right ones, precision, recall and F1."""
+    shared, expected, actual = counts.tolist()
+    precision = shared / actual if actual else None
+    recall = shared / expected if expected else None
+    return expected, actual, shared, precision, recall, entities.f1(shared, expected, actual)
 
 
 def check_type(

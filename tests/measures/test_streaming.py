@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.measures import categories, near_duplicates
+from engine.measures import categories, entities, near_duplicates
 from engine.measures.bins import MOST, SCORE, SHOWN, Bins
 from engine.measures.calibration import BINS, Calibration
 from engine.measures.categories import Categories
@@ -40,9 +40,8 @@ def binned(values: NDArray[np.float64], places: Sequence[int], *, whole: bool = 
     return bins
 
 
-# A number next to 0 divided by the width of a bin is 0.
-ANY = st.floats(allow_nan=False, allow_infinity=False).map(lambda v: v if abs(v) > 1e-140 else 0.0)
-NUMBERS = st.lists(ANY | st.floats(2**-20, 1) | st.just(1.0), max_size=60)
+ANY = st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.lists(ANY | st.floats(0, 1) | st.just(1.0), max_size=60)
 
 
 @given(NUMBERS, cuts)
@@ -254,3 +253,31 @@ def test_many_equal_vectors_are_each_near_another(monkeypatch: pytest.MonkeyPatc
     assert (found.near, found.identical) == (5000, 4999)
     monkeypatch.setattr(near_duplicates, "MOST", 400)
     assert near(vectors, [300]).rows == 400
+
+
+ENTITY = st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(4, 6))
+ENTITY_ROWS = st.lists(st.tuples(st.lists(ENTITY, max_size=4), st.lists(ENTITY, max_size=4)))
+
+
+@given(ENTITY_ROWS)
+def test_entities_are_counted_by_group_as_sets_are(rows: list[tuple[Any, Any]]) -> None:
+    fields = [("entity_group", pa.string()), ("start", pa.int32()), ("end", pa.int32())]
+    kind = pa.list_(pa.struct(fields))
+    names = [name for name, _ in fields]
+    columns = [
+        pa.array([[dict(zip(names, one, strict=True)) for one in row[side]] for row in rows], kind)
+        for side in (0, 1)
+    ]
+    found = entities.compare(*columns)
+    expected = {
+        group: [
+            sum(len({e for e in one if e[0] == group}) for one in sides)
+            for sides in ([set(a) & set(b) for a, b in rows], *([row[i] for row in rows]
+                          for i in (0, 1)))
+        ]
+        for row in rows for side in row for group, *_ in side
+    }  # fmt: skip
+    assert dict(zip(found.groups, found.by_group.tolist(), strict=True)) == expected
+    assert found.by_group.sum(axis=0).tolist() == [
+        int(one.sum()) for one in (found.shared, found.expected, found.actual)
+    ]
