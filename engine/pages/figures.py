@@ -128,11 +128,19 @@ def _scaled(axes: Any) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for axis, count in ((axes.xaxis, 6), (axes.yaxis, 4)):
+        low, high = axis.get_view_interval()
+        digits = _digits(low, high)
         axis.set_major_locator(MaxNLocator(count, steps=(1, 2, 2.5, 5, 10)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _, n=digits: number(value, n)))
     axes.grid(axis="y")
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
+
+
+def _digits(low: float, high: float) -> int:
+    """Digits by which marks from one value to another differ."""
+    span, size = abs(high - low), max(abs(low), abs(high))
+    return 4 if span <= 0 or size <= 0 else max(4, math.ceil(math.log10(size / span)) + 3)
 
 
 def _points(axes: Any, figure: Points) -> None:
@@ -184,9 +192,14 @@ def _intervals(axes: Any, figure: Intervals) -> None:
     axes.hlines(range(count), figure.lows, figure.highs, color=SERIES[0], linewidth=5, alpha=0.35)
     axes.plot(figure.values, range(count), "o", color=SERIES[0], markersize=7)
     for place, value in enumerate(figure.values):
-        axes.text(1.03, place, f"{value:.4f}", va="center", color=INK)
-    axes.set_xlim(-0.02, 1.16)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+        place_ = {"x": 1, "y": place, "transform": axes.get_yaxis_transform()}
+        axes.text(**place_, s=f"{value:.4f}", va="center", ha="right", color=INK)
+    low, high = min(figure.lows, default=0.0), max(figure.highs, default=1.0)
+    room = max(2 * (high - low), 0.002)
+    low, high = max(0.0, low - room), min(1.0, high + room)
+    axes.set_xlim(low, high + 0.16 * (high - low))
+    _scaled(axes)
+    axes.grid(visible=False, axis="y")
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0)
@@ -204,14 +217,14 @@ def _colours() -> Iterator[str]:
         yield from SERIES
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 4) -> str:
     """A number at a mark: 0.25, 1,500, 12k or 3.4M."""
     size = abs(value)
     if size < 10_000:
-        return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+        return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.{digits}g}"
     for unit, one in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if size >= one:
-            return f"{value / one:.3g}{unit}"
+            return f"{value / one:.{digits - 1}g}{unit}"
     return f"{value:.3g}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from itertools import count
+from itertools import count, groupby
 
 from engine.pages import figures
 from engine.pages.blocks import Block, Page, Section, Table, Tile, Tiles
@@ -27,7 +27,7 @@ def draw(page: Page) -> str:
     """
     title = shown(page.title)
     names = (f"f{number}-" for number in count(1))
-    sections = "".join(_section(section, names) for section in page.sections)
+    sections = "".join(_sections(page.sections, names))
     subtitle = f'<p class="subtitle">{shown(page.subtitle)}</p>' if page.subtitle else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -43,6 +43,21 @@ def _footer(page: Page) -> str:
     without = f"; figures are tables: {figures.EXTRA} draws them"
     extra = "" if figures.available() or not has_figures else without
     return escape(f"corpus-engine {__version__}{extra}")
+
+
+def _sections(sections: Sequence[Section], names: Iterator[str]) -> Iterator[str]:
+    """All sections; small ones that follow each other stand beside each other."""
+    for small, group in groupby(sections, key=_is_small):
+        drawn = [_section(section, names) for section in group]
+        yield (
+            f'<div class="beside">{"".join(drawn)}</div>' if small and drawn[1:] else "".join(drawn)
+        )
+
+
+def _is_small(section: Section) -> bool:
+    """Whether a section is one figure and nothing else."""
+    alone = len(section.blocks) == 1 and not section.note and bool(section.title)
+    return alone and not isinstance(section.blocks[0], (Table, Tiles))
 
 
 def _section(section: Section, names: Iterator[str]) -> str:
@@ -62,8 +77,13 @@ def _block(block: Block, names: Iterator[str]) -> str:
         return ""
     if not figures.available():
         return _table(as_table(block))
-    caption = f"<figcaption>{shown(block.caption)}</figcaption>" if block.caption else ""
+    caption = f"<figcaption>{_caption(block.caption)}</figcaption>" if block.caption else ""
     return f"<figure>{caption}{figures.draw(block, next(names))}</figure>"
+
+
+def _caption(text: str) -> str:
+    """It stands as a heading does, without a full stop."""
+    return shown(text.removesuffix("."))
 
 
 def _tile(tile: Tile) -> str:
@@ -82,8 +102,9 @@ def _table(table: Table) -> str:
     )
     rows = "".join(f"<tr>{_cells(row, numbers)}</tr>" for row in table.rows)
     above = f"<thead><tr>{head}</tr></thead>" if head else ""
-    caption = f'<p class="caption">{shown(table.caption)}</p>' if table.caption else ""
-    wide = " wide" if max(map(len, table.rows)) > _WIDE else ""
+    caption = f'<p class="caption">{_caption(table.caption)}</p>' if table.caption else ""
+    long = table.head and any(len(shown(cell)) >= _LONG for row in table.rows for cell in row)
+    wide = " wide" if long or max(map(len, table.rows)) > _WIDE else ""
     pairs = "" if head else ' class="pairs"'
     body = f'<div class="scroll"><table{pairs}>{above}<tbody>{rows}</tbody></table></div>'
     return f'<div class="table{wide}">{caption}{body}</div>'

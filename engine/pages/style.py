@@ -21,7 +21,9 @@ border-top:1px solid var(--rule)}
 .tiles+.tiles,header+section{margin-top:1.5rem}
 section.first>h2{border:0;padding:0}
 .note{color:var(--muted);margin:-.5rem 0 1.1rem;max-width:46rem;overflow-wrap:anywhere}
-.blocks{display:grid;gap:1.75rem 2.5rem;align-items:start;
+.blocks{display:grid;gap:1.75rem 2.5rem;align-items:start;grid-auto-flow:dense;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
+.beside{display:grid;column-gap:2.5rem;
 grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
 .wide{grid-column:1/-1}
 .tiles{display:grid;gap:.75rem;margin:0;
@@ -59,5 +61,5 @@ color:var(--muted)}
 body{font-size:10.5pt}main{max-width:none;padding:0}h2{break-after:avoid}
 figure,tr,.tiles div{break-inside:avoid}.scroll{overflow:visible}
 .tiles div{border:1px solid var(--rule)}
-.blocks{grid-template-columns:1fr 1fr}}
+.blocks,.beside{grid-template-columns:1fr 1fr}}
 """

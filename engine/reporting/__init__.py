@@ -78,8 +78,12 @@ def _title(facts: RunFacts) -> str:
     return f"{name}: {facts.task}" if facts.task else name
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def _subtitle(facts: RunFacts) -> str:
-    parts = [f"{facts.files:,} file{'s' * (facts.files != 1)}", f"{facts.parts:,} parts"]
+    parts = [_counted(facts.files, "file"), _counted(facts.parts, "part")]
     if facts.starts:
         latest = facts.starts[-1]
         model = latest.model

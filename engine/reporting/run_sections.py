@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def _work_tiles(facts: RunFacts) -> list[Tile]:
     rows = sum(start.counts.get("rows", 0) for start in facts.starts)
     times = f"{len(facts.starts)} starts" if len(facts.starts) > 1 else "one start"
     return [
-        Tile("repeated", facts.repeats, "sequences computed once"),
+        Tile("repeated", facts.repeats, "computed once"),
         Tile("time", duration(seconds), times),
         Tile("rows/s", _rate(rows, seconds), "computed, over time"),
         Tile("CPU hours", _hours(facts.cpu_seconds or 0.0), "of all starts"),
@@ -86,7 +87,11 @@ def rejected(facts: RunFacts) -> list[Section]:
     """Rows that were set aside; nothing where there are none."""
     if not facts.rows_rejected:
         return []
-    files = [(f.path, f.rows_in, f.rows_rejected) for f in facts.rejected_files]
+    names = _below_common([file.path for file in facts.rejected_files])
+    files = [
+        (name, file.rows_in, file.rows_rejected)
+        for name, file in zip(names, facts.rejected_files, strict=True)
+    ]
     shown = f", the first {len(files)}" if facts.files_with_rejects > len(files) else ""
     blocks: list[Block] = [
         Bars(
@@ -102,6 +107,14 @@ def rejected(facts: RunFacts) -> list[Section]:
         ),
     ]
     return [Section("Rejected rows", blocks, f"engine rejects {facts.out} lists them.")]
+
+
+def _below_common(paths: Sequence[str]) -> list[str]:
+    """Paths without the folder that all of them lie in."""
+    split = [path.split("/") for path in paths]
+    levels = zip(*(names[:-1] for names in split), strict=False)
+    common = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
+    return ["/".join(names[common:]) for names in split]
 
 
 def time(facts: RunFacts) -> Section:
