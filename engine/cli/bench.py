@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli import numbers, terminal
+from engine.cli import completion, numbers, terminal
 from engine.cli.progress import shown
 from engine.core.settings import split_commas
 
@@ -43,7 +43,11 @@ _Rounds = Annotated[
 def bench(
     ctx: typer.Context,
     bundle: Annotated[
-        str, typer.Argument(help=f"A bundle's folder, or {EMBEDDED} for the embedded model.")
+        str,
+        typer.Argument(
+            help=f"A bundle's folder, or {EMBEDDED} for the embedded model.",
+            autocompletion=completion.bundles,
+        ),
     ],
     inputs: Annotated[
         list[str] | None,

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from engine.cli import interrupt, terminal
+from engine.cli import completion, interrupt, terminal
 from engine.cli.typed_names import as_typed
 from engine.core import memory_limits
 from engine.errors import EngineError, Stalled, Stopped
@@ -137,8 +137,8 @@ app = typer.Typer(
 )
 
 
-def _version(requested: bool) -> None:
-    if requested:
+def _version(ctx: typer.Context, requested: bool) -> None:
+    if requested and not ctx.resilient_parsing:
         terminal.show(f"corpus-engine {__version__}")
         raise typer.Exit
 
@@ -158,6 +158,8 @@ def call() -> int:
     Returns:
         Its exit code, but for 75, with which the process has ended then.
     """
+    if completion.asked():
+        return completion.answer(app)
     terminal.accept_any_text()
     try:
         app(standalone_mode=True)

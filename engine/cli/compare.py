@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import completion, terminal
 from engine.core.settings import split_commas
 from engine.errors import SettingsError
 
@@ -16,17 +16,35 @@ DISAGREE = 4
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="An output: a run's folder or file, or any table.")],
-    b: Annotated[str, typer.Argument(help="The other: Parquet, Arrow, JSON lines or CSV.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="An output: a run's folder or file, or any table.", autocompletion=completion.runs
+        ),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(
+            help="The other: Parquet, Arrow, JSON lines or CSV.", autocompletion=completion.runs
+        ),
+    ],
     key: Annotated[
-        str, typer.Option(help="Columns by which rows belong together, a,b; without: by order.")
+        str,
+        typer.Option(
+            help="Columns by which rows belong together, a,b; without: by order.",
+            autocompletion=completion.columns,
+        ),
     ] = "",
     mapping: Annotated[
         list[str] | None,
         typer.Option("--map", help="OURS=THEIRS, a column by another name; once for each."),
     ] = None,
     truth: Annotated[
-        str, typer.Option(help="A column of A or B with what is true: accuracy, F1, McNemar.")
+        str,
+        typer.Option(
+            help="A column of A or B with what is true: accuracy, F1, McNemar.",
+            autocompletion=completion.columns,
+        ),
     ] = "",
     out: Annotated[
         str, typer.Option("--out", "-o", help="A file to write as a page: one HTML, no script.")

@@ -7,15 +7,29 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import completion, terminal
+from engine.core.config import COMPRESSIONS, FORMATS
 
 
 def convert(
-    out: Annotated[str, typer.Argument(help="The output folder of a finished run.")],
-    to: Annotated[str, typer.Option(help="Format of the new parts: arrow, parquet, jsonl or csv.")],
+    out: Annotated[
+        str,
+        typer.Argument(help="The output folder of a finished run.", autocompletion=completion.runs),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Format of the new parts: arrow, parquet, jsonl or csv.",
+            autocompletion=completion.one_of(FORMATS),
+        ),
+    ],
     new: Annotated[str, typer.Option("--out", "-o", help="Folder to write the new parts to.")],
     compression: Annotated[
-        str, typer.Option(help="Of Arrow and Parquet: zstd, lz4 or none; without it zstd.")
+        str,
+        typer.Option(
+            help="Of Arrow and Parquet: zstd, lz4 or none; without it zstd.",
+            autocompletion=completion.one_of(COMPRESSIONS),
+        ),
     ] = "",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Clear the folder where it holds another run.")

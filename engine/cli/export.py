@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import completion, terminal
 from engine.core.settings import split_commas
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _Page = Annotated[
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _RECIPES = "fp32, int8, int8-static, int8-tensor, int8-weight, int4-weight or fp16."
+RECIPES = completion.one_of(_RECIPES.strip(".").replace(" or ", ", ").split(", "))
+"""The recipes that the shell offers."""
 
 
 def export(
@@ -42,13 +44,17 @@ def export(
         ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="The task, such as translation_en_to_de; see engine tasks.")
+        str | None,
+        typer.Option(
+            help="The task, such as translation_en_to_de; see engine tasks.",
+            autocompletion=completion.tasks,
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the hub.")] = None,
     subfolder: Annotated[
         str, typer.Option(help="Folder in the checkpoint's folder or repository that holds it.")
     ] = "",
-    recipe: Annotated[str, typer.Option(help=_RECIPES)] = "fp32",
+    recipe: Annotated[str, typer.Option(help=_RECIPES, autocompletion=RECIPES)] = "fp32",
     sample: _Sample = None,
     text: _Text = None,
     force: _Force = False,
@@ -73,9 +79,11 @@ def export(
 
 
 def quantize(
-    bundle: Annotated[Path, typer.Argument(help="A bundle of the recipe fp32.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle of the recipe fp32.", autocompletion=completion.bundles)
+    ],
     out: _Out,
-    recipe: Annotated[str, typer.Option(help=_RECIPES)] = "int8",
+    recipe: Annotated[str, typer.Option(help=_RECIPES, autocompletion=RECIPES)] = "int8",
     sample: _Sample = None,
     text: _Text = None,
     force: _Force = False,

@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import terminal
+from engine.cli import completion, terminal
 
 
 def gc(
-    out: Annotated[str, typer.Argument(help="The output of a run: a folder, a file or a URL.")],
+    out: Annotated[
+        str,
+        typer.Argument(
+            help="The output of a run: a folder, a file or a URL.", autocompletion=completion.runs
+        ),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Name what would be removed, and remove nothing.")
     ] = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand
 
-from engine.cli import config_file, help_page, terminal
+from engine.cli import completion, config_file, help_page, terminal
 from engine.core.config import RunConfig
 from engine.core.settings import (
     Setting,
@@ -31,6 +31,13 @@ _TYPES: dict[str, Any] = {
     "tuple[str, ...]": list[str],
     "str | Mapping[str, str]": str,
 }
+
+_OFFERED = {
+    "text": completion.columns,
+    "keep": completion.kept,
+    "device": completion.one_of(("auto", "cpu", "cuda", "cuda:0", "cuda:all")),
+}
+"""Settings whose values the shell finds elsewhere than among their choices."""
 
 
 class TaskCommand(TyperCommand):
@@ -140,7 +147,7 @@ def _help_all() -> list[Any]:
 
 
 def _show(ctx: typer.Context, asked: bool) -> None:
-    if asked:
+    if asked and not ctx.resilient_parsing:
         terminal.show(*ctx.get_help().split("\n"))
         raise typer.Exit
 
@@ -153,7 +160,8 @@ def _parameter(
     name: str, kind: str, setting: Setting, help: str, default: Any
 ) -> inspect.Parameter:
     flags = ["--" + name.replace("_", "-")] if setting.flag else []
-    form = typer.Option(*flags, help=help)
+    offered = _OFFERED.get(name) or completion.one_of(setting.choices)
+    form = typer.Option(*flags, help=help, autocompletion=offered)
     if setting.size:
         form = typer.Option(help=help, parser=_size, metavar="<size>")
         default = format_size(default)

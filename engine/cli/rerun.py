@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli import config_file, pipe
+from engine.cli import completion, config_file, pipe
 from engine.errors import SettingsError
 
 
 def rerun(
-    out: Annotated[str, typer.Argument(help="The output of a run.")],
+    out: Annotated[
+        str, typer.Argument(help="The output of a run.", autocompletion=completion.runs)
+    ],
     into: Annotated[
         str, typer.Option("--out", "-o", help="Another output; by default the same is continued.")
     ] = "",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli import config_file, pipe, terminal
-from engine.cli.log import SECONDS, Log, every, logging, progress_metrics, write_metrics
+from engine.cli import completion, config_file, pipe, terminal
+from engine.cli.export import RECIPES
+from engine.cli.log import FORMATS, SECONDS, Log, every, logging, progress_metrics, write_metrics
 from engine.cli.progress import shown
 from engine.cli.rerun import recorder
 from engine.cli.typed_names import as_typed
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 _Model = Annotated[
     str,
-    typer.Argument(help="A bundle; or a checkpoint (folder, hub id), which is exported once."),
+    typer.Argument(
+        help="A bundle; or a checkpoint (folder, hub id), which is exported once.",
+        autocompletion=completion.bundles,
+    ),
 ]
 _Inputs = Annotated[
     list[str],
@@ -44,12 +48,19 @@ _Out = Annotated[
     ),
 ]
 _Task = Annotated[
-    str | None, typer.Option(help="If MODEL is a checkpoint: its task; see engine tasks.")
+    str | None,
+    typer.Option(
+        help="If MODEL is a checkpoint: its task; see engine tasks.",
+        autocompletion=completion.tasks,
+    ),
 ]
 _Revision = Annotated[str | None, typer.Option(help="If MODEL is a hub id: commit, tag or branch.")]
 _Recipe = Annotated[
     str | None,
-    typer.Option(help="If MODEL is a checkpoint: fp32 (the default), int8 or another recipe."),
+    typer.Option(
+        help="If MODEL is a checkpoint: fp32 (the default), int8 or another recipe.",
+        autocompletion=RECIPES,
+    ),
 ]
 _AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="If MODEL is a checkpoint: load .bin weights.")
@@ -89,7 +100,11 @@ _LogFile = Annotated[
     str | None, typer.Option(help="Add progress, summary and error to this file, a line each.")
 ]
 _LogFormat = Annotated[
-    str, typer.Option(help="Lines of the log, or of standard error without one: text or json.")
+    str,
+    typer.Option(
+        help="Lines of the log, or of standard error without one: text or json.",
+        autocompletion=completion.one_of(FORMATS),
+    ),
 ]
 _MetricsFile = Annotated[
     str | None,

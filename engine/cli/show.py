@@ -9,15 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli import numbers, terminal
+from engine.cli import completion, numbers, terminal
 from engine.cli.export import describe_figure
 from engine.cli.typed_names import as_typed
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+def _bundles_and_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    return completion.bundles(ctx, incomplete) + completion.runs(ctx, incomplete)
+
+
 def inspect(
-    path: Annotated[str, typer.Argument(help="A bundle, a run's output folder or one part file.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="A bundle, a run's output folder or one part file.",
+            autocompletion=_bundles_and_runs,
+        ),
+    ],
     rows: Annotated[
         int,
         typer.Option(
@@ -49,7 +59,10 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def head(
-    out: Annotated[str, typer.Argument(help="The output folder of a finished run.")],
+    out: Annotated[
+        str,
+        typer.Argument(help="The output folder of a finished run.", autocompletion=completion.runs),
+    ],
     rows: Annotated[
         int,
         typer.Option(
@@ -70,7 +83,9 @@ def head(
 
 
 def rejects(
-    out: Annotated[str, typer.Argument(help="The output folder of a run.")],
+    out: Annotated[
+        str, typer.Argument(help="The output folder of a run.", autocompletion=completion.runs)
+    ],
 ) -> None:
     """Print the bad rows of a run as JSON lines: file, row (from 0), code, message and, where one
     is at fault, column, expected and found type."""
@@ -81,7 +96,9 @@ def rejects(
 
 
 def verify(
-    out: Annotated[str, typer.Argument(help="The output folder of a run.")],
+    out: Annotated[
+        str, typer.Argument(help="The output folder of a run.", autocompletion=completion.runs)
+    ],
     inputs: Annotated[
         bool, typer.Option("--inputs/--no-inputs", help="Hash the inputs again.")
     ] = True,
@@ -110,7 +127,12 @@ def verify(
 
 def tasks(
     name: Annotated[
-        str | None, typer.Argument(metavar="[TASK]", help="A task or alias; by default all.")
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            help="A task or alias; by default all.",
+            autocompletion=completion.tasks,
+        ),
     ] = None,
     as_json: _Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli import numbers, terminal
+from engine.cli import completion, numbers, terminal
 
 if TYPE_CHECKING:
     from engine.bench.sweep import Sweep
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def tune(
     ctx: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle's folder.", autocompletion=completion.bundles)
+    ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(help="Rows like those of later runs; by default bundled sentences."),
