@@ -11,7 +11,7 @@ import typer
 
 from engine.cli import completion, numbers, terminal
 from engine.cli.progress import shown
-from engine.core.settings import split_commas
+from engine.core.settings import parse_count, split_commas
 
 if TYPE_CHECKING:
     from engine.bench.profile import Profile
@@ -145,10 +145,10 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
     from engine.errors import SettingsError
 
     try:
-        return tuple(int(value) for value in split_commas(text))
+        return tuple(parse_count(value) for value in split_commas(text))
     except ValueError as error:
         raise SettingsError(
-            f"{name} is {text!r}", "whole numbers, 1 or more, such as 1,2"
+            f"--{name} is {text!r}", "whole numbers, 1 or more, such as 1,2"
         ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli import completion, terminal
+from engine.cli import completion, numbers, terminal
 from engine.core.settings import split_commas
 from engine.errors import SettingsError
 
@@ -15,46 +15,59 @@ DISAGREE = 4
 """The exit code of outputs that agree less than was asked for."""
 
 
+_Output = Annotated[
+    str,
+    typer.Argument(
+        help="An output: a run's folder or file, or any table.", autocompletion=completion.runs
+    ),
+]
+_Other = Annotated[
+    str,
+    typer.Argument(
+        help="The other: Parquet, Arrow, JSON lines or CSV.", autocompletion=completion.runs
+    ),
+]
+_Key = Annotated[
+    str,
+    typer.Option(
+        help="Columns by which rows belong together, a,b; without: by order.",
+        autocompletion=completion.columns,
+    ),
+]
+
+_Truth = Annotated[
+    str,
+    typer.Option(
+        help="A column of A or B with what is true: accuracy, F1, McNemar.",
+        autocompletion=completion.columns,
+    ),
+]
+_Examples = Annotated[
+    int,
+    typer.Option(
+        parser=numbers.at_least(0),
+        metavar=numbers.METAVAR,
+        help="Rows that differ most to show with their texts.",
+    ),
+]
+
+
 def compare(
-    a: Annotated[
-        str,
-        typer.Argument(
-            help="An output: a run's folder or file, or any table.", autocompletion=completion.runs
-        ),
-    ],
-    b: Annotated[
-        str,
-        typer.Argument(
-            help="The other: Parquet, Arrow, JSON lines or CSV.", autocompletion=completion.runs
-        ),
-    ],
-    key: Annotated[
-        str,
-        typer.Option(
-            help="Columns by which rows belong together, a,b; without: by order.",
-            autocompletion=completion.columns,
-        ),
-    ] = "",
+    a: _Output,
+    b: _Other,
+    key: _Key = "",
     mapping: Annotated[
         list[str] | None,
         typer.Option("--map", help="OURS=THEIRS, a column by another name; once for each."),
     ] = None,
-    truth: Annotated[
-        str,
-        typer.Option(
-            help="A column of A or B with what is true: accuracy, F1, McNemar.",
-            autocompletion=completion.columns,
-        ),
-    ] = "",
+    truth: _Truth = "",
     out: Annotated[
         str, typer.Option("--out", "-o", help="A file to write as a page: one HTML, no script.")
     ] = "",
     min_agreement: Annotated[
         float, typer.Option(help="From 0 to 1: exit with 4 where they agree less.")
     ] = 0.0,
-    examples: Annotated[
-        int, typer.Option(min=0, help="Rows that differ most to show with their texts.")
-    ] = 0,
+    examples: _Examples = 0,
     by_order: Annotated[
         bool, typer.Option("--by-order", help="Both have the same rows in the same order.")
     ] = False,

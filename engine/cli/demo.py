@@ -31,7 +31,10 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the corpus and the results.")
     ] = Path("demo-out"),
-    seed: Annotated[int, typer.Option(help="Seed of the corpus.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(parser=numbers.whole, metavar=numbers.METAVAR, help="Seed of the corpus."),
+    ] = 0,
     export: Annotated[
         bool,
         typer.Option("--export", help="Export the checkpoint first, with Optimum; in a clone."),

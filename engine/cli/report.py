@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import numbers, terminal
+from engine.cli import completion, numbers, terminal
 
 
 def report(
     out: Annotated[
-        str, typer.Argument(help="The output of a run: a folder, one file, or a folder's URL.")
+        str,
+        typer.Argument(
+            help="The output of a run: a folder, one file, or a folder's URL.",
+            autocompletion=completion.runs,
+        ),
     ],
     page: Annotated[
         str,
@@ -20,7 +24,11 @@ def report(
         ),
     ] = "",
     truth: Annotated[
-        str, typer.Option(help="A kept column with what is true: accuracy, F1, calibration.")
+        str,
+        typer.Option(
+            help="A kept column with what is true: accuracy, F1, calibration.",
+            autocompletion=completion.columns,
+        ),
     ] = "",
     examples: Annotated[
         int,
@@ -31,7 +39,11 @@ def report(
         ),
     ] = 0,
     colour: Annotated[
-        str, typer.Option(help="A kept column by which embeddings are coloured.")
+        str,
+        typer.Option(
+            help="A kept column by which embeddings are coloured.",
+            autocompletion=completion.columns,
+        ),
     ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; a page only with -o.")

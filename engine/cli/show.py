@@ -163,7 +163,8 @@ def task_lines(row: Mapping[str, Any]) -> list[str]:
 
 
 def doctor(as_json: _Json = False) -> None:
-    """Show Python, CPU, memory, the execution providers that load, versions and hints."""
+    """Show Python, CPU, memory, the execution providers that load, versions, hints, and what would
+    make this machine faster."""
     from engine.demo import BUNDLE
     from engine.runtime.doctor import diagnose
 
@@ -171,11 +172,15 @@ def doctor(as_json: _Json = False) -> None:
     if as_json:
         terminal.show_json(facts)
         return
-    hints = facts.pop("hints")
+    hints, faster = facts.pop("hints"), facts.pop("faster")
     facts["memory"] = f"{facts['memory'] / 2**30:.1f} GiB"
     terminal.show(*_lines(facts))
     for hint in hints:
         terminal.show(f"hint: {hint}")
+    for one in faster:
+        terminal.show(f"faster: {one['about']}: {one['found']}")
+        if one["do"]:
+            terminal.show(f"  do: {one['do']}")
 
 
 def _lines(facts: Mapping[str, object], indent: str = "") -> list[str]:

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from engine.core import system_calls
 
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
+FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+)
 
 
 def cores() -> int:
@@ -20,11 +29,18 @@ def cores() -> int:
     OMP_NUM_THREADS       in a worker of Ray or Spark, which set it to num_cpus of the task or actor
                           and to spark.task.cpus; elsewhere it is for other libraries
     """
+    return min(core_limits().values(), default=1)
+
+
+def core_limits() -> dict[str, int]:
+    """CPUs that this process was given, by what gave them, as `cores` lists it."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    given = [allowed, _cgroup_cores(), _number("SLURM_CPUS_PER_TASK")]
+    given = {"affinity": allowed, "cgroup": _cgroup_cores()}
+    names = ["SLURM_CPUS_PER_TASK"]
     if any(name in os.environ for name in _WORKERS):
-        given.append(_number("OMP_NUM_THREADS"))
-    return min(filter(None, given), default=1)
+        names.append("OMP_NUM_THREADS")
+    given |= {name: _number(name) for name in names}
+    return {name: count for name, count in given.items() if count}
 
 
 _WORKERS = ("RAY_RAYLET_PID", "SPARK_PYTHON_RUNTIME", "SPARK_REUSE_WORKER")

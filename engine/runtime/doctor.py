@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +16,8 @@ from engine.core.graphs import GraphRecord
 from engine.errors import EngineError
 from engine.runtime import cuda
 from engine.runtime.backend import OrtBackend
-from engine.runtime.device import PROVIDERS, built_for, preload, resolve, runtime, why_no_gpu
+from engine.runtime.device import PROVIDERS, built_for, preload, resolve, runtime, why_gpu_is_idle
+from engine.runtime.speed import Advice, Machine, advice
 from engine.version import __version__
 
 _PACKAGES = (
@@ -34,6 +37,7 @@ class Diagnosis:
         memory: Bytes this process may use.
         telemetry: Whether libraries report to their makers, and by which setting.
         hints: What the user can do, most important first.
+        faster: What matters for speed here, and what to do about it.
     """
 
     engine: str
@@ -48,6 +52,7 @@ class Diagnosis:
     providers: dict[str, str]
     cuda: dict[str, Any]
     hints: tuple[str, ...] = field(default=())
+    faster: tuple[Advice, ...] = field(default=())
 
 
 def diagnose(graph: Path) -> Diagnosis:
@@ -67,7 +72,26 @@ def diagnose(graph: Path) -> Diagnosis:
         versions=versions,
         providers=providers,
         cuda=_cuda(),
-        hints=tuple(hints + _hints(features, versions)),
+        hints=tuple(hints + _hints(versions)),
+        faster=advice(_machine(features, versions)),
+    )
+
+
+def _machine(features: tuple[str, ...], versions: Mapping[str, str]) -> Machine:
+    """What the advice on speed depends on."""
+    gpus = cuda.look().gpus
+    try:
+        problem = why_gpu_is_idle()
+    except EngineError as error:
+        problem = error.message
+    return Machine(
+        features=features,
+        cores=os.cpu_count() or 1,
+        limits=hardware.core_limits(),
+        gpus=tuple(gpu.name for gpu in gpus),
+        gpu_problem=problem,
+        exports="optimum-onnx" in versions,
+        telemetry=vendor_telemetry.wanted(),
     )
 
 
@@ -116,19 +140,13 @@ def _providers(graph: Path) -> tuple[dict[str, str], list[str]]:
         except EngineError as error:
             states[name] = error.message
             hints.append(error.hint)
-    if PROVIDERS["cuda"] not in built and cuda.look().gpus and (problem := why_no_gpu()):
-        hints.append(f"there is a GPU, and {problem[0]}: {problem[1]}")
     return states, hints
 
 
-def _hints(features: tuple[str, ...], versions: dict[str, str]) -> list[str]:
+def _hints(versions: dict[str, str]) -> list[str]:
     hints = []
     if {"onnxruntime", "onnxruntime-gpu"} <= versions.keys():
         hints.append(
             "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
         )
-    if not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & set(features):
-        hints.append("this CPU has no int8 dot product: expect little from the int8 recipe")
-    if "optimum-onnx" not in versions:
-        hints.append('exporting needs: pip install "corpus-engine[export]"')
     return hints

@@ -134,3 +134,20 @@ def test_a_wrong_command_line_is_an_error_with_a_hint(words: list[str], said: st
     assert done.returncode == 2
     assert done.stdout == ""
     assert said in done.stderr
+
+
+def test_every_number_of_every_command_has_units() -> None:
+    from support.command_lines import NAMES
+
+    from engine.cli.commands import load
+
+    for name in NAMES:
+        command = load(name)
+        context = command.make_context(name, [], resilient_parsing=True)
+        for parameter in command.get_params(context):
+            assert parameter.type.name not in ("integer", "int", "integer range"), parameter.name
+    assert call("bench", "nothing", "--budgets", "1k,x").stderr.startswith("error: --budgets is ")
+    done = call("bench", "nothing", "--budgets", "1k", "--workers", "0.001k", "--limit", "0.1k")
+    assert "nothing: no such bundle" in done.stderr
+    for words in (["compare", "a", "b", "--examples", "1k"], ["demo", "--seed", "1k", "--export"]):
+        assert "is not a whole number" not in call(*words, "--nothing").stderr
