@@ -24,7 +24,7 @@ from engine.bench.measured_rows import MeasuredRows, sample
 from engine.core import hardware, system_calls
 from engine.core.config import RunSettings
 from engine.core.settings import check_whole
-from engine.core.telemetry import Progress
+from engine.core.telemetry import Progress, unwatched
 from engine.errors import EngineError, SettingsError, Stopped
 from engine.pipeline import Bundle
 from engine.runner import coordinator
@@ -239,11 +239,11 @@ class Runs:
         finally:
             shutil.rmtree(self.out, ignore_errors=True)
 
-    def _by_rows(self, limit: int) -> Callable[[Progress], None] | None:
+    def _by_rows(self, limit: int) -> Callable[[Progress], None]:
         """Progress by rows: a run can only estimate how many rows an Arrow file has."""
         report, rows = self.on_progress, min(limit or self.rows.rows, self.rows.rows)
         if report is None:
-            return None
+            return unwatched
         return lambda state: report(dataclasses.replace(state, done=min(1.0, state.rows / rows)))
 
 

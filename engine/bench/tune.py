@@ -37,6 +37,8 @@ from engine.core import hardware
 from engine.core.config import RunSettings
 from engine.core.device import Device
 from engine.core.settings import check_whole
+from engine.core.steps import StepProgress
+from engine.core.telemetry import Progress
 from engine.data import writing
 from engine.errors import EngineError, SettingsError, Stopped
 from engine.export.acceptance.sample import BUNDLED, bundled
@@ -65,6 +67,7 @@ def tune(
     device: str = "auto",
     options: Mapping[str, object] | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[StepProgress], None] | None = None,
 ) -> tuple[Tuned, Sweep]:
     """Time numbers of workers and batch tokens in turns and save what is best beside the bundle.
 
@@ -105,6 +108,8 @@ def tune(
     }
     with stopping(), tempfile.TemporaryDirectory(prefix="engine-tune-") as scratch:
         runs = _runs(folder, inputs, settings, Path(scratch), _MAX_GPU_ROWS if gpu else _MAX_ROWS)
+        if on_progress:
+            runs = replace(runs, on_progress=_by_time(ends, seconds, on_progress))
         progress(f"a first trial on {gpu or 'the CPU'}, the beginning of {seconds} s")
         found, best = _compared(folder, first, runs, ends, seconds, progress)
     settled = _tuned(best, found, inputs, gpu)
@@ -165,6 +170,21 @@ def _runs(
     limited: RunSettings = {**settings, "limit": most}
     rows = sample(folder.path, files, scratch / "all.arrow", **limited)
     return Runs(rows, scratch / "out", settings, None)
+
+
+def _by_time(
+    ends: float, seconds: int, show: Callable[[StepProgress], None]
+) -> Callable[[Progress], None]:
+    """Shows how much of the promised time is left, at each progress of a run."""
+
+    def update(progress: Progress) -> None:
+        left = max(0.0, ends - time.perf_counter())
+        spent = seconds - (ends - time.perf_counter())
+        done = min(1.0, spent / seconds)
+        speed = f"{progress.rows / (progress.seconds or 1e-9):,.0f} rows/s"
+        show(StepProgress(done, speed, spent, left, progress.stuck))
+
+    return update
 
 
 def _check(inputs: Sequence[str | Path], text: Sequence[str], seconds: int) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli import completion, config_file, pipe, terminal
-from engine.cli.export import RECIPES
+from engine.cli.export import RECIPES, export_shares
 from engine.cli.log import FORMATS, SECONDS, Log, every, logging, progress_metrics, write_metrics
-from engine.cli.progress import shown
+from engine.cli.progress import shown, steps
 from engine.cli.rerun import recorder
 from engine.cli.typed_names import as_typed
 from engine.core.config import RunConfig
@@ -158,7 +158,8 @@ def run(
     if dry_run:
         _show_plan(model, source, inputs, out, arguments, as_json)
         return
-    bundle = bundle_for(model, **source, progress=terminal.tell, check=check)
+    with steps(export_shares(recipe)) as tell:
+        bundle = bundle_for(model, **source, progress=tell, check=check)
     record = recorder(out, arguments, ctx.meta["given"])
     with logging(log_file, log_format) as log:
         on_progress, finish = _told(log, metrics_file, log_file, bundle.name)

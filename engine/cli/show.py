@@ -11,6 +11,7 @@ import typer
 
 from engine.cli import completion, numbers, terminal
 from engine.cli.export import describe_figure
+from engine.cli.progress import on_terminal
 from engine.cli.typed_names import as_typed
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -110,7 +111,8 @@ def verify(
     """Check an output folder: hashes, row counts and inputs. The exit code is 1 on a problem."""
     from engine.runner.verify import verify as verify_folder
 
-    check = verify_folder(out, inputs=inputs, deep=deep)
+    with on_terminal(quiet=as_json) as on_progress:
+        check = verify_folder(out, inputs=inputs, deep=deep, on_progress=on_progress)
     if as_json:
         terminal.show_json(dataclasses.asdict(check))
     else:

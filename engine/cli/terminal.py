@@ -7,7 +7,7 @@ of `pipe`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -27,8 +27,25 @@ def show(*lines: str, err: bool = False) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line of progress or a remark to standard error."""
-    show(line, err=True)
+    """Print a line of progress or a remark to standard error, above a bar that is there."""
+    if _bars:
+        _bars[-1](printable(without_secrets(line)))
+    else:
+        show(line, err=True)
+
+
+@contextmanager
+def beside_bar(write: Callable[[str], None]) -> Iterator[None]:
+    """Have lines written by what draws a bar meanwhile; `write` takes one without its end."""
+    _bars.append(write)
+    try:
+        yield
+    finally:
+        _bars.pop()
+
+
+_bars: list[Callable[[str], None]] = []
+"""What writes lines above the bars that are drawn, the last one on top."""
 
 
 def show_json(value: object, *, err: bool = False) -> None:

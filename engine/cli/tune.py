@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli import completion, numbers, terminal
-
-if TYPE_CHECKING:
-    from engine.bench.sweep import Sweep
-    from engine.bundle.tuned import Tuned
+from engine.cli.progress import on_terminal
 
 if TYPE_CHECKING:
     from engine.bench.sweep import Sweep, Timing
@@ -47,14 +44,16 @@ def tune(
     from engine.reporting.page_file import check_page
 
     check_page(page, "--report")
-    settings, measured = tune_bundle(
-        bundle,
-        inputs or (),
-        seconds=seconds,
-        options=ctx.meta["options"],
-        progress=lambda line: None if as_json else terminal.tell(line),
-        **ctx.meta["settings"],
-    )
+    with on_terminal(quiet=as_json) as on_progress:
+        settings, measured = tune_bundle(
+            bundle,
+            inputs or (),
+            seconds=seconds,
+            options=ctx.meta["options"],
+            progress=lambda line: None if as_json else terminal.tell(line),
+            on_progress=on_progress,
+            **ctx.meta["settings"],
+        )
     if page:
         _write_page(page, settings, measured)
     if as_json:

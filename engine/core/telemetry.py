@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -44,16 +44,11 @@ class Progress:
 
     def __str__(self) -> str:
         """Time left, speed, rows, rejects, parts and padding, in one line."""
-        return _SEPARATOR.join(self._parts())
+        return fitting(self._parts())
 
     def fitting(self, width: int) -> str:
         """As `str`, but only as much as fits a line of this width, whole figures only."""
-        line, *more = self._parts()
-        for part in more:
-            if len(line) + len(_SEPARATOR) + len(part) > width:
-                break
-            line += _SEPARATOR + part
-        return line
+        return fitting(self._parts(), width)
 
     def _parts(self) -> list[str]:
         """What there is to say, most important first."""
@@ -69,6 +64,20 @@ class Progress:
             f"padding {self.padded / self.tokens:.2f}" if self.tokens else "",
         ]
         return [part for part in parts if part]
+
+
+def fitting(parts: Sequence[str], width: int = 1 << 30) -> str:
+    """What there is to say in a line, most important first: as much as fits, and the first."""
+    line, *more = parts
+    for part in more:
+        if len(line) + len(_SEPARATOR) + len(part) > width:
+            break
+        line += _SEPARATOR + part
+    return line
+
+
+def unwatched(progress: Progress) -> None:
+    """For `on_progress` of `engine.run`: nobody looks, in a notebook either."""
 
 
 def duration(seconds: float) -> str:

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Unpack, cast
 
 from engine import data
+from engine.core import cell_progress
 from engine.core.activity import beat, proceed, without_event
 from engine.core.config import RunConfig
 from engine.core.device import Device
 from engine.core.keywords import RunArguments
 from engine.core.settings import values_of
-from engine.core.telemetry import Progress
+from engine.core.telemetry import Progress, unwatched
 from engine.errors import OutputError, Stopped, TooManyRejects
 from engine.pipeline import Bundle
 from engine.runner import fingerprint, joining, journal, multi_gpu, single_file, store_run
@@ -68,7 +69,8 @@ def run(
         out: The output folder, created if missing, continued if it holds the same run; or a file
             with the ending of a format, beside which the run has a folder. Either may be a URL
             of an object store, such as s3://bucket/out.
-        on_progress: Called a few times a second from the calling thread.
+        on_progress: Called a few times a second from the calling thread; without it a notebook
+            shows a line in the cell.
         settings: Fields of `RunConfig`, and the task's own options by name. `stop` may also be a
             `threading.Event`: set by whichever thread, it ends the run as Ctrl-C does.
 
@@ -80,6 +82,10 @@ def run(
         Stopped: Interrupted (SIGINT), or by `stop`; the same call goes on.
         Stalled: A stage has made no progress for `stall_timeout` seconds.
     """
+    if on_progress is unwatched:
+        on_progress = None
+    elif on_progress is None:
+        on_progress = cell_progress.watching()
     stop, given = without_event(settings)
     rest = values_of(given, RunConfig)
     timeout = rest.get("stall_timeout", STALL_SECONDS)  # it is checked with the others

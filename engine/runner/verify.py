@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import data
 from engine.bundle.format import sha256
 from engine.core import json_text
+from engine.core.steps import ByteMeter, StepProgress
 from engine.core.types import CorpusFile, InputPath, Split
 from engine.data import OutputFile
 from engine.errors import InputError
@@ -39,20 +40,32 @@ class Verification:
     problems: tuple[str, ...]
 
 
-def verify(out: Path | str, *, inputs: bool = True, deep: bool = False) -> Verification:
+def verify(
+    out: Path | str,
+    *,
+    inputs: bool = True,
+    deep: bool = False,
+    on_progress: Callable[[StepProgress], None] | None = None,
+) -> Verification:
     """Check every part of a run: hashes, row counts, rejects, inputs, and the success record.
 
     Args:
         out: The output folder.
         inputs: Hash the inputs again too, where they still exist.
         deep: Read every row of the parts and of these inputs again.
+        on_progress: Called at each file that has been hashed.
 
     Raises:
         OutputError: The folder holds no run.
     """
     manifest = manifest_of(out)
     entries = manifest.entries()
-    problems = [p for e in entries for p in _part_problems(manifest, e)]
+    sizes = [e.part.bytes + inputs * _input_bytes(e) for e in entries]
+    meter = ByteMeter(sizes, "hashing", on_progress)
+    problems: list[str] = []
+    for entry in entries:
+        problems += _part_problems(manifest, entry)
+        meter.add(entry.part.bytes)
     problems += _folder_problems(manifest, entries)
     if deep:
         problems += [p for e in entries for p in rereading.part_problems(manifest, e)]
@@ -60,6 +73,7 @@ def verify(out: Path | str, *, inputs: bool = True, deep: bool = False) -> Verif
     problems += _single_file_problems(Path(out), manifest)
     checked = missing = 0
     for entry in entries if inputs else []:
+        meter.add(_input_bytes(entry))
         if (path := data.find_input(entry.input.path)) is None:
             missing += 1
         else:
@@ -68,6 +82,11 @@ def verify(out: Path | str, *, inputs: bool = True, deep: bool = False) -> Verif
     sums = {n: total(entries)[n] for n in ("rows_in", "rows_out", "rows_rejected")}
     return Verification(len(entries), **sums, inputs_checked=checked, inputs_missing=missing,
                    problems=tuple(problems))  # fmt: skip
+
+
+def _input_bytes(entry: Entry) -> int:
+    """Bytes of the split's range, for the progress of hashing it."""
+    return max(0, entry.input.stop - entry.input.start)
 
 
 def _single_file_problems(out: Path, manifest: Manifest) -> Iterator[str]:
