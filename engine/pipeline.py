@@ -6,6 +6,7 @@ no output folders.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -95,7 +96,8 @@ class Bundle:
         Args:
             path: The folder that `engine export` wrote.
             device: auto, cpu, cuda or cuda:N.
-            threads: CPU threads; 0 takes all cores.
+            threads: CPU threads; 0 takes all cores, and more than there are is as many, with a
+                warning.
             workers: Batches that `answer`, `stream` and a call compute at the same time, each with
                 its share of the threads; 0 for as many as a run has: one for each core, at most 4,
                 or with `threads` given as many as there are cores for, each with all of these.
@@ -109,6 +111,7 @@ class Bundle:
             DeviceError: The device asked for is not what would run.
         """
         settings = _checked(device=device, threads=threads, workers=workers, gpu_memory=gpu_memory)
+        settings["threads"] = _capped(settings["threads"])
         folder = bundle_format.load(path)
         with folder.unchanged():
             if check:
@@ -366,6 +369,14 @@ def _checked(**arguments: object) -> dict[str, Any]:
     """Values of settings of a run."""
     known = declared(RunConfig)
     return {name: checked(name, value, *known[name]) for name, value in arguments.items()}
+
+
+def _capped(threads: int) -> int:
+    """No more threads than there are cores, and a warning where there were."""
+    if threads > (most := cores()):
+        note = f"threads is {threads:,}, and {most} are used, one for each core"
+        warnings.warn(note, stacklevel=3)
+    return min(threads, most)
 
 
 def _load_again(path: str, fingerprint: str, loading: Mapping[str, Any]) -> Bundle:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli import completion, config_file, pipe
+from engine.core.suggestions import path_meant
 from engine.errors import SettingsError
 
 
@@ -43,8 +44,10 @@ def _recorded(out: str) -> dict[str, Any]:
 
     file = Path() if is_url(out) else _file(out, {})
     if not file.is_file():
+        missing = not is_url(out) and not Path(out).exists()
         raise SettingsError(
             f"{out}: has no record of a command",
+            f"{path_meant(Path(out)) if missing else ''}"
             "engine run records one in each local output; from elsewhere run the command again",
         )
     values = config_file.read(file, config_file.ANY_NAME)

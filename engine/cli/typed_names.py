@@ -9,6 +9,9 @@ import re
 import sys
 from functools import cache
 
+_OF_COMMANDS = {"to", "rounds", "seconds", "examples"}
+"""What functions behind other commands than a run call their settings."""
+
 _BEFORE = r"(?<![\w'\"./=-])"
 _SUBJECT = r"(?=(?:, \w+)*(?: is | are | changed nothing| names | was | wants ))"
 """What follows a name of one word where it names a setting: `limit is 3`, `seed changed nothing`.
@@ -37,7 +40,7 @@ def _names() -> set[str]:
     from engine.core.config import RunConfig
     from engine.core.settings import declared
 
-    names = set(declared(RunConfig)) - {"options"}
+    names = set(declared(RunConfig)) - {"options"} | _OF_COMMANDS
     if tasks := sys.modules.get("engine.tasks"):
         names |= {name for task in tasks.TASKS.values() for name in declared(task.options)}
     return names

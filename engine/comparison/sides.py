@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine import data
+from engine.core.suggestions import did_you_mean
 from engine.core.types import CorpusFile
 from engine.data import reading
 from engine.errors import ColumnError, InputError
@@ -140,6 +141,7 @@ def check_mapping(sides: Sequence[Side], mapping: Mapping[str, str]) -> None:
         if not any(our in side.renames for side in sides):
             raise ColumnError(
                 f"--map {our}={its}: neither output has a column {its!r} and lacks {our!r}",
+                f"{did_you_mean(its, [n for side in sides for n in side.names])}"
                 "engine inspect shows the columns of a part",
             )
 

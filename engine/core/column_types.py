@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core import json_text
 from engine.core.local_file import opened
+from engine.core.suggestions import path_meant
 from engine.errors import SettingsError
 from engine.library_errors import reason_of
 
@@ -132,9 +133,10 @@ def _read_file(path: Path) -> object:
             return _by_column(_arrow_schema(path))
         return json_text.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = reason_of(error)
+        reason = error.strerror if isinstance(error, FileNotFoundError) else reason_of(error)
         raise SettingsError(
             f"{path}: no types of columns: {reason}",
+            f"{path_meant(path)}"
             'a JSON file such as {"id": "int64"}, or an Arrow or Parquet file with these columns',
         ) from error
 

@@ -19,6 +19,7 @@ from engine.core.settings import (
     split_commas,
 )
 from engine.core.share import read_share
+from engine.core.suggestions import did_you_mean
 from engine.errors import SettingsError
 
 FORMATS = {"arrow": ".arrow", "parquet": ".parquet", "jsonl": ".jsonl", "csv": ".csv"}
@@ -33,7 +34,9 @@ MIB = 1 << 20
 def check_device(value: object) -> None:
     """Raise SettingsError unless value names a device, whether or not there is one."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+|:all)?", str(value)):
-        raise SettingsError(f"device {value!r} is unknown", "auto, cpu, cuda, cuda:0 or cuda:all")
+        near = did_you_mean(str(value), ("auto", "cpu", "cuda", "cuda:0", "cuda:all"))
+        hint = f"{near}one of: auto, cpu, cuda, cuda:0 or cuda:all"
+        raise SettingsError(f"device {value!r} is unknown", hint)
 
 
 def check_compression(format: str, compression: str) -> None:

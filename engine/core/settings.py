@@ -192,8 +192,9 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise SettingsError unless value is one of the choices."""
     if value not in (known := tuple(choices)):
         # An empty choice is that of not giving the option.
-        choices = ", ".join(str(one) for one in known if one != "")
-        raise SettingsError(f"{name} is {value!r}", f"one of: {choices}")
+        names = [str(one) for one in known if one != ""]
+        near = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise SettingsError(f"{name} is {value!r}", f"{near}one of: {', '.join(names)}")
 
 
 def check_whole(name: str, value: object, least: float, most: float = inf) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from engine import data
 from engine.bundle.format import sha256
 from engine.core.config import FORMATS, check_compression, default_compression
+from engine.core.settings import check_choice
 from engine.data.stores import shown
 from engine.errors import InputError, OutputError, SettingsError
 from engine.runner import results
@@ -98,8 +99,7 @@ def _check_folder(new: Path | str) -> None:
 
 
 def _check(to: str, compression: str) -> None:
-    if to not in FORMATS:
-        raise SettingsError(f"to is {to!r}", f"one of: {', '.join(FORMATS)}")
+    check_choice("to", to, FORMATS)
     check_compression(to, compression)
 
 

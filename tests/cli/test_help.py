@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.commands import call, rows
 
+import engine
 from engine.cli import help_page
 from engine.cli.typed_names import as_typed
 from engine.core.settings import declared, parse_count
@@ -151,3 +152,42 @@ def test_every_number_of_every_command_has_units() -> None:
     assert "nothing: no such bundle" in done.stderr
     for words in (["compare", "a", "b", "--examples", "1k"], ["demo", "--seed", "1k", "--export"]):
         assert "is not a whole number" not in call(*words, "--nothing").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["run", "bundel", "rows.jsonl", "-o", "o"], "'bundle'"),
+        (["run", BUNDLE, "rows.jsonl", "-o", "o", "--format", "parqet"], "'parquet'"),
+        (["run", BUNDLE, "rows.jsonl", "-o", "o", "--device", "cud"], "'cuda'"),
+        (["run", BUNDLE, "rows.jsonl", "-o", "o", "--log-format", "jsn"], "'json'"),
+        (["run", BUNDLE, "rows.jsonl", "-o", "o", "--recipe", "int9"], "'int8'"),
+        (["run", BUNDLE, "rows.jsonl", "-o", "o", "--keep", "all", "--schema", "rosw.jsonl"],
+         "'rows.jsonl'"),
+        (["run", BUNDLE, "rows.jsonl", "-o", "o", "-c", "rosw.jsonl"], "'rows.jsonl'"),
+        (["rerun", "bundel"], "'bundle'"),
+        (["gc", "bundel"], "'bundle'"),
+        (["quantize", "bundel", "-o", "o"], "'bundle'"),
+        (["convert", "bundle", "--to", "parqet", "-o", "o"], "'parquet'"),
+        (["compare", "rows.jsonl", "rosw.jsonl"], "'rows.jsonl'"),
+        (["report", "bundel"], "'bundle'"),
+        (["verfy", "bundle"], "'verify'"),
+        (["head", "--rowz", "3", "x"], "'--rows'"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_refused_has_its_nearest(
+    arguments: list[str], meant: str, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rows.parent)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (rows.parent / "bundle").mkdir()
+    done = call(*arguments)
+    assert done.returncode in (1, 2)
+    assert "did you mean " in done.stderr.lower()
+    assert meant in done.stderr
+
+
+def test_a_loaded_bundle_has_no_more_threads_than_cores() -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.warns(UserWarning, match=r"threads is 999, and \d+ are used, one for each core"):
+        engine.Bundle.load(BUNDLE, threads=999)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core import json_text
+from engine.core.suggestions import path_meant
 from engine.errors import ExportError, SettingsError
 from engine.export.checkpoint import module_list, pickles, subfolders, weight_files
 from engine.export.checkpoint.hub_errors import first_line, hub_errors
@@ -302,7 +303,8 @@ def _check_hub_id(model: str, path: Path) -> None:
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
         raise ExportError(
             f"{model}: no such folder",
-            "give a folder with config.json in it, or a hub id such as google-t5/t5-small",
+            f"{path_meant(path)}give a folder with config.json in it, or a hub id such as "
+            "google-t5/t5-small",
         )
 
 

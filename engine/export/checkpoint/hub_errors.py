@@ -52,19 +52,19 @@ def hub_errors(model: str, revision: str | None) -> Iterator[None]:
 def _unreachable(model: str, at: str, error: Exception) -> ExportError:
     from huggingface_hub import constants, errors
 
-    cause = error.__cause__
+    cause, meant = error.__cause__, path_meant(Path(model))
     if isinstance(cause, errors.RevisionNotFoundError):
         return ExportError(f"{at}: the hub has no such revision", "check --revision")
     if constants.HF_HUB_OFFLINE:
         return ExportError(
             f"{at}: not in the hub cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set",
-            "unset HF_HUB_OFFLINE once to fetch it, or give a local folder",
+            f"{meant}unset HF_HUB_OFFLINE once to fetch it, or give a local folder",
         )
     why = f" ({type(cause).__name__}: {_reason(cause)})" if cause else ""
     return ExportError(
         f"{at}: no local folder, not in the hub cache, and {constants.ENDPOINT} did not serve it"
         f"{why}",
-        f"{path_meant(Path(model))}check the network or HF_ENDPOINT, or give a local folder",
+        f"{meant}check the network or HF_ENDPOINT, or give a local folder",
     )
 
 

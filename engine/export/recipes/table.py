@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.graphs import Role
+from engine.core.suggestions import did_you_mean
 from engine.core.types import Ints
 from engine.errors import SettingsError
 from engine.export.graphs import flat_products, flat_tokens, shortlist
@@ -176,6 +177,6 @@ def recipe(name: str) -> Recipe:
             "take fp16, or fp32",
         )
     if name not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise SettingsError(f"recipe: {name!r} is not a recipe", f"use one of: {known}")
+        hint = f"{did_you_mean(name, RECIPES)}use one of: {', '.join(RECIPES)}"
+        raise SettingsError(f"recipe: {name!r} is not a recipe", hint)
     return RECIPES[name]
