@@ -22,6 +22,13 @@ _DEMO_ROWS = 3000
 # Operators shown at most, the longest first.
 _MAX_OPERATORS = 16
 
+_Bundle = Annotated[
+    str,
+    typer.Argument(
+        help=f"A bundle's folder, or {EMBEDDED} for the embedded model.",
+        autocompletion=completion.bundles,
+    ),
+]
 _Limit = Annotated[
     int,
     typer.Option(
@@ -42,13 +49,7 @@ _Rounds = Annotated[
 
 def bench(
     ctx: typer.Context,
-    bundle: Annotated[
-        str,
-        typer.Argument(
-            help=f"A bundle's folder, or {EMBEDDED} for the embedded model.",
-            autocompletion=completion.bundles,
-        ),
-    ],
+    bundle: _Bundle,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
