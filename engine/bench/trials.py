@@ -32,12 +32,14 @@ class Plan:
     Attributes:
         points: The settings to compare, the defaults first.
         rows: Rows of one run.
+        enough: Rows of one run that suffice to compare these settings.
         seconds: How long all rounds take.
         needed: Seconds that would compare every setting on enough rows.
     """
 
     points: tuple[SweepPoint, ...]
     rows: int
+    enough: int
     seconds: float
     needed: float
 
@@ -99,7 +101,8 @@ def plan(
     row = sum(costs[p] for p in points)
     rows = min(available, max(MIN_ROWS, int(left / (ROUNDS * row))))
     seconds = min(max(left, MIN_ROUNDS * rows * row), MAX_ROUNDS * rows * row)
-    return Plan(tuple(points), rows, seconds, needed(list(costs)))
+    suffice = min(enough(points), available)
+    return Plan(tuple(points), rows, suffice, seconds, needed(list(costs)))
 
 
 def another(rounds: int, took: float, left: float) -> bool:

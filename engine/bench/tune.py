@@ -148,14 +148,20 @@ def _planned(
     ends: float,
     seconds: int,
 ) -> trials.Plan:
-    """What to measure until `ends`, after a trial of the settings."""
-    costs = trial.costs(points, seconds * _TRIAL_SHARE)
-    return trials.plan(
-        costs,
-        left=ends - time.perf_counter(),
-        enough=partial(_enough, folder, device, trial.tokens),
-        available=trial.runs.rows.rows,
-    )
+    """What to measure until `ends`, after a trial of as many settings as there may be time for."""
+
+    def plan(costs: Mapping[SweepPoint, float]) -> trials.Plan:
+        return trials.plan(
+            costs,
+            left=ends - time.perf_counter(),
+            enough=partial(_enough, folder, device, trial.tokens),
+            available=trial.runs.rows.rows,
+        )
+
+    rows, cost = trial.first(points[0], seconds * _TRIAL_SHARE / len(points))
+    rough = plan(dict.fromkeys(points, cost))
+    planned = plan(trial.costs(rough.points, rows, cost))
+    return replace(planned, needed=max(rough.needed, planned.needed))
 
 
 def _runs(
@@ -224,22 +230,19 @@ class _Trial:
     until: float
     tokens: float = 1.0
 
-    def costs(self, points: Sequence[SweepPoint], seconds: float) -> dict[SweepPoint, float]:
-        """Seconds for each row by setting, in order; without those that time was too short for.
-
-        Args:
-            points: The defaults first.
-            seconds: How long the trial takes, without loading.
-        """
-        rows, cost = self._first(points[0], seconds / len(points))
-        costs = {points[0]: cost}
+    def costs(
+        self, points: Sequence[SweepPoint], rows: int, first: float
+    ) -> dict[SweepPoint, float]:
+        """Seconds for each of so many rows by setting, in order; without those that time was too
+        short for. `first` is what the first of them, the defaults, was found to take."""
+        costs = {points[0]: first}
         for point in points[1:]:
             if len(costs) >= trials.MIN_POINTS and time.perf_counter() > self.until:
                 break
-            costs[point] = self._timed(point, rows, costs[points[0]])
+            costs[point] = self._timed(point, rows, first)
         return costs
 
-    def _first(self, point: SweepPoint, seconds: float) -> tuple[int, float]:
+    def first(self, point: SweepPoint, seconds: float) -> tuple[int, float]:
         """Rows that take about so long, approached from few, and seconds for each of them: few
         rows cost more than their share."""
         self._timed(point, trials.MIN_ROWS)
@@ -285,11 +288,14 @@ def _announced(planned: trials.Plan, settings: int, spent: float, seconds: int) 
     if whole > 1.1 * seconds:
         yield f"note: {seconds} s are too few to compare two settings"
     if planned.needed > planned.seconds:
-        short = "the settings farthest from the defaults are left out"
-        if len(planned.points) == settings:
-            short = "the rows are few"
+        short = []
+        if len(planned.points) < settings:
+            short.append("the settings farthest from the defaults are left out")
+        if planned.rows < planned.enough:
+            short.append(f"a long run's batches need {planned.enough:,} rows to fill")
         enough = math.ceil((spent + planned.needed) / 10) * 10
-        yield f"note: {short}; --seconds {enough} is enough to compare all settings"
+        reason = " and ".join(short) or "the rounds are few"
+        yield f"note: {reason}; --seconds {enough} is enough to compare all settings"
 
 
 def _shortened(runs: Runs, bundle: Path, file: Path, rows: int) -> Runs:

@@ -307,6 +307,15 @@ def test_a_model_that_loads_for_longer_than_that_is_said_to_take_longer(tuned_on
     assert ended.took == pytest.approx(promised, rel=0.2)
 
 
+def test_a_slow_model_is_tried_with_the_settings_there_is_time_for(tuned_on: Any) -> None:
+    machine = Machine(1.0, lambda tokens, workers: 0.5, STEADY)
+    ended = tuned_on(machine, 120)
+    assert len({order[:2] for order in machine.order}) == len(ended.found.sweep) == 2
+    assert "the settings farthest from the defaults are left out" in ended.said
+    assert "rows to fill; --seconds" in ended.said
+    assert ended.took == pytest.approx(120, rel=0.2)
+
+
 def test_settings_take_turns_over_the_same_rows(tuned_on: Any) -> None:
     machine = Machine(1.0, lambda tokens, workers: 0.001, STEADY)
     ended = tuned_on(machine, 60)
