@@ -17,14 +17,14 @@ def acceptance(gate: Mapping[str, Any], recipe: str) -> Section:
         recipe: Its name.
     """
     figures = [
-        (name.replace("_", " "), figure["value"], figure["limit"], figure["holds"])
+        (name.replace("_", " "), figure.get("value"), figure.get("limit"), figure.get("holds"))
         for name, figure in gate.get("figures", {}).items()
     ]
     beside = [
         ("sample", f"{gate.get('rows', 0):,} rows: {gate.get('sample', '')}"),
         ("size", f"{gate.get('size', 0):.2f} times that of fp32"),
         ("speed where it was made", f"{gate.get('speed', 0):.2f} times that of fp32"),
-        ("worst layers", ", ".join(gate.get("worst_layers", ()))),
+        ("worst layers", ", ".join(map(str, gate.get("worst_layers") or ()))),
     ]
     head = ("figure", recipe, "limit", "holds")
     return Section(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import secrets
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from engine.bundle.format import BundleFolder
@@ -153,7 +155,32 @@ def read(manifest: Manifest, fingerprint: str) -> list[Start]:
         with suppress(OSError, ValueError, TypeError):
             file = manifest.path(f"{FOLDER}/{STARTS}/{name}")
             starts.append(Start(**json.loads(file.read_text(encoding="utf-8"))))
-    return [start for start in starts if start.fingerprint == fingerprint]
+    return [s for s in starts if s.fingerprint == fingerprint and _is_sound(s)]
+
+
+def _is_sound(start: Start) -> bool:
+    """Whether a record has what its fields say: the output may be a stranger's."""
+    gate = start.model.get("gate", {}) if isinstance(start.model, Mapping) else None
+    maps = (start.ran, start.machine, start.model, start.settings, start.counts, gate,
+            start.stage_seconds, start.rejected, start.timeline)  # fmt: skip
+    if not all(isinstance(one, Mapping) for one in maps):
+        return False
+    figures = (gate or {}).get("figures", {})
+    nested = (start.model.get("source", {}), start.machine.get("versions", {}), figures)
+    columns = list(start.timeline.values())
+    if not all(isinstance(one, Mapping) for one in nested):
+        return False
+    if not all(isinstance(column, list) for column in columns):
+        return False
+    sums = (start.counts, start.stage_seconds, start.rejected)
+    numbers = [start.seconds, start.cpu_seconds, *chain(*(one.values() for one in sums), *columns)]
+    numbers += [(gate or {}).get(name, 0) for name in ("rows", "size", "speed")]
+    return (
+        len({len(column) for column in columns}) <= 1
+        and all(isinstance(text, str) for text in (start.began, start.ended, start.share))
+        and all(isinstance(figure, Mapping) for figure in figures.values())
+        and all(type(one) in (int, float) and math.isfinite(one) for one in numbers)
+    )
 
 
 def _machine() -> dict[str, Any]:

@@ -148,6 +148,31 @@ def test_a_damaged_record_of_a_start_is_left_out(
     assert call("verify", out).returncode == 0
 
 
+def test_a_stranger_s_record_of_a_start_is_left_out_or_shown(
+    bundle: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.pages.figures.available", lambda: False)
+    out = tmp_path / "out"
+    answer(bundle, corpus, out)
+    (file,) = (out / "_manifest/starts").iterdir()
+    record = json.loads(file.read_text("utf-8"))
+    odd = (None, [], "x", -1, {"x": "y"}, {"x": {"y": [None]}}, 1e999, ["<script>"])
+    for name in record:
+        for value in odd:
+            file.write_text(json.dumps({**record, name: value}), "utf-8")
+            read_page_of(out, tmp_path)
+    for name in ("gate", "source", "name"):
+        for value in odd:
+            content = {**record, "model": {**record["model"], name: value}}
+            file.write_text(json.dumps(content), "utf-8")
+            read_page_of(out, tmp_path)
+    gates: Any = ({"rows": "x"}, {"size": []}, {"figures": {"a": {}}}, {"worst_layers": [1, None]})
+    for gate in gates:
+        content = {**record, "model": {**record["model"], "gate": gate}}
+        file.write_text(json.dumps(content), "utf-8")
+        read_page_of(out, tmp_path)
+
+
 def test_another_run_takes_the_records_of_starts_with_the_folder(
     bundle: Path, corpus: Path, tmp_path: Path
 ) -> None:
