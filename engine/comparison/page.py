@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.pages.blocks import Bars, Block, Intervals, Page, Section, Table, Tile, Tiles
+from engine.pages.blocks import Bars, Block, Grid, Intervals, Page, Section, Table, Tile, Tiles
 
 _NAMES = 40
 """Characters of a label in the name of a bar."""
+_GRID = 12
+"""Labels of a grid at most."""
 
 
 def page(found: Mapping[str, Any]) -> Page:
@@ -22,7 +24,7 @@ def page(found: Mapping[str, Any]) -> Page:
         Section("", _overview(found)),
         Section("Rows", [Table(rows=_rows(found)), *_confused(found["figures"])]),
         Section("Figures", _figures(found)),
-        Section("Speed and size", [_sides(found["sides"])]),
+        Section("Speed and size", [*_speeds(found["sides"]), _sides(found["sides"])]),
         Section("Differ most", [_examples(found["differ_most"])]),
     ]
     there = [section for section in sections if any(map(_is_filled, section.blocks))]
@@ -85,16 +87,33 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 def _confused(figures: Mapping[str, Any]) -> list[Block]:
     pairs: Sequence[Mapping[str, Any]] = figures.get("confused_most", ())
+    grid = _grid(figures.get("confusion", ()))
     if not pairs:
-        return []
+        return grid
     return [
+        *grid,
         Bars(
             names=[f"{str(p['a'])[:_NAMES]} → {str(p['b'])[:_NAMES]}" for p in pairs],
             values=[pair["rows"] for pair in pairs],
             unit="rows",
             caption="Confused most: A → B",
-        )
+        ),
     ]
+
+
+def _grid(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """All pairs of labels, where a grid can show them."""
+    rows: dict[str, int] = {}
+    for pair in pairs:
+        for label in (str(pair["a"]), str(pair["b"])):
+            rows[label] = rows.get(label, 0) + pair["rows"]
+    names = sorted(rows, key=lambda label: -rows[label])
+    if not names or len(names) > _GRID:
+        return []
+    counts = [[0] * len(names) for _ in names]
+    for pair in pairs:
+        counts[names.index(str(pair["a"]))][names.index(str(pair["b"]))] += pair["rows"]
+    return [Grid(rows=names, columns=names, counts=counts, caption="A (downwards) and B")]
 
 
 def _figures(found: Mapping[str, Any]) -> list[Block]:
@@ -113,6 +132,16 @@ def _flat(figures: Mapping[str, Any], before: str = "") -> dict[str, object]:
         elif not isinstance(value, (list, tuple)):
             flat[before + name.replace("_", " ")] = value
     return flat
+
+
+def _speeds(sides: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Rows of each side for a second of CPU time, where both record it."""
+    speeds = [side.get("rows_per_cpu_second") for side in sides.values()]
+    if not all(speeds):
+        return []
+    names = [f"{name.upper()} ({side.get('recipe', '')})" for name, side in sides.items()]
+    values = [round(float(speed or 0), 1) for speed in speeds]
+    return [Bars(names=names, values=values, unit="rows", caption="Rows a second of CPU time")]
 
 
 def _sides(sides: Mapping[str, Mapping[str, Any]]) -> Table:

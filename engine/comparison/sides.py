@@ -18,10 +18,11 @@ from engine.core.types import CorpusFile
 from engine.data import reading
 from engine.errors import ColumnError, InputError
 from engine.measures.rankings import is_list
-from engine.runner import results
+from engine.runner import results, starts
 from engine.runner.manifest import Manifest
 from engine.runner.records import Entry
 from engine.runner.single_file import run_folder
+from engine.runner.starts import Start
 
 ROWS = 4096
 """Rows of a batch at most."""
@@ -79,6 +80,7 @@ class Side:
         """Rows, bytes and, of a run, seconds and what computed, of its own records."""
         if self.manifest is None:
             return {"bytes": sum(file.path.stat().st_size for file in self.files)}
+        run = self.manifest.read_run() or {}
         seconds = sum(entry.seconds for entry in self.entries)
         rows = sum(entry.counts["rows_out"] for entry in self.entries)
         return {
@@ -88,8 +90,9 @@ class Side:
             "tokens": sum(entry.counts["tokens"] for entry in self.entries),
             "worker_seconds": seconds,
             "rows_per_worker_second": rows / seconds if seconds else None,
+            **_of_starts(starts.read(self.manifest, str(run.get("fingerprint", ""))), rows),
             "devices": sorted({entry.device for entry in self.entries}),
-            "bundle": (self.manifest.read_run() or {}).get("bundle"),
+            "bundle": run.get("bundle"),
         }
 
     def row_numbers(self, entry: Entry) -> NDArray[np.int64]:
@@ -104,6 +107,18 @@ class Side:
             return np.zeros(0, np.int64)
         path = self.manifest.path(entry.rejects.file)
         return np.fromiter((row["row"] for row in data.read_rejects(path)), np.int64)
+
+
+def _of_starts(began: Sequence[Start], rows: int) -> dict[str, Any]:
+    """The recipe, and CPU time where all rows are of starts that are recorded."""
+    if not began:
+        return {}
+    seconds = sum(start.cpu_seconds for start in began)
+    computed = sum(start.counts.get("rows", 0) for start in began)
+    figures = {"recipe": began[-1].model.get("recipe")}
+    if computed < rows or not seconds:
+        return figures
+    return {**figures, "cpu_seconds": round(seconds, 3), "rows_per_cpu_second": rows / seconds}
 
 
 def open_side(path: str | Path, mapping: Mapping[str, str]) -> Side:

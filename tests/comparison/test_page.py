@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.cli import app
+from engine.demo import BUNDLE
 
 SECRET = "the text of a row"
 
@@ -69,3 +70,17 @@ def test_the_page_is_one_file_without_a_script(tmp_path: Path, examples: int) ->
 def test_a_page_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["compare", "none", "none", "-o", "diff.pdf"])
     assert "a page ends in .html" in str(done.exception)
+
+
+def test_what_both_runs_record_is_shown(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": 1, "text": "uno"}\n{"id": 2, "text": "dos"}\n')
+    for out in "ab":
+        words = ["run", str(BUNDLE), str(rows), "-o", str(tmp_path / out), "--keep", "id"]
+        assert CliRunner().invoke(app, words).exit_code == 0
+    page = tmp_path / "diff.html"
+    words = ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(page)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    text = page.read_text("utf-8")
+    for shown in ("Rows a second of CPU time", "A (fp32)", "cpu seconds"):
+        assert shown in text
