@@ -9,6 +9,7 @@ Signals are handled before anything else is imported: imports take a second or t
 
 from __future__ import annotations
 
+import os
 import sys
 
 from engine.cli import interrupt
@@ -16,6 +17,7 @@ from engine.cli import interrupt
 
 def main() -> None:
     """Entry point: run the command, turn errors into a message and an exit code."""
+    _open_streams()
     interrupt.install()
     from engine.core import memory_limits
 
@@ -35,6 +37,16 @@ def main() -> None:
         raise
     interrupt.finish(code)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Standard streams that are closed, as `>&-` leaves them, read and write nothing from now on:
+    a file that is opened later would take their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            # The lowest free number: those before it are open.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def __getattr__(name: str) -> object:

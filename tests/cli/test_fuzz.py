@@ -146,3 +146,16 @@ def test_an_interrupt_at_any_moment_is_one_line_and_75(seed: int, world: World) 
     said, hint = err.rstrip().splitlines()[-2:]
     assert said.startswith("error: stopped")
     assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("words", "code"), [("verify run", 0), ("verify nothing", 1)])
+def test_a_stream_that_is_closed_is_no_failure(
+    words: str, code: int, closed: str, world: World
+) -> None:
+    command = f"{sys.executable} -m engine {words} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=world.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr

@@ -27,7 +27,7 @@ HEAVY = ("export", "quantize", "demo", "tune", "bench")
 """Take seconds where nothing is wrong, so that something always is."""
 
 NUMBERS = (
-    "nan", "inf", "-inf", "1e400", "-1", "-0", "0", "1", "2", "0.5", "10k", "1.5GB", "1_000",
+    "nan", "inf", "-inf", "1e400", "-1", "-0", "0", "1", "2", "0.5", "0.002k", "1.5GB", "1_0",
     "0x10",
     "٣", "²", "9" * 19, "9" * 5000, "1e3", "1,5", "", " ", "+7", "-9223372036854775809",
     "4294967296",
