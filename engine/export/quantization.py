@@ -19,7 +19,7 @@ from engine.export.acceptance.gate import GateReport
 from engine.export.acceptance.sample import Sample
 from engine.export.acceptance.worst_layers import worst_layers
 from engine.export.graphs import remove_padding, shortlist, storage
-from engine.export.graphs.records import DEVICE_DECODING, OUTPUT_HEADS, PACKED, records
+from engine.export.graphs.records import DEVICE_DECODING, FLAT, OUTPUT_HEADS, PACKED, records
 from engine.export.graphs.token_places import computes_padding
 from engine.export.recipes import smoothquant, step_smoothing, table
 from engine.export.recipes.table import GraphContext, Recipe
@@ -121,7 +121,8 @@ def rewritten_graphs(recipe: str, plain: BundleFolder) -> dict[str, Any]:
         ExportError: An encoder without padding differs from the one with padding.
     """
     chosen = table.recipe(recipe)
-    recorded = plain.description.graphs
+    # A recipe begins with the graph that a flat one was made from.
+    recorded = [g for g in plain.description.graphs if g.file not in FLAT.values()]
     on_gpu = chosen.for_gpu and any(graph.role == "device_step" for graph in recorded)
     unused, unchanged = DEVICE_DECODING | OUTPUT_HEADS, {"dense", *OUTPUT_HEADS}
     if chosen.for_gpu:

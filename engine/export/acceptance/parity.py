@@ -19,6 +19,7 @@ from engine.core.types import Ints
 from engine.errors import ExportError
 from engine.export.acceptance.reference import Reference, real_values
 from engine.export.graphs import dense, storage
+from engine.export.graphs.records import FLAT
 from engine.export.sentences import SENTENCES, encode
 from engine.measures.vectors import relative_error
 
@@ -92,7 +93,9 @@ def check_parity(
         ExportError: Ids differ, or numbers by more than `TOLERANCE` and more than the checkpoint's
             own rounding allows.
     """
-    devices = [CPU, Device("cuda")] if model_config.decoder else [CPU]
+    cpu, cuda = CPU, Device("cuda")
+    apart = any(graph.file in FLAT.values() for graph in graphs)
+    devices = [cpu, cuda] if model_config.decoder or apart else [cpu]
     reports = [
         _compare(folder, model_config, [g for g in graphs if g.loads_on(device)], reference)
         for device in devices

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import BundleFolder
 from engine.export.graphs import storage
+from engine.export.graphs.records import FLAT
 from engine.export.recipes.quantizable_layers import weighted_products
 from engine.export.recipes.smoothquant import ENCODERS
 from engine.export.sentences import encode
@@ -35,7 +36,7 @@ def worst_layers(plain: BundleFolder, rewritten: Path) -> tuple[str, ...]:
     added = [
         pair
         for graph in plain.description.graphs
-        if graph.role in ENCODERS
+        if graph.role in ENCODERS and graph.file not in FLAT.values()
         for pair in _added_errors(plain, rewritten, graph.file)
     ]
     return tuple(f"{node} (+{error:.1%})" for error, node in sorted(added, reverse=True)[:_NAMED])

@@ -11,6 +11,7 @@ fewer kinds of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from engine.export.graphs import graph_edits, storage
 from engine.export.graphs.graph_index import GraphIndex
 from engine.export.graphs.packed_region import BY_TOKEN, is_by_token
+from engine.export.graphs.records import FLAT
 from engine.export.graphs.token_places import locate_tokens
 
 # What a tensor is called whose tokens were gathered back into rows, or were not gathered yet.
@@ -44,6 +46,21 @@ def flatten_products(model: Any) -> int:
         flattener.run()
         model.CopyFrom(copy)
     return count
+
+
+def flattened(graphs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an fp32 bundle's encoders the same for a CPU, by file name; an encoder whose products
+    cannot be flat has none.
+
+    Args:
+        graphs: ONNX ModelProtos by file name.
+    """
+    found = {}
+    for file in FLAT.keys() & graphs.keys():
+        copy = deepcopy(graphs[file])
+        if flatten_products(copy):
+            found[FLAT[file]] = copy
+    return found
 
 
 def _index(graph: Any) -> GraphIndex:

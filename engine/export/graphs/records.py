@@ -8,12 +8,15 @@ from typing import Literal
 from engine.core.device import Kind
 from engine.core.graphs import GraphRecord, Role
 
-# File and role; an encoder of either kind has a second file where its padding could be removed.
+# File and role; an encoder of either kind has a second file where its padding could be removed, for
+# a GPU a packed one, and for the CPU one whose products are flat.
 ROLES: Mapping[str, Role] = {
     "model.onnx": "model",
     "model.packed.onnx": "model",
+    "model.flat.onnx": "model",
     "encoder.onnx": "encoder",
     "encoder.packed.onnx": "encoder",
+    "encoder.flat.onnx": "encoder",
     "dense.onnx": "dense",
     "pool.onnx": "pooling",
     "at.onnx": "mask_logits",
@@ -27,6 +30,10 @@ ROLES: Mapping[str, Role] = {
 PACKED: Mapping[str, str] = {
     "model.onnx": "model.packed.onnx",
     "encoder.onnx": "encoder.packed.onnx",
+}
+FLAT: Mapping[str, str] = {
+    "model.onnx": "model.flat.onnx",
+    "encoder.onnx": "encoder.flat.onnx",
 }
 # Decoding on a GPU, instead of `step`; and what is read back there instead of an encoder's output.
 DEVICE_DECODING: frozenset[Role] = frozenset({"device_step", "admit", "move", "grow", "pick"})
@@ -56,6 +63,8 @@ def _device(file: str, files: Collection[str]) -> Kind | Literal["any"]:
     role = ROLES[file]
     if role in OUTPUT_HEADS or file in PACKED.values():
         return "cuda"
+    if file in FLAT.values() or FLAT.get(file) in files:
+        return "cpu" if file in FLAT.values() else "cuda"
     if role in DEVICE_DECODING:
         return "cuda" if "step" in roles else "any"
     other = "device_step" in roles if role == "step" else PACKED.get(file) in files

@@ -11,6 +11,7 @@ from support import checkpoints
 from support.bundles import bundle_of, checkpoint_of
 
 from engine.bundle import format as bundle_format
+from engine.core.device import CPU, Device
 
 pytest.importorskip("optimum.exporters.onnx")
 pytest.importorskip("onnx")
@@ -31,8 +32,8 @@ def bundle(family: str) -> Path:
     return bundle_of(checkpoint_of(checkpoints.encoder, family, task), task)
 
 
-def graph(folder: Path) -> Any:
-    return storage.load(folder, ("model.onnx",))["model.onnx"]
+def graph(folder: Path, file: str = "model.onnx") -> Any:
+    return storage.load(folder, (file,))[file]
 
 
 def rows(lengths: list[int], width: int, pad: int, eos: int = 2) -> dict[str, Any]:
@@ -62,6 +63,29 @@ def test_float32_is_the_same_but_for_rounding(family: str) -> None:
         feeds = rows(lengths, width, pad)
         expected = outputs(plain, feeds)
         assert packing.largest_error(copy_of(flat), expected, feeds) < 1e-5
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_float32_has_a_graph_for_each_kind_of_device(family: str) -> None:
+    folder = bundle_format.load(bundle(family))
+    for device, file in ((CPU, "model.flat.onnx"), (Device("cuda"), "model.onnx")):
+        (model,) = [g.file for g in folder.graphs_for(device) if g.role == "model"]
+        assert model == file
+        assert computes_padding(graph(folder.path, file).graph) == (device != CPU)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_row_of_float32_does_not_depend_on_the_rows_beside_it(family: str) -> None:
+    folder = bundle(family)
+    config = bundle_format.load(folder).description.model_config
+    flat = graph(folder, "model.flat.onnx")
+    lengths = [16, 3, 9, 2, 12]
+    feeds = rows(lengths, 16, config.pad_id)
+    together = outputs(flat, feeds)
+    for n, length in enumerate(lengths):
+        alone = outputs(flat, {name: array[n : n + 1] for name, array in feeds.items()})
+        for name, values in alone.items():
+            assert np.array_equal(values[0, :length], together[name][n, :length]), (n, name)
 
 
 @pytest.mark.parametrize("family", ENCODERS)

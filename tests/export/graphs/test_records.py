@@ -31,6 +31,12 @@ def test_a_gpu_loads_an_encoder_without_padding_and_the_graphs_behind_it() -> No
     assert {g.file for g in records(files, "fp32") if g.packed} == {"model.packed.onnx"}
 
 
+def test_the_cpu_loads_an_encoder_whose_products_are_flat() -> None:
+    for files in (("model.onnx", "model.flat.onnx"), ("encoder.onnx", "encoder.flat.onnx")):
+        assert loaded(files, CPU) == {files[1]}
+        assert loaded(files, GPU) == {files[0]}
+
+
 def test_only_the_step_of_a_gpu_is_captured() -> None:
     graphs = records(("encoder.onnx", "step.onnx", *DEVICE_FILES), "fp32")
     assert [graph.role for graph in graphs if graph.captured] == ["device_step"]
