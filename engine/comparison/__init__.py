@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from engine.comparison.extremes import Extremes
 from engine.comparison.pairing import Pairing, Pairs, Unpaired, check_order
-from engine.comparison.sides import Side, check_mapping, open_side
+from engine.comparison.sides import KEPT, Side, check_mapping, open_side
 from engine.comparison.tallies import Kind, Tally, VectorTally, kind_of
 from engine.comparison.truths import Truths
 from engine.core.suggestions import did_you_mean
@@ -104,14 +104,15 @@ def compare(
     """
     sides = open_side(a, mapping), open_side(b, mapping)
     check_mapping(sides, mapping)
-    kind = kind_of(sides[0].names, sides[1].names)
+    runs = [side.names for side in sides if side.entries]
+    kind = kind_of(sides[0].names, sides[1].names, runs)
     keys = _key_of(sides, [key] if isinstance(key, str) and key else list(key), by_order)
-    holder = _holder(sides, truth)
-    columns = [_columns(side, kind, truth * (i == holder), examples)
+    holder, truth = _truth_of(sides, truth)
+    tallied = [_tallied(side, kind) for side in sides]
+    columns = [_columns(side, tallied[i], truth * (i == holder), examples)
                for i, side in enumerate(sides)]  # fmt: skip
     pairing = Pairing(sides, keys, (columns[0], columns[1]))
-    answers = [next(n for n in kind.needed if n in side.names) for side in sides]
-    work = _Work(kind.tally(answers[0]), answers, Extremes(examples))
+    work = _Work(kind.tally(tallied[0][0]), tallied, Extremes(examples))
     if truth:
         work.truths, work.truth = Truths(kind.name), (holder, truth)
     for pairs in pairing:
@@ -130,14 +131,16 @@ def _key_of(sides: tuple[Side, Side], key: list[str], by_order: bool) -> list[st
     return key
 
 
-def _holder(sides: tuple[Side, Side], truth: str) -> int:
-    """Which side has the truths; -1 for no truths."""
+def _truth_of(sides: tuple[Side, Side], truth: str) -> tuple[int, str]:
+    """Which side has the truths, and under which of our names; -1 for no truths."""
     if not truth:
-        return -1
-    if truth not in sides[0].names:
-        _check(sides[1], truth, "--truth")
-        return 1
-    return 0
+        return -1, ""
+    for name in (f"{truth}{KEPT}", truth):
+        for i, side in enumerate(sides):
+            if name in side.names:
+                return i, name
+    _check(sides[1], truth, "--truth")
+    return -1, ""
 
 
 def _check(side: Side, name: str, flag: str) -> None:
@@ -147,9 +150,16 @@ def _check(side: Side, name: str, flag: str) -> None:
         raise ColumnError(f"{side.path}: no column {name!r}", f"{near}{flag} one of: {listed}")
 
 
-def _columns(side: Side, kind: Kind, truth: str, examples: int) -> list[str]:
+def _tallied(side: Side, kind: Kind) -> list[str]:
+    """The columns that are compared, the answers' first: a run's come after what it has kept."""
+    needed = [name for name in kind.needed if name in side.names]
+    answers = max(needed, key=side.names.index) if side.entries else needed[0]
+    return [answers, *(name for name in kind.others if name in side.names)]
+
+
+def _columns(side: Side, tallied: Sequence[str], truth: str, examples: int) -> list[str]:
     """The columns to read: of the answers, and with examples all that are text."""
-    wanted = [*kind.needed, *kind.others, *([truth] if truth else [])]
+    wanted = [*tallied, *([truth] if truth else [])]
     kinds = dict(zip(side.names, side.schema.types, strict=True))
     if examples:
         is_text = (pa.types.is_string, pa.types.is_large_string)
@@ -162,7 +172,7 @@ class _Work:
     """What is counted while rows are read."""
 
     tally: Tally
-    answers: list[str]
+    tallied: list[list[str]]
     extremes: Extremes
     truths: Truths | None = None
     truth: tuple[int, str] = (-1, "")
@@ -173,8 +183,8 @@ class _Work:
     def add(self, pairs: Pairs) -> None:
         """Count rows side by side."""
         answered = [
-            pc.is_valid(table[name]).combine_chunks()
-            for table, name in zip((pairs.a, pairs.b), self.answers, strict=True)
+            pc.is_valid(table[names[0]]).combine_chunks()
+            for table, names in zip((pairs.a, pairs.b), self.tallied, strict=True)
         ]
         if not all(pc.all(valid).as_py() is not False for valid in answered):
             missing = [pc.sum(pc.invert(valid)).as_py() for valid in answered]
@@ -186,14 +196,14 @@ class _Work:
             pairs = Pairs(*(part.filter(both) for part in (pairs.a, pairs.b, pairs.keys)))
         if not len(pairs.a):
             return
-        rows = self.tally.add(pairs.a, pairs.b)
+        rows = self.tally.add(pairs.a.select(self.tallied[0]), pairs.b.select(self.tallied[1]))
         self.extremes.add(pairs, rows)
         self.rows += len(pairs.a)
         self.total += float(rows.agreement.sum())
         if self.truths:
             table = (pairs.a, pairs.b)[self.truth[0]]
-            columns = (t[n] for t, n in zip((pairs.a, pairs.b), self.answers, strict=True))
-            self.truths.add(table[self.truth[1]], *columns)
+            answers = pairs.a[self.tallied[0][0]], pairs.b[self.tallied[1][0]]
+            self.truths.add(table[self.truth[1]], *answers)
 
     def result(self, kind: str, pairing: Pairing) -> Comparison:
         """All figures."""

@@ -26,6 +26,8 @@ from engine.runner.starts import Start
 
 ROWS = 4096
 """Rows of a batch at most."""
+KEPT = " (kept)"
+"""Ends our name of a kept column that is called as a result is without the run's prefix."""
 _BUFFER = 1 << 20
 
 
@@ -139,10 +141,23 @@ def open_side(path: str | Path, mapping: Mapping[str, str]) -> Side:
             raise InputError(f"{path}: the run has no rows", "compare outputs that have rows")
         first = entries[0]
         schema = data.schema_of(manifest.path(first.part.file), first.table_schema)
-        return Side(str(path), schema, _renames(schema, mapping), manifest, entries)
+        settings = (manifest.read_run() or {}).get("settings", {})
+        renames = _of_results(schema, str(settings.get("result_prefix") or ""))
+        renames |= _renames(schema, mapping)
+        return Side(str(path), schema, renames, manifest, entries)
     files = data.find_files([path])
     schema = _file_schema(files[0])
     return Side(str(path), schema, _renames(schema, mapping), files=files)
+
+
+def _of_results(schema: pa.Schema, prefix: str) -> dict[str, str]:
+    """The names of a run's result columns without their prefix -> with it; a kept column whose name
+    is one of these is told apart by `KEPT`."""
+    if not prefix:
+        return {}
+    names = [name for name in schema.names if name.startswith(prefix) and name != prefix]
+    ours = {name.removeprefix(prefix): name for name in names}
+    return ours | {f"{name}{KEPT}": name for name in schema.names if name in ours}
 
 
 def _renames(schema: pa.Schema, mapping: Mapping[str, str]) -> dict[str, str]:

@@ -272,15 +272,25 @@ KINDS = (
 )
 
 
-def kind_of(a: Sequence[str], b: Sequence[str]) -> Kind:
+def kind_of(a: Sequence[str], b: Sequence[str], runs: Sequence[Sequence[str]] = ()) -> Kind:
     """The kind of answers that both have.
+
+    Args:
+        a, b: Names of their columns.
+        runs: Those of the two that are of a run, whose answers come after what it has kept: a
+            column `answer` before `translation_text` is one of its inputs.
 
     Raises:
         SettingsError: They have none in common.
     """
-    for kind in KINDS:
-        if all(set(kind.needed) & set(names) for names in (a, b)):
-            return kind
+
+    def place(kind: Kind) -> int:
+        return max((n.index(name) for n in runs for name in kind.needed if name in n), default=-1)
+
+    common = [kind for kind in KINDS if all(set(kind.needed) & set(names) for names in (a, b))]
+    # Scores alone are what rows have whose other answers have no column.
+    if common:
+        return max(common[:-1] if common[1:] and common[-1] is KINDS[-1] else common, key=place)
     raise SettingsError(
         f"no answers in common: A has {_listed(a)}; B has {_listed(b)}",
         "name B's column with --map, such as --map label=prediction or --map generated_text=output",

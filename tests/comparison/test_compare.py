@@ -212,6 +212,36 @@ def test_two_runs_of_one_corpus_need_no_key(runs: dict[str, Path]) -> None:
     assert (by_key.agreement, by_key.figures) == (short.agreement, short.figures)
 
 
+def test_a_run_s_answers_are_compared_and_not_what_it_has_kept(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    texts = ["uno", "cuarenta y dos", "tres mil uno", "siete"]
+    kept = {"answer": ["a"] * 4, "label": ["b"] * 4, "translation_text": ["um", "x", "x", "x"]}
+    corpus = write(tmp_path / "in.parquet", {"text": texts, **kept})
+    for name, settings in {"whole": {}, "short": {"max_new_tokens": 1}}.items():
+        engine.run(BUNDLE, corpus, tmp_path / name, text="text", keep=["answer", "label"],
+                   **settings)  # fmt: skip
+        engine.run(BUNDLE, corpus, tmp_path / f"{name}-own", text="text", result_prefix="own_",
+                   keep=list(kept), **settings)  # fmt: skip
+    for ending in ("", "-own"):
+        found = engine.compare(tmp_path / f"whole{ending}", tmp_path / f"short{ending}")
+        assert (found.kind, found.rows) == ("texts", 4)
+        assert found.agreement < 1
+    mixed = engine.compare(tmp_path / "whole", tmp_path / "whole-own", truth="translation_text")
+    assert (mixed.kind, mixed.agreement) == ("texts", 1)
+    assert 0 < mixed.truth["chrf_a"] == mixed.truth["chrf_b"] < 100
+
+
+def test_a_truth_that_is_named_as_other_answers_are_is_no_answer(tmp_path: Path) -> None:
+    ranked = {"labels": [["x", "y"], ["y", "x"]], "scores": [[0.9, 0.1], [0.8, 0.2]]}
+    other = {"labels": [["y", "x"], ["y", "x"]], "scores": [[0.6, 0.4], [0.8, 0.2]]}
+    truth = {"id": [1, 2], "label": ["x", "y"]}
+    a, b = (write(tmp_path / f"{n}.parquet", truth | c) for n, c in (("a", ranked), ("b", other)))
+    found = engine.compare(a, b, key="id", truth="label")
+    assert found.agreement == 0.5
+    assert (found.truth["accuracy_a"], found.truth["accuracy_b"]) == (1, 0.5)
+
+
 def test_rows_that_one_run_rejected_are_missing(runs: dict[str, Path]) -> None:
     found = engine.compare(runs["whole"], runs["strict"])
     assert (found.rows, found.unpaired.only_a, found.agreement) == (56, 8, 1)
