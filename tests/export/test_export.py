@@ -111,9 +111,9 @@ DEVICE_FILES = ("resident.onnx", "admit.onnx", "move.onnx", "grow.onnx", "pick.o
 def test_a_bundle_holds_what_the_run_needs_and_nothing_else(tiny_bundles: Path) -> None:
     names = {file.name for file in (tiny_bundles / "t5").iterdir()}
     shared = {"bundle.json", "tokenizer.json", "weights.bin"}
-    assert names == {*shared, "encoder.onnx", "step.onnx", *DEVICE_FILES}
+    assert names == {*shared, "encoder.onnx", "encoder.flat.onnx", "step.onnx", *DEVICE_FILES}
     names = {file.name for file in (tiny_bundles / "embedder").iterdir()}
-    assert names == {*shared, "model.onnx", "pool.onnx"}
+    assert names == {*shared, "model.onnx", "model.flat.onnx", "pool.onnx"}
 
 
 def test_tokenizer_file_neither_pads_nor_cuts(tiny: Path, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_a_decoder_s_kv_caches_are_float16(made: Path, family: str) -> None:
 
 def test_only_pooled_rows_leave_a_gpu(made: Path) -> None:
     folder = bundle_format.load(made / "embedder-fp32")
-    assert [graph.file for graph in folder.graphs_for(CPU)] == ["model.onnx"]
+    assert [graph.file for graph in folder.graphs_for(CPU)] == ["model.flat.onnx"]
     near = Bundle.load(folder.path, device="cpu")
     late = Late(OrtBackend(folder.path, carried(folder), device=CPU))
     seen: list[tuple[int, ...]] = []
