@@ -30,7 +30,7 @@ ANY_NAME = "surrogateescape"
 """How Python holds the bytes of names that are not UTF-8, which a path may have."""
 
 _NOT_KEPT = ("config", "save", "help", "help-all", "dry-run")
-_PATHS = ("inputs", "model", "out", "schema", "scratch", "report")
+_PATHS = ("inputs", "model", "out", "schema", "scratch", "report", "log-file", "metrics-file")
 
 
 def load(ctx: typer.Context, path: str | None) -> str | None:

@@ -131,10 +131,12 @@ def test_values_survive_a_file(value: object, tmp_path: Path) -> None:
 def test_a_record_has_absolute_paths_and_no_signatures(tmp_path: Path) -> None:
     given: dict[str, object] = {
         "model": "org/name", "inputs": ["*.jsonl", "https://host/a?sig=1"], "out": "o", "limit": 3,
+        "log-file": "run.log",
     }  # fmt: skip
     assert config_file.absolute(given) == {
         "model": "org/name",
         "inputs": [os.path.abspath("*.jsonl"), "https://host/a?..."],
         "out": os.path.abspath("o"),
         "limit": 3,
+        "log-file": os.path.abspath("run.log"),
     }
