@@ -106,6 +106,7 @@ class _Flattener:
         self.graph, self.index, self.widths = graph, index, widths
         self.outputs = {output.name for output in graph.output}
         self.flat: dict[str, Any] = {}
+        self.of_mask = self._computed_from_mask()
         last = self._last_products()
         for node in graph.node:
             if node.output[0] not in last and self._becomes_flat(node):
@@ -125,11 +126,23 @@ class _Flattener:
 
     def _becomes_flat(self, node: Any) -> bool:
         """Whether it is a product of tokens with a weight, or follows one token by token."""
-        if not (
+        if not self.of_mask.isdisjoint(node.input) or not (
             self.widths.keys() >= set(node.output) and is_by_token(node, self.widths, self.index)
         ):
             return False
         return node.op_type == "MatMul" or not self.flat.keys().isdisjoint(node.input)
+
+    def _computed_from_mask(self) -> set[str]:
+        """Tensors that only say where padding is. What reads them makes padding zero, as a mean
+        over a row needs it: in rows, since what is gathered back into them has tokens there."""
+        found = {"attention_mask"}
+        for node in self.graph.node:
+            read = graph_edits.reads(node)
+            if any(n in found for n in read) and all(
+                n in found or n in self.index.constant for n in read
+            ):
+                found.update(node.output)
+        return found
 
     def _last_products(self) -> set[str]:
         """Outputs of the graph that are a product, with or without a bias, and that product: a
