@@ -410,9 +410,13 @@ class Manifest:
             self._sync()
         self.write(self.out / SUCCESS, _json(content))
         if alone:
-            shutil.rmtree(self.folder / SHARES, ignore_errors=True)
-            with suppress(OSError):  # the run has finished, and a gate alone keeps nobody out
-                (self.folder / GATE).unlink()
+            self.forget_shares()
+
+    def forget_shares(self) -> None:
+        """Remove what only shares that still run need."""
+        shutil.rmtree(self.folder / SHARES, ignore_errors=True)
+        with suppress(OSError):  # the run has finished, and a gate alone keeps nobody out
+            (self.folder / GATE).unlink()
 
 
 _CHOOSE = "or choose another folder with -o, or clear this one with --overwrite"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from engine.core.activity import proceed, working
 from engine.core.share import Share, dealt, listing_digest
 from engine.core.types import InputPath, Split
 from engine.errors import OtherRunError, OutputError, Stopped
-from engine.runner import clearing, fingerprint
+from engine.runner import clearing, fingerprint, journal
 from engine.runner.folder_lock import SHARES, locked, shares_running
 from engine.runner.manifest import Manifest
 from engine.runner.moved_inputs import MovedInputs
@@ -106,6 +107,7 @@ class SharedFolder:
                     manifest.check_held()  # what could not be written was another's by then
                 self._undo(made)
                 raise
+        self._clear_up()
 
     def look(self, split: Split) -> None:
         """Note what a split's file is now, just before it is hashed."""
@@ -138,6 +140,18 @@ class SharedFolder:
         places = {place % self._share.count + 1 for place in open_parts}
         shares = tuple(Share(number, self._share.count) for number in sorted(places))
         return OpenParts(len(open_parts), shares)
+
+    def _clear_up(self) -> None:
+        """Leave what one run leaves where it has finished and no share runs any more: of shares
+        that end in one moment each has seen another's lock, and the last one to let go is here."""
+        manifest = self._manifest
+        if not self._folder.is_dir() or not manifest.read_success():
+            return
+        with suppress(OutputError, Stopped), passing(manifest.out, manifest.folder):
+            if not shares_running(manifest.folder) and manifest.read_success():
+                with data.writing(manifest.out):
+                    shutil.rmtree(manifest.out / journal.FOLDER, ignore_errors=True)
+                manifest.forget_shares()
 
     def _let_go(self) -> None:
         self._manifest.hold = None

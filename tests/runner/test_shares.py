@@ -34,6 +34,7 @@ from engine.runner import coordinator, shared_folder
 from engine.runner.folder_lock import GATE, LOCK, SHARES, locked
 from engine.runner.manifest import Manifest
 from engine.runner.report import Report
+from engine.runner.shared_folder import SharedFolder
 from engine.runner.verify import verify
 
 __all__ = ["corpus"]
@@ -53,13 +54,6 @@ def go(
 ) -> Report:
     model = open_bundle(bundle, backend)
     return coordinator.run(model, inputs, out, **{**SMALL, **more}, share=share)
-
-
-def results_of(out: Path) -> dict[str, Any]:
-    """What shares at once leave but for their own records: two that end in one moment each see the
-    other's lock, and leave them."""
-    own = ("_manifest/shares/", f"_manifest/{GATE}")
-    return {name: left for name, left in content(out).items() if not name.startswith(own)}
 
 
 def is_done(out: Path) -> bool:
@@ -137,6 +131,30 @@ def together(calls: list[Callable[[], Report]]) -> list[Report]:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
+def test_shares_that_end_in_one_moment_leave_what_one_run_leaves(
+    tmp_path: Path, bundle: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(bundle, corpus, tmp_path / "whole")
+    begun, ended = threading.Barrier(2), threading.Barrier(2)
+    look, finish = SharedFolder.look, SharedFolder.finish
+
+    def first_look(self: SharedFolder, split: Split) -> None:
+        if not self._states:
+            begun.wait(60)
+        look(self, split)
+
+    def finish_together(self: SharedFolder, entries: Any) -> Any:
+        found = finish(self, entries)
+        ended.wait(60)  # each still has its lock, which the other has seen or will see
+        return found
+
+    monkeypatch.setattr(SharedFolder, "look", first_look)
+    monkeypatch.setattr(SharedFolder, "finish", finish_together)
+    out = tmp_path / "out"
+    together([lambda n=n: go(bundle, corpus, out, f"{n}/2") for n in (1, 2)])  # type: ignore[misc]  # bound early
+    assert content(out) == content(tmp_path / "whole")
+
+
 def test_shares_at_once_leave_the_bytes_of_one_run(
     tmp_path: Path, bundle: Path, corpus: Path
 ) -> None:
@@ -151,7 +169,7 @@ def test_shares_at_once_leave_the_bytes_of_one_run(
 
         reports = together([lambda n=n: call(n) for n in range(1, 5)])  # type: ignore[misc]
         assert sorted(report.parts_open for report in reports)[0] == 0
-        assert results_of(out) == content(tmp_path / "whole")
+        assert content(out) == content(tmp_path / "whole")
 
 
 def test_two_that_end_at_the_same_moment_leave_one_success(
