@@ -301,6 +301,7 @@ class Measured:
         return self.reports[self.seconds.index(statistics.median_low(self.seconds))]
 
     def timing(self) -> Timing:
+        """What was measured of the setting, or why it failed; seconds and rows a second."""
         timing: Timing = {
             "batch_tokens": self.point.batch_tokens,
             "workers": self.point.workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -159,7 +159,7 @@ def report(measured: Sweep, machine: Machine, profile: Profile | None = None) ->
     return [
         *_header(measured, machine),
         "",
-        *_table(measured.sweep, best),
+        *timings(measured.sweep, best, _HEAD, _figures),
         "",
         *_costs(measured),
         *(["", *_profile_lines(profile)] if profile else []),
@@ -188,18 +188,33 @@ def _header(measured: Sweep, machine: Machine) -> list[str]:
     return lines
 
 
-def _table(sweep: Sequence[Timing], best: SweepPoint) -> list[str]:
-    rows = [["", "tokens", "workers", "threads", "seconds", "rows/s", "tokens/s", "padding"]]
+def timings(
+    sweep: Sequence[Timing],
+    best: SweepPoint,
+    head: Sequence[str],
+    figures: Callable[[Timing], list[str]],
+) -> list[str]:
+    """The lines of a table of settings, the best one marked, and of what was measured of each.
+
+    Args:
+        sweep: What was measured.
+        best: The setting to mark.
+        head: Names of the figures.
+        figures: Those of a setting that has not failed.
+    """
+    rows = [["", "tokens", "workers", "threads", *head]]
     for timing in sweep:
         point = (timing["batch_tokens"], timing["workers"], timing["threads"])
         marked = point == (best.batch_tokens, best.workers, best.threads)
-        rows.append(["*" if marked else "", *map(str, point), *_figures(timing)])
+        failed = [f"failed: {timing['failed']}"] if "failed" in timing else []
+        rows.append(["*" if marked else "", *map(str, point), *(failed or figures(timing))])
     return terminal.aligned(rows)
 
 
+_HEAD = ("seconds", "rows/s", "tokens/s", "padding")
+
+
 def _figures(timing: Timing) -> list[str]:
-    if "failed" in timing:
-        return [f"failed: {timing['failed']}"]
     return [
         f"{timing['seconds']:.2f}",
         f"{timing['rows_per_second']:,.1f}",

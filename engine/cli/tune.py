@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli import completion, numbers, terminal
+from engine.cli.bench import timings
 from engine.cli.progress import on_terminal
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def report(bundle: str, settings: Tuned, measured: Sweep) -> list[str]:
         f"{bundle}: {rounds} rounds of {measured.rows:,} rows ({settings.sample}) on "
         f"{settings.gpu or settings.cpu}",
         "",
-        *_table(measured),
+        *timings(measured.sweep, measured.best, _HEAD, _figures),
         "",
         explained,
         _kept(settings, measured),
@@ -83,19 +84,10 @@ def report(bundle: str, settings: Tuned, measured: Sweep) -> list[str]:
     ]
 
 
-def _table(measured: Sweep) -> list[str]:
-    best = measured.best
-    rows = [["", "tokens", "workers", "threads", "rows/s", "from", "to", "ratio", ""]]
-    for timing in measured.sweep:
-        point = (timing["batch_tokens"], timing["workers"], timing["threads"])
-        marked = point == (best.batch_tokens, best.workers, best.threads)
-        rows.append(["*" if marked else "", *map(str, point), *_figures(timing)])
-    return terminal.aligned(rows)
+_HEAD = ("rows/s", "from", "to", "ratio", "")
 
 
 def _figures(timing: Timing) -> list[str]:
-    if "failed" in timing:
-        return [f"failed: {timing['failed']}"]
     figures = (timing["rows_per_second"], *timing["spread"])
     return [*(f"{f:,.1f}" for f in figures), f"{timing['ratio']:.2f}", timing["difference"]]
 

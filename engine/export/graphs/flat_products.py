@@ -113,6 +113,7 @@ class _Flattener:
                 self.flat[node.output[0]] = node
 
     def run(self) -> None:
+        """Gather tokens where what is flat begins, and rows where it ends."""
         places = locate_tokens(self.graph)
         rest = [node for node in self.graph.node if node.output[0] not in self.flat]
         flat = list(self.flat.values())
