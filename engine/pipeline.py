@@ -33,7 +33,7 @@ from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.keywords import TableArguments, TaskOptions
 from engine.core.notebook import facts_table
-from engine.core.settings import check_choice, checked, declared
+from engine.core.settings import check_choice, check_whole, checked, declared
 from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
 from engine.generation import BufferPool, Count, uncounted
@@ -90,6 +90,7 @@ class Bundle:
         workers: int = 0,
         check: bool = True,
         gpu_memory: int = 0,
+        num_beams: int = 0,
     ) -> Bundle:
         """Open a bundle; without threads and workers with what `engine tune` measured here.
 
@@ -105,6 +106,8 @@ class Bundle:
             check: Compare every file with its recorded hash first, and try what was not opened
                 here before in a process with limits.
             gpu_memory: Bytes of the GPU that each graph may take up; 0 for no limit.
+            num_beams: Beams that a decoder is loaded for; 0 for the bundle's own. Its step is
+                loaded once more when it is asked for others.
 
         Raises:
             BundleError: Not a bundle, its bytes have changed, or it cannot be opened within limits.
@@ -112,8 +115,10 @@ class Bundle:
         """
         settings = _checked(device=device, threads=threads, workers=workers, gpu_memory=gpu_memory)
         settings["threads"] = _capped(settings["threads"])
+        check_whole("num_beams", num_beams, 0)
         folder = bundle_format.load(path)
-        with folder.unchanged():
+        unchanged = partial(folder.unchanged, folder.states())
+        with unchanged():
             if check:
                 folder.check()
                 trial.check(folder)
@@ -126,9 +131,11 @@ class Bundle:
                 device=chosen,
                 threads=sizes.threads,
                 gpu_memory=settings["gpu_memory"],
+                beams=num_beams or _own_beams(folder),
+                unchanged=unchanged,
             )
         _check_graphs(folder, backend)
-        return cls(folder, backend, {**settings, "check": check}, sizes)
+        return cls(folder, backend, {**settings, "check": check, "num_beams": num_beams}, sizes)
 
     def stages(
         self,
@@ -421,15 +428,21 @@ def _without_rejects(rows: Rows) -> Rows:
     return rows
 
 
+def _own_beams(folder: bundle_format.BundleFolder) -> int:
+    """Beams of a bundle's decoder unless others are asked for."""
+    decoder = folder.description.model_config.decoder
+    return decoder.search.num_beams if decoder else 1
+
+
 def _check_graphs(folder: bundle_format.BundleFolder, backend: OrtBackend) -> None:
     """Refuse graphs that are not as the description says."""
-    model = backend.graph("model") if "model" in backend.roles else None
+    model = backend.loaded.get("model")
     answers = None if model is None else {name: model.shapes[name] for name in model.outputs}
     for problem in graph_checks.task_problems(folder.description, answers):
         file = folder.path / bundle_format.DESCRIPTION
         raise BundleError(f"{file}: {problem}", bundle_format.AGAIN)
     for record in folder.graphs_for(backend.device):
-        graph = backend.graph(record.role)
+        graph = backend.loaded[record.role]
         inputs = {name: graph.shapes[name] for name in graph.inputs}
         outputs = {name: graph.shapes[name] for name in graph.outputs}
         for problem in graph_checks.problems(folder.description, record.role, inputs, outputs):

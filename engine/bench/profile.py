@@ -209,8 +209,8 @@ class TimedBackend:
     def forget(self) -> None:
         self.telemetry = Telemetry()
 
-    def graph(self, role: Role) -> Graph:
-        return TimedGraph(self.backend.graph(role), lambda: self.timed(role))
+    def graph(self, role: Role, beams: int = 1) -> Graph:
+        return TimedGraph(self.backend.graph(role, beams), lambda: self.timed(role))
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

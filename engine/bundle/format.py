@@ -158,18 +158,24 @@ class BundleFolder:
         """The sha256 that a file must have, "" for one that is not listed."""
         return str(self.description.files.get(name, {}).get("sha256", ""))
 
+    def states(self) -> dict[str, closed_folder.State | None]:
+        """What tells that the files are still the same, by name."""
+        return closed_folder.states(self.path, (DESCRIPTION, *self.description.files))
+
     @contextmanager
-    def unchanged(self) -> Iterator[None]:
+    def unchanged(self, before: Mapping[str, closed_folder.State | None] = {}) -> Iterator[None]:
         """Notice that a file is replaced or changed while the body opens them.
+
+        Args:
+            before: The `states` since which none may have been changed; those of now if empty.
 
         Raises:
             BundleError: One was; it is named.
         """
-        names = (DESCRIPTION, *self.description.files)
-        before = closed_folder.states(self.path, names)
+        before = before or self.states()
         yield
-        after = closed_folder.states(self.path, names)
-        changed = [name for name in names if before[name] != after[name]]
+        after = self.states()
+        changed = [name for name in after if before[name] != after[name]]
         if not changed and sha256(self.path / DESCRIPTION) != self.fingerprint:
             changed = [DESCRIPTION]
         if changed:

@@ -2,7 +2,8 @@
 
 Every slot has a length of its own, so a row begins in a free slot without any change to the others,
 and nothing is padded, shifted or allocated on the way. The encoder runs over the rows that wait,
-some ahead of need, and its keys and values are copied into a row's slots.
+some ahead of need, and its keys and values are copied to where the row's slots read them: all beams
+of a row read the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from engine.runtime.protocol import Backend, Value
 
 PARTS = ("key", "value")
 # Numbers of a slot that go with its row.
-_OF_SLOTS = ("lengths", "source_last", "rotary_offset")
+_OF_SLOTS = ("lengths", "rotary_offset")
+# What the slots of a row share.
+_OF_SOURCES = ("source_last", "cross.", "last.")
 # Asks a step graph for the logits of all tokens.
 _WHOLE = "whole_logits"
 # Multiplications that a step should have for its overhead not to matter: 48 slots of t5-small.
@@ -87,8 +90,9 @@ class HostCache:
         max_slots: int = 0,
     ) -> None:
         self.backend, self.decoder, self.feeds, self.width = backend, decoder, feeds, width
+        self.graph = backend.graph("step", width)
         # An older graph always gives all logits.
-        self.spares = _WHOLE in backend.graph("step").inputs
+        self.spares = _WHOLE in self.graph.inputs
         self.whole = whole or not self.spares
         self.pool = pool or BufferPool()
         compute = self._prefill if decoder.causal else self._encode
@@ -123,16 +127,18 @@ class HostCache:
         self._bind()
 
     def admit(self, slots: Ints, rows: Ints) -> None:
-        lasts = self.sources[rows] - 1
+        into = slots
         if self.decoder.causal:
+            lasts = self.sources[rows] - 1
             self._reserve(int(lasts.max()) + 1)
             self.bases[slots] = lasts
             if self.long_rows:
                 self.long_rows.begin(slots, self.feeds["input_ids"][rows])
                 self.host["rotary_offset"][slots] = self.long_rows.offsets(lasts + 1)
         else:
-            self.host["source_last"][slots] = lasts
-        for some, at in self.batches.parts(slots, rows, self.slots):
+            into, rows = self._sources_of(slots), rows[:: self.width]
+            self.host["source_last"][into] = self.sources[rows] - 1
+        for some, at in self.batches.parts(into, rows, self.slots):
             self._fill(some, at)
         self.host["lengths"][slots] = self.bases[slots]
         self.taken[slots] = 1
@@ -184,17 +190,17 @@ class HostCache:
                 shape = (self.slots, *array.shape[1:])
                 self._take(name, self.backend.buffer(shape, array.dtype, self.buffers[name]))
             elif array.ndim and len(array) and name != "picks":
-                self._hold(name, (self.slots, *array.shape[1:]), array.dtype)
+                count = self.groups if name.startswith(_OF_SOURCES) else self.slots
+                self._hold(name, (count, *array.shape[1:]), array.dtype)
         self.bases, self.taken = self.bases[: self.slots], self.taken[: self.slots]
         self._bind()
 
     def _logits_again(self) -> Scores:
         """Of the latest step, taken once more: it appends what it has appended."""
-        graph = self.backend.graph("step")
-        feeds: dict[str, Value] = {name: self.buffers[name] for name in graph.inputs}
+        feeds: dict[str, Value] = {name: self.buffers[name] for name in self.graph.inputs}
         feeds["lengths"] = self.host["lengths"] - self.taken
         feeds |= {"scored": np.array(False), _WHOLE: np.array(True)}
-        (logits,) = graph.run(feeds, ["logits"])
+        (logits,) = self.graph.run(feeds, ["logits"])
         return self.backend.host(logits)
 
     def _move(self, slots: Ints, sources: Ints) -> None:
@@ -202,18 +208,27 @@ class HostCache:
         self.copy(slots, sources, -self.bases[sources])
         self.bases[slots] = self.bases[sources]
         self.taken[slots] = self.taken[sources]
+        into, of = self._sources_of(slots), self._sources_of(sources)
         for name, array in self.host.items():
             if name.startswith("cross."):
-                lasts = self.host["source_last"][sources]
-                for slot, source, last in zip(slots, sources, lasts, strict=True):
-                    array[slot, :, : last + 1] = array[source, :, : last + 1]
-            elif name in _OF_SLOTS or name.startswith("last."):
+                lasts = self.host["source_last"][of]
+                for row, source, last in zip(into, of, lasts, strict=True):
+                    array[row, :, : last + 1] = array[source, :, : last + 1]
+            elif name.startswith("last."):
+                array[into] = array[of]
+            elif name in _OF_SLOTS:
                 array[slots] = array[sources]
+        if not self.decoder.causal:
+            self.host["source_last"][into] = self.host["source_last"][of]
+
+    def _sources_of(self, slots: Ints) -> Ints:
+        """Where slots that come by whole groups have their sources, one for each group."""
+        return slots[:: self.width] // self.width
 
     def _slot_count(self, positions: int, most: int) -> int:
         """Slots for all rows, or as many as fit into memory; whole groups."""
         decoder = self.decoder
-        positions += 0 if decoder.causal else self.feeds["input_ids"].shape[1]
+        positions += 0 if decoder.causal else self.feeds["input_ids"].shape[1] // self.width
         each = 8 * decoder.layers * decoder.cache_heads * decoder.head_dim * positions
         groups = max(1, min(most, self.backend.cache_bytes // each) // self.width)
         return min(groups, len(self.sources)) * self.width
@@ -256,7 +271,7 @@ class HostCache:
         """Shape and dtype of every buffer besides `past`, by its name as an input or output of the
         graph."""
         d, count = self.decoder, self.slots
-        cross = (count, d.cache_heads, self.feeds["input_ids"].shape[1], d.head_dim)
+        cross = (self.groups, d.cache_heads, self.feeds["input_ids"].shape[1], d.head_dim)
         shapes: dict[str, tuple[Shape, DTypeLike]] = {
             "tokens": ((count, 1) if d.causal else (count,), np.int64),
             "lengths": ((count,), np.int32),
@@ -274,18 +289,18 @@ class HostCache:
         if d.causal:
             return {**shapes, "logit_rows": ((count,), np.int64)}
         shapes |= {f"cross.{layer}": (cross, np.float32) for layer in self._layers}
-        last = (count, 1, d.heads * d.head_dim)
+        last = (self.groups, 1, d.heads * d.head_dim)
         shapes |= {f"last.{layer}": (last, np.float32) for layer in self._layers}
-        return {**shapes, "source_last": ((count,), np.int32), "source_total": ((), np.int32)}
+        return {**shapes, "source_last": ((self.groups,), np.int32), "source_total": ((), np.int32)}
 
     def _bind(self) -> None:
         """Bind the graph to the buffers; what it appends to, it reads and writes."""
-        graph = self.backend.graph("step")
         outputs = {}
-        for name in graph.outputs:
+        for name in self.graph.outputs:
             held = name.replace("cross_present.", "cross.").replace("present.", "past.")
             outputs[name] = self.buffers[held]
-        self.run = graph.bind({name: self.buffers[name] for name in graph.inputs}, outputs)
+        inputs = {name: self.buffers[name] for name in self.graph.inputs}
+        self.run = self.graph.bind(inputs, outputs)
 
     def _encode(self, feeds: Mapping[str, Ints]) -> dict[str, NDArray[Any]]:
         """The encoder's keys and values by the name of the buffer they belong to."""
@@ -309,7 +324,7 @@ class HostCache:
         empty = np.zeros(shape, np.float32)
         inputs = self._chunk(tokens, 0, lengths) | dict.fromkeys(self._pasts, empty)
         outputs = [name.replace("past", "present") for name in self._pasts]
-        values = self.backend.graph("step").run(inputs, outputs)
+        values = self.graph.run(inputs, outputs)
         return {n: self.backend.host(v) for n, v in zip(self._pasts, values, strict=True)}
 
     def _prefill_long(self, row: Ints, stop: int, length: int) -> dict[str, NDArray[Any]]:
@@ -324,12 +339,11 @@ class HostCache:
         backend, decoder = self.backend, self.decoder
         shape = (1, decoder.cache_heads, len(row), decoder.head_dim)
         caches = {name: backend.buffer(shape, np.float32) for name in self._pasts}
-        graph = backend.graph("step")
         outputs = {name.replace("past", "present"): cache for name, cache in caches.items()}
         for start in range(0, stop, CHUNK):
             tokens = row[None, start : min(stop, start + CHUNK)]
             chunk = self._chunk(tokens, start, np.array([length]))
-            graph.bind({**chunk, **caches}, {**self._unread, **outputs})()
+            self.graph.bind({**chunk, **caches}, {**self._unread, **outputs})()
         return {name: backend.host(cache) for name, cache in caches.items()}
 
     def _cache_again(self, rows: LongRows, slot: int, cached: int) -> None:
@@ -356,6 +370,11 @@ class HostCache:
         return inputs
 
     @property
+    def groups(self) -> int:
+        """Rows that are decoded at once."""
+        return self.slots // self.width
+
+    @property
     def _layers(self) -> list[str]:
         return [f"{n}.{part}" for n in range(self.decoder.layers) for part in PARTS]
 
@@ -374,8 +393,8 @@ class HostCache:
         }
 
     def _fill(self, slots: Ints, at: Ints) -> None:
-        """Copy keys and values of the latest batch's rows `at` into slots, padding included: a slot
-        hides what is behind its length."""
+        """Copy keys and values of the latest batch's rows `at`, padding included, into slots or to
+        where rows have their sources: what is behind a length is hidden."""
         into, of = _as_slices(slots, at)
         for name, values in self.batches.values.items():
             width = min(values.shape[2], self.host[name].shape[2])

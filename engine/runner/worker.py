@@ -127,12 +127,14 @@ class Worker:
 
     def _open(self) -> Stages:
         config = self.config
+        beams = config.options.get("num_beams")
         with working("loading", str(self.settings.bundle)):
             model = self._model or Bundle.load(
                 self.settings.bundle,
                 device=str(self.settings.device),
                 threads=config.threads,
                 gpu_memory=config.gpu_memory,
+                num_beams=beams if isinstance(beams, int) else 0,
             )
         self._ran = dict(model.backend.ran)
         self.send(Opened(self._ran))

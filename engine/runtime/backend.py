@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,17 @@ from engine.errors import BackendError, OutOfMemory, Stopped
 from engine.runtime import cuda
 from engine.runtime.buffers import OrtBuffer, ort_value
 from engine.runtime.device import (
-    PROVIDERS,
     built_for,
-    captured_stderr,
-    check_nodes,
-    check_provider,
     execution_info,
     from_runtime,
     preload,
     runtime,
-    start_failure,
 )
-from engine.runtime.gpu_serialization import ReadWriteLock, SerialExecutor
+from engine.runtime.gpu_serialization import GPU_LOCK, SerialExecutor
 from engine.runtime.packing import packing_inputs
 from engine.runtime.protocol import T, Value
+from engine.runtime.sessions import SessionFactory, first_line
+from engine.runtime.shared_sources import SOURCE_LAST
 
 # How the runtime, CUDA and cuBLAS say that memory is full.
 _FULL = re.compile(r"out of memory|failed to allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
@@ -60,15 +57,6 @@ _ALIGNMENT = 64
 # Bytes of one decoding's KV caches on the CPU; on a GPU one third of its memory is for those of all
 # decodings, of which at most two are kept: the longest sources and the longest answers.
 _CPU_CACHE_BYTES, _GPU_CACHE_SHARE, _GPU_CACHES = 1 << 30, 3, 2
-# The first turns a Gather of positions into a Slice, whose ends the host waits for; the second
-# makes a Gemm, for which the bias is written out for every row first and read back: on an H200 that
-# took a quarter of BERT-base's time.
-_GPU_DISABLED_FUSIONS = ("GatherToSliceFusion", "MatMulAddFusion")
-# The first takes ten times as long as a sum and LayerNormalization, which sums with vectors; the
-# second has no AVX-512 kernel, and Gelu has one: a sum and Gelu take three quarters of its time.
-_CPU_DISABLED_FUSIONS = ("SkipLayerNormFusion", "BiasGeluFusion")
-# Shared by all work on the GPUs of this process; a capture holds it alone.
-_GPU_LOCK = ReadWriteLock()
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -116,7 +104,7 @@ class OrtGraph:
         with self._translated(f" at {ids.shape}" if isinstance(ids, np.ndarray) else ""):
             if self._gpu is None:
                 return self._run_on_cpu(feeds, fetch)
-            with _GPU_LOCK.shared():
+            with GPU_LOCK.shared():
                 return self._run_on_gpu(feeds, fetch)
 
     def _run_on_cpu(self, feeds: Mapping[str, Value], fetch: Sequence[str]) -> list[Value]:
@@ -166,7 +154,7 @@ class OrtGraph:
             BackendError: The runtime failed; the returned call raises it, too.
         """
         # Inputs that are not on the GPU yet are copied there now.
-        with self._translated(""), _GPU_LOCK.shared() if self._gpu is not None else nullcontext():
+        with self._translated(""), GPU_LOCK.shared() if self._gpu is not None else nullcontext():
             binding = self._session.io_binding()
             for name, value in inputs.items():
                 self._bind_input(binding, name, value)
@@ -207,7 +195,7 @@ class OrtGraph:
                 raise
             if _TERMINATED in str(error):
                 raise Stopped("stopped while a batch was computed") from error
-            reason = _first_line(error)
+            reason = first_line(error)
             if isinstance(error, MemoryError) or _FULL.search(str(error)):
                 raise OutOfMemory(
                     f"{self._file}: out of memory{where}: {reason}",
@@ -249,7 +237,7 @@ class _BoundCall:
 
     def __call__(self) -> None:
         on_gpu = self._graph.on_gpu
-        lock = _GPU_LOCK.exclusive if self._captures else _GPU_LOCK.shared
+        lock = GPU_LOCK.exclusive if self._captures else GPU_LOCK.shared
         with lock() if on_gpu else nullcontext():
             self._graph.launch(self._binding, self._options)
         self._captures = False
@@ -266,6 +254,9 @@ class OrtBackend:
         profiles: Folder for the runtime's own profiles, which slow it down; None for none.
         gpu_memory: Bytes of the GPU that each graph's arena may take up, and all KV caches; 0 for
             no limit on arenas, and a third of the GPU for KV caches.
+        beams: Of the rows that the first decode steps are for; `graph` opens the step for other
+            numbers when it is asked.
+        unchanged: Around what is opened then: raises if the bundle is no longer what it was.
 
     Raises:
         DeviceError: The device is not what would run.
@@ -281,9 +272,12 @@ class OrtBackend:
         threads: int = 1,
         profiles: Path | None = None,
         gpu_memory: int = 0,
+        beams: int = 1,
+        unchanged: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.device = device
-        self._profiles, self._gpu_memory = profiles, gpu_memory
+        self._sessions = SessionFactory(folder, device, threads, profiles, gpu_memory)
+        self._unchanged = unchanged
         self.cache_bytes: int = _cache_bytes(device, gpu_memory)
         if device.is_gpu:
             preload()
@@ -291,8 +285,13 @@ class OrtBackend:
         self._serial = SerialExecutor() if captures else None
         # On a CPU side by side: the runtime creates a session without Python's lock.
         with ThreadPoolExecutor(1 if device.is_gpu else max(1, len(graphs))) as pool:
-            loaded = pool.map(lambda graph: self._load(folder, graph, threads), graphs)
+            loaded = pool.map(lambda graph: self._load(graph, beams), graphs)
             self._graphs = {graph.role: each for graph, each in zip(graphs, loaded, strict=True)}
+        self._records = {graph.role: graph for graph in graphs}
+        # Decode steps by their number of beams.
+        self._steps = {beams: self._graphs["step"]} if "step" in self._graphs else {}
+        self._opening = threading.Lock()
+        self._options: Any = None
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -305,17 +304,44 @@ class OrtBackend:
         return execution_info(self.device, sessions).to_dict()
 
     def end_profiling(self) -> dict[Role, Path]:
-        """End profiling; the file of every graph, JSON in the format of Chrome's tracing."""
-        return {role: graph.end_profiling() for role, graph in self._graphs.items()}
+        """End profiling; the file of every graph, JSON in the format of Chrome's tracing. Of the
+        decode step it is that of the number of beams that was asked for last."""
+        steps = list(self._steps.values())
+        graphs = self._graphs | ({"step": steps[-1]} if steps else {})
+        return {role: graph.end_profiling() for role, graph in graphs.items()}
 
-    def graph(self, role: Role) -> OrtGraph:
-        return self._graphs[role]
+    @property
+    def loaded(self) -> Mapping[Role, OrtGraph]:
+        """The graphs that were loaded at first, by role."""
+        return self._graphs
+
+    def graph(self, role: Role, beams: int = 1) -> OrtGraph:
+        """See `protocol.Backend.graph`.
+
+        Raises:
+            BackendError, BundleError: A step for these beams cannot be opened.
+        """
+        graph = self._graphs[role]
+        if role == "step" and SOURCE_LAST.decode() in graph.inputs:
+            graph = self._step(beams)
+        return graph.under(self._options) if self._options else graph
+
+    def _step(self, beams: int) -> OrtGraph:
+        with self._opening:
+            if beams not in self._steps:
+                with self._unchanged():
+                    self._steps[beams] = self._load(self._records["step"], beams)
+            return self._steps[beams]
+
+    def _load(self, graph: GraphRecord, beams: int) -> OrtGraph:
+        session = self._sessions.open(graph, beams if graph.role == "step" else 1)
+        return OrtGraph(self._sessions.folder / graph.file, graph, session, self.device)
 
     def stoppable(self) -> tuple[OrtBackend, Callable[[], None]]:
         """See `protocol.Backend.stoppable`. The runtime looks between two nodes of a graph, so that
         a stop takes as long as the largest of them."""
-        backend, options = copy.copy(self), _run_options()
-        backend._graphs = {role: graph.under(options) for role, graph in self._graphs.items()}
+        backend = copy.copy(self)
+        backend._options = options = _run_options()
         return backend, partial(setattr, options, "terminate", True)
 
     def serially(self, call: Callable[[], T]) -> T:
@@ -329,7 +355,7 @@ class OrtBackend:
                 return value.array
             assert value.view is None, "a view of a buffer stays on the GPU"
             value = value.value
-        with _GPU_LOCK.shared() if self.device.is_gpu else nullcontext():
+        with GPU_LOCK.shared() if self.device.is_gpu else nullcontext():
             return np.asarray(value.numpy())
 
     def put(self, buffer: OrtBuffer, array: NDArray[Any]) -> None:
@@ -337,7 +363,7 @@ class OrtBackend:
             buffer.array[...] = array
             return
         assert buffer.view is None, "a view of a buffer stays on the GPU"
-        with _GPU_LOCK.shared():
+        with GPU_LOCK.shared():
             buffer.value.update_inplace(np.ascontiguousarray(array))
 
     def buffer(self, shape: Sequence[int], dtype: Any, old: OrtBuffer | None = None) -> OrtBuffer:
@@ -359,7 +385,7 @@ class OrtBackend:
         if old and old.value.tensor_size_in_bytes() >= size:
             return OrtBuffer(None, None, old.value, (shape, dtype))
         make = runtime().OrtValue.ortvalue_from_shape_and_type
-        with _GPU_LOCK.shared():
+        with GPU_LOCK.shared():
             try:
                 value = make(list(shape), dtype, "cuda", self.device.index)
             except Exception as error:  # as above: no common base
@@ -372,72 +398,6 @@ class OrtBackend:
             # Fresh memory may hold NaN, which masking with zero weights would not remove.
             value.update_inplace(np.zeros(shape, dtype))
         return OrtBuffer(None, None, value)
-
-    def _load(self, folder: Path, graph: GraphRecord, threads: int) -> OrtGraph:
-        ort, file = runtime(), folder / graph.file
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        on_gpu = self.device.is_gpu
-        # A provider that does not load says so in the log, as an error, and nowhere else.
-        options.log_severity_level = 3 if on_gpu else 4
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if self._profiles:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(self._profiles / file.stem)
-        log: list[str] = []
-        try:
-            with self._logged(log):
-                # Its own fallback to the CPU prints, and would be refused below anyway.
-                session = ort.InferenceSession(
-                    str(file),
-                    options,
-                    providers=self._providers(graph),
-                    enable_fallback=False,
-                    disabled_optimizers=list(
-                        _GPU_DISABLED_FUSIONS if on_gpu else _CPU_DISABLED_FUSIONS
-                    ),
-                )
-        except Exception as error:  # as above: no common base
-            if not from_runtime(error):
-                raise
-            raise start_failure(self.device, error) or BackendError(
-                f"{file}: ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}",
-                "export the model again with this installation",
-            ) from error
-        check_provider(self.device, session, log)
-        check_nodes(file, self.device, session)
-        return OrtGraph(file, graph, session, self.device)
-
-    @contextmanager
-    def _logged(self, log: list[str]) -> Iterator[None]:
-        """Around the creation of a session; on a GPU it adds what the runtime logs to `log`."""
-        if not self.device.is_gpu:
-            yield
-            return
-        with captured_stderr(log), _GPU_LOCK.shared():
-            yield
-
-    def _providers(self, graph: GraphRecord) -> list[Any]:
-        if not self.device.is_gpu:
-            return [PROVIDERS["cpu"]]
-        options = {
-            "device_id": str(self.device.index),
-            # Grow by what is needed, not by powers of two.
-            "arena_extend_strategy": "kSameAsRequested",
-            # One stream: batches that are computed at once finish at about the same time, and the
-            # GPU then waits for the host. On an H200 MiniLM took a fifth longer.
-            "use_ep_level_unified_stream": "1",
-            # float32 stays float32 where TF32 would not hold the numbers.
-            "use_tf32": "1" if graph.tf32 else "0",
-            # A norm's mean is summed in float32, for float16, too.
-            "enable_skip_layer_norm_strict_mode": "1",
-        }
-        if self._gpu_memory:
-            options["gpu_mem_limit"] = str(self._gpu_memory)
-        if graph.captured:
-            options["enable_cuda_graph"] = "1"
-        return [(PROVIDERS["cuda"], options), PROVIDERS["cpu"]]
 
 
 def _run_options(capture: int = -1) -> Any:
@@ -453,7 +413,3 @@ def _cache_bytes(device: Device, gpu_memory: int) -> int:
         return _CPU_CACHE_BYTES
     share = cuda.look().gpus[device.index].memory // _GPU_CACHE_SHARE
     return min(share, gpu_memory or share) // _GPU_CACHES
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -60,3 +60,7 @@ class ReadWriteLock:
             with self._changed:
                 self._exclusive = False
                 self._changed.notify_all()
+
+
+# Shared by all work on the GPUs of this process; a capture holds it alone.
+GPU_LOCK = ReadWriteLock()

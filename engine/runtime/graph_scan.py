@@ -1,19 +1,18 @@
 """What an ONNX file asks of the runtime, read without it: the operators that it calls, and the
 files that it has weights in.
 
-ONNX is a Protocol Buffer (onnx.proto): fields of a number, a kind and a value. Only those that lead
-to nodes and to places of weights are looked into.
+Of its fields (onnx.proto, `wire`) only those that lead to nodes and to places of weights are looked
+into.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from engine.core.confined_process import RefusedError
-
-Message = memoryview
+from engine.runtime.wire import Message, parts
 
 # Domains of operators, and what is refused of them: loops, which need not end; searches, which hold
 # graphs of their own; and what reads other files or gives way to another language.
@@ -50,12 +49,12 @@ def check(file: Path, names: Collection[str]) -> None:
 
 
 def _check_model(model: Message, names: Collection[str]) -> None:
-    functions = [value for number, value in _fields(model) if number == _MODEL_FUNCTION]
+    functions = [value for number, value in parts(model) if number == _MODEL_FUNCTION]
     own = [_text(function, _FUNCTION_DOMAIN) for function in functions]
-    graphs = [value for number, value in _fields(model) if number == _MODEL_GRAPH]
+    graphs = [value for number, value in parts(model) if number == _MODEL_GRAPH]
     if len(graphs) != 1:
         raise RefusedError("is no ONNX model: it has no graph")
-    if any(number == _MODEL_TRAINING for number, _ in _fields(model)):
+    if any(number == _MODEL_TRAINING for number, _ in parts(model)):
         raise RefusedError("holds a graph for training, which no bundle has")
     for message in (*graphs, *functions):
         _check_graph(message, message is not graphs[0], (*_DOMAINS, *own), names, 0)
@@ -67,7 +66,7 @@ def _check_graph(
     """Check a graph, or a function, which has other field numbers."""
     if depth > _DEEPEST:
         raise RefusedError("has graphs nested too deeply")
-    for number, value in _fields(graph):
+    for number, value in parts(graph):
         if number == (_FUNCTION_NODE if function else _GRAPH_NODE):
             _check_node(value, domains, names, depth)
         elif function and number == _FUNCTION_ATTRIBUTE:
@@ -82,7 +81,7 @@ def _check_node(
     node: Message, domains: Collection[str], names: Collection[str], depth: int
 ) -> None:
     operator, domain = "", ""
-    for number, value in _fields(node):
+    for number, value in parts(node):
         if number == _NODE_OP:
             operator = _read(value)
         elif number == _NODE_DOMAIN:
@@ -101,7 +100,7 @@ def _check_node(
 def _check_attribute(
     attribute: Message, domains: Collection[str], names: Collection[str], depth: int
 ) -> None:
-    for number, value in _fields(attribute):
+    for number, value in parts(attribute):
         if number in _ATTRIBUTE_GRAPHS:
             _check_graph(value, False, domains, names, depth + 1)
         elif number in _ATTRIBUTE_TENSORS:
@@ -111,13 +110,13 @@ def _check_attribute(
 
 
 def _check_sparse(tensor: Message, names: Collection[str]) -> None:
-    for number, value in _fields(tensor):
+    for number, value in parts(tensor):
         if number in _SPARSE_TENSORS:
             _check_tensor(value, names)
 
 
 def _check_tensor(tensor: Message, names: Collection[str]) -> None:
-    for number, value in _fields(tensor):
+    for number, value in parts(tensor):
         if number != _TENSOR_EXTERNAL or _text(value, _ENTRY_KEY) != "location":
             continue
         place = _text(value, _ENTRY_VALUE)
@@ -129,44 +128,9 @@ def _check_tensor(tensor: Message, names: Collection[str]) -> None:
 
 def _text(message: Message, field: int) -> str:
     """A field's text, "" where there is none; of several the last counts, as in any reader."""
-    texts = [_read(value) for number, value in _fields(message) if number == field]
+    texts = [_read(value) for number, value in parts(message) if number == field]
     return texts[-1] if texts else ""
 
 
 def _read(value: Message) -> str:
     return bytes(value[:1000]).decode("utf-8", "replace")
-
-
-def _fields(message: Message) -> Iterator[tuple[int, Message]]:
-    """Number and bytes of a message's fields; those that are numbers are passed over."""
-    place, end = 0, len(message)
-    while place < end:
-        tag, place = _varint(message, place)
-        tag &= 2**32 - 1  # as readers do that take it for 32 bits
-        kind = tag & 7
-        if kind == 0:
-            place = _varint(message, place)[1]
-        elif kind in (1, 5):
-            place += 8 if kind == 1 else 4
-        elif kind == 2:
-            size, place = _varint(message, place)
-            if size > end - place:
-                raise RefusedError("is cut short, or is no ONNX model")
-            yield tag >> 3, message[place : place + size]
-            place += size
-        else:
-            raise RefusedError("is no ONNX model")
-
-
-def _varint(message: Message, place: int) -> tuple[int, int]:
-    """A number of up to ten groups of seven bits, and where it ends."""
-    number = 0
-    for shift in range(0, 70, 7):
-        if place >= len(message):
-            raise RefusedError("is cut short, or is no ONNX model")
-        group = message[place]
-        place += 1
-        number |= (group & 127) << shift
-        if group < 128:
-            return number, place
-    raise RefusedError("is no ONNX model")

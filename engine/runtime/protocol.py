@@ -60,8 +60,9 @@ class Backend(Protocol):
     def roles(self) -> Collection[Role]:
         """Those of the graphs that are loaded."""
 
-    def graph(self, role: Role) -> Graph:
-        """The graph of this role."""
+    def graph(self, role: Role, beams: int = 1) -> Graph:
+        """The graph of this role. In the decode step on a host so many slots, one behind the other,
+        share a source: `source_last`, `cross.N` and `last.N` have an entry for all of them."""
 
     def host(self, value: Value) -> NDArray[Any]:
         """A value as a NumPy array on the host; for a buffer on the CPU, a view of its memory."""

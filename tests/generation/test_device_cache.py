@@ -32,7 +32,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from support.fake_cuda import Late, LateGraph, pretend  # noqa: E402
 
-from engine.runtime import backend as backends  # noqa: E402
+from engine.runtime import sessions  # noqa: E402
 from engine.runtime.backend import OrtBackend  # noqa: E402
 
 FAMILIES = {
@@ -199,7 +199,7 @@ def test_a_capture_keeps_to_its_thread_and_to_itself(
     monkeypatch.setattr(device_cache, "POSITIONS", 4)
     folder = bundle_format.load(made / "t5")
     # On this GPU everything is in its place, whatever its ops.
-    monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
+    monkeypatch.setattr(sessions, "check_nodes", lambda *given: None)
     gpu = OrtBackend(folder.path, folder.graphs_for(Device("cuda")), device=Device("cuda"))
     other = OrtBackend(folder.path, [GraphRecord("encoder.onnx", "encoder")], device=Device("cuda"))
     parts = [rows(7 + n, seed=n) for n in range(4)]
@@ -276,7 +276,7 @@ def test_a_call_that_has_no_memory_leaves_the_next_one_alone(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = pretend(monkeypatch)
-    monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
+    monkeypatch.setattr(sessions, "check_nodes", lambda *given: None)
     folder = bundle_format.load(made / "t5")
     gpu = OrtBackend(folder.path, folder.graphs_for(Device("cuda")), device=Device("cuda"))
     spare: list[BufferPool] = []
@@ -385,7 +385,7 @@ def test_an_encoder_reads_lengths_that_8_divides(made: Path) -> None:
             return graph.run(feeds, fetch)
 
     of = device.graph
-    device.graph = lambda name: Seen() if name == "encoder" else of(name)  # type: ignore[method-assign,return-value]  # spied on
+    device.graph = lambda name, *more: Seen() if name == "encoder" else of(name, *more)  # type: ignore[method-assign,return-value]  # spied on
     wide = {name: np.pad(array, ((0, 0), (0, 13))) for name, array in rows(7).items()}
     told(device, made / "t5", wide, batch_tokens=20)
     assert set(widths) <= {8, 16}

@@ -136,8 +136,8 @@ def test_ended_rows_leave_and_no_step_follows_the_last_end() -> None:
     backend = FakeBackend()
     graph = backend.graph
 
-    def spied(name: str) -> object:
-        found = graph(name)
+    def spied(name: str, beams: int = 1) -> object:
+        found = graph(name, beams)
         compute = found.compute
 
         def noted(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -56,6 +56,7 @@ class TorchStep:
 
     model: Any
     layers: int
+    beams: int
 
     @property
     def causal(self) -> bool:
@@ -112,8 +113,9 @@ class TorchStep:
             found = self.model(tokens, past_key_values=cache)
             present = self.present(found.past_key_values)
         else:
-            lasts = arrays["source_last"][slots]
-            cross = [torch.as_tensor(arrays[name][slots]) for name in self.names("cross")]
+            rows = slots // self.beams
+            lasts = arrays["source_last"][rows]
+            cross = [torch.as_tensor(arrays[name][rows]) for name in self.names("cross")]
             mask = torch.as_tensor(np.arange(cross[0].shape[2]) <= lasts[:, None])
             layers = [(*past[n : n + 2], *cross[n : n + 2]) for n in range(0, len(past), 2)]
             cache = transformers.EncoderDecoderCache.from_legacy_cache(layers)
@@ -144,11 +146,11 @@ class TorchBackend:
     cache_bytes: int = 1 << 30
     roles: frozenset[str] = frozenset()
 
-    def graph(self, name: str) -> TorchEncoder | TorchStep:
+    def graph(self, name: str, beams: int = 1) -> TorchEncoder | TorchStep:
         if name == "encoder":
             return TorchEncoder(self.model)
         assert name == "step"
-        return TorchStep(self.model, self.layers)
+        return TorchStep(self.model, self.layers, beams)
 
     buffer, parts, serially = FakeBackend.buffer, FakeBackend.parts, FakeBackend.serially
 

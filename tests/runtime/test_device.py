@@ -21,8 +21,9 @@ from engine.pipeline import Bundle
 from engine.runner.coordinator import run
 from engine.runner.manifest import Manifest
 from engine.runtime import backend as backends
-from engine.runtime import cuda, device, doctor
+from engine.runtime import cuda, device, doctor, sessions
 from engine.runtime.backend import OrtBackend
+from engine.runtime.gpu_serialization import GPU_LOCK
 
 pytest.importorskip("onnxruntime")
 from support.fake_cuda import DRIVER, H100, FarRuntime, Node, Part, pretend
@@ -253,12 +254,12 @@ def test_only_the_launch_that_captures_is_alone_on_the_gpu(gpu: FarRuntime) -> N
     outputs = dict(zip(graph.outputs, (far.buffer(a.shape, a.dtype) for a in arrays), strict=True))
     bound = graph.bind({n: far.buffer(a.shape, a.dtype) for n, a in FEEDS.items()}, outputs)
     with ThreadPoolExecutor(1) as pool:
-        with backends._GPU_LOCK.shared():
+        with GPU_LOCK.shared():
             first = pool.submit(bound)
             with pytest.raises(TimeoutError):
                 first.result(0.2)
         first.result(60)
-        with backends._GPU_LOCK.shared():
+        with GPU_LOCK.shared():
             pool.submit(bound).result(60)
     assert gpu.sessions[0].runs[1:] == ["1", "1"]
 
@@ -440,7 +441,7 @@ def test_doctor_tells_why_a_gpu_cannot_be_used(
     gpu.loads = False
     gpu.says = "x: libcublasLt.so.13: cannot open shared object file: No such file"
     monkeypatch.setattr(cuda, "missing", lambda major: ("libcublasLt.so.13",))
-    monkeypatch.setattr(backends, "check_nodes", lambda *given: None)
+    monkeypatch.setattr(sessions, "check_nodes", lambda *given: None)
     found = doctor.diagnose(BUNDLE / "encoder.onnx")
     assert "libcublasLt.so.13" in found.providers["CUDAExecutionProvider"]
     assert any("corpus-engine[gpu]" in hint for hint in found.hints)

@@ -20,7 +20,7 @@ import pytest
 from engine.bundle.format import BundleFolder
 from engine.core.device import Device
 from engine.core.graphs import GraphRecord
-from engine.runtime import backend, cuda, device, doctor
+from engine.runtime import backend, cuda, device, doctor, sessions
 from engine.runtime.cuda import Driver, Gpu
 from engine.runtime.gpu_serialization import SerialExecutor
 
@@ -212,7 +212,7 @@ class FarRuntime:
 def pretend(monkeypatch: pytest.MonkeyPatch) -> FarRuntime:
     """A machine with an H100 and onnxruntime-gpu."""
     far = FarRuntime()
-    for room in (device, backend, doctor):
+    for room in (device, backend, doctor, sessions):
         monkeypatch.setattr(room, "runtime", lambda: far)
     monkeypatch.setattr(cuda, "look", lambda: DRIVER)
     monkeypatch.setattr(cuda, "missing", lambda major: ())
@@ -244,8 +244,8 @@ class Late:
     def serially(self, call: Any) -> Any:
         return self.lane(call)
 
-    def graph(self, name: str) -> LateGraph:
-        return LateGraph(name, self.backend.graph(name), self)
+    def graph(self, name: str, beams: int = 1) -> LateGraph:
+        return LateGraph(name, self.backend.graph(name, beams), self)
 
     def settle(self) -> None:
         while self.waiting:

@@ -192,7 +192,7 @@ class FakeBackend:
             self.shapes.append((graph, shape))
         self.before(call)
 
-    def graph(self, name: Role) -> FakeGraph:
+    def graph(self, name: Role, beams: int = 1) -> FakeGraph:
         read = ("input_ids", "attention_mask")
         layers = range(GENERATION.layers)
 
@@ -213,7 +213,7 @@ class FakeBackend:
         cross = (*names("cross"), *names("last"), "source_last", "source_total")
         known = (*fixed, *names("past"), *cross)
         outputs = (*results, *names("cross_present"))
-        return FakeGraph(self, name, known, outputs, partial(_step, self.logits))
+        return FakeGraph(self, name, known, outputs, partial(_step, self.logits, beams=beams))
 
     def host(self, value: Any) -> NDArray[Any]:
         assert isinstance(value, Buffer), "only the backend's own values come back through host"
@@ -264,7 +264,9 @@ _KINDS = tuple(f"{n}.{p}" for n in range(GENERATION.layers) for p in ("key", "va
 _Logits = Callable[[int, tuple[int, ...]], "NDArray[np.float32]"]
 
 
-def _step(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _step(
+    next_of: _Logits, feeds: Mapping[str, NDArray[Any]], beams: int = 1
+) -> dict[str, NDArray[Any]]:
     """One step over a cache in place, or a causal model's first pass over prompts."""
     tokens, lengths, total = feeds["tokens"], feeds["lengths"], int(feeds["total"])
     if tokens.ndim == 2 and not feeds[f"past.{_KINDS[0]}"].shape[2]:
@@ -279,7 +281,7 @@ def _step(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDAr
         own = [feeds[f"past.{kind}"][slot, :, : length + 1] - i for i, kind in enumerate(_KINDS)]
         assert all((one == own[0][:1, :, :1]).all() for one in own), "another layer's cache"
         so_far = tuple(own[0][0, :, 0].astype(int).tolist())
-        logits[slot] = next_of(_sign(feeds, slot), so_far)
+        logits[slot] = next_of(_sign(feeds, slot // beams), so_far)
     best = np.argsort(-logits, axis=1, kind="stable")[:, : int(feeds["picks"][0])]
     scores = logits - logits.max(axis=1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -287,18 +289,18 @@ def _step(next_of: _Logits, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDAr
     return {"logits": logits, "best": best, "best_scores": picked}
 
 
-def _sign(feeds: Mapping[str, NDArray[Any]], slot: int) -> int:
-    """The signature that a slot's part of the encoder's keys and values stands for."""
+def _sign(feeds: Mapping[str, NDArray[Any]], row: int) -> int:
+    """The signature that a row's part of the encoder's keys and values stands for."""
     if "source_last" not in feeds:
         return 0
-    stop = int(feeds["source_last"][slot]) + 1
+    stop = int(feeds["source_last"][row]) + 1
     signs = {
         float(v) - i
         for i, kind in enumerate(_KINDS)
-        for values in (feeds[f"cross.{kind}"][slot, :, :stop], feeds[f"last.{kind}"][slot])
+        for values in (feeds[f"cross.{kind}"][row, :, :stop], feeds[f"last.{kind}"][row])
         for v in values.ravel()
     }
-    assert len(signs) == 1, "what one slot reads of the encoder came in for another's"
+    assert len(signs) == 1, "what one row reads of the encoder came in for another's"
     return int(signs.pop())
 
 
