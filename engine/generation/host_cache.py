@@ -228,9 +228,10 @@ class HostCache:
     def _slot_count(self, positions: int, most: int) -> int:
         """Slots for all rows, or as many as fit into memory; whole groups."""
         decoder = self.decoder
-        positions += 0 if decoder.causal else self.feeds["input_ids"].shape[1] // self.width
-        each = 8 * decoder.layers * decoder.cache_heads * decoder.head_dim * positions
-        groups = max(1, min(most, self.backend.cache_bytes // each) // self.width)
+        source = 0 if decoder.causal else self.feeds["input_ids"].shape[1]
+        each = 8 * decoder.layers * decoder.cache_heads * decoder.head_dim
+        each *= positions * self.width + source
+        groups = max(1, min(most // self.width, self.backend.cache_bytes // each))
         return min(groups, len(self.sources)) * self.width
 
     def _allocated(self) -> int:

@@ -78,7 +78,8 @@ def test_caches_are_allocated_once_and_no_larger_than_the_rows(
     assert len(made) == 11 + 4 * GENERATION.layers, "one for all `past`"
     most = count * (host_cache.TIMES_FOR_BEAMS if beams > 1 else 1)
     places = max(1, min(most // beams, len(rows)))
-    assert {shape[-4] for shape in made if len(shape) >= 4} == {places * beams}
+    assert {shape[1] for shape in made if len(shape) == 5} == {places * beams}
+    assert {shape[0] for shape in made if len(shape) == 4} == {places}, "a row's beams share it"
 
 
 @settings(max_examples=60, deadline=None)
@@ -201,9 +202,11 @@ def test_a_run_that_is_stopped_leaves_nothing_behind() -> None:
 
 def test_a_cache_too_large_for_its_room_has_fewer_slots() -> None:
     feeds = feeds_of([ids_of("w1 w2")] * 30)
-    backend = FakeBackend(cache_bytes=8 * 2 * 2 * 3 * (5 + 3) * 7)
-    cache = HostCache(backend, GENERATION, feeds, width=2, positions=5, picks=1)
-    assert cache.slots == 6
+    row = 8 * 2 * 2 * 3 * (2 * 5 + 3)
+    for room, slots in ((3 * row, 6), (4 * row - 1, 6), (row - 1, 2)):
+        backend = FakeBackend(cache_bytes=room)
+        cache = HostCache(backend, GENERATION, feeds, width=2, positions=5, picks=1)
+        assert cache.slots == slots
 
 
 @settings(max_examples=60, deadline=None)
