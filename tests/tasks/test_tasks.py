@@ -410,6 +410,7 @@ def test_an_unknown_option_is_refused_by_name_with_the_nearest(task: Task) -> No
         (TRANSLATION, "max_new_tokens", 9.0),
         (TRANSLATION, "prefix", 7),
         (TRANSLATION, "num_beams", 0),
+        (TRANSLATION, "num_beams", 1025),
         (TRANSLATION, "length_penalty", "long"),
         (TRANSLATION, "length_penalty", float("nan")),
         (TRANSLATION, "early_stopping", "maybe"),
