@@ -2,9 +2,9 @@
 
 As on a GPU (`remove_padding`), the rows' real tokens are one matrix (tokens, width) between the
 embedding and the output. Where they are is computed from the mask, so that the graph's inputs stay
-what they were, and each attention gathers its queries, keys and values into padded rows: ONNX
-Runtime has no attention over packed rows for a CPU, and its MultiHeadAttention takes longer there
-than the products and the softmax that it replaces.
+what they were. ONNX Runtime has no attention over packed rows for a CPU: the heads of queries, keys
+and values are gathered into padded rows, for Attention of ONNX's operator set 24, which takes each
+row's length. (MultiHeadAttention with a mask takes longer there than products and a softmax.)
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from engine.export.graphs.packed_attention_reference import ATTENTION
 from engine.export.graphs.remove_padding import remove_padding
 from engine.export.graphs.token_places import locate_tokens
 
-# Added to a score, it leaves a weight of exactly zero.
-_HIDES = -1e4
+# Versions of ONNX from which on Attention takes lengths. An encoder's other operators compute what
+# they do in `conversion.OPSET`: since then they have only got more types.
+OPSET, IR = 24, 11
 _PACKING = ("token_indices", "inverse_indices", "token_offset", "cu_seqlens")
-_BY_HEAD, _KEYS_BY_HEAD = [0, 2, 1, 3], [0, 2, 3, 1]
 
 
 def flatten_tokens(model: Any, max_length: int) -> bool:
@@ -38,6 +38,10 @@ def flatten_tokens(model: Any, max_length: int) -> bool:
     if not remove_padding(model, max_length, fused=False):
         return False
     _Flattener(model.graph).run()
+    for opset in model.opset_import:
+        if opset.domain == "":
+            opset.version = max(opset.version, OPSET)
+    model.ir_version = max(model.ir_version, IR)
     return True
 
 
@@ -50,6 +54,7 @@ class _Flattener:
         self.weights = {w.name: w for w in graph.initializer}
         self.makers = {name: node for node in graph.node for name in node.output}
         self.counts = Counter(name for node in graph.node for name in node.input)
+        self.heads: set[int] = set()
 
     def run(self) -> None:
         inputs = [value for value in self.graph.input if value.name not in _PACKING]
@@ -67,15 +72,13 @@ class _Flattener:
         graph_edits.set_items(self.graph.initializer, weights)
 
     def _locate_tokens(self) -> None:
-        """Compute `token_indices` and `inverse_indices` (see `runtime.packing`), and what is added
-        to scores, (rows, 1, 1, length)."""
+        """Compute `token_indices` and `inverse_indices` (see `runtime.packing`), and the rows'
+        lengths, (rows,)."""
         self.nodes += locate_tokens(self.graph)
-        self._constant("flat/inner", np.array([1, 2], np.int64))
-        self._constant("flat/hides", np.array(-_HIDES, np.float32))
-        padding = self._op("Sub", ["attention_mask", "flat/one"], "flat/padding")
-        padding = self._op("Cast", [padding], "flat/padding_float", to=1)
-        hidden = self._op("Mul", [padding, "flat/hides"], "flat/hidden")
-        self._op("Unsqueeze", [hidden, "flat/inner"], "flat/mask")
+        self._constant("flat/last", np.array([1], np.int64))
+        self._op("ReduceSum", ["attention_mask", "flat/last"], "flat/lengths", keepdims=0)
+        self._op("Gather", ["flat/grid", "flat/last"], "flat/length", axis=0)
+        self._op("Div", ["token_indices", "flat/length"], "flat/row")
 
     def _attend(self, node: Any) -> None:
         """Replace one PackedMultiHeadAttention."""
@@ -83,26 +86,48 @@ class _Flattener:
 
         settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         heads, output = int(settings["num_heads"]), node.output[0]
+        places, tokens = self._locate_heads(heads)
         queries = self._scaled(node.input[0], float(settings["scale"]), output)
-        shape = f"flat/{heads}_heads"
-        self._constant(shape, np.array([0, 0, heads, -1], np.int64))
-        parts = ((queries, _BY_HEAD), (node.input[1], _KEYS_BY_HEAD), (node.input[2], _BY_HEAD))
-        split = [self._by_head(name, shape, order, output) for name, order in parts]
-        scores = self._op("MatMul", split[:2], f"{output}/scores")
-        for n, term in enumerate([*node.input[6:], "flat/mask"]):
-            scores = self._op("Add", [scores, term], f"{output}/scores{n}")
-        weights = self._op("Softmax", [scores], f"{output}/weights", axis=-1)
-        mixed = self._op("MatMul", [weights, split[2]], f"{output}/mixed")
-        merged = self._op("Transpose", [mixed], f"{output}/merged", perm=_BY_HEAD)
-        flat = self._op("Flatten", [merged], f"{output}/heads", axis=2)
-        self._op("Gather", [flat, "token_indices"], output, axis=0)
+        names = (queries, *node.input[1:3])
+        parts = [self._by_head(name, heads, places, output) for name in names]
+        bias = node.input[6] if len(node.input) > 6 else ""
+        inputs = [*parts, bias, "", "", "flat/lengths"]
+        mixed = self._op("Attention", inputs, f"{output}/mixed", scale=1.0)
+        flat = self._op("Flatten", [mixed], f"{output}/flat", axis=3)
+        split = self._op("Gather", [flat, tokens], f"{output}/split", axis=0)
+        self._op("Flatten", [split], output, axis=1)
 
-    def _by_head(self, name: str, shape: str, order: list[int], output: str) -> str:
-        """Packed tokens as padded rows, (rows, heads, length, width) or as keys are transposed."""
+    def _by_head(self, name: str, heads: int, places: str, output: str) -> str:
+        """Packed tokens as padded rows, (rows, heads, length, width)."""
         label = f"{output}/{name}"
-        rows = self._op("Gather", [name, "inverse_indices"], f"{label}/rows", axis=0)
-        split = self._op("Reshape", [rows, shape], f"{label}/split")
-        return self._op("Transpose", [split], f"{label}/by_head", perm=order)
+        shape = self._constant(f"flat/{heads}_heads/shape", np.array([0, heads, -1], np.int64))
+        split = self._op("Reshape", [name, shape], f"{label}/split")
+        flat = self._op("Flatten", [split], f"{label}/flat", axis=2)
+        return self._op("Gather", [flat, places], f"{label}/by_head", axis=0)
+
+    def _locate_heads(self, heads: int) -> tuple[str, str]:
+        """Where heads of tokens are, and where those of rows: among (tokens, heads) that of each
+        (rows, heads, length), and the other way round."""
+        label = f"flat/{heads}_heads"
+        places, tokens = f"{label}/places", f"{label}/tokens"
+        if heads in self.heads:
+            return places, tokens
+        self.heads.add(heads)
+        number = self._constant(f"{label}/number", np.array(heads, np.int64))
+        others = self._constant(f"{label}/others", np.array(heads - 1, np.int64))
+        order = self._constant(f"{label}/order", np.arange(heads, dtype=np.int64))
+        column = self._constant(f"{label}/column", np.arange(heads, dtype=np.int64)[:, None])
+        first = self._op("Mul", ["inverse_indices", number], f"{label}/first")
+        first = self._op("Unsqueeze", [first, "flat/last"], f"{label}/first_by_row")
+        self._op("Add", [first, column], places)
+        # A token is as far from the place of its head as there are tokens in the heads between.
+        between = self._op("Mul", ["flat/row", others], f"{label}/rows_between")
+        between = self._op("Unsqueeze", [between, "flat/last"], f"{label}/between")
+        between = self._op("Add", [between, order], f"{label}/heads_between")
+        between = self._op("Mul", [between, "flat/length"], f"{label}/tokens_between")
+        index = self._op("Unsqueeze", ["token_indices", "flat/last"], f"{label}/token")
+        self._op("Add", [index, between], tokens)
+        return places, tokens
 
     def _scaled(self, queries: str, scale: float, output: str) -> str:
         """Queries times the scale of scores: in the weights that they are computed with, where

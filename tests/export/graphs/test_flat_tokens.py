@@ -10,6 +10,7 @@ from support import checkpoints
 from support.bundles import bundle_of, checkpoint_of
 
 from engine.bundle import format as bundle_format
+from engine.bundle.batching import bucket
 
 pytest.importorskip("optimum.exporters.onnx")
 pytest.importorskip("onnx")
@@ -17,12 +18,13 @@ pytest.importorskip("onnxruntime")
 
 from engine.export.acceptance import packing
 from engine.export.graphs import storage
-from engine.export.graphs.flat_tokens import flatten_tokens
+from engine.export.graphs.flat_tokens import OPSET, flatten_tokens
 
 # Attention of another kind, and a decoder behind the encoder.
 KEEP_PADDING = {name: checkpoints.ENCODER_TASKS[name] for name in ("deberta-v2", "bart")}
 ENCODERS = {n: task for n, task in checkpoints.ENCODER_TASKS.items() if n not in KEEP_PADDING}
 SHAPES = (([16, 3, 9, 1, 12], 16), ([5], 8), ([8, 8], 8), ([1, 1], 1))
+WIDEST = 512
 
 
 def encoder(family: str) -> tuple[Any, int]:
@@ -52,7 +54,7 @@ def test_outputs_with_flat_tokens_are_the_same(family: str) -> None:
     assert flatten_tokens(flat, 64)
     assert [i.name for i in flat.graph.input] == [i.name for i in plain.graph.input]
     ops = [node.op_type for node in flat.graph.node]
-    assert ops.count("Softmax") == 2
+    assert ops.count("Attention") == 2
     assert "PackedMultiHeadAttention" not in ops
     for lengths, width in SHAPES:
         feeds = rows(lengths, width, pad)
@@ -76,9 +78,38 @@ def test_the_scale_of_scores_is_in_the_weights_of_the_queries() -> None:
         sorted(name.rpartition("/")[2] for name in scaled)
         == ["Add_scaled"] * 2 + ["MatMul_scaled"] * 2
     )
-    scores = [node for node in plain.graph.node if node.name.endswith("/scores")]
-    followers = {n.op_type for n in plain.graph.node for s in scores if s.output[0] in n.input}
-    assert followers == {"Add"}
+    attentions = [node for node in plain.graph.node if node.op_type == "Attention"]
+    assert [a.f for node in attentions for a in node.attribute if a.name == "scale"] == [1, 1]
+
+
+def test_the_graph_says_which_operators_it_calls() -> None:
+    plain, _ = encoder("bert")
+    flat = copy_of(plain)
+    flatten_tokens(flat, 64)
+    versions = [{o.domain: o.version for o in model.opset_import} for model in (plain, flat)]
+    assert versions[1] == {**versions[0], "": OPSET, "com.microsoft": 1}
+    assert {n.input[6] for n in flat.graph.node if n.op_type == "Attention"} == {"flat/lengths"}
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_a_row_is_the_same_to_the_bit_at_any_padded_length(family: str) -> None:
+    """MPNet adds a bias of positions to its scores."""
+    task = ENCODERS[family]
+    folder = bundle_of(
+        checkpoint_of(checkpoints.encoder, family, task, max_position_embeddings=WIDEST + 2), task
+    )
+    flat = storage.load(folder, ("model.onnx",))["model.onnx"]
+    pad = bundle_format.load(folder).description.model_config.pad_id
+    assert flatten_tokens(flat, WIDEST)
+    lengths = sorted({*range(2, 66, 7), *range(65, WIDEST, 63), WIDEST})
+    together = rows(lengths, WIDEST, pad)
+    expected = packing.outputs(copy_of(flat), together)
+    for n, length in enumerate(lengths):
+        for width in {bucket(length, WIDEST), bucket(length + 40, WIDEST)}:
+            feeds = {name: array[n : n + 1, :width] for name, array in together.items()}
+            for name, values in packing.outputs(copy_of(flat), feeds).items():
+                assert np.isfinite(values).all()
+                assert np.array_equal(values[0, :length], expected[name][n, :length]), (n, width)
 
 
 def test_queries_that_others_read_are_scaled_apart() -> None:
