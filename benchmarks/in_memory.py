@@ -40,6 +40,7 @@ from texts import Lengths, cut, lines, words
 from workloads import WORKLOADS
 
 import engine
+from engine.core.hardware import cores
 
 LENGTHS = Lengths(14, 0.7, 1, 200)
 # Rows of one table of a stream: a window, as a run reads them.
@@ -161,7 +162,8 @@ def beside_optimum(job: dict[str, Any], work: Path) -> dict[str, Any]:
         for recipe, bundle in job["bundles"].items()
     ]
     peer = PEERS_FOLDER / "optimum_ort.py"
-    every += [Contestant(f"optimum {n}", peer, n, python, job) for n in job["bundles"]]
+    own = {**job, "threads": cores()}
+    every += [Contestant(f"optimum {n}", peer, n, python, own) for n in job["bundles"]]
     with tempfile.TemporaryDirectory() as folder:
         return contest(
             every,
