@@ -426,11 +426,11 @@ def test_the_command_for_a_gpu_works_on_a_fake_one(
     from support.fake_cuda import H100, carried, pretend
 
     from engine.bundle import format as bundle_format
-    from engine.runtime import backend
+    from engine.runtime import sessions
 
     gpu.prepare(gpu.Bench(work / "quick", "cpu", 1, quick=True))
     pretend(monkeypatch)
-    monkeypatch.setattr(backend, "check_nodes", lambda *given: None)
+    monkeypatch.setattr(sessions, "check_nodes", lambda *given: None)
     monkeypatch.setattr(gpu, "_module", lambda name: None)
     here = bundle_format.BundleFolder.graphs_for
     monkeypatch.setattr(
