@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import pyarrow as pa
@@ -33,17 +33,18 @@ from engine.core.device import Device
 from engine.core.hardware import cores
 from engine.core.keywords import TableArguments, TaskOptions
 from engine.core.notebook import facts_table
-from engine.core.settings import check_choice, check_whole, checked, declared
+from engine.core.settings import Setting, check_choice, checked, declared
 from engine.core.types import Rows
 from engine.errors import BundleError, DeviceError, InputError, SettingsError
 from engine.generation import BufferPool, Count, uncounted
 from engine.runtime.backend import OrtBackend
 from engine.runtime.device import gpu_name, resolve
 from engine.runtime.protocol import Backend
-from engine.tasks import chats
+from engine.tasks import chats, decoding
 from engine.tasks.in_memory_inputs import to_columns
 
 MAX_WORKERS = 4
+_BEAMS = Setting(help="beams that a decoder is loaded for", least=0, most=decoding.MOST_BEAMS)
 _LABELS_SHOWN = 8
 
 
@@ -106,8 +107,7 @@ class Bundle:
             check: Compare every file with its recorded hash first, and try what was not opened
                 here before in a process with limits.
             gpu_memory: Bytes of the GPU that each graph may take up; 0 for no limit.
-            num_beams: Beams that a decoder is loaded for; 0 for the bundle's own. Its step is
-                loaded once more when it is asked for others.
+            num_beams: Beams that a decoder is loaded for at once; 0 for the bundle's own.
 
         Raises:
             BundleError: Not a bundle, its bytes have changed, or it cannot be opened within limits.
@@ -115,7 +115,7 @@ class Bundle:
         """
         settings = _checked(device=device, threads=threads, workers=workers, gpu_memory=gpu_memory)
         settings["threads"] = _capped(settings["threads"])
-        check_whole("num_beams", num_beams, 0)
+        num_beams = cast(int, checked("num_beams", num_beams, "int", _BEAMS))
         folder = bundle_format.load(path)
         unchanged = partial(folder.unchanged, folder.states())
         with unchanged():

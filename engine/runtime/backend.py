@@ -288,14 +288,15 @@ class OrtBackend:
             loaded = pool.map(lambda graph: self._load(graph, beams), graphs)
             self._graphs = {graph.role: each for graph, each in zip(graphs, loaded, strict=True)}
         self._records = {graph.role: graph for graph in graphs}
-        # Decode steps by their number of beams.
+        # Decode steps by their number of beams, and those that were asked for.
         self._steps = {beams: self._graphs["step"]} if "step" in self._graphs else {}
+        self._asked: set[int] = set()
         self._opening = threading.Lock()
         self._options: Any = None
 
     @property
     def roles(self) -> frozenset[Role]:
-        return frozenset(self._graphs)
+        return frozenset(self._records)
 
     @property
     def ran(self) -> dict[str, Any]:
@@ -312,7 +313,7 @@ class OrtBackend:
 
     @property
     def loaded(self) -> Mapping[Role, OrtGraph]:
-        """The graphs that were loaded at first, by role."""
+        """The graphs by role; of decode steps that which was loaded first and is still there."""
         return self._graphs
 
     def graph(self, role: Role, beams: int = 1) -> OrtGraph:
@@ -327,10 +328,17 @@ class OrtBackend:
         return graph.under(self._options) if self._options else graph
 
     def _step(self, beams: int) -> OrtGraph:
+        """The decode step for so many beams. It takes the place of one that nobody has asked for:
+        each holds the weights in memory."""
         with self._opening:
             if beams not in self._steps:
                 with self._unchanged():
-                    self._steps[beams] = self._load(self._records["step"], beams)
+                    step = self._load(self._records["step"], beams)
+                if not self._asked:
+                    self._steps.clear()
+                    self._graphs["step"] = step
+                self._steps[beams] = step
+            self._asked.add(beams)
             return self._steps[beams]
 
     def _load(self, graph: GraphRecord, beams: int) -> OrtGraph:

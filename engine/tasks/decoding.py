@@ -25,7 +25,7 @@ from engine.tasks.task import Context, Finished
 # Padded tokens that an encoder reads in one batch.
 BATCH_TOKENS = 1024
 # As many as a bundle's description may name. A row has a slot for each of them.
-_MOST_BEAMS = 1024
+MOST_BEAMS = 1024
 _EARLY_STOPPING: Mapping[str, bool | str] = {"true": True, "false": False, "never": "never"}
 
 
@@ -56,7 +56,7 @@ class Decoding:
         "tokens before the end token is allowed; with x as in max_new_tokens", read=as_minimum
     )
     num_beams: int = option(
-        "beams of the search; 1 for the likeliest token at each step", least=1, most=_MOST_BEAMS
+        "beams of the search; 1 for the likeliest token at each step", least=1, most=MOST_BEAMS
     )
     length_penalty: float = option(
         "above 0 favours longer beams, below 0 shorter ones", needs=("beams or scores",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from engine.bundle import format as bundle_format
 from engine.core.confined_process import RefusedError
 from engine.core.device import CPU
 from engine.demo import BUNDLE
-from engine.errors import BundleError
+from engine.errors import BundleError, SettingsError
 from engine.pipeline import Bundle
 from engine.runtime.backend import OrtBackend
 from engine.runtime.shared_sources import with_beams
@@ -120,6 +121,18 @@ def test_a_bundle_is_loaded_for_its_own_beams_or_those_asked_for() -> None:
     asked = Bundle.load(BUNDLE, num_beams=4).backend
     assert own.loaded["step"].session is own.graph("step").session
     assert asked.loaded["step"].session is asked.graph("step", 4).session
+
+
+def test_a_step_that_nobody_asked_for_gives_way() -> None:
+    backend = Bundle.load(BUNDLE, num_beams="4").backend
+    first = weakref.ref(backend.loaded["step"].session)
+    assert backend.graph("step").session is backend.loaded["step"].session
+    assert first() is None
+    backend.graph("step", 4)
+    assert backend.graph("step").session is backend.loaded["step"].session
+    for beams in (-1, 1025, "many"):
+        with pytest.raises(SettingsError, match="num_beams is"):
+            Bundle.load(BUNDLE, num_beams=beams)
 
 
 def test_a_step_that_has_changed_meanwhile_is_not_opened(tmp_path: Path) -> None:
