@@ -5,7 +5,7 @@ length of its own, and no padding. GroupQueryAttention does that: with past and 
 same buffer it appends one position to each row at that row's own `lengths` and attends to as many.
 So a row can begin in any slot at any step, whatever the others are doing. Cross-attention uses the
 same op with a fixed length: the last source position is rewritten in place, so the cache does not
-grow.
+grow. The beams of a row share their source: see `runtime.shared_sources`.
 
 T5's head scale is folded into its last norm, and the likeliest tokens are picked inside the graph,
 so that no logits have to leave the runtime.
