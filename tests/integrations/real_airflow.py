@@ -39,6 +39,8 @@ EXAMPLES = ROOT / "examples" / "airflow"
 CHECKPOINT = ROOT / "engine" / "demo" / "checkpoint"
 SECONDS = 5.0
 """After which nothing of an ended task may be left."""
+SHARE = 0.6
+"""Of the seconds of an undisturbed run, after which a task times out."""
 SETTINGS = {
     "text": "text", "keep": "id", "on_error": "reject", "split_size": 12_000, "window": 64,
     "batch_tokens": 256, "workers": 1, "threads": 1,
@@ -349,7 +351,9 @@ def prepare(work: Path, rows: int, timeout: float, export_python: str) -> Path:
     corpus.write(work / "corpus", rows)
     start = time.monotonic()
     engine.run(BUNDLE, work / "corpus", work / "undisturbed", **SETTINGS)
-    print(f"undisturbed: {time.monotonic() - start:.1f} s", flush=True)
+    seconds = time.monotonic() - start
+    timeout = timeout or SHARE * seconds
+    print(f"undisturbed: {seconds:.1f} s", flush=True)
     dags = work / "dags"
     dags.mkdir()
     for example in EXAMPLES.glob("*.py"):
@@ -371,7 +375,7 @@ def main() -> int:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--long", action="store_true", help="20,000 parts instead of 200")
     parser.add_argument("--rows", type=int, default=6000)
-    parser.add_argument("--timeout", type=float, default=9.0)
+    parser.add_argument("--timeout", type=float, default=0.0, help="0: by the undisturbed run")
     parser.add_argument("--export-python", default="", help="with the engine's extra export")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the services, too
