@@ -306,7 +306,7 @@ class OrtBackend:
 
     def end_profiling(self) -> dict[Role, Path]:
         """End profiling; the file of every graph, JSON in the format of Chrome's tracing. Of the
-        decode step it is that of the number of beams that was asked for last."""
+        decode step it is that which was opened last."""
         steps = list(self._steps.values())
         graphs = self._graphs | ({"step": steps[-1]} if steps else {})
         return {role: graph.end_profiling() for role, graph in graphs.items()}

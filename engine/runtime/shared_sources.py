@@ -51,7 +51,8 @@ def with_beams(model: bytes, beams: int) -> bytes | None:
     """
     whole = Message(model)
     graph = next((value for number, value in parts(whole) if number == _MODEL_GRAPH), Message(b""))
-    nodes = [_written(node, graph, beams) for number, node in parts(graph) if number == _GRAPH_NODE]
+    sizes = _head_sizes(graph)
+    nodes = [_written(node, sizes, beams) for number, node in parts(graph) if number == _GRAPH_NODE]
     if not any(nodes):
         return None
     written = iter(nodes)
@@ -65,7 +66,7 @@ def with_beams(model: bytes, beams: int) -> bytes | None:
     )
 
 
-def _written(node: Message, graph: Message, beams: int) -> bytes:
+def _written(node: Message, sizes: Mapping[bytes, tuple[int, int]], beams: int) -> bytes:
     """The nodes in place of an attention over sources, as fields of the graph; else nothing."""
     inputs = [bytes(value) for number, value in parts(node) if number == _NODE_INPUT]
     if SOURCE_LAST not in inputs:
@@ -73,7 +74,9 @@ def _written(node: Message, graph: Message, beams: int) -> bytes:
     output = bytes(_only(node, _NODE_OUTPUT))
     if len(inputs) <= _HELD_KEYS or not output:
         raise RefusedError("attends to sources in another way than a decoder does")
-    heads, size = _head_sizes(graph, inputs[_HELD_KEYS])
+    if inputs[_HELD_KEYS] not in sizes:
+        raise RefusedError("holds sources in another shape than a decoder's")
+    heads, size = sizes[inputs[_HELD_KEYS]]
     shared, mixed = output + b"/queries_by_row", output + b"/by_row"
     nodes = [
         *_regrouped(inputs[0], shared, (beams, heads, size), (1, beams * heads * size)),
@@ -83,18 +86,19 @@ def _written(node: Message, graph: Message, beams: int) -> bytes:
     return b"".join(field(_GRAPH_NODE, one) for one in nodes)
 
 
-def _head_sizes(graph: Message, name: bytes) -> tuple[int, int]:
-    """Heads, and numbers of a head, of an input (sources, heads, positions, numbers)."""
+def _head_sizes(graph: Message) -> dict[bytes, tuple[int, int]]:
+    """Heads, and numbers of a head, of each input (sources, heads, positions, numbers)."""
+    sizes = {}
     for number, value in parts(graph):
-        if number != _GRAPH_INPUT or _only(value, _VALUE_NAME) != name:
+        if number != _GRAPH_INPUT:
             continue
         shape = value
         for step in (_VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE):
             shape = _only(shape, step)
         dims = [_number(dim, _DIM_NUMBER) for n, dim in parts(shape) if n == _SHAPE_DIM]
         if len(dims) == 4 and dims[1] and dims[3]:
-            return dims[1], dims[3]
-    raise RefusedError("holds sources in another shape than a decoder's")
+            sizes[bytes(_only(value, _VALUE_NAME))] = dims[1], dims[3]
+    return sizes
 
 
 def _regrouped(
