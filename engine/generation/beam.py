@@ -8,121 +8,15 @@ a partial sort leaves), so an exact tie may be decided differently there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
+from engine.generation.beam_state import LOW, Beams, Candidates, Finished, Running, picked, top
 from engine.generation.greedy import Stop
 from engine.generation.logits_processors import log_softmax
 from engine.generation.request import DecodedRows, Request, tails
 from engine.generation.scheduler import Flags, KVCache, Scores, StepResult, slots_of
-
-LOW = np.float32(-1e9)
-# Scores of a row up to which sorting all of them is as fast as finding the best.
-_FEW = 64
-
-
-@dataclass
-class Beams:
-    """The running beams of every group, best first; arrays (groups, beams).
-
-    Attributes:
-        scores: Sums of their tokens' log-probabilities, float32.
-        slots: Which slot holds the cache and the tokens of each, int64.
-    """
-
-    scores: Scores
-    slots: Ints
-
-    @classmethod
-    def empty(cls, groups: int, width: int) -> Beams:
-        slots = np.arange(groups * width).reshape(groups, width)
-        return cls(np.full(slots.shape, LOW, np.float32), slots)
-
-    def take(self, index: Ints) -> Beams:
-        return Beams(self.scores[index], self.slots[index])
-
-    def put(self, index: Ints, state: Beams) -> None:
-        self.scores[index], self.slots[index] = state.scores, state.slots
-
-
-@dataclass
-class Finished:
-    """The best sequences of every group that have ended, best first; arrays (groups, beams, ...).
-
-    Attributes:
-        ids: Their tokens, int64 (groups, beams, most).
-        logprobs: Log-probabilities of these, float32 (groups, beams, most); no columns where they
-            are not wanted.
-        lengths: How many each has, int64.
-        scores: After the length penalty, float32; LOW for those not yet `taken`.
-        taken: bool.
-    """
-
-    ids: Ints
-    logprobs: Scores
-    lengths: Ints
-    scores: Scores
-    taken: Flags
-
-    @classmethod
-    def empty(cls, groups: int, request: Request) -> Finished:
-        shape, length = (groups, request.config.num_beams), request.most
-        return cls(
-            ids=np.full((*shape, length), request.decoder.pad_id, np.int64),
-            logprobs=np.zeros((*shape, length if request.scored else 0), np.float32),
-            lengths=np.zeros(shape, np.int64),
-            scores=np.full(shape, LOW, np.float32),
-            taken=np.zeros(shape, np.bool_),
-        )
-
-    def take(self, index: Ints) -> Finished:
-        return Finished(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def put(self, index: Ints, state: Finished) -> None:
-        for f in fields(self):
-            getattr(self, f.name)[index] = getattr(state, f.name)
-
-    def best_with(self, more: Finished) -> Finished:
-        """The best of these and of `more`, as many as these are."""
-        scores = np.concatenate([self.scores, more.scores], axis=1)
-        best = top(scores, self.scores.shape[1])
-        pairs = ((getattr(self, f.name), getattr(more, f.name)) for f in fields(self))
-        return Finished(*(_picked(np.concatenate(pair, axis=1), best) for pair in pairs))
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Continuations of the running beams, best first; (groups, candidates).
-
-    Attributes:
-        tokens, parents: The new token, and the beam that it continues.
-        scores: As `Beams.scores`.
-        logprobs: Of the new token.
-        ending: Those whose token is an end or the last one allowed, or completes a stop text.
-    """
-
-    tokens: Ints
-    parents: Ints
-    scores: Scores
-    logprobs: Scores
-    ending: Flags
-
-    def take(self, groups: Ints) -> Candidates:
-        return Candidates(*(getattr(self, f.name)[groups] for f in fields(self)))
-
-    def put(self, groups: Ints, state: Candidates) -> None:
-        for f in fields(self):
-            getattr(self, f.name)[groups] = getattr(state, f.name)
-
-    def picked(self, index: Ints) -> Candidates:
-        """Those at `index` of each group, int64 (groups, k)."""
-        at = _flat(index, self.tokens.shape[1])
-        return Candidates(*(getattr(self, f.name).take(at) for f in fields(self)))
 
 
 class BeamSearch:
@@ -148,6 +42,10 @@ class BeamSearch:
         groups = cache.slots // self.width
         self.beams = Beams.empty(groups, self.width)
         self.finished = Finished.empty(groups, request)
+        # The groups of the latest step; what `beams` and `ages` have of them is behind.
+        self.running: Running | None = None
+        self.count = request.candidates
+        self.order = np.arange(self.width)
         # Of each slot and generated position: the token, its log-probability, the slot that
         # computed it.
         self.ids = np.full((cache.slots, request.most), request.decoder.pad_id, np.int64)
@@ -158,6 +56,7 @@ class BeamSearch:
 
     def admit(self, groups: Ints, rows: Ints) -> None:
         """Only the first beam counts at first, or all would be the same."""
+        self._settle()
         slots = slots_of(groups, self.width)
         self.cache.admit(slots, np.repeat(rows, self.width))
         fresh = Beams(
@@ -172,28 +71,53 @@ class BeamSearch:
 
     def step(self, groups: Ints, rows: Ints) -> StepResult:
         self.cache.step(self.tokens)
-        config, limits = self.request.config, self.request.limits[rows]
-        beams = self.beams.take(groups)
-        self.ages[rows] += 1
-        ages = self.ages[rows]
+        running = self._advance(groups, rows)
+        beams, ages = running.beams, running.ages
         self.origins[beams.slots, ages[:, None] - 1] = beams.slots
-        candidates = self._candidates(beams, rows, ages)
+        candidates = self._candidates(running)
         if self.stop is not None:
-            self._ask(self.stop, beams, candidates, rows)
-        self._collect_finished(groups, beams, candidates, ages)
-        scores, taken = self.finished.scores[groups], self.finished.taken[groups]
-        going_on = _best_going_on(beams, candidates)
+            self._ask(self.stop, running, candidates)
+        penalty = _penalty(ages, self.request.config)
+        ends = candidates.ending.any()
+        if ends:
+            self._collect_finished(running, candidates, penalty)
+            going_on = self._best_going_on(running, candidates)
+        else:
+            going_on = candidates.first(self.width)
         beams.scores = going_on.scores
-        running = _may_improve(beams, scores, taken, config, ages, limits)
-        running &= ~_has_enough(taken, config) & ~candidates.ending.all(axis=1)
-        if not running.all():
-            self._store(rows[~running], self.finished.take(groups[~running]))
-        self._assign_slots(beams, going_on.parents, running, int(ages.max()))
+        runs = self._may_improve(running, penalty)
+        if ends:
+            runs &= ~candidates.ending.all(axis=1)
+        if not (all_run := runs.all()):
+            self._store(rows[~runs], self.finished.take(groups[~runs]))
+        self._assign_slots(running, going_on.parents, None if all_run else runs)
         self._append(beams.slots, going_on, ages)
-        self.beams.put(groups, beams)
-        return StepResult(~running, len(groups))
+        return StepResult(~runs, len(groups))
+
+    def _advance(self, groups: Ints, rows: Ints) -> Running:
+        """The rows of this step, each with a token more."""
+        running = self.running
+        # The same arrays come again until a row comes or goes.
+        if running is None or running.groups is not groups or running.rows is not rows:
+            self._settle()
+            ages, limits = self.ages[rows], self.request.limits[rows]
+            running = self.running = Running(
+                groups, rows, limits, ages, self.beams.take(groups), int(ages.max(initial=0)),
+                int(limits.min(initial=self.request.most)),
+            )  # fmt: skip
+        running.ages += 1
+        running.oldest += 1
+        return running
+
+    def _settle(self) -> None:
+        """Bring `beams` and `ages` up to date."""
+        if (last := self.running) is not None:
+            self.beams.put(last.groups, last.beams)
+            self.ages[last.rows] = last.ages
+            self.running = None
 
     def keep(self, order: Ints) -> None:
+        self._settle()
         slots = slots_of(order, self.width)
         renumbered = np.zeros(len(self.tokens), np.int64)
         renumbered[slots] = np.arange(len(slots))
@@ -204,41 +128,40 @@ class BeamSearch:
         # Only whether these are equal matters, and only within a group.
         self.origins = self.origins[slots]
 
-    def _candidates(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
+    def _candidates(self, running: Running) -> Candidates:
         """Twice as many as beams, or more where several tokens end a row: enough that do not."""
         if self.request.reads_logits:
-            return self._of_all(beams, rows, ages)
+            return self._of_all(running)
         tokens, scores = self.cache.best()
-        tokens, scores = tokens[beams.slots], scores[beams.slots]
+        slots = running.beams.slots
+        tokens, scores = tokens.take(slots, axis=0), scores.take(slots, axis=0)
         choose = self._of_processed if self.request.processors else self._best
-        return choose(beams, rows, ages, scores, tokens)
+        return choose(running, scores, tokens)
 
-    def _of_processed(
-        self, beams: Beams, rows: Ints, ages: Ints, scores: Scores, tokens: Ints
-    ) -> Candidates:
+    def _of_processed(self, running: Running, scores: Scores, tokens: Ints) -> Candidates:
         """Of the likeliest tokens, some of which the logits processors weaken or ban. Where one
         that is not among them might come before these, of all tokens.
 
         Args:
             scores, tokens: Of the likeliest, best first; (groups, beams, n).
         """
-        bounds = scores[..., -1] + beams.scores
+        slots = running.beams.slots
+        bounds = scores[..., -1] + running.beams.scores
         by_id = tokens.argsort(axis=2)
         tokens = np.take_along_axis(tokens, by_id, axis=2)
         index = tokens.reshape(-1, tokens.shape[2])
         every = self._unknown(len(index))
         flat = np.take_along_axis(scores, by_id, axis=2).reshape(index.shape)
         np.put_along_axis(every, index, flat, axis=1)
-        settled = self._process(every, beams, rows, ages).reshape(beams.slots.shape).all(axis=1)
+        settled = self._process(every, running).reshape(slots.shape).all(axis=1)
         scores = np.take_along_axis(every, index, axis=1).reshape(tokens.shape)
-        found = self._best(beams, rows, ages, scores, tokens)
+        found = self._best(running, scores, tokens)
         unsure = (bounds >= found.scores[:, -1:]).any(axis=1) & (tokens.shape[2] < every.shape[1])
-        every = every.reshape(*beams.slots.shape, -1)
+        every = every.reshape(*slots.shape, -1)
         if len(some := np.flatnonzero(settled)):
-            known = beams.take(some), rows[some], ages[some], every[some]
-            found.put(some, self._best(*known))
+            found.put(some, self._best(running.some(some), every[some]))
         if len(some := np.flatnonzero(unsure & ~settled)):
-            found.put(some, self._of_all(beams.take(some), rows[some], ages[some]))
+            found.put(some, self._of_all(running.some(some)))
         return found
 
     def _unknown(self, count: int) -> Scores:
@@ -248,73 +171,93 @@ class BeamSearch:
         self.scratch[:count].fill(-np.inf)
         return self.scratch[:count]
 
-    def _of_all(self, beams: Beams, rows: Ints, ages: Ints) -> Candidates:
-        scores = log_softmax(self.cache.logits()[beams.slots.ravel()])
-        self._process(scores, beams, rows, ages)
-        return self._best(beams, rows, ages, scores.reshape(*beams.slots.shape, -1))
+    def _of_all(self, running: Running) -> Candidates:
+        slots = running.beams.slots
+        scores = log_softmax(self.cache.logits()[slots.ravel()])
+        self._process(scores, running)
+        return self._best(running, scores.reshape(*slots.shape, -1))
 
-    def _process(self, scores: Scores, beams: Beams, rows: Ints, ages: Ints) -> Flags:
+    def _process(self, scores: Scores, running: Running) -> Flags:
         """See `Request.process`; scores of every beam, (groups x beams, vocabulary)."""
-        ids, owners = self.ids[beams.slots.ravel()], np.repeat(rows, self.width)
-        return self.request.process(scores, owners, ids, np.repeat(ages - 1, self.width))
+        ids, owners = self.ids[running.beams.slots.ravel()], np.repeat(running.rows, self.width)
+        return self.request.process(scores, owners, ids, np.repeat(running.ages - 1, self.width))
 
-    def _best(
-        self, beams: Beams, rows: Ints, ages: Ints, scores: Scores, tokens: Ints | None = None
-    ) -> Candidates:
+    def _best(self, running: Running, scores: Scores, tokens: Ints | None = None) -> Candidates:
         """The best continuations by log-probabilities, (groups, beams, n), of `tokens`; of all
         tokens for None."""
-        sums = scores + beams.scores[..., None]
+        sums = scores + running.beams.scores[..., None]
         options = sums.shape[2]
-        sums = sums.reshape(len(rows), -1)
-        best = top(sums, self.request.candidates)
-        at = _flat(best, sums.shape[1])
-        parents = best // options
+        sums = sums.reshape(len(sums), -1)
+        best = top(sums, self.count)
+        at = running.flat(best, sums.shape[1])
+        totals = sums.take(at)
         chosen = best % options if tokens is None else tokens.take(at)
-        ending = (chosen[..., None] == self.ends).any(axis=2)
-        ending |= (ages >= self.request.limits[rows])[:, None]
-        return Candidates(chosen, parents, sums.take(at), scores.take(at), ending)
+        ending = chosen == self.ends[0] if len(self.ends) else np.zeros(chosen.shape, np.bool_)
+        for end in self.ends[1:]:
+            ending |= chosen == end
+        if running.oldest >= running.nearest:
+            ending |= (running.ages >= running.limits)[:, None]
+        logprobs = scores.take(at) if self.request.scored else totals
+        return Candidates(chosen, best // options, totals, logprobs, ending)
 
-    def _ask(self, stop: Stop, beams: Beams, candidates: Candidates, rows: Ints) -> None:
+    def _ask(self, stop: Stop, running: Running, candidates: Candidates) -> None:
         """Add to `ending` the candidates that `stop` ends; it is shown only those that go on."""
         group, which = np.nonzero(~candidates.ending)
         if not len(group):
             return
-        ages = self.ages[rows]
-        ids, _ = self._sequences(beams, candidates, ages)
-        history = self.request.history(rows[group], ids[group, which], ages[group])
+        ids, _ = self._sequences(running, candidates)
+        history = self.request.history(running.rows[group], ids[group, which], running.ages[group])
         candidates.ending[group, which] = stop(tails(history, self.tail))
 
-    def _sequences(self, beams: Beams, candidates: Candidates, ages: Ints) -> tuple[Ints, Scores]:
-        """All tokens of each candidate and their log-probabilities, (groups, candidates, most)."""
-        parents = _picked(beams.slots, candidates.parents)
-        last = (ages - 1)[:, None, None]
-        ids, logprobs = self.ids[parents], self.logprobs[parents]
+    def _sequences(self, running: Running, candidates: Candidates) -> tuple[Ints, Scores]:
+        """All tokens of each candidate and their log-probabilities, (groups, candidates, n): as
+        many as the oldest row has."""
+        parents = picked(running.beams.slots, candidates.parents)
+        last = (running.ages - 1)[:, None, None]
+        ids = self.ids[parents, : running.oldest]
+        logprobs = self.logprobs[parents, : running.oldest]
         np.put_along_axis(ids, last, candidates.tokens[..., None], axis=2)
         if logprobs.shape[2]:
             np.put_along_axis(logprobs, last, candidates.logprobs[..., None], axis=2)
         return ids, logprobs
 
-    def _collect_finished(
-        self, groups: Ints, beams: Beams, candidates: Candidates, ages: Ints
-    ) -> None:
+    def _collect_finished(self, running: Running, candidates: Candidates, penalty: Scores) -> None:
         """Keep the best of the sequences that had ended and those that end now among the first
         `num_beams` candidates.
 
         transformers also keeps finished rows from changing; here they have left by then. A group
-        without any that ends stays as it is: its candidates would lose against all that it has.
+        in which nothing ends that is better than the worst it has stays as it is.
         """
-        ending = candidates.ending.copy()
-        ending[:, self.width :] = False
-        some = np.flatnonzero(ending.any(axis=1))
+        ending = candidates.ending[:, : self.width]
+        scores = np.where(ending, candidates.scores[:, : self.width] / penalty, LOW)
+        some = np.flatnonzero((scores > self.finished.scores[running.groups, -1:]).any(axis=1))
         if not len(some):
             return
-        groups, ages, ending = groups[some], ages[some], ending[some]
-        candidates = candidates.take(some)
-        ids, logprobs = self._sequences(beams.take(some), candidates, ages)
-        scores = candidates.scores / _penalty(ages, self.request.config) + _low(~ending)
-        lengths = np.broadcast_to(ages[:, None], scores.shape)
-        ended = Finished(ids, logprobs, lengths, scores, ending)
-        self.finished.put(groups, self.finished.take(groups).best_with(ended))
+        running, candidates = running.some(some), candidates.first(self.width, some)
+        ids, logprobs = self._sequences(running, candidates)
+        lengths = np.broadcast_to(running.ages[:, None], candidates.tokens.shape)
+        ended = Finished(ids, logprobs, lengths, scores[some], candidates.ending)
+        kept = self.finished.take(running.groups, running.oldest).best_with(ended)
+        self.finished.put(running.groups, kept)
+
+    def _best_going_on(self, running: Running, candidates: Candidates) -> Candidates:
+        """The best that do not end, as many as beams; their scores are those of running beams."""
+        scores = candidates.scores + np.where(candidates.ending, LOW, np.float32(0))
+        best = top(scores, self.width)
+        return candidates.picked(running.flat(best, self.count), scores)
+
+    def _may_improve(self, running: Running, penalty: Scores) -> Flags:
+        """Which rows have a running beam that might still beat a finished one, and not as many
+        finished ones as early stopping asks for; bool (rows,)."""
+        config = self.request.config
+        if config.early_stopping == "never" and config.length_penalty > 0:
+            penalty = _penalty(running.limits, config)
+        # The worst finished one comes last; where it is missing, LOW stands there.
+        worst = self.finished.scores[running.groups, -1]
+        runs = running.beams.scores[:, 0] / penalty[:, 0] > worst
+        if config.early_stopping is True:
+            runs &= ~self.finished.taken[running.groups].all(axis=1)
+        return np.asarray(runs)
 
     def _store(self, rows: Ints, finished: Finished) -> None:
         output, count = self.output, self.request.config.num_return_sequences
@@ -332,30 +275,40 @@ class BeamSearch:
             history = self.request.history(owners, output.ids[at], output.lengths[at])
             output.ended[at] |= self.stop(tails(history, self.tail))
 
-    def _assign_slots(self, beams: Beams, parents: Ints, running: Flags, most: int) -> None:
-        """Find every beam a slot with its parent's cache and tokens, of which there are `most` at
-        most.
+    def _assign_slots(self, running: Running, parents: Ints, runs: Flags | None) -> None:
+        """Find every beam a slot with its parent's cache and tokens.
 
         The only beam of a parent stays in the parent's slot. Of several, the others go into slots
         that nobody continues; there only what differs has to be copied, from the first position on
         that another slot has computed.
+
+        Args:
+            runs: Rows that go on; None for all.
         """
-        stays = _first_of_equals(parents)
-        parent_slots = _picked(beams.slots, parents)
-        continued = np.zeros(parents.shape, np.bool_)
-        continued.ravel()[_flat(parents, parents.shape[1])] = True
-        slots = np.where(stays, parent_slots, 0)
-        slots[~stays] = beams.slots[~continued]
-        copied = ~stays & running[:, None]
-        targets, sources = slots[copied], parent_slots[copied]
-        beams.slots = slots
+        beams, most = running.beams, running.oldest
+        at = running.flat(parents, self.width)
+        parent_slots = beams.slots.take(at)
+        # Of each beam the first that continues it: `put` goes through them in order, from the last.
+        heirs = np.full(parents.shape, -1)
+        heirs.put(at[:, ::-1], self.order[::-1])
+        moves = heirs.take(at) != self.order
+        free, beams.slots = beams.slots[heirs < 0], parent_slots
+        if not len(free):
+            return
+        beams.slots = parent_slots.copy()
+        beams.slots[moves] = free
+        if runs is not None:
+            moves &= runs[:, None]
+        targets, sources = beams.slots[moves], parent_slots[moves]
         if not len(targets):
             return
-        differ = self.origins[targets, :most] != self.origins[sources, :most]
-        starts = np.where(differ.any(axis=1), differ.argmax(axis=1), most)
+        # At least the latest position differs: two slots have computed it.
+        starts = (self.origins[targets, :most] != self.origins[sources, :most]).argmax(axis=1)
         self.cache.copy(targets, sources, starts)
-        for of_slots in (self.origins, self.ids, self.logprobs):
-            of_slots[targets, :most] = of_slots[sources, :most]
+        self.origins[targets, :most] = self.origins[sources, :most]
+        self.ids[targets, :most] = self.ids[sources, :most]
+        if self.logprobs.shape[1]:
+            self.logprobs[targets, :most] = self.logprobs[sources, :most]
 
     def _append(self, slots: Ints, chosen: Candidates, ages: Ints) -> None:
         """Give each slot, (groups, beams), its token."""
@@ -365,76 +318,6 @@ class BeamSearch:
             self.logprobs[slots, last] = chosen.logprobs
 
 
-def _first_of_equals(values: Ints) -> Flags:
-    """Which values have no equal before them in their row; int64 (rows, n)."""
-    same = values[:, :, None] == values[:, None, :]
-    same &= np.tri(values.shape[1], k=-1, dtype=np.bool_)
-    return np.asarray(~same.any(axis=2))
-
-
-def _best_going_on(beams: Beams, candidates: Candidates) -> Candidates:
-    """The best that do not end, as many as beams; their scores are those of running beams."""
-    scores = candidates.scores + _low(candidates.ending)
-    best = top(scores, beams.scores.shape[1])
-    return replace(candidates.picked(best), scores=_picked(scores, best))
-
-
 def _penalty(lengths: Ints, config: GenerationConfig) -> Scores:
     """What sums of log-probabilities are divided by, float32 (rows, 1)."""
     return np.asarray((lengths[:, None] ** config.length_penalty).astype(np.float32))
-
-
-def _low(losing: Flags) -> Scores:
-    return np.where(losing, LOW, np.float32(0))
-
-
-def _may_improve(
-    beams: Beams,
-    finished: Scores,
-    taken: Flags,
-    config: GenerationConfig,
-    ages: Ints,
-    limits: Ints,
-) -> Flags:
-    """Which rows have a running beam that might still beat a finished one; bool (rows,)."""
-    longest = config.early_stopping == "never" and config.length_penalty > 0
-    best = beams.scores[:, :1] / _penalty(limits if longest else ages, config)
-    worst = np.where(taken, finished.min(axis=1, keepdims=True), LOW)
-    return np.asarray((best > worst).any(axis=1))
-
-
-def _has_enough(taken: Flags, config: GenerationConfig) -> Flags:
-    """Which rows have as many finished sequences as early stopping asks for; bool (rows,)."""
-    full = np.asarray(taken.all(axis=1))
-    return full if config.early_stopping is True else np.zeros_like(full)
-
-
-def _picked(array: NDArray[Any], index: Ints) -> NDArray[Any]:
-    """Elements (rows, k, ...) of an array (rows, n, ...) at `index`, int64 (rows, k)."""
-    return array[np.arange(len(array))[:, None], index]
-
-
-def _flat(index: Ints, width: int) -> Ints:
-    """Where elements (rows, k) of an array (rows, width) are in the flat array: int64 (rows, k)."""
-    return np.asarray(index + width * np.arange(len(index))[:, None])
-
-
-def top(scores: Scores, count: int) -> Ints:
-    """Where each row's `count` highest scores are, highest first and equal ones by index.
-
-    Args:
-        scores: float32 (rows, n), n at least `count`.
-
-    Returns:
-        Indices, int64 (rows, count).
-    """
-    if scores.shape[1] <= _FEW:
-        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    best = np.argpartition(scores, -count, axis=1)[:, -count:]
-    least = _picked(scores, best).min(axis=1, keepdims=True)
-    for row in np.flatnonzero((scores >= least).sum(axis=1) > count):
-        above = np.flatnonzero(scores[row] > least[row])
-        level = np.flatnonzero(scores[row] == least[row])
-        best[row] = np.concatenate([above, level])[:count]
-    best.sort(axis=1)
-    return _picked(best, np.argsort(-_picked(scores, best), axis=1, kind="stable"))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
-from engine.generation.beam import top
+from engine.generation.beam_state import top
 from engine.generation.greedy import GreedySearch
 from engine.generation.logits_processors import log_softmax
 from engine.generation.scheduler import Scores

@@ -37,7 +37,7 @@ from engine.core.types import Ragged
 from engine.errors import Stopped
 from engine.generation import generate
 from engine.generation import host_cache as slots_module
-from engine.generation.beam import top
+from engine.generation.beam_state import top
 from engine.generation.host_cache import IDLE, HostCache
 from engine.generation.logits_processors import FILLER, TokenHistory, logits_processors
 from engine.generation.request import Request
