@@ -213,12 +213,13 @@ class BeamSearch:
         """All tokens of each candidate and their log-probabilities, (groups, candidates, n): as
         many as the oldest row has."""
         parents = picked(running.beams.slots, candidates.parents)
-        last = (running.ages - 1)[:, None, None]
+        rows, last = np.arange(len(parents))[:, None], (running.ages - 1)[:, None]
+        each = np.arange(parents.shape[1])
         ids = self.ids[parents, : running.oldest]
         logprobs = self.logprobs[parents, : running.oldest]
-        np.put_along_axis(ids, last, candidates.tokens[..., None], axis=2)
+        ids[rows, each, last] = candidates.tokens
         if logprobs.shape[2]:
-            np.put_along_axis(logprobs, last, candidates.logprobs[..., None], axis=2)
+            logprobs[rows, each, last] = candidates.logprobs
         return ids, logprobs
 
     def _collect_finished(self, running: Running, candidates: Candidates, penalty: Scores) -> None:
@@ -236,7 +237,7 @@ class BeamSearch:
         running, candidates = running.some(some), candidates.first(self.width, some)
         ids, logprobs = self._sequences(running, candidates)
         lengths = np.broadcast_to(running.ages[:, None], candidates.tokens.shape)
-        ended = Finished(ids, logprobs, lengths, scores[some], candidates.ending)
+        ended = Finished(ids, logprobs, lengths, scores[some])
         kept = self.finished.take(running.groups, running.oldest).best_with(ended)
         self.finished.put(running.groups, kept)
 
@@ -256,7 +257,7 @@ class BeamSearch:
         worst = self.finished.scores[running.groups, -1]
         runs = running.beams.scores[:, 0] / penalty[:, 0] > worst
         if config.early_stopping is True:
-            runs &= ~self.finished.taken[running.groups].all(axis=1)
+            runs &= worst == LOW
         return np.asarray(runs)
 
     def _store(self, rows: Ints, finished: Finished) -> None:

@@ -54,15 +54,13 @@ class Finished:
         logprobs: Log-probabilities of these, float32 (groups, beams, most); no columns where they
             are not wanted.
         lengths: How many each has, int64.
-        scores: After the length penalty, float32; LOW for those not yet `taken`.
-        taken: bool.
+        scores: After the length penalty, float32; LOW where there is none yet.
     """
 
     ids: Ints
     logprobs: Scores
     lengths: Ints
     scores: Scores
-    taken: Flags
 
     @classmethod
     def empty(cls, groups: int, request: Request) -> Finished:
@@ -72,38 +70,31 @@ class Finished:
             logprobs=np.zeros((*shape, length if request.scored else 0), np.float32),
             lengths=np.zeros(shape, np.int64),
             scores=np.full(shape, LOW, np.float32),
-            taken=np.zeros(shape, np.bool_),
         )
 
     def take(self, index: Ints, most: int | None = None) -> Finished:
         """Groups, with so many tokens of each sequence at most."""
-        return Finished(
-            self.ids[index, :, :most], self.logprobs[index, :, :most], self.lengths[index],
-            self.scores[index], self.taken[index],
-        )  # fmt: skip
+        ids, logprobs = self.ids[index, :, :most], self.logprobs[index, :, :most]
+        return Finished(ids, logprobs, self.lengths[index], self.scores[index])
 
     def put(self, index: Ints, state: Finished) -> None:
         """As many tokens of each sequence as `state` has; those behind stay."""
-        most, scored = state.ids.shape[2], state.logprobs.shape[2]
-        self.ids[index, :, :most] = state.ids
-        if scored:
+        self.ids[index, :, : state.ids.shape[2]] = state.ids
+        if scored := state.logprobs.shape[2]:
             self.logprobs[index, :, :scored] = state.logprobs
         self.lengths[index], self.scores[index] = state.lengths, state.scores
-        self.taken[index] = state.taken
 
     def best_with(self, more: Finished) -> Finished:
         """The best of these and of `more`, as many as these are; these where scores are equal."""
-        best = top(np.concatenate([self.scores, more.scores], axis=1), self.scores.shape[1])
+        scores = np.concatenate([self.scores, more.scores], axis=1)
+        best = top(scores, self.scores.shape[1])
         rows = np.arange(len(best))[:, None]
-
-        def chosen(own: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
-            return np.concatenate([own, others], axis=1)[rows, best]
-
-        return Finished(
-            chosen(self.ids, more.ids), chosen(self.logprobs, more.logprobs),
-            chosen(self.lengths, more.lengths), chosen(self.scores, more.scores),
-            chosen(self.taken, more.taken),
-        )  # fmt: skip
+        ids = np.concatenate([self.ids, more.ids], axis=1)[rows, best]
+        logprobs = self.logprobs
+        if logprobs.shape[2]:
+            logprobs = np.concatenate([logprobs, more.logprobs], axis=1)[rows, best]
+        lengths = np.concatenate([self.lengths, more.lengths], axis=1)[rows, best]
+        return Finished(ids, logprobs, lengths, scores[rows, best])
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ WORK = 48 * 36_000_000
 SLOTS = range(48, 513)
 TIMES_FOR_BEAMS = 2
 # Positions that a cache has at first. It doubles when a row needs more: a limit of 256 tokens would
-# else take ten times the memory that rows of 20 fill.
+# else take ten times the memory that rows of 20 fill. Behind sources that are longer it has twice as
+# many: their keys and values take as much memory, and answers that are as long need them.
 POSITIONS = 32
 # Padded tokens of an encoder's batch that are as fast, each, as in a larger one.
 MIXED = 256
@@ -101,7 +102,9 @@ class HostCache:
         wanted = capacity(decoder) * (TIMES_FOR_BEAMS if width > 1 else 1)
         self.slots = self._slot_count(positions, max_slots or wanted)
         self.most = positions
-        self.positions = min(positions, max(POSITIONS, self._allocated()))
+        longer = not decoder.causal and feeds["input_ids"].shape[1] > POSITIONS
+        first = 2 * POSITIONS if longer else POSITIONS
+        self.positions = min(positions, max(first, self._allocated()))
         self.buffers: dict[str, Value] = {}
         self.host: dict[str, NDArray[Any]] = {}
         self.past = self._hold_past()

@@ -196,7 +196,9 @@ class DecodedRows:
         """Note which of these rows, now finished, have an end token as their last."""
         lengths = self.lengths[rows]
         last = self.ids[rows, np.maximum(lengths - 1, 0)]
-        self.ended[rows] = (lengths > 0) & np.isin(last, end_ids)
+        # np.isin takes twenty times as long for so few.
+        ends = np.array(end_ids, np.int64)[:, None]
+        self.ended[rows] = (lengths > 0) & (last == ends).any(axis=0)
 
 
 def left_padded(ids: Ints, mask: Ints) -> Ints:

@@ -22,8 +22,9 @@ Keys = NDArray[np.uint8]
 """Of rows, uint8 (rows, 16)."""
 _NAME = "row keys"
 _BYTES = 16
-# Rows that finish within so many seconds share a record.
-RECORD_SECONDS = 0.005
+# Rows that finish within so many seconds share a record: one for each step's would take a hundredth
+# of a small decoder's time.
+RECORD_SECONDS = 0.1
 
 
 class Known(NamedTuple):
