@@ -37,8 +37,8 @@ WORK = 48 * 36_000_000
 SLOTS = range(48, 513)
 TIMES_FOR_BEAMS = 2
 # Positions that a cache has at first. It doubles when a row needs more: a limit of 256 tokens would
-# else take ten times the memory that rows of 20 fill. Behind sources that are longer it has twice as
-# many: their keys and values take as much memory, and answers that are as long need them.
+# else take ten times the memory that rows of 20 fill. Behind longer sources it has twice as many at
+# once: these take as much memory, and answers that are as long need them.
 POSITIONS = 32
 # Padded tokens of an encoder's batch that are as fast, each, as in a larger one.
 MIXED = 256
