@@ -177,7 +177,7 @@ def _write_fp32(
     from engine.export.acceptance.parity import check_parity
     from engine.export.acceptance.reference import reference_outputs
     from engine.export.checkpoint import conversion, model_config, tokenizers
-    from engine.export.graphs import architectures, bundle_graphs, dense, flat_products, storage
+    from engine.export.graphs import architectures, bundle_graphs, dense, flat_encoder, storage
     from engine.export.graphs.records import records
 
     progress(f"loading {checkpoint.name}")
@@ -195,7 +195,7 @@ def _write_fp32(
 
     tokenizers.save(tokenizer, folder)
     graphs = bundle_graphs.build(model, task, layers, work, progress)
-    graphs |= flat_products.flattened(graphs)
+    graphs |= flat_encoder.flattened(graphs, config.max_length)
     storage.save(graphs, folder)
     recorded = records(graphs, "fp32")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from engine.core.confined_process import RefusedError
 from engine.runtime.wire import Message, parts
 
-# Domains of operators, and what is refused of them: loops, which need not end; searches, which hold
-# graphs of their own; and what reads other files or gives way to another language.
+# Domains of operators, and what is refused of them: loops, which need not end, but for one that is
+# counted; searches, which hold graphs of their own; and what reads other files or gives way to
+# another language.
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 _REFUSED = {
     "Loop", "Scan", "SequenceMap", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch",
@@ -26,7 +27,7 @@ _DEEPEST = 8
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 20, 25
 _GRAPH_NODE, _GRAPH_WEIGHT, _GRAPH_SPARSE_WEIGHT = 1, 5, 15
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE, _FUNCTION_DOMAIN = 7, 11, 10
-_NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _TENSOR_EXTERNAL, _SPARSE_TENSORS = 13, (1, 2)
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
@@ -66,10 +67,17 @@ def _check_graph(
     """Check a graph, or a function, which has other field numbers."""
     if depth > _DEEPEST:
         raise RefusedError("has graphs nested too deeply")
+    node_field = _FUNCTION_NODE if function else _GRAPH_NODE
+    nodes = [value for number, value in parts(graph) if number == node_field]
+    # A function of the file's own might be called Size; loops within loops multiply.
+    own = function or depth or len(domains) > len(_DOMAINS)
+    sizes = set() if own else _sizes(nodes)
+    for node in nodes:
+        _check_node(node, domains, names, depth, sizes)
     for number, value in parts(graph):
-        if number == (_FUNCTION_NODE if function else _GRAPH_NODE):
-            _check_node(value, domains, names, depth)
-        elif function and number == _FUNCTION_ATTRIBUTE:
+        if number == node_field:
+            continue
+        if function and number == _FUNCTION_ATTRIBUTE:
             _check_attribute(value, domains, names, depth)
         elif not function and number == _GRAPH_WEIGHT:
             _check_tensor(value, names)
@@ -77,15 +85,36 @@ def _check_graph(
             _check_sparse(value, names)
 
 
+def _sizes(nodes: Collection[Message]) -> set[bytes]:
+    """Names of how many elements a tensor has, as nodes compute it: it is in memory, so that a loop
+    counted by it ends."""
+    sizes = [node for node in nodes if _text(node, _NODE_OP) == "Size"]
+    return {
+        bytes(value)
+        for node in sizes
+        if _text(node, _NODE_DOMAIN) in ("", "ai.onnx")
+        for number, value in parts(node)
+        if number == _NODE_OUTPUT
+    }
+
+
 def _check_node(
-    node: Message, domains: Collection[str], names: Collection[str], depth: int
+    node: Message,
+    domains: Collection[str],
+    names: Collection[str],
+    depth: int,
+    sizes: Collection[bytes],
 ) -> None:
+    """Check a node of a graph, where a Loop may be counted by one of the `sizes`."""
     operator, domain = "", ""
+    inputs: list[bytes] = []
     for number, value in parts(node):
         if number == _NODE_OP:
             operator = _read(value)
         elif number == _NODE_DOMAIN:
             domain = _read(value)
+        elif number == _NODE_INPUT:
+            inputs.append(bytes(value))
         elif number == _NODE_ATTRIBUTE:
             _check_attribute(value, domains, names, depth)
     if domain not in domains:
@@ -93,7 +122,8 @@ def _check_node(
             f"calls {operator!a} of {domain[:60]!a}, and only operators of ONNX and of ONNX "
             "Runtime are run"
         )
-    if operator in _REFUSED:
+    counted = operator == "Loop" and inputs and inputs[0] in sizes
+    if operator in _REFUSED and not counted:
         raise RefusedError(f"calls {operator}, which no graph of a bundle needs")
 
 

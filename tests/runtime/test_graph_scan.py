@@ -74,6 +74,28 @@ def test_a_tag_of_more_bits_than_a_reader_keeps_is_the_field_that_it_reads(tmp_p
     assert "calls Loop" in refusal(tmp_path, content)
 
 
+def test_a_loop_is_let_through_only_if_a_tensors_size_counts_it(tmp_path: Path) -> None:
+    size = ox.node("Size", ["x"], ["count"])
+    loop = ox.node("Loop", ["count", ""], ["y"])
+    assert refusal(tmp_path, ox.model(ox.graph([size, loop]))) == ""
+    branch = ox.attribute("then_branch", ox.graph([size, loop]), 5)
+    function = ox.field(1, "Size") + ox.field(10, "own") + ox.field(7, ox.node("Abs", ["x"], ["y"]))
+    long = "x" * 1000
+    for content in (
+        ox.model(ox.graph([loop])),
+        ox.model(ox.graph([size, ox.node("Loop", ["", "count"], ["y"])])),
+        ox.model(ox.graph([ox.node("Shape", ["x"], ["count"]), loop])),
+        ox.model(ox.graph([ox.node("Size", ["x"], ["count"], domain="com.microsoft"), loop])),
+        ox.model(ox.graph([ox.node("Size", ["count"], ["other"]), loop])),
+        ox.model(ox.graph([ox.node("If", ["c"], ["y"], branch)])),
+        ox.model(ox.graph([size, loop]), rest=ox.field(25, function)),
+        ox.model(
+            ox.graph([ox.node("Size", ["x"], [long]), ox.node("Loop", [f"{long}2", ""], ["y"])])
+        ),
+    ):
+        assert "calls Loop" in refusal(tmp_path, content)
+
+
 def test_a_second_graph_is_refused(tmp_path: Path) -> None:
     assert "no graph" in refusal(tmp_path, ox.model(GOOD) + ox.field(7, GOOD))
 

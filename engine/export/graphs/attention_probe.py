@@ -16,9 +16,8 @@ from engine.core.types import Ints
 from engine.export.graphs import storage
 from engine.export.graphs.graph_index import GraphIndex, UnsupportedGraph
 
-# The lengths of rows and the padded length of each shape; of the longest, shares of it.
+# The lengths of rows and the padded length of each shape.
 _SHAPES = (((3, 7, 5), 7), ((13, 2, 8, 4, 1), 13))
-_SHARES = (1.0, 0.4)
 # Added to a score, it leaves a weight of zero.
 _HIDES = -1e4
 
@@ -83,12 +82,21 @@ class ShapeTensor:
     scalar: bool
 
 
-def probe(model: Any, names: set[str], max_length: int) -> list[Probe]:
-    """Run an encoder on rows of several lengths, the longest that there are among them: a window
-    that hides what is far away only shows there."""
-    longest = (tuple(max(1, int(share * max_length)) for share in _SHARES), max_length)
-    shapes = [*_SHAPES, *([longest] if max_length > _SHAPES[-1][1] else [])]
-    return [_run(model, names, *shape) for shape in shapes]
+def probe(model: Any, names: set[str]) -> list[Probe]:
+    """Run an encoder on rows of several lengths."""
+    return [_run(model, names, *shape) for shape in _SHAPES]
+
+
+def check_longest(model: Any, masks: set[str], max_length: int) -> None:
+    """Look at what masks add to the scores of the longest row that there may be: a window that
+    hides what is far away only shows there. Nothing else is computed for it.
+
+    Raises:
+        UnsupportedGraph: One of them hides a token of that row.
+    """
+    tensors = _run(model, masks, (max_length,), max_length)
+    if any(np.any(tensors[name]) for name in masks):
+        raise UnsupportedGraph
 
 
 def _run(model: Any, names: set[str], lengths: tuple[int, ...], width: int) -> Probe:

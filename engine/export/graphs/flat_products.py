@@ -11,7 +11,6 @@ fewer kinds of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ import numpy as np
 from engine.export.graphs import graph_edits, storage
 from engine.export.graphs.graph_index import GraphIndex
 from engine.export.graphs.packed_region import BY_TOKEN, is_by_token
-from engine.export.graphs.records import FLAT
 from engine.export.graphs.token_places import locate_tokens
 
 # What a tensor is called whose tokens were gathered back into rows, or were not gathered yet.
@@ -39,41 +37,13 @@ def flatten_products(model: Any) -> int:
     """
     copy = type(model)()
     copy.CopyFrom(model)
-    index = _index(copy.graph)
-    flattener = _Flattener(copy.graph, index, _token_widths(copy))
+    graph_edits.bypass_identities(copy.graph)
+    flattener = _Flattener(copy.graph, GraphIndex(copy.graph), _token_widths(copy))
     count: int = sum(node.op_type == "MatMul" for node in flattener.flat.values())
     if count:
         flattener.run()
         model.CopyFrom(copy)
     return count
-
-
-def flattened(graphs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an fp32 bundle's encoders the same for a CPU, by file name; an encoder whose products
-    cannot be flat has none.
-
-    Args:
-        graphs: ONNX ModelProtos by file name.
-    """
-    found = {}
-    for file in FLAT.keys() & graphs.keys():
-        copy = deepcopy(graphs[file])
-        if flatten_products(copy):
-            found[FLAT[file]] = copy
-    return found
-
-
-def _index(graph: Any) -> GraphIndex:
-    """An index that knows the shape of a weight which is read through an Identity, too: torch's
-    exporter writes them, and bypassed, other products would be a recipe's."""
-    from onnx import TensorProto
-
-    index, weights = GraphIndex(graph), {w.name: w for w in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in weights:
-            weight = weights[node.input[0]]
-            index.add(TensorProto(name=node.output[0], dims=weight.dims))
-    return index
 
 
 def _token_widths(model: Any) -> dict[str, int]:

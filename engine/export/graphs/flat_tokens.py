@@ -1,28 +1,23 @@
-"""Rewrites an encoder for a CPU so that only its attention computes padding.
+"""Rewrites an encoder for a CPU so that nothing of it computes padding.
 
 As on a GPU (`remove_padding`), the rows' real tokens are one matrix (tokens, width) between the
 embedding and the output. Where they are is computed from the mask, so that the graph's inputs stay
-what they were. ONNX Runtime has no attention over packed rows for a CPU: the heads of queries, keys
-and values are gathered into padded rows, for Attention of ONNX's operator set 24, which takes each
-row's length. (MultiHeadAttention with a mask takes longer there than products and a softmax.)
+what they were. ONNX Runtime has no attention over packed rows for a CPU, but a MultiHeadAttention
+that is fast where no mask hides anything (flash attention). So a Loop attends to one group of
+`row_groups` after another, rows of the same length, in which nothing is to be hidden. A row's
+numbers are the same in any group, to the bit.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from engine.export.graphs import graph_edits
 from engine.export.graphs.packed_attention_reference import ATTENTION
-from engine.export.graphs.remove_padding import remove_padding
+from engine.export.graphs.remove_padding import CONTRIB, remove_padding
+from engine.export.graphs.row_groups import group_rows
 from engine.export.graphs.token_places import locate_tokens
 
-# Versions of ONNX from which on Attention takes lengths. An encoder's other operators compute what
-# they do in `conversion.OPSET`: since then they have only got more types.
-OPSET, IR = 24, 11
 _PACKING = ("token_indices", "inverse_indices", "token_offset", "cu_seqlens")
 
 
@@ -38,10 +33,6 @@ def flatten_tokens(model: Any, max_length: int) -> bool:
     if not remove_padding(model, max_length, fused=False):
         return False
     _Flattener(model.graph).run()
-    for opset in model.opset_import:
-        if opset.domain == "":
-            opset.version = max(opset.version, OPSET)
-    model.ir_version = max(model.ir_version, IR)
     return True
 
 
@@ -51,15 +42,13 @@ class _Flattener:
     def __init__(self, graph: Any) -> None:
         self.graph = graph
         self.nodes: list[Any] = []
-        self.weights = {w.name: w for w in graph.initializer}
-        self.makers = {name: node for node in graph.node for name in node.output}
-        self.counts = Counter(name for node in graph.node for name in node.input)
-        self.heads: set[int] = set()
+        # By bias: the names of where what belongs to a group begins and ends, (groups, 3).
+        self.bias_ends: dict[str, tuple[str, str]] = {}
 
     def run(self) -> None:
         inputs = [value for value in self.graph.input if value.name not in _PACKING]
         graph_edits.set_items(self.graph.input, inputs)
-        self._locate_tokens()
+        self.nodes += [*locate_tokens(self.graph), *group_rows(self.graph)]
         for node in self.graph.node:
             if node.op_type == ATTENTION:
                 self._attend(node)
@@ -67,112 +56,82 @@ class _Flattener:
                 self.nodes.append(node)
         graph_edits.set_items(self.graph.node, self.nodes)
         graph_edits.sort(self.graph)
-        read = {name for node in self.graph.node for name in graph_edits.reads(node)}
-        weights = [w for w in self.graph.initializer if w.name in read]
-        graph_edits.set_items(self.graph.initializer, weights)
 
-    def _locate_tokens(self) -> None:
-        """Compute `token_indices` and `inverse_indices` (see `runtime.packing`), and the rows'
-        lengths, (rows,)."""
-        self.nodes += locate_tokens(self.graph)
-        self._constant("flat/last", np.array([1], np.int64))
-        self._op("ReduceSum", ["attention_mask", "flat/last"], "flat/lengths", keepdims=0)
-        self._op("Gather", ["flat/grid", "flat/last"], "flat/length", axis=0)
-        self._op("Div", ["token_indices", "flat/length"], "flat/row")
-
-    def _attend(self, node: Any) -> None:
+    def _attend(self, attention: Any) -> None:
         """Replace one PackedMultiHeadAttention."""
-        from onnx import helper
+        output = attention.output[0]
+        bias = attention.input[6] if len(attention.input) > 6 else ""
+        if bias and bias not in self.bias_ends:
+            self.bias_ends[bias] = self._locate_bias(bias)
+        body = _body(attention, bias, self.bias_ends.get(bias, ("", "")))
+        self._op("SequenceEmpty", [], f"{output}/none")
+        self._op("Loop", ["groups/count", "", f"{output}/none"], f"{output}/groups", body=body)
+        self._op("ConcatFromSequence", [f"{output}/groups"], output, axis=0)
 
-        settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        heads, output = int(settings["num_heads"]), node.output[0]
-        places, tokens = self._locate_heads(heads)
-        queries = self._scaled(node.input[0], float(settings["scale"]), output)
-        names = (queries, *node.input[1:3])
-        parts = [self._by_head(name, heads, places, output) for name in names]
-        bias = node.input[6] if len(node.input) > 6 else ""
-        inputs = [*parts, bias, "", "", "flat/lengths"]
-        mixed = self._op("Attention", inputs, f"{output}/mixed", scale=1.0)
-        flat = self._op("Flatten", [mixed], f"{output}/flat", axis=3)
-        split = self._op("Gather", [flat, tokens], f"{output}/split", axis=0)
-        self._op("Flatten", [split], output, axis=1)
+    def _locate_bias(self, bias: str) -> tuple[str, str]:
+        """Where of a bias, (rows or 1, heads, length, length), what belongs to each group begins
+        and ends: int64 (groups, 4)."""
+        names = ("row", "row_end", "length", "zero", "every")
+        row, row_end, length, zero, every = (f"{bias}/{name}" for name in names)
+        self._op("Shape", [bias], f"{bias}/rows", start=0, end=1)
+        # There may be one row of it for all.
+        self._op("Sub", [f"{bias}/rows", "rows/one"], f"{bias}/last_row")
+        self._op("Min", ["groups/row", f"{bias}/last_row"], f"{row}/flat")
+        self._op("Add", ["groups/row", "groups/rows"], f"{row_end}/own")
+        self._op("Min", [f"{row_end}/own", f"{bias}/rows"], f"{row_end}/flat")
+        self._op("Unsqueeze", [f"{row}/flat", "rows/axis_1"], row)
+        self._op("Unsqueeze", [f"{row_end}/flat", "rows/axis_1"], row_end)
+        self._op("Unsqueeze", ["groups/length", "rows/axis_1"], length)
+        self._op("Expand", ["rows/first", "groups/column"], zero)
+        self._op("Expand", ["rows/end", "groups/column"], every)
+        self._op("Concat", [row, zero, zero, zero], f"{bias}/starts", axis=1)
+        self._op("Concat", [row_end, every, length, length], f"{bias}/ends", axis=1)
+        return f"{bias}/starts", f"{bias}/ends"
 
-    def _by_head(self, name: str, heads: int, places: str, output: str) -> str:
-        """Packed tokens as padded rows, (rows, heads, length, width)."""
-        label = f"{output}/{name}"
-        shape = self._constant(f"flat/{heads}_heads/shape", np.array([0, heads, -1], np.int64))
-        split = self._op("Reshape", [name, shape], f"{label}/split")
-        flat = self._op("Flatten", [split], f"{label}/flat", axis=2)
-        return self._op("Gather", [flat, places], f"{label}/by_head", axis=0)
-
-    def _locate_heads(self, heads: int) -> tuple[str, str]:
-        """Where heads of tokens are, and where those of rows: among (tokens, heads) that of each
-        (rows, heads, length), and the other way round."""
-        label = f"flat/{heads}_heads"
-        places, tokens = f"{label}/places", f"{label}/tokens"
-        if heads in self.heads:
-            return places, tokens
-        self.heads.add(heads)
-        number = self._constant(f"{label}/number", np.array(heads, np.int64))
-        others = self._constant(f"{label}/others", np.array(heads - 1, np.int64))
-        order = self._constant(f"{label}/order", np.arange(heads, dtype=np.int64))
-        column = self._constant(f"{label}/column", np.arange(heads, dtype=np.int64)[:, None])
-        first = self._op("Mul", ["inverse_indices", number], f"{label}/first")
-        first = self._op("Unsqueeze", [first, "flat/last"], f"{label}/first_by_row")
-        self._op("Add", [first, column], places)
-        # A token is as far from the place of its head as there are tokens in the heads between.
-        between = self._op("Mul", ["flat/row", others], f"{label}/rows_between")
-        between = self._op("Unsqueeze", [between, "flat/last"], f"{label}/between")
-        between = self._op("Add", [between, order], f"{label}/heads_between")
-        between = self._op("Mul", [between, "flat/length"], f"{label}/tokens_between")
-        index = self._op("Unsqueeze", ["token_indices", "flat/last"], f"{label}/token")
-        self._op("Add", [index, between], tokens)
-        return places, tokens
-
-    def _scaled(self, queries: str, scale: float, output: str) -> str:
-        """Queries times the scale of scores: in the weights that they are computed with, where
-        nothing else reads these sums."""
-        weights = self._weights_behind(queries)
-        if not weights:
-            self._constant(f"{output}/scale", np.array(scale, np.float32))
-            return self._op("Mul", [queries, f"{output}/scale"], f"{output}/scaled")
-        for node, position in weights:
-            array = self._array(node.input[position])
-            # Another name: equal weights share theirs.
-            name = self._constant(f"{output}/{node.op_type}_scaled", array * np.float32(scale))
-            node.input[position] = name
-        return queries
-
-    def _weights_behind(self, name: str) -> list[tuple[Any, int]]:
-        """Where a product, and the bias added to it, read their weights; empty of anything else."""
-        weights: list[tuple[Any, int]] = []
-        node = self.makers.get(name)
-        while node is not None and self.counts[name] == 1:
-            positions = [n for n, source in enumerate(node.input) if source in self.weights]
-            if node.op_type not in ("Add", "MatMul") or len(positions) != 1:
-                return []
-            weights.append((node, positions[0]))
-            if node.op_type == "MatMul":
-                return weights if positions[0] == 1 else []
-            name = node.input[1 - positions[0]]
-            node = self.makers.get(name)
-        return []
-
-    def _array(self, name: str) -> NDArray[Any]:
-        from onnx import numpy_helper
-
-        return np.asarray(numpy_helper.to_array(self.weights[name]))
-
-    def _constant(self, name: str, array: NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
-        if name not in self.weights:
-            self.weights[name] = numpy_helper.from_array(array, name)
-            self.graph.initializer.append(self.weights[name])
-        return name
-
-    def _op(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def _op(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         from onnx import helper
 
         self.nodes.append(helper.make_node(op, inputs, [output], output, **attributes))
+
+
+def _body(attention: Any, bias: str, bias_ends: tuple[str, str]) -> Any:
+    """What a Loop does for one group: attend, and append its tokens to those of the groups before.
+
+    Args:
+        attention: The PackedMultiHeadAttention node that it replaces.
+        bias, bias_ends: See `_locate_bias`; "" without one.
+    """
+    from onnx import TensorProto, helper
+
+    label = f"{attention.output[0]}/group"
+    nodes: list[Any] = []
+
+    def op(kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        output = f"{label}/{name}"
+        nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
         return output
+
+    def of_group(table: str) -> str:
+        return op("Gather", [table, f"{label}/number"], table, axis=0)
+
+    start, end, shape = map(of_group, ("groups/start", "groups/end", "groups/shape"))
+    rows = []
+    for name, matrix in zip(("queries", "keys", "values"), attention.input, strict=False):
+        tokens = op("Slice", [matrix, start, end], f"{name}/tokens")
+        rows.append(op("Reshape", [tokens, shape], name))
+    if bias:
+        ends = [of_group(table) for table in bias_ends]
+        rows += ["", "", op("Slice", [bias, *ends], "bias")]
+    settings = {a.name: helper.get_attribute_value(a) for a in attention.attribute}
+    mixed = op("MultiHeadAttention", rows, "mixed", domain=CONTRIB, **settings)
+    tokens = op("Flatten", [mixed], "tokens", axis=2)
+    op("SequenceInsert", [f"{label}/before", tokens], "after")
+    op("Identity", [f"{label}/go_on"], "gone_on")
+    values = [
+        helper.make_tensor_value_info(f"{label}/number", TensorProto.INT64, []),
+        helper.make_tensor_value_info(f"{label}/go_on", TensorProto.BOOL, []),
+        helper.make_tensor_sequence_value_info(f"{label}/before", TensorProto.FLOAT, None),
+        helper.make_tensor_value_info(f"{label}/gone_on", TensorProto.BOOL, []),
+        helper.make_tensor_sequence_value_info(f"{label}/after", TensorProto.FLOAT, None),
+    ]
+    return helper.make_graph(nodes, label, values[:3], values[3:])

@@ -33,6 +33,18 @@ def share_weights(graph: Any) -> None:
     set_items(graph.node, [*turned, *graph.node])
 
 
+def bypass_identities(graph: Any) -> None:
+    """Read weights by their own names: torch's exporter gives equal ones another name through an
+    Identity, which neither fusions nor recipes see through."""
+    names = {w.name: w.name for w in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in names:
+            names[node.output[0]] = names[node.input[0]]
+        else:
+            node.input[:] = [names.get(name, name) for name in node.input]
+    set_items(graph.node, [node for node in graph.node if node.output[0] not in names])
+
+
 def sort(graph: Any) -> None:
     """Put every node after those whose outputs it, or a branch of an If, reads."""
     left = {name: node for node in graph.node for name in node.output if name}

@@ -10,6 +10,7 @@ from engine.export.graphs.attention_probe import (
     Attention,
     Candidate,
     ShapeTensor,
+    check_longest,
     probe,
     settle,
     settle_shape,
@@ -55,11 +56,15 @@ def find_attentions(model: Any, index: GraphIndex, max_length: int) -> Attention
         raise UnsupportedGraph
     shapes = _shape_tensors(model, index)
     names = set(shapes).union(*(candidate.probed() for candidate in candidates))
-    probes = probe(model, names, max_length)
-    return AttentionMatches(
+    probes = probe(model, names)
+    matches = AttentionMatches(
         tuple(settle(candidate, index, probes) for candidate in candidates),
         tuple(settle_shape(name, probes) for name in shapes),
     )
+    terms = {term for candidate in candidates for term in candidate.terms}
+    masks = {term for term in terms if index.depends_on(term, "attention_mask")}
+    check_longest(model, masks, max_length)
+    return matches
 
 
 def _shape_tensors(model: Any, index: GraphIndex) -> list[str]:

@@ -31,6 +31,8 @@ from engine.export.graphs.packed_attention_reference import ATTENTION
 from engine.export.graphs.packed_region import packed_region
 
 CONTRIB = "com.microsoft"
+# What the real tokens of a tensor are called where its own name stays that of its rows.
+TOKENS = "/packed"
 # The inputs that are added, int32: see `runtime.packing.packing_inputs`.
 _PACKING = {
     "token_indices": ["tokens"],
@@ -57,7 +59,7 @@ def remove_padding(model: Any, max_length: int, *, fused: bool = True) -> bool:
     """
     copy = type(model)()
     copy.CopyFrom(model)
-    _bypass_identities(copy.graph)
+    graphs.bypass_identities(copy.graph)
     if fused:
         _fuse(copy)
     index = GraphIndex(copy.graph)
@@ -69,18 +71,6 @@ def remove_padding(model: Any, max_length: int, *, fused: bool = True) -> bool:
         copy.opset_import.add(domain=CONTRIB, version=1)
     model.CopyFrom(copy)
     return True
-
-
-def _bypass_identities(graph: Any) -> None:
-    """Read weights by their own names: torch's exporter gives equal ones another name through an
-    Identity, which fusions do not see through."""
-    names = {w.name: w.name for w in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in names:
-            names[node.output[0]] = names[node.input[0]]
-        else:
-            node.input[:] = [names.get(name, name) for name in node.input]
-    graphs.set_items(graph.node, [node for node in graph.node if node.output[0] not in names])
 
 
 def _fuse(model: Any) -> None:
@@ -223,7 +213,7 @@ class _PaddingRemover:
 
         for name, shape in _PACKING.items():
             self.graph.input.append(helper.make_tensor_value_info(name, 6, shape))
-        packed = [f"packed/rows{n}" for n in range(len(entries))]
+        packed = [f"{name}{TOKENS}" for name in entries]
         for name, tokens in zip(entries, packed, strict=True):
             self._rename_inputs(name, tokens)
             self._add("Flatten", [name], f"{tokens}/all", axis=2)
@@ -233,7 +223,7 @@ class _PaddingRemover:
     def _unpack(self, packed: frozenset[str], read_as_rows: frozenset[str]) -> None:
         """Give rows to whatever reads them; an output of the graph keeps its name."""
         rows = {name: f"{name}/rows" for name in read_as_rows}
-        tokens = {name: f"{name}/flat" for name in read_as_rows & self.outputs}
+        tokens = {name: f"{name}{TOKENS}" for name in read_as_rows & self.outputs}
         for node in self.graph.node:
             if not packed & set(node.output):
                 node.input[:] = [rows.get(name, name) for name in node.input]

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from engine.bundle.format import ModelConfig
 from engine.core.graphs import Role
 from engine.export.checkpoint.silenced import silenced
-from engine.export.graphs import storage
+from engine.export.graphs import graph_edits, storage
 from engine.export.recipes.quantizable_layers import quantizable_products
 from engine.export.sentences import encode
 
@@ -142,6 +142,7 @@ def activation_ranges(
         The largest magnitude of each channel on `SENTENCES`, (width,), by the activation's name.
     """
     model = storage.load(folder, (name,))[name]
+    graph_edits.bypass_identities(model.graph)
     normed = {n.output[0] for n in model.graph.node if n.op_type == "LayerNormalization"}
     read = [node.input[0] for node in quantizable_products(model.graph)]
     watched = [activation for activation in dict.fromkeys(read) if activation in normed]

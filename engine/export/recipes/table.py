@@ -13,7 +13,7 @@ from engine.core.graphs import Role
 from engine.core.suggestions import did_you_mean
 from engine.core.types import Ints
 from engine.errors import SettingsError
-from engine.export.graphs import flat_products, flat_tokens, shortlist
+from engine.export.graphs import flat_encoder, shortlist
 from engine.export.graphs.records import DEVICE_DECODING
 from engine.export.recipes import blockwise, fp16, int8, int8_static, smoothquant
 from engine.export.recipes.quantizable_layers import quantizable_products, weighted_products
@@ -71,8 +71,8 @@ def _fp32(model: Any, context: GraphContext) -> Any:
 
 def _int8(model: Any, context: GraphContext) -> Any:
     decodes, ranges = context.role == "step", dict(context.ranges)
-    if context.role in smoothquant.ENCODERS and flat_products.flatten_products(model):
-        ranges |= {f"{name}{flat_products.ROWS}": values for name, values in ranges.items()}
+    if context.role in smoothquant.ENCODERS and flat_encoder.flatten(model, context.max_length):
+        ranges = flat_encoder.with_flat_names(ranges)
     int8.quantize_per_token(model, context.smoothed, ranges, matrices=decodes)
     if decodes:
         shortlist.rank_unscaled(model)
@@ -80,8 +80,7 @@ def _int8(model: Any, context: GraphContext) -> Any:
 
 
 def _int8_static(model: Any, context: GraphContext) -> Any:
-    if not flat_tokens.flatten_tokens(model, context.max_length):
-        flat_products.flatten_products(model)
+    flat_encoder.flatten(model, context.max_length)
     int8_static.quantize(model, context.sentences)
     return model
 
