@@ -222,7 +222,7 @@ def test_only_masked_positions_leave_a_gpu(made: Path) -> None:
     folder = bundle_format.load(
         bundle_of(checkpoint_of(checkpoints.encoder, "bert", "fill-mask"), "fill-mask")
     )
-    near = Bundle.load(folder.path, device="cpu")
+    near = Bundle(folder, OrtBackend(folder.path, carried(folder), device=CPU))
     late = Late(OrtBackend(folder.path, carried(folder), device=CPU))
     mask = folder.description.model_config.mask_token
     texts = [f"A {mask} runs {mask}.", "none", f"{mask}"]
