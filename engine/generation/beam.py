@@ -12,7 +12,16 @@ import numpy as np
 
 from engine.bundle.format import GenerationConfig
 from engine.core.types import Ints
-from engine.generation.beam_state import LOW, Beams, Candidates, Finished, Running, picked, top
+from engine.generation.beam_state import (
+    LOW,
+    Beams,
+    Candidates,
+    Continuations,
+    Finished,
+    Running,
+    picked,
+    top,
+)
 from engine.generation.greedy import Stop
 from engine.generation.logits_processors import log_softmax
 from engine.generation.request import DecodedRows, Request, tails
@@ -205,21 +214,19 @@ class BeamSearch:
         group, which = np.nonzero(~candidates.ending)
         if not len(group):
             return
-        ids, _ = self._sequences(running, candidates)
+        ids, _ = self._sequences(running.beams.slots, running.ages, candidates)
         history = self.request.history(running.rows[group], ids[group, which], running.ages[group])
         candidates.ending[group, which] = stop(tails(history, self.tail))
 
-    def _sequences(self, running: Running, candidates: Candidates) -> tuple[Ints, Scores]:
-        """All tokens of each candidate and their log-probabilities, (groups, candidates, n): as
-        many as the oldest row has."""
-        parents = picked(running.beams.slots, candidates.parents)
-        rows, last = np.arange(len(parents))[:, None], (running.ages - 1)[:, None]
-        each = np.arange(parents.shape[1])
-        ids = self.ids[parents, : running.oldest]
-        logprobs = self.logprobs[parents, : running.oldest]
-        ids[rows, each, last] = candidates.tokens
+    def _sequences(self, slots: Ints, ages: Ints, ends: Continuations) -> tuple[Ints, Scores]:
+        """All tokens of continuations of the beams in `slots`, and their log-probabilities;
+        (groups, n, as many as the oldest row has)."""
+        parents, most = picked(slots, ends.parents), int(ages.max())
+        ids, logprobs = self.ids[parents, :most], self.logprobs[parents, :most]
+        at = np.arange(len(parents))[:, None], np.arange(parents.shape[1]), ages[:, None] - 1
+        ids[at] = ends.tokens
         if logprobs.shape[2]:
-            logprobs[rows, each, last] = candidates.logprobs
+            logprobs[at] = ends.logprobs
         return ids, logprobs
 
     def _collect_finished(self, running: Running, candidates: Candidates, penalty: Scores) -> None:
@@ -234,14 +241,15 @@ class BeamSearch:
         some = np.flatnonzero((scores > self.finished.scores[running.groups, -1:]).any(axis=1))
         if not len(some):
             return
-        running, candidates = running.some(some), candidates.first(self.width, some)
-        ids, logprobs = self._sequences(running, candidates)
-        lengths = np.broadcast_to(running.ages[:, None], candidates.tokens.shape)
+        groups, ages = running.groups[some], running.ages[some]
+        ends = candidates.first(self.width, some)
+        ids, logprobs = self._sequences(running.beams.slots[some], ages, ends)
+        lengths = np.broadcast_to(ages[:, None], ends.tokens.shape)
         ended = Finished(ids, logprobs, lengths, scores[some])
-        kept = self.finished.take(running.groups, running.oldest).best_with(ended)
-        self.finished.put(running.groups, kept)
+        kept = self.finished.take(groups, ids.shape[2]).best_with(ended)
+        self.finished.put(groups, kept)
 
-    def _best_going_on(self, running: Running, candidates: Candidates) -> Candidates:
+    def _best_going_on(self, running: Running, candidates: Candidates) -> Continuations:
         """The best that do not end, as many as beams; their scores are those of running beams."""
         scores = candidates.scores + np.where(candidates.ending, LOW, np.float32(0))
         best = top(scores, self.width)
@@ -311,7 +319,7 @@ class BeamSearch:
         if self.logprobs.shape[1]:
             self.logprobs[targets, :most] = self.logprobs[sources, :most]
 
-    def _append(self, slots: Ints, chosen: Candidates, ages: Ints) -> None:
+    def _append(self, slots: Ints, chosen: Continuations, ages: Ints) -> None:
         """Give each slot, (groups, beams), its token."""
         last = ages[:, None] - 1
         self.tokens[slots] = self.ids[slots, last] = chosen.tokens

@@ -98,41 +98,48 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Continuations of the running beams, best first; (groups, candidates).
+class Continuations:
+    """Of the running beams, best first; (groups, n).
 
     Attributes:
         tokens, parents: The new token, and the beam that it continues.
         scores: As `Beams.scores`.
-        logprobs: Of the new token.
-        ending: Those whose token is an end or the last one allowed, or completes a stop text.
+        logprobs: Of the new token; `scores` where they are not wanted.
     """
 
     tokens: Ints
     parents: Ints
     scores: Scores
     logprobs: Scores
-    ending: Flags
 
-    def first(self, count: int, groups: Ints | None = None) -> Candidates:
+    def first(self, count: int, groups: Ints | None = None) -> Continuations:
         """The first so many of each group, or of some groups."""
         at = slice(None) if groups is None else groups
-        return Candidates(
-            self.tokens[at, :count], self.parents[at, :count], self.scores[at, :count],
-            self.logprobs[at, :count], self.ending[at, :count],
-        )  # fmt: skip
+        scores = self.scores[at, :count]
+        logprobs = scores if self.logprobs is self.scores else self.logprobs[at, :count]
+        return Continuations(self.tokens[at, :count], self.parents[at, :count], scores, logprobs)
+
+    def picked(self, at: Ints, scores: Scores) -> Continuations:
+        """Those at places of the flat arrays, int64 (groups, k), with other scores."""
+        scores, scored = scores.take(at), self.logprobs is not self.scores
+        logprobs = self.logprobs.take(at) if scored else scores
+        return Continuations(self.tokens.take(at), self.parents.take(at), scores, logprobs)
+
+
+@dataclass(frozen=True)
+class Candidates(Continuations):
+    """More continuations than beams.
+
+    Attributes:
+        ending: Those whose token is an end or the last one allowed, or completes a stop text.
+    """
+
+    ending: Flags
 
     def put(self, groups: Ints, state: Candidates) -> None:
         self.tokens[groups], self.parents[groups] = state.tokens, state.parents
         self.scores[groups], self.logprobs[groups] = state.scores, state.logprobs
         self.ending[groups] = state.ending
-
-    def picked(self, at: Ints, scores: Scores) -> Candidates:
-        """Those at places of the flat arrays, int64 (groups, k), with other scores."""
-        return Candidates(
-            self.tokens.take(at), self.parents.take(at), scores.take(at),
-            self.logprobs.take(at), self.ending.take(at),
-        )  # fmt: skip
 
 
 @dataclass

@@ -26,7 +26,8 @@ from engine.runtime.protocol import Backend, Value
 PARTS = ("key", "value")
 # Numbers of a slot that go with its row.
 _OF_SLOTS = ("lengths", "rotary_offset")
-# What the slots of a row share.
+# What each layer has of its own, and what the slots of a row share.
+_OF_LAYERS = ("past.", "cross.", "last.")
 _OF_SOURCES = ("source_last", "cross.", "last.")
 # Asks a step graph for the logits of all tokens.
 _WHOLE = "whole_logits"
@@ -108,6 +109,11 @@ class HostCache:
         self.buffers: dict[str, Value] = {}
         self.host: dict[str, NDArray[Any]] = {}
         self.past = self._hold_past()
+        if not decoder.causal:
+            source, width = feeds["input_ids"].shape[1], decoder.heads * decoder.head_dim
+            sources = (self.groups, decoder.cache_heads, source, decoder.head_dim)
+            self.cross = self._hold_layers("cross", sources)
+            self.lasts = self._hold_layers("last", (self.groups, 1, width))
         for name, (shape, dtype) in self._shapes(picks).items():
             self._hold(name, shape, dtype)
         # A slot without a row is as short as can be.
@@ -189,12 +195,11 @@ class HostCache:
         self.slots = len(order)
         self.past = self.past[:, : self.slots]
         for name, array in list(self.host.items()):
-            if name.startswith("past."):
-                shape = (self.slots, *array.shape[1:])
+            shape = (self.groups if name.startswith(_OF_SOURCES) else self.slots, *array.shape[1:])
+            if name.startswith(_OF_LAYERS):
                 self._take(name, self.backend.buffer(shape, array.dtype, self.buffers[name]))
             elif array.ndim and len(array) and name != "picks":
-                count = self.groups if name.startswith(_OF_SOURCES) else self.slots
-                self._hold(name, (count, *array.shape[1:]), array.dtype)
+                self._hold(name, shape, array.dtype)
         self.bases, self.taken = self.bases[: self.slots], self.taken[: self.slots]
         self._bind()
 
@@ -211,18 +216,18 @@ class HostCache:
         self.copy(slots, sources, -self.bases[sources])
         self.bases[slots] = self.bases[sources]
         self.taken[slots] = self.taken[sources]
+        for name in _OF_SLOTS:
+            if name in self.host:
+                self.host[name][slots] = self.host[name][sources]
+        if self.decoder.causal:
+            return
         into, of = self._sources_of(slots), self._sources_of(sources)
-        for name, array in self.host.items():
-            if name.startswith("cross."):
-                lasts = self.host["source_last"][of]
-                for row, source, last in zip(into, of, lasts, strict=True):
-                    array[row, :, : last + 1] = array[source, :, : last + 1]
-            elif name.startswith("last."):
-                array[into] = array[of]
-            elif name in _OF_SLOTS:
-                array[slots] = array[sources]
-        if not self.decoder.causal:
-            self.host["source_last"][into] = self.host["source_last"][of]
+        source_last, cross = self.host["source_last"], self.cross
+        for row, source in zip(into.tolist(), of.tolist(), strict=True):
+            stop = int(source_last[source]) + 1
+            cross[:, row, :, :stop] = cross[:, source, :, :stop]
+        self.lasts[:, into] = self.lasts[:, of]
+        source_last[into] = source_last[of]
 
     def _sources_of(self, slots: Ints) -> Ints:
         """Where slots that come by whole groups have their sources, one for each group."""
@@ -251,13 +256,17 @@ class HostCache:
         self.buffers[name], self.host[name] = buffer, self.backend.host(buffer)
 
     def _hold_past(self) -> NDArray[np.float32]:
-        """Self-attention's keys and values of all layers in one buffer, so that a slot's are copied
-        at once; float32 (2 x layers, slots, heads, positions, head_dim)."""
+        """Self-attention's keys and values; float32 (2 x layers, slots, heads, positions, size)."""
         d = self.decoder
-        shape = (2 * d.layers, self.slots, d.cache_heads, self.positions, d.head_dim)
-        whole = self.pool.buffer(self.backend, "past", shape, np.float32)
+        return self._hold_layers("past", (self.slots, d.cache_heads, self.positions, d.head_dim))
+
+    def _hold_layers(self, name: str, shape: Shape) -> NDArray[np.float32]:
+        """The keys and values of all layers in one buffer, so that a row's are copied at once;
+        float32 (2 x layers, *shape)."""
+        shape = (2 * self.decoder.layers, *shape)
+        whole = self.pool.buffer(self.backend, name, shape, np.float32)
         for layer, part in zip(self._layers, self.backend.parts(whole), strict=True):
-            self._take(f"past.{layer}", part)
+            self._take(f"{name}.{layer}", part)
         return self.backend.host(whole)
 
     def _reserve(self, positions: int) -> None:
@@ -272,10 +281,9 @@ class HostCache:
         self._bind()
 
     def _shapes(self, picks: int) -> dict[str, tuple[Shape, DTypeLike]]:
-        """Shape and dtype of every buffer besides `past`, by its name as an input or output of the
-        graph."""
+        """Shape and dtype of every buffer that no layer has of its own, by its name as an input or
+        output of the graph."""
         d, count = self.decoder, self.slots
-        cross = (self.groups, d.cache_heads, self.feeds["input_ids"].shape[1], d.head_dim)
         shapes: dict[str, tuple[Shape, DTypeLike]] = {
             "tokens": ((count, 1) if d.causal else (count,), np.int64),
             "lengths": ((count,), np.int32),
@@ -292,9 +300,6 @@ class HostCache:
             shapes["rotary_offset"] = ((count,), np.int64)
         if d.causal:
             return {**shapes, "logit_rows": ((count,), np.int64)}
-        shapes |= {f"cross.{layer}": (cross, np.float32) for layer in self._layers}
-        last = (self.groups, 1, d.heads * d.head_dim)
-        shapes |= {f"last.{layer}": (last, np.float32) for layer in self._layers}
         return {**shapes, "source_last": ((self.groups,), np.int32), "source_total": ((), np.int32)}
 
     def _bind(self) -> None:
@@ -400,12 +405,13 @@ class HostCache:
         """Copy keys and values of the latest batch's rows `at`, padding included, into slots or to
         where rows have their sources: what is behind a length is hidden."""
         into, of = _as_slices(slots, at)
+        last = None if self.decoder.causal else self.host["source_last"][slots]
         for name, values in self.batches.values.items():
             width = min(values.shape[2], self.host[name].shape[2])
             self.host[name][into, :, :width] = values[of, :, :width]
-            if not self.decoder.causal:
-                lasts = values[at, :, self.host["source_last"][slots]]
-                self.host[name.replace("cross", "last")][slots, 0] = lasts.reshape(len(at), -1)
+            if last is not None:
+                own = values[at, :, last].reshape(len(at), -1)
+                self.host[name.replace("cross", "last")][slots, 0] = own
 
 
 def _as_slices(*indices: Ints) -> tuple[Any, ...]:
