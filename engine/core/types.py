@@ -41,12 +41,15 @@ class Ragged:
 
     @property
     def lengths(self) -> Ints:
-        return np.diff(self.offsets)
+        # np.diff takes three times as long for few rows.
+        return np.asarray(self.offsets[1:] - self.offsets[:-1])
 
     @classmethod
     def of(cls, values: NDArray[Any], lengths: NDArray[Any]) -> Ragged:
         """From flat values and the length of each row."""
-        return cls(values, np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))))
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, dtype=np.int64, out=offsets[1:])
+        return cls(values, offsets)
 
     @classmethod
     def of_padded(cls, padded: NDArray[Any], lengths: NDArray[Any]) -> Ragged:

@@ -181,7 +181,7 @@ def _telling(
     def retired(rows: Ints) -> None:
         lengths = output.lengths[rows]
         tokens = Ragged.of_padded(output.ids[rows], lengths)
-        logprobs = Ragged.of_padded(output.logprobs[rows], lengths * 0)
+        logprobs = Ragged(output.logprobs[0, :0], np.zeros(len(rows) + 1, np.int64))
         finished(
             rows, GeneratedSequences(tokens, output.ended[rows], output.scores[rows], logprobs)
         )

@@ -417,6 +417,6 @@ class HostCache:
 def _as_slices(*indices: Ints) -> tuple[Any, ...]:
     """Indices as slices where all of them are consecutive numbers: NumPy copies once then, not
     twice."""
-    if all((np.diff(index) == 1).all() for index in indices):
+    if all((index[1:] - index[:-1] == 1).all() for index in indices):
         return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in indices)
     return indices
