@@ -110,10 +110,10 @@ class HostCache:
         self.host: dict[str, NDArray[Any]] = {}
         self.past = self._hold_past()
         if not decoder.causal:
-            source, width = feeds["input_ids"].shape[1], decoder.heads * decoder.head_dim
-            sources = (self.groups, decoder.cache_heads, source, decoder.head_dim)
+            length, values = feeds["input_ids"].shape[1], decoder.heads * decoder.head_dim
+            sources = (self.groups, decoder.cache_heads, length, decoder.head_dim)
             self.cross = self._hold_layers("cross", sources)
-            self.lasts = self._hold_layers("last", (self.groups, 1, width))
+            self.lasts = self._hold_layers("last", (self.groups, 1, values))
         for name, (shape, dtype) in self._shapes(picks).items():
             self._hold(name, shape, dtype)
         # A slot without a row is as short as can be.

@@ -42,7 +42,7 @@ class _Flattener:
     def __init__(self, graph: Any) -> None:
         self.graph = graph
         self.nodes: list[Any] = []
-        # By bias: the names of where what belongs to a group begins and ends, (groups, 3).
+        # By bias: what `_locate_bias` returns.
         self.bias_ends: dict[str, tuple[str, str]] = {}
 
     def run(self) -> None:
