@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.export.recipes import smoothquant
+from engine.export.recipes.paired_weights import SMALLEST_SCALE, round_weight
 from engine.export.recipes.quantizable_layers import (
     is_transposed,
     quantizable_products,
@@ -22,35 +23,13 @@ ZERO_POINT = 128
 LEVELS = 127.0
 
 
-@dataclass(frozen=True)
-class Integers:
-    """What weights become: `levels` to either side of `zero_point`."""
-
-    levels: int
-    zero_point: int
-    dtype: str
-
-
-# The usual pairing, unsigned activations and signed weights of 8 bits, is not exact on a CPU
-# without VNNI: ONNX Runtime's AVX2 kernel adds pairs of products in saturating 16 bits
-# (vpmaddubsw), and 2 * 255 * 127 does not fit. Its kernel for unsigned weights widens to 16 bits
-# before it multiplies (vpmaddwd); with VNNI one kernel serves both pairings. Signed weights of 7
-# bits do fit, 2 * 255 * 63, and are 1.2 times as fast without VNNI. So the sums are exact on every
-# machine with either, whatever the other rows of a batch are.
-UNSIGNED = Integers(127, 128, "uint8")
-# For smoothed weights: flan-t5-small's error rises from 4.1% to 4.9% with the bit that is missing
-# (4.2% unsmoothed with it), and it gives fp32's whole answer more often than it did unsmoothed.
-SIGNED = Integers(63, 0, "int8")
 # The smallest value of some activations: where it is near zero, the largest value alone says how
 # far the others reach, and no Abs is needed.
 SMALLEST_VALUE = {"Relu": 0.0, "Gelu": -0.1701, "FastGelu": -0.1701}
-# A token of zeros has no scale of its own; any will do.
-SMALLEST_SCALE = 1e-12
 
 
 def quantize_per_token(
     model: Any,
-    smoothed: bool = False,
     ranges: Mapping[str, NDArray[np.float32]] | None = None,
     matrices: bool = False,
 ) -> int:
@@ -60,25 +39,22 @@ def quantize_per_token(
 
         scale  = max|A| over the last axis / 127          one a token, so a row's answer does not
         q      = QuantizeLinear(A, scale, 128)            depend on the other rows of its batch
-        output = (q - 128) @ (W - zero) * weight scales * scale
+        output = (q - 128) @ W * weight scales * scale
 
-    where the sums of integers are exact in 32 bits. Products of the same A share q. Embeddings are
-    looked up, not multiplied, and stay float32.
+    where the sums of integers are exact in 32 bits (see `paired_weights`). Products of the same A
+    share q. Embeddings are looked up, not multiplied, and stay float32.
 
     Args:
         model: An ONNX ModelProto; changed in place.
-        smoothed: Its weights were smoothed before the export (see `smoothquant.smooth`): they are
-            `SIGNED` then, else `UNSIGNED`.
         ranges: See `smoothquant.activation_ranges`: these activations are smoothed here,
-            A / s @ s W, at the price of a Mul, and all weights are `SIGNED`.
+            A / s @ s W, at the price of a Mul.
         matrices: Every product reads a matrix, (tokens, width), as in a step graph: nothing is
             reshaped around it then.
 
     Returns:
         How many matrix products became integer ones.
     """
-    weight = SIGNED if smoothed or ranges else UNSIGNED
-    return _Quantizer(model, weight, dict(ranges or {}), matrices=matrices).run()
+    return _Quantizer(model, dict(ranges or {}), matrices=matrices).run()
 
 
 def quantize_per_tensor(model: Any) -> int:
@@ -86,7 +62,7 @@ def quantize_per_tensor(model: Any) -> int:
 
     Written here because quantize_dynamic's sorting of the nodes ignores what an If's branches read.
     """
-    return _Quantizer(model, UNSIGNED, {}, per_tensor=True).run()
+    return _Quantizer(model, {}, per_tensor=True).run()
 
 
 @dataclass
@@ -94,7 +70,6 @@ class _Quantizer:
     """One graph on its way to int8; `nodes` is the new list, in topological order."""
 
     model: Any
-    weight_type: Integers
     ranges: dict[str, NDArray[np.float32]]
     per_tensor: bool = False
     matrices: bool = False
@@ -126,10 +101,9 @@ class _Quantizer:
         return len(products)
 
     def _store_constants(self) -> None:
-        zero_point = np.array(self.weight_type.zero_point, self.weight_type.dtype)
         self._store("int8.one", np.array(1.0, np.float32))
         self._store("int8.zero_point", np.array(ZERO_POINT, np.uint8))
-        self._store("int8.weight_zero_point", zero_point)
+        self._store("int8.weight_zero_point", np.array(0, np.int8))
         self._store("int8.levels", np.array(LEVELS, np.float32))
         self._store("int8.last_axis", np.array([-1], np.int64))
 
@@ -315,16 +289,14 @@ class _Quantizer:
 
     def _quantize_weight(self, node: Any) -> tuple[str, str]:
         """Names of W in 8 bits (in, out) and of its scales (out,); stored once for equal W."""
-        name, target = node.input[1], self.weight_type
+        name = node.input[1]
         integers, scales = f"{name}.int8", f"{name}.scales"
         if name not in self.stored:
             self.stored.add(name)
             weight = self._array(node)
             if (factors := self._factors(node.input[0])) is not None:
                 weight = weight * factors[:, None]
-            scale = np.maximum(np.abs(weight).max(axis=0) / target.levels, SMALLEST_SCALE)
-            rounded = np.clip(np.rint(weight / scale), -target.levels, target.levels)
-            stored = (rounded + target.zero_point).astype(target.dtype)
-            self._store(integers, np.ascontiguousarray(stored))
-            self._store(scales, scale.astype(np.float32))
+            rounded, scale = round_weight(weight)
+            self._store(integers, rounded)
+            self._store(scales, scale)
         return integers, scales

@@ -26,6 +26,7 @@ from engine.core.types import Ints
 from engine.export.graphs import storage
 from engine.export.graphs.graph_edits import reads
 from engine.export.recipes import int8, smoothquant
+from engine.export.recipes.paired_weights import SMALLEST_SCALE, round_weight
 from engine.export.recipes.quantizable_layers import (
     is_transposed,
     quantizable_products,
@@ -77,7 +78,7 @@ def quantize(model: Any, feeds: Mapping[str, Ints]) -> int:
     inputs = {value.name for value in model.graph.input}
     names = sorted(set(quantizer.products) - inputs)
     count = quantizer.run(_observe(model, feeds, names))
-    int8.quantize_per_token(model, smoothed=True)
+    int8.quantize_per_token(model)
     return count
 
 
@@ -108,7 +109,7 @@ def fixed_scale(tokens: NDArray[np.float32], weight: NDArray[np.float32]) -> Fix
     plain, smooth = _scale_of(tokens, None), _scale_of(tokens, factors)
     errors = [_error(tokens, scale.round(tokens), weight) for scale in (plain, smooth)]
     chosen = 1 if errors[0] > _WORTH_SMOOTHING * errors[1] else 0
-    own = np.maximum(np.abs(tokens).max(axis=1, keepdims=True) / int8.LEVELS, int8.SMALLEST_SCALE)
+    own = np.maximum(np.abs(tokens).max(axis=1, keepdims=True) / int8.LEVELS, SMALLEST_SCALE)
     limit = max(_MAX_ERROR, _MAX_RATIO * _error(tokens, np.rint(tokens / own) * own, weight))
     return (plain, smooth)[chosen] if errors[chosen] <= limit else None
 
@@ -117,7 +118,7 @@ def _scale_of(tokens: NDArray[np.float32], factors: NDArray[np.float32] | None) 
     """The scale that holds all of these tokens, zero among its values."""
     smooth = tokens if factors is None else tokens / factors
     low, high = min(0.0, float(smooth.min())), max(0.0, float(smooth.max()))
-    scale = max((high - low) / _LEVELS, int8.SMALLEST_SCALE)
+    scale = max((high - low) / _LEVELS, SMALLEST_SCALE)
     return FixedScale(factors, scale, int(np.clip(np.rint(-low / scale), 0, _LEVELS)))
 
 
@@ -127,7 +128,7 @@ def _error(
     """The mean over the tokens of a product's relative error."""
     difference = np.linalg.norm((rounded - tokens) @ weight, axis=1)
     size = np.linalg.norm(tokens @ weight, axis=1)
-    return float(np.mean(difference / np.maximum(size, int8.SMALLEST_SCALE)))
+    return float(np.mean(difference / np.maximum(size, SMALLEST_SCALE)))
 
 
 class _StaticQuantizer:
@@ -222,16 +223,12 @@ class _StaticQuantizer:
 
     def _quantize_weight(self, node: Any) -> tuple[str, str]:
         """Names of W in 8 bits (in, out) and of its scales (out,)."""
-        levels, weight = int8.SIGNED.levels, self._array(node)
+        weight = self._array(node)
         if (factors := self.scales[node.input[0]].factors) is not None:
             weight = weight * factors[:, None]
-        scale = np.maximum(np.abs(weight).max(axis=0) / levels, int8.SMALLEST_SCALE)
-        integers = np.clip(np.rint(weight / scale), -levels, levels).astype(np.int8)
+        integers, scales = round_weight(weight)
         prefix = f"{node.output[0]}/static"
-        return (
-            self._store(f"{prefix}/weight", integers),
-            self._store(f"{prefix}/scales", scale.astype(np.float32)),
-        )
+        return self._store(f"{prefix}/weight", integers), self._store(f"{prefix}/scales", scales)
 
     def _array(self, node: Any) -> NDArray[np.float32]:
         """A product's weight, (in, out)."""

@@ -73,7 +73,7 @@ def _int8(model: Any, context: GraphContext) -> Any:
     decodes, ranges = context.role == "step", dict(context.ranges)
     if context.role in smoothquant.ENCODERS and flat_encoder.flatten(model, context.max_length):
         ranges = flat_encoder.with_flat_names(ranges)
-    int8.quantize_per_token(model, context.smoothed, ranges, matrices=decodes)
+    int8.quantize_per_token(model, ranges, matrices=decodes)
     if decodes:
         shortlist.rank_unscaled(model)
     return model
@@ -124,8 +124,7 @@ RECIPES: Mapping[str, Recipe] = {
         _int8, needs_ranges=True, shortlist=16, flat=True,
     ),
     "int8-static": Recipe(
-        "as int8, with one fixed scale where tokens differ little, and padding in the attention "
-        "alone: for encoders on a CPU with VNNI",
+        "as int8, with one fixed scale where tokens differ little: for encoders on a CPU with VNNI",
         _int8_static, encoders_only=True, flat=True,
     ),
     "int8-tensor": Recipe(
