@@ -144,18 +144,21 @@ def _rewritten(
     graph: GraphRecord, model: Any, recipe: Recipe, on_gpu: bool, plain: BundleFolder
 ) -> dict[str, Any]:
     description, file, ranges = plain.description, graph.file, {}
-    smoothed, model_config = description.smoothed, description.model_config
-    if recipe.needs_ranges and not smoothed and graph.role in smoothquant.ENCODERS:
+    model_config, watches = (
+        description.model_config,
+        recipe.needs_ranges and not description.smoothed,
+    )
+    if watches and graph.role in smoothquant.ENCODERS:
         ranges = smoothquant.activation_ranges(plain.path, file, model_config)
     causal = model_config.decoder is not None and model_config.decoder.causal
-    if recipe.needs_ranges and not smoothed and graph.role == "step" and causal:
+    if watches and graph.role == "step" and causal:
         watched = step_smoothing.activation_ranges(plain.path, file, model_config)
-        smoothed = step_smoothing.smooth(model, watched) > 0
+        step_smoothing.smooth(model, watched)
     if graph.role == "step" and recipe.shortlist:
         shortlist.add(model, recipe.shortlist)
     texts = encode(plain.path, model_config) if recipe.encoders_only else {}
     length = model_config.max_length
-    context = GraphContext(graph.role, smoothed, ranges, on_gpu, texts, length)
+    context = GraphContext(graph.role, ranges, on_gpu, texts, length)
     if recipe.for_gpu and file in PACKED:
         return _padded_and_packed(file, model, recipe, context, plain)
     return {file: recipe.rewrite(model, context)}

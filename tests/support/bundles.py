@@ -1,9 +1,9 @@
 """Checkpoints and bundles that are built once and kept between runs, in `.test-cache/`.
 
 An entry is named by the hash of everything it is made from: for a checkpoint the source of its
-builder and the arguments; for a bundle the checkpoint's bytes, the arguments of the export and the
-source of all that an export runs, and the CPU with what chooses its kernels, since a calibration's
-last bits depend on them; for both the versions of the libraries. So an entry is never
+builder and the arguments; for a bundle the checkpoint's name and bytes, the arguments of the export
+and the source of all that an export runs, and the CPU with what chooses its kernels, since a
+calibration's last bits depend on them; for both the versions of the libraries. So an entry is never
 stale, only unused. Workers that want the same entry build it once.
 
 Entries are shared: copy one before you change it. Tests of the export itself call
@@ -52,7 +52,12 @@ def bundle_of(
 ) -> Path:
     """The bundle of a checkpoint; those of other recipes are made from the fp32 bundle."""
     force = force and recipe != "fp32"
-    key = _hash(_source_of_exports(), content(checkpoint), repr((task, recipe, force)), _kernels())
+    key = _hash(
+        _source_of_exports(),
+        content(checkpoint),
+        repr((checkpoint.name, task, recipe, force)),
+        _kernels(),
+    )
     return entry(f"bundle-{key}", lambda folder: _export(checkpoint, folder, task, recipe, force))
 
 

@@ -28,7 +28,8 @@ def round_weight(
     A smaller scale, with the few pairs cut that are too large then, has a larger squared error.
     """
     size = np.abs(weight)
-    pairs = np.pad(size, ((0, len(size) % 2), (0, 0))).reshape(-1, 2, size.shape[1]).sum(axis=1)
+    size = np.pad(size, ((0, len(size) % 2), (0, 0)))
+    pairs = size[::2] + size[1::2]
     # Both of a pair may be rounded up by half.
     scale = np.maximum(pairs.max(axis=0, initial=0.0) / (PAIR - 1), SMALLEST_SCALE)
     integers = np.rint(weight / scale).astype(np.int8)

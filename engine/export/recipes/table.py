@@ -25,7 +25,6 @@ class GraphContext:
 
     Attributes:
         role: The graph's.
-        smoothed: As `bundle.Description.smoothed`.
         ranges: As `smoothquant.activation_ranges`; empty where the recipe does not need them.
         on_gpu: The model decodes on a GPU alone, with its KV caches there in float16.
         sentences: An encoder's inputs, int64 (rows, length), as `sentences.encode` gives them;
@@ -34,7 +33,6 @@ class GraphContext:
     """
 
     role: Role
-    smoothed: bool
     ranges: Mapping[str, NDArray[np.float32]]
     on_gpu: bool
     sentences: Mapping[str, Ints] = field(default_factory=dict)

@@ -60,7 +60,7 @@ def test_a_row_in_int8_is_the_same_to_the_bit_in_any_batch(family: str) -> None:
     ranges = smoothquant.activation_ranges(folder, "model.onnx", config)
     flat = graph(folder)
     flatten(flat, config.max_length)
-    int8.quantize_per_token(flat, False, with_flat_names(ranges))
+    int8.quantize_per_token(flat, with_flat_names(ranges))
     content = flat.SerializeToString()
     lengths = [16, 9, 9, 9, 3, 3, 1, 12, 9]
     mask = (np.arange(16) < np.array(lengths)[:, None]).astype(np.int64)

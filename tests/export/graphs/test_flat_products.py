@@ -96,9 +96,9 @@ def test_int8_is_the_same_to_the_bit(family: str) -> None:
     ranges = smoothquant.activation_ranges(folder, "model.onnx", config)
     flatten_products(flat)
     graph_edits.bypass_identities(plain.graph)
-    int8.quantize_per_token(plain, False, ranges)
+    int8.quantize_per_token(plain, ranges)
     in_rows = {f"{name}{ROWS}": values for name, values in ranges.items()}
-    int8.quantize_per_token(flat, False, {**ranges, **in_rows})
+    int8.quantize_per_token(flat, {**ranges, **in_rows})
     for lengths, width in SHAPES:
         feeds = rows(lengths, width, config.pad_id)
         actual = outputs(flat, feeds)

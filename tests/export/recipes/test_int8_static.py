@@ -80,18 +80,6 @@ def test_activations_that_never_change_have_a_scale(number: float) -> None:
 # --- graphs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_weights_leave_room_for_sums_in_sixteen_bits(family: str) -> None:
-    """A CPU without VNNI adds two products of uint8 and int8 in saturating 16 bits."""
-    from onnx import TensorProto, numpy_helper
-
-    graph = storage.load(static_bundle(family), ("model.onnx",))["model.onnx"].graph
-    weights = [w for w in graph.initializer if w.data_type == TensorProto.INT8 and w.dims]
-    assert len(weights) >= 8
-    assert max(np.abs(numpy_helper.to_array(w).astype(int)).max() for w in weights) == 63
-    assert 2 * 255 * 63 < 2**15
-
-
 def test_sums_are_those_of_whole_numbers() -> None:
     from onnx import helper, numpy_helper
 

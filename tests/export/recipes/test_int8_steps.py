@@ -118,17 +118,14 @@ def test_nothing_is_reshaped_around_the_products_of_a_step(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("smoothed", [False, True])
-def test_matrices_are_quantized_as_other_tensors_are(
-    family: str, smoothed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_matrices_are_quantized_as_other_tensors_are(family: str) -> None:
     folder = folder_of(family, "fp32")
     plain = storage.load(folder, ("step.onnx",))["step.onnx"]
     shortlist.add(plain, 5)
     answers = []
     for matrices in (False, True):
         model = deepcopy(plain)
-        assert int8.quantize_per_token(model, smoothed, matrices=matrices) > 6
+        assert int8.quantize_per_token(model, matrices=matrices) > 6
         if matrices:
             shortlist.rank_unscaled(model)
         answers.append(_outputs(model))

@@ -114,7 +114,7 @@ def test_outliers_cost_int8_less(family: str) -> None:
         if smooth:
             scaled = {name: r * outliers(name, len(r)) for name, r in ranges.items()}
             step_smoothing.smooth(quantized, scaled)
-        int8.quantize_per_token(quantized, smoothed=True)
+        int8.quantize_per_token(quantized)
         errors.append(relative_error(whole, logits(folder, quantized)))
     rough, smoothed = errors
     assert smoothed < 0.5 * rough
