@@ -7,13 +7,14 @@ outlier leaves few levels for the other channels; a weight's scale is set column
 
 Where a family's row in `FAMILIES` says what computes X, a norm's weight or another product, the
 division goes there and costs nothing when the model runs. There root mean squares stand for the
-largest magnitudes: of 1,014 captions flan-t5-small's int8 then translates 669 as fp32 does, and 636
-with the largest, which one value decides. (A post-norm encoder gains nothing from them: a mean
-cosine of 0.9976, not 0.9978.) The model computes what it did, except for rounding, and every export
-of such a family is smoothed, fp32 too, so that recipes can be made from it. (With powers of two as
-factors not a bit would change, but then flan-t5-small's int8 keeps fp32's top token in 96.8% of the
-steps, not in 97.2%.) Elsewhere, where norms follow the sum as in BERT, others read X as well:
-`activation_ranges` measures its channels, and the recipe divides with a Mul of its own.
+largest magnitudes: of 1,014 captions flan-t5-small's int8, of 7 bits then, translated 669 as fp32
+does, and 636 with the largest, which one value decides. (A post-norm encoder gains nothing from
+them: a mean cosine of 0.9976, not 0.9978.) The model computes what it did, except for rounding, and
+every export of such a family is smoothed, fp32 too, so that recipes can be made from it. (With
+powers of two as factors not a bit would change, but then flan-t5-small's int8 keeps fp32's top
+token in 96.8% of the steps, not in 97.2%.) Elsewhere, where norms follow the sum as in BERT, others
+read X as well: `activation_ranges` measures its channels, and the recipe divides with a Mul of its
+own.
 """
 
 from __future__ import annotations
