@@ -42,7 +42,6 @@ def _limits(
         Limit("same top token where fp32 is sure", sure),
         Limit("same entity where fp32 is sure", sure),
         Limit("same span", same),
-        Limit("same entity of many", same),
         Limit("same top token", same),
         Limit("mean score shift", shift, is_maximum=True),
         Limit("chrF", text),

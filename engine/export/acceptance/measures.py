@@ -18,8 +18,6 @@ Figures = dict[str, float]
 # Margins (in logits of a step, in score of a row) above which a changed answer counts as an error
 # rather than a near-tie.
 SURE_LOGITS, SURE_SCORE = 1.0, 0.1
-# Of fewer entities, one that scores near the threshold more or less would decide.
-MANY_ENTITIES = 50
 
 
 def compare_answers(task: str, expected: pa.Table, actual: pa.Table) -> Figures:
@@ -73,8 +71,6 @@ def _entities(expected: pa.Table, actual: pa.Table) -> Figures:
     f1 = entities.f1(*(int(n.sum()) for n in (counts.shared, counts.expected, counts.actual)))
     shift = counts.shifts
     figures = {"same entity": f1, "mean score shift": float(shift.mean()) if len(shift) else 0.0}
-    if counts.expected.sum() >= MANY_ENTITIES:
-        figures["same entity of many"] = f1
     # What leads all others by as much scores at least this.
     least = (1 + SURE_SCORE) / 2
     sure = entities.f1_above(expected["entities"], actual["entities"], least)
