@@ -72,33 +72,6 @@ def compare(expected: pa.Array, actual: pa.Array) -> EntityCounts:
     return EntityCounts(shared, in_expected, in_actual, shift, names, of_groups)
 
 
-def f1_above(expected: pa.Array, actual: pa.Array, score: float) -> float | None:
-    """F1 of the entities that score more than this on the side that has them; None if none does.
-
-    One that both have counts if it scores more in `expected`.
-
-    Args:
-        expected, actual: As in `compare`, with scores.
-        score: What a score must exceed.
-    """
-    high = [_above(column, score) for column in (expected, actual)]
-    found, extra = compare(high[0], actual), compare(expected, high[1])
-    shared, wanted = int(found.shared.sum()), int(found.expected.sum())
-    spurious = int(extra.actual.sum()) - int(extra.shared.sum())
-    return f1(shared, wanted, shared + spurious) if wanted + spurious else None
-
-
-def _above(column: pa.Array, score: float) -> pa.Array:
-    """The same rows with the entities alone that score more than this."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    entities = fields(column)
-    kept = entities.score > score
-    counts = np.bincount(entities.row[kept], minlength=len(column))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, column.flatten().filter(pa.array(kept)))
-
-
 @dataclass(frozen=True)
 class Entities:
     """Entities of rows, one after the other.

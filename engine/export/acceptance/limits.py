@@ -40,7 +40,6 @@ def _limits(
         Limit("same token where fp32 is sure", sure),
         Limit("same document where fp32 is sure", sure),
         Limit("same top token where fp32 is sure", sure),
-        Limit("same entity where fp32 is sure", sure),
         Limit("same span", same),
         Limit("same top token", same),
         Limit("mean score shift", shift, is_maximum=True),

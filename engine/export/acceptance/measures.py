@@ -65,16 +65,11 @@ def _agreement(what: str, expected: Rankings, actual: Rankings) -> Figures:
 
 
 def _entities(expected: pa.Table, actual: pa.Table) -> Figures:
-    """F1 of the spans with their groups, of all and of those that score as one that is sure, and
-    the mean score shift of the spans in both."""
+    """F1 of the spans with their groups, and the mean score shift of the spans in both."""
     counts = entities.compare(expected["entities"], actual["entities"])
     f1 = entities.f1(*(int(n.sum()) for n in (counts.shared, counts.expected, counts.actual)))
     shift = counts.shifts
-    figures = {"same entity": f1, "mean score shift": float(shift.mean()) if len(shift) else 0.0}
-    # What leads all others by as much scores at least this.
-    least = (1 + SURE_SCORE) / 2
-    sure = entities.f1_above(expected["entities"], actual["entities"], least)
-    return figures if sure is None else figures | {"same entity where fp32 is sure": sure}
+    return {"same span": f1, "mean score shift": float(shift.mean()) if len(shift) else 0.0}
 
 
 def _texts(expected: pa.Table, actual: pa.Table) -> Figures:

@@ -147,40 +147,17 @@ def test_entities_agree_in_row_group_and_place(name: str) -> None:
     expected = entities([("A", 0, 3, 0.9), ("B", 5, 8, 0.8)], [("A", 0, 3, 0.7)], name=name)
     actual = entities([("A", 0, 3, 0.6), ("A", 5, 8, 0.8)], [("A", 0, 3, 0.8)], name=name)
     figures = compare_answers("token-classification", expected, actual)
-    f1 = {"same entity": 4 / 6, "same entity where fp32 is sure": 4 / 6}
-    assert figures == approx({**f1, "mean score shift": 0.2})
+    assert figures == approx({"same span": 4 / 6, "mean score shift": 0.2})
     moved = compare_answers("token-classification", expected, entities([], [], name=name))
-    f1 = dict.fromkeys(f1, 0)
-    assert moved == approx({**f1, "mean score shift": 0})
+    assert moved == approx({"same span": 0, "mean score shift": 0})
     for start, end in ((1, 3), (0, 2)):
         shifted = entities([("A", start, end, 0.9)], [], name=name)
-        assert compare_answers("token-classification", expected, shifted)["same entity"] == 0
+        assert compare_answers("token-classification", expected, shifted)["same span"] == 0
 
 
 def test_no_entities_at_all_are_the_same() -> None:
     none = entities([], [])
-    figures = compare_answers("token-classification", none, none)
-    assert figures == {"same entity": 1, "mean score shift": 0}
-
-
-def test_entities_that_no_side_is_sure_of_decide_nothing() -> None:
-    """0.55 leads all others by a tenth."""
-    expected = entities([("A", 0, 3, 0.9), ("B", 5, 8, 0.55)], [], [("A", 1, 2, 0.7)])
-    actual = entities([("A", 0, 3, 0.4)], [("A", 2, 4, 0.5)], [("A", 1, 2, 0.3), ("B", 4, 5, 0.2)])
-    figures = compare_answers("token-classification", expected, actual)
-    assert figures["same entity"] == pytest.approx(4 / 7)
-    assert figures["same entity where fp32 is sure"] == 1
-    for column in (expected, actual):
-        chunks = pa.concat_tables([column.slice(0, 1), column.slice(1)])
-        assert compare_answers("token-classification", chunks, column)["same entity"] == 1
-
-
-def test_entities_that_one_side_is_sure_of_count() -> None:
-    fewer = entities([("A", 0, 3, 0.6)], [])
-    more = entities([("A", 0, 3, 0.6)], [("B", 1, 2, 0.8)])
-    name = "same entity where fp32 is sure"
-    assert compare_answers("token-classification", fewer, more)[name] == pytest.approx(2 / 3)
-    assert compare_answers("token-classification", more, fewer)[name] == pytest.approx(2 / 3)
+    assert compare_answers("token-classification", none, none)["same span"] == 1
 
 
 @pytest.mark.parametrize(
@@ -318,7 +295,7 @@ def test_a_limit_is_a_bound_that_may_be_reached() -> None:
 def test_a_recipe_is_held_to_these_limits(
     recipe: str, cosine: float, worst: float, sure: float, same: float, shift: float, text: float
 ) -> None:
-    names = ("label", "document", "token", "top token", "entity")
+    names = ("label", "document", "token", "top token")
     least = {"mean cosine": cosine, "worst cosine": worst, "same span": same, "chrF": text}
     least |= {f"same {what} where fp32 is sure": sure for what in names}
     least["same top token"] = same
